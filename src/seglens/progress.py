@@ -1,0 +1,14 @@
+"""Progress as a callback: core functions report, the command line draws."""
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Told how far a stage has come: ``done`` of ``total`` steps, with figures worth showing (loss, Dice)."""
+
+    def __call__(self, done: int, total: int, **figures: float) -> None:
+        """Report; must return quickly and never raise."""
+
+
+def silent(done: int, total: int, **figures: float) -> None:
+    """Report nothing."""
