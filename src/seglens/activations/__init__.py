@@ -1,0 +1,1 @@
+"""What a network computes inside: hooks, extraction, stores."""

@@ -1,0 +1,214 @@
+"""A result on disk: a folder of safetensors, parquet and JSON with one hashed manifest.
+
+A folder appears under its final name only when every byte of it is on disk: it is written beside its place under a
+temporary name, flushed, then renamed. So whatever has its final name is whole, whenever the process was killed.
+
+The manifest's hash covers the kind, the inputs and the sha256 of every file, and nothing that differs between two runs
+of the same computation (no times, no paths, no machine): same seed, same hash.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from filelock import FileLock, Timeout
+from safetensors.torch import load_file, save_file
+from torch import Tensor, uint8
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+class ArtifactError(ValueError):
+    """An artifact is missing, damaged, of another kind, or held by another process."""
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def hash_of(value: Any) -> str:
+    """Sha256 (hex) of a JSON-able value's canonical text."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """Sha256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Sha256 (hex) over names, types, shapes and values: the identity of a model's weights, wherever they are kept."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished result.
+
+    Attributes:
+        path: its folder.
+        kind: what it is, such as ``"slices"`` or ``"dictionary"``.
+        inputs: the settings and input hashes that it was made from.
+        hash: the identity of its content (kind, inputs and every file's sha256).
+    """
+
+    path: Path
+    kind: str
+    inputs: Mapping[str, Any]
+    hash: str
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Read ``name.safetensors``; pages come from disk when they are touched."""
+        return load_file(self._file(f"{name}.safetensors"))
+
+    def table(self, name: str) -> pl.DataFrame:
+        """Read ``name.parquet``."""
+        return pl.read_parquet(self._file(f"{name}.parquet"))
+
+    def document(self, name: str) -> Any:
+        """Read ``name.json``."""
+        return json.loads(self._file(f"{name}.json").read_text())
+
+    def _file(self, name: str) -> Path:
+        path = self.path / name
+        if not path.is_file():
+            held = sorted(entry.name for entry in self.path.iterdir() if entry.name != MANIFEST)
+            raise ArtifactError(f"{self.path}: no file {name}; it holds {', '.join(held)}")
+        return path
+
+
+class Draft:
+    """An artifact being written; every method takes a file's name without its ending."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def save_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write ``name.safetensors``."""
+        contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+        save_file(contiguous, self.path / f"{name}.safetensors")
+
+    def save_table(self, name: str, table: pl.DataFrame) -> None:
+        """Write ``name.parquet``."""
+        table.write_parquet(self.path / f"{name}.parquet", compression="zstd", statistics=False)
+
+    def save_document(self, name: str, value: Any) -> None:
+        """Write ``name.json``; NaN is refused, write None with a count beside it."""
+        text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        (self.path / f"{name}.json").write_text(text + "\n")
+
+
+@contextmanager
+def new_artifact(path: Path, *, kind: str, inputs: Mapping[str, Any]) -> Iterator[Draft]:
+    """Write an artifact; it appears at ``path`` when the block ends without an error, and not at all otherwise.
+
+    Args:
+        path: the final folder; must not exist.
+        kind: what the artifact is.
+        inputs: JSON-able settings and input hashes.
+
+    Raises:
+        ArtifactError: ``path`` exists.
+    """
+    if path.exists():
+        raise ArtifactError(f"{path} exists; remove it or write to another folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield Draft(partial)
+        files = {str(file.relative_to(partial)): file for file in sorted(partial.rglob("*")) if file.is_file()}
+        manifest = {
+            "format": FORMAT,
+            "kind": kind,
+            "inputs": dict(inputs),
+            "files": {name: {"sha256": hash_file(file), "bytes": file.stat().st_size} for name, file in files.items()},
+        }
+        manifest["hash"] = hash_of(manifest)
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        for file in [*files.values(), partial / MANIFEST, *(d for d in partial.rglob("*") if d.is_dir()), partial]:
+            _flush(file)
+        partial.rename(path)
+        _flush(path.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_artifact(path: Path, kind: str | None = None, *, verify: bool = False) -> Artifact:
+    """Open a finished artifact.
+
+    Args:
+        path: its folder.
+        kind: what it must be; None takes any.
+        verify: also compare every file with its sha256.
+
+    Raises:
+        ArtifactError: no artifact there, another kind, or (with ``verify``) a file that differs from its hash.
+    """
+    manifest_path = path / MANIFEST
+    if not manifest_path.is_file():
+        raise ArtifactError(f"{path}: no {MANIFEST} there; give the folder of a finished artifact")
+    manifest = json.loads(manifest_path.read_text())
+    if kind is not None and manifest["kind"] != kind:
+        raise ArtifactError(f"{path} is of kind {manifest['kind']!r}; {kind!r} is needed here")
+    if verify:
+        changed = [
+            name
+            for name, entry in manifest["files"].items()
+            if not (path / name).is_file() or hash_file(path / name) != entry["sha256"]
+        ]
+        if changed:
+            raise ArtifactError(f"{path}: {', '.join(changed)} differ from the manifest; remove the folder and run again")
+    return Artifact(path, manifest["kind"], manifest["inputs"], manifest["hash"])
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold ``path`` (a folder to be written) against other processes; a killed holder's lock is free again.
+
+    Raises:
+        ArtifactError: another process holds it; the message names it.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    lock_path, holder_path = path / ".lock", path / ".lock-holder"
+    try:
+        with FileLock(lock_path, timeout=0):
+            holder_path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+            yield
+            holder_path.unlink(missing_ok=True)
+    except Timeout:
+        holder = holder_path.read_text() if holder_path.is_file() else "another process"
+        raise ArtifactError(f"{path} is being written by {holder}; wait for it or give another folder") from None
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """Replace a file's content in one step: readers see the old text or the new, never a part."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    _flush(partial)
+    partial.rename(path)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,1 @@
+"""Cohorts with planted truth: anatomy, MR physics, lesions and populations, from one seed."""

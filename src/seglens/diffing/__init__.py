@@ -1,0 +1,1 @@
+"""Which latents two models share, between floor and ceiling."""

@@ -1,0 +1,1 @@
+"""One self-contained page from finished artifacts; reads, never computes."""

@@ -1,0 +1,1 @@
+"""Changing latents, and what that does."""

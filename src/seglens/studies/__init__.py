@@ -1,0 +1,1 @@
+"""Several cohorts, start to end."""
