@@ -1,0 +1,133 @@
+"""A run on disk: which artifact each stage left, how long it took, and the reuse of what is finished."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from seglens.artifacts import Artifact, Draft, hash_of, locked, new_artifact, read_artifact, write_text_whole
+
+STAGE_FORMAT = 1
+"""Part of every stage's key: raise it when a stage computes something else from the same inputs."""
+
+
+class Run:
+    """The folder of one study.
+
+    Layout::
+
+        artifacts/<stage>-<key>/   one finished result a folder; the key is the hash of what it was made from
+        checkpoints/               of unfinished stages
+        run.json                   stage name -> artifact folder and hash
+        timings.json               stage name -> seconds when it was computed
+        summary.json, report.html
+
+    Args:
+        path: the folder; created when a stage is run.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._stages: dict[str, dict[str, str]] = self._read("run.json").get("stages", {})
+
+    # reading
+
+    def __contains__(self, stage: str) -> bool:
+        return stage in self._stages
+
+    def stages(self, prefix: str = "") -> list[str]:
+        """Names of the finished stages that begin with ``prefix``, in the order they were finished."""
+        return [name for name in self._stages if name.startswith(prefix)]
+
+    def artifact(self, stage: str) -> Artifact:
+        """The result of a stage, such as ``"segmenter/adult"``.
+
+        Raises:
+            ValueError: this run has no such stage.
+        """
+        if stage not in self._stages:
+            raise ValueError(f"{self.path}: no stage {stage!r}; finished are {', '.join(self._stages) or 'none'}")
+        return read_artifact(self.path / "artifacts" / self._stages[stage]["folder"])
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The content of summary.json, {} before it is written."""
+        return self._read("summary.json")
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds of wall time a stage took when it was computed."""
+        return self._read("timings.json")
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Stage name to content hash: what two runs of one seed must agree on."""
+        return {name: entry["hash"] for name, entry in self._stages.items()}
+
+    # writing
+
+    @contextmanager
+    def writing(self, study: Mapping[str, Any]) -> Iterator["Run"]:
+        """Hold the folder while stages run; forgets which stages an earlier study finished, keeps their artifacts.
+
+        Raises:
+            ArtifactError: another process holds it.
+        """
+        with locked(self.path):
+            self._stages = {}
+            self._study = dict(study)
+            yield self
+
+    def stage(
+        self,
+        name: str,
+        kind: str,
+        inputs: Mapping[str, Any],
+        make: Callable[[Path], None] | Callable[[Draft], None],
+        *,
+        writes_itself: bool = False,
+    ) -> Artifact:
+        """Return a stage's artifact, computing it only if no equal one is finished.
+
+        Args:
+            name: such as ``"segmenter/adult"``.
+            kind: the artifact's kind.
+            inputs: JSON-able settings and input hashes; they name the artifact's folder.
+            make: writes the files into the draft it is given; with ``writes_itself`` it is given the final path and
+                makes the artifact (a streaming writer).
+            writes_itself: see ``make``.
+        """
+        key = hash_of({"stage": name, "kind": kind, "inputs": dict(inputs), "format": STAGE_FORMAT})[:12]
+        folder = f"{name.replace('/', '-')}-{key}"
+        path = self.path / "artifacts" / folder
+        if not path.exists():
+            started = time.perf_counter()
+            if writes_itself:
+                make(path)  # type: ignore[arg-type]
+            else:
+                with new_artifact(path, kind=kind, inputs=inputs) as draft:
+                    make(draft)  # type: ignore[arg-type]
+            timings = self.timings | {name: round(time.perf_counter() - started, 3)}
+            write_text_whole(self.path / "timings.json", json.dumps(timings, indent=1) + "\n")
+            shutil.rmtree(self.checkpoint(name, key), ignore_errors=True)
+        artifact = read_artifact(path, kind)
+        self._stages[name] = {"folder": folder, "hash": artifact.hash}
+        text = json.dumps({"study": self._study, "stages": self._stages}, indent=1, ensure_ascii=False)
+        write_text_whole(self.path / "run.json", text + "\n")
+        return artifact
+
+    def checkpoint(self, name: str, inputs_or_key: Mapping[str, Any] | str, kind: str = "") -> Path:
+        """The folder for a stage's checkpoints; removed when the stage is finished."""
+        key = (
+            inputs_or_key
+            if isinstance(inputs_or_key, str)
+            else hash_of({"stage": name, "kind": kind, "inputs": dict(inputs_or_key), "format": STAGE_FORMAT})[:12]
+        )
+        return self.path / "checkpoints" / f"{name.replace('/', '-')}-{key}"
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.path / name
+        return json.loads(path.read_text()) if path.is_file() else {}
