@@ -175,7 +175,9 @@ def read_artifact(path: Path, kind: str | None = None, *, verify: bool = False) 
             if not (path / name).is_file() or hash_file(path / name) != entry["sha256"]
         ]
         if changed:
-            raise ArtifactError(f"{path}: {', '.join(changed)} differ from the manifest; remove the folder and run again")
+            raise ArtifactError(
+                f"{path}: {', '.join(changed)} differ from the manifest; remove the folder and run again"
+            )
     return Artifact(path, manifest["kind"], manifest["inputs"], manifest["hash"])
 
 

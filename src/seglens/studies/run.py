@@ -5,13 +5,35 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seglens.artifacts import Artifact, Draft, hash_of, locked, new_artifact, read_artifact, write_text_whole
+from seglens.artifacts import Artifact, hash_of, locked, read_artifact, write_text_whole
 
 STAGE_FORMAT = 1
 """Part of every stage's key: raise it when a stage computes something else from the same inputs."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a study, known by what it is made from.
+
+    Attributes:
+        name: such as ``"segmenter/adult"``.
+        kind: the kind of artifact that it leaves.
+        inputs: JSON-able settings and input hashes; equal inputs mean an equal result.
+    """
+
+    name: str
+    kind: str
+    inputs: Mapping[str, Any]
+
+    @property
+    def folder(self) -> str:
+        """The artifact's folder name: readable, and different for different inputs."""
+        key = {"stage": self.name, "kind": self.kind, "inputs": dict(self.inputs), "format": STAGE_FORMAT}
+        return f"{self.name.replace('/', '-')}-{hash_of(key)[:12]}"
 
 
 class Run:
@@ -31,6 +53,7 @@ class Run:
 
     def __init__(self, path: Path):
         self.path = path
+        self._study: dict[str, Any] = {}
         self._stages: dict[str, dict[str, str]] = self._read("run.json").get("stages", {})
 
     # reading
@@ -81,52 +104,27 @@ class Run:
             self._study = dict(study)
             yield self
 
-    def stage(
-        self,
-        name: str,
-        kind: str,
-        inputs: Mapping[str, Any],
-        make: Callable[[Path], None] | Callable[[Draft], None],
-        *,
-        writes_itself: bool = False,
-    ) -> Artifact:
+    def finish(self, stage: Stage, make: Callable[[Path, Path], None]) -> Artifact:
         """Return a stage's artifact, computing it only if no equal one is finished.
 
         Args:
-            name: such as ``"segmenter/adult"``.
-            kind: the artifact's kind.
-            inputs: JSON-able settings and input hashes; they name the artifact's folder.
-            make: writes the files into the draft it is given; with ``writes_itself`` it is given the final path and
-                makes the artifact (a streaming writer).
-            writes_itself: see ``make``.
+            stage: what is to be done.
+            make: called with the artifact's final folder, which it writes by ``new_artifact``, and with a folder for
+                checkpoints, which is removed when the stage is finished.
         """
-        key = hash_of({"stage": name, "kind": kind, "inputs": dict(inputs), "format": STAGE_FORMAT})[:12]
-        folder = f"{name.replace('/', '-')}-{key}"
-        path = self.path / "artifacts" / folder
+        path = self.path / "artifacts" / stage.folder
+        checkpoint = self.path / "checkpoints" / stage.folder
         if not path.exists():
             started = time.perf_counter()
-            if writes_itself:
-                make(path)  # type: ignore[arg-type]
-            else:
-                with new_artifact(path, kind=kind, inputs=inputs) as draft:
-                    make(draft)  # type: ignore[arg-type]
-            timings = self.timings | {name: round(time.perf_counter() - started, 3)}
+            make(path, checkpoint)
+            timings = self.timings | {stage.name: round(time.perf_counter() - started, 3)}
             write_text_whole(self.path / "timings.json", json.dumps(timings, indent=1) + "\n")
-            shutil.rmtree(self.checkpoint(name, key), ignore_errors=True)
-        artifact = read_artifact(path, kind)
-        self._stages[name] = {"folder": folder, "hash": artifact.hash}
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        artifact = read_artifact(path, stage.kind)
+        self._stages[stage.name] = {"folder": stage.folder, "hash": artifact.hash}
         text = json.dumps({"study": self._study, "stages": self._stages}, indent=1, ensure_ascii=False)
         write_text_whole(self.path / "run.json", text + "\n")
         return artifact
-
-    def checkpoint(self, name: str, inputs_or_key: Mapping[str, Any] | str, kind: str = "") -> Path:
-        """The folder for a stage's checkpoints; removed when the stage is finished."""
-        key = (
-            inputs_or_key
-            if isinstance(inputs_or_key, str)
-            else hash_of({"stage": name, "kind": kind, "inputs": dict(inputs_or_key), "format": STAGE_FORMAT})[:12]
-        )
-        return self.path / "checkpoints" / f"{name.replace('/', '-')}-{key}"
 
     def _read(self, name: str) -> dict[str, Any]:
         path = self.path / name
