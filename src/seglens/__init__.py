@@ -1,0 +1,50 @@
+"""Med-SegLens: open a segmentation model, compare two populations inside it, find a failure's latents, change them.
+
+Every public name below is imported when it is first used, so ``import seglens`` costs nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "cohorts.case": ["Case", "Cohort", "ImageRef"],
+    "cohorts.layouts": ["read_cohort"],
+    "cohorts.checks": ["check_cohort"],
+    "cohorts.slices": ["Preprocessing", "SliceSet", "prepare_slices"],
+    "cohorts.phantom.cohort": ["write_phantom_cohort"],
+    "segmenters.segmenter": ["Hookpoint", "Segmenter"],
+    "segmenters.architectures": ["build_segmenter"],
+    "segmenters.training": ["TrainingSettings", "train_segmenter"],
+    "segmenters.scoring": ["Scores", "evaluate"],
+    "activations.hooks": ["capture", "edit"],
+    "activations.store": ["ActivationStore"],
+    "activations.extraction": ["extract"],
+    "activations.effects": ["choose_hookpoint", "hookpoint_effects"],
+    "dictionaries.codes": ["Codes"],
+    "dictionaries.sae": ["SparseAutoencoder"],
+    "dictionaries.fitting": ["FitSettings", "fit_dictionary"],
+    "dictionaries.quality": ["dictionary_quality"],
+    "semantics.atlas": ["LatentAtlas", "describe"],
+    "diffing.sharing": ["Alignment", "align"],
+    "steering.edits": ["LatentEdit", "steer"],
+    "steering.sweep": ["sweep"],
+    "steering.policies": ["choose_edit"],
+    "studies.settings": ["StudySettings"],
+    "studies.study": ["run_study"],
+    "reports.report": ["write_report"],
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)  # noqa: PLE0605 - the names are known only when the table is read
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'seglens' has no attribute {name!r}")
+    return getattr(import_module(f"seglens.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
