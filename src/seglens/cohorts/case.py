@@ -1,0 +1,209 @@
+"""Cases, cohorts, and splits that never tear a patient apart."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+TUMOUR_LABELS: Mapping[int, str] = {0: "background", 1: "necrotic_core", 2: "edema", 3: "enhancing"}
+"""The labels of every tumour cohort here, whatever the file's own codes are."""
+WHOLE_TUMOUR_LABELS: Mapping[int, str] = {0: "background", 1: "tumour"}
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """Where one image or mask is.
+
+    Attributes:
+        path: the file.
+        channel: which channel of a 2-D file with several (RGB, RGBA), counted from 0 as Pillow reads them; None where
+            the file has one.
+        inverted: stored upside down in intensity: the value is 255 - x where x > 0 (2-D files only).
+    """
+
+    path: Path
+    channel: int | None = None
+    inverted: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """One volume, or one 2-D slice file, of one patient at one time.
+
+    Attributes:
+        id: unique in its cohort.
+        patient: who; a patient is never in two splits.
+        volume: the unit over which the volume Dice sums: of a NIfTI case its id, of a 2-D file the patient.
+        cohort: the cohort's name.
+        images: sequence name to file; a sequence that is missing on disk is missing here, and `check_cohort` says so.
+        mask: the label file; None where there is none.
+        mask_values: value in the file to value in ``Cohort.labels``; any other value in the file is an error.
+    """
+
+    id: str
+    patient: str
+    volume: str
+    cohort: str
+    images: Mapping[str, ImageRef]
+    mask: ImageRef | None
+    mask_values: Mapping[int, int]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Cases that share sequences and labels.
+
+    Attributes:
+        name: the cohort's name.
+        cases: all of them, quarantined ones too.
+        sequences: canonical names, the order of the channels.
+        labels: value to class name; 0 is the background.
+        splits: split name to case ids.
+
+    Raises:
+        ValueError: double ids, unknown ids in a split, a patient in two splits, a mask value without a label.
+    """
+
+    name: str
+    cases: tuple[Case, ...]
+    sequences: tuple[str, ...]
+    labels: Mapping[int, str]
+    splits: Mapping[str, tuple[str, ...]]
+
+    def __post_init__(self) -> None:
+        problems = [*_double_ids(self.cases), *_split_problems(self.cases, self.splits)]
+        if self.labels.get(0) is None:
+            problems.append(f"labels {dict(self.labels)} have no 0; give the background's name under 0")
+        unknown = {value for case in self.cases for value in case.mask_values.values()} - set(self.labels)
+        if unknown:
+            problems.append(f"masks are mapped to {sorted(unknown)}, which labels {dict(self.labels)} do not name")
+        if problems:
+            raise ValueError(f"cohort {self.name}: " + "; ".join(problems))
+
+    def case(self, case_id: str) -> Case:
+        """The case of that id; ValueError names the nearest where there is none."""
+        for case in self.cases:
+            if case.id == case_id:
+                return case
+        from difflib import get_close_matches
+
+        near = get_close_matches(case_id, [case.id for case in self.cases], n=3)
+        raise ValueError(f"cohort {self.name} has no case {case_id!r}; nearest: {', '.join(near) or 'none'}")
+
+    def split_of(self) -> dict[str, str]:
+        """Case id to split name; cases outside every split are absent."""
+        return {case_id: split for split, ids in self.splits.items() for case_id in ids}
+
+    def with_splits(self, splits: Mapping[str, Iterable[str]]) -> "Cohort":
+        """The same cases, split as told."""
+        return replace(self, splits={name: tuple(ids) for name, ids in splits.items()})
+
+    def with_sequences(self, sequences: Sequence[str]) -> "Cohort":
+        """The same cases, of which only these sequences are used, in this order.
+
+        Raises:
+            ValueError: a sequence that the cohort does not have.
+        """
+        missing = [name for name in sequences if name not in self.sequences]
+        if missing:
+            raise ValueError(f"cohort {self.name} has no {', '.join(missing)}; it has {', '.join(self.sequences)}")
+        return replace(self, sequences=tuple(sequences))
+
+    @classmethod
+    def merged(cls, cohorts: Sequence["Cohort"], name: str) -> "Cohort":
+        """One cohort of several; each case keeps the split that it had.
+
+        Args:
+            cohorts: of the same sequences and labels, with no case or patient in common across splits.
+            name: the new cohort's name, which its cases take.
+
+        Raises:
+            ValueError: other sequences or labels, double ids, a patient in two splits.
+        """
+        if not cohorts:
+            raise ValueError("no cohorts to merge; give at least one")
+        first = cohorts[0]
+        for other in cohorts[1:]:
+            if other.sequences != first.sequences:
+                raise ValueError(
+                    f"{other.name} has the sequences {other.sequences}, {first.name} has {first.sequences}; "
+                    "read both with the same `sequences`"
+                )
+            if dict(other.labels) != dict(first.labels):
+                raise ValueError(
+                    f"{other.name} has the labels {dict(other.labels)}, {first.name} has {dict(first.labels)}; "
+                    "read both with the same `labels`"
+                )
+        splits: dict[str, tuple[str, ...]] = {}
+        for cohort in cohorts:
+            for split, ids in cohort.splits.items():
+                splits[split] = splits.get(split, ()) + tuple(ids)
+        cases = tuple(replace(case, cohort=name) for cohort in cohorts for case in cohort.cases)
+        return cls(name, cases, first.sequences, first.labels, splits)
+
+
+def split_by_patient(cases: Sequence[Case], fractions: Mapping[str, float], seed: int) -> dict[str, tuple[str, ...]]:
+    """Deal patients, and with them all their cases, to splits.
+
+    Shares are of patients, rounded by largest remainder; where there are enough patients no split stays empty. The
+    result depends on the patients' names and the seed, not on the order of the cases.
+
+    Args:
+        cases: to be dealt.
+        fractions: split name to share, >= 0, adding up to 1.
+        seed: of the shuffle.
+
+    Returns:
+        Split name to case ids, in the order of ``cases``.
+
+    Raises:
+        ValueError: shares below 0 or not adding up to 1.
+    """
+    shares = dict(fractions)
+    if not shares or min(shares.values()) < 0 or not abs(sum(shares.values()) - 1) < 1e-6:
+        raise ValueError(f"fractions {shares} must be >= 0 and add up to 1, such as train .6, val .15, test .25")
+    patients = sorted({case.patient for case in cases})
+    exact = {name: share * len(patients) for name, share in shares.items()}
+    counts = {name: int(value + 1e-9) for name, value in exact.items()}
+    by_remainder = sorted(shares, key=lambda name: counts[name] - exact[name])
+    for name in by_remainder[: len(patients) - sum(counts.values())]:
+        counts[name] += 1
+    wanted = [name for name, share in shares.items() if share > 0]
+    if len(patients) >= len(wanted):
+        for name in wanted:
+            if counts[name] == 0:
+                counts[max(counts, key=lambda other: counts[other])] -= 1
+                counts[name] = 1
+    order = np.random.default_rng(seed).permutation(len(patients))
+    dealt: dict[str, str] = {}
+    start = 0
+    for name, count in counts.items():
+        dealt.update({patients[i]: name for i in order[start : start + count]})
+        start += count
+    return {name: tuple(case.id for case in cases if dealt[case.patient] == name) for name in shares}
+
+
+def _double_ids(cases: Sequence[Case]) -> list[str]:
+    seen = Counter(case.id.casefold() for case in cases)
+    double = sorted({case.id for case in cases if seen[case.id.casefold()] > 1})
+    return [f"the case ids {', '.join(double[:10])} occur twice or differ only by capitals"] if double else []
+
+
+def _split_problems(cases: Sequence[Case], splits: Mapping[str, tuple[str, ...]]) -> list[str]:
+    problems = []
+    patient_of = {case.id: case.patient for case in cases}
+    unknown = sorted({case_id for ids in splits.values() for case_id in ids} - set(patient_of))
+    if unknown:
+        problems.append(f"the splits name {', '.join(unknown[:10])}, which are no cases here")
+    places: dict[str, set[str]] = {}
+    for split, ids in splits.items():
+        for case_id in ids:
+            if case_id in patient_of:
+                places.setdefault(patient_of[case_id], set()).add(split)
+    torn = {patient: sorted(found) for patient, found in sorted(places.items()) if len(found) > 1}
+    if torn:
+        listed = ", ".join(f"{patient} ({' and '.join(found)})" for patient, found in list(torn.items())[:10])
+        problems.append(f"patients in two splits: {listed}; split by patient")
+    return problems
