@@ -1,0 +1,91 @@
+"""LatentAtlas: what every latent of a dictionary means, measured on given slices (paper, section 3.5, appendix C)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+from jaxtyping import Float16
+from torch import Tensor
+
+from seglens.artifacts import Artifact, Draft
+
+
+@dataclass(frozen=True)
+class LatentAtlas:
+    """One row a latent, with exemplar slices and their heat maps.
+
+    Linear metrics (``p_*``, ``inside``, ``boundary``, ``brain``, ``edge``, ``depth``) are over all given slices: sums of
+    activation mass over every slice, then one ratio. Columns that end in ``_top`` are the paper's average of per-slice
+    values over the top-K slices. ``entropy``, centroids, ``spread`` and ``angular_coverage`` are top-K averages only.
+    What does not exist (a dead latent's shares, the lift over a class that never occurs) is null, never NaN.
+
+    Attributes:
+        table: columns latent (Int32), firing_rate (share of tokens), mean_activation (where active), mass (sum of
+            codes), p_<class> and lift_<class> for every class, top_class ("mixed" where no class has lift, null for a
+            dead latent), inside, boundary, brain (share of mass inside the brain), edge, depth (0 superficial, 1
+            deepest), entropy (nats), spread (exp(entropy) / brain area), centroid_row and centroid_column (0..1 over the
+            brain's extent; anterior to posterior, patient's right to left), lateral_spread, angular_coverage, side
+            ("left", "right", "midline", "bilateral"), n_exemplars, name, dead; and p_<class>_top, inside_top,
+            boundary_top, edge_top, depth_top.
+        exemplars: columns latent (Int32), rank (Int32, 0 is the highest), row (UInt32, of the slice set), score.
+        maps: codes of each exemplar on the token grid, one [h w] a row of ``exemplars``.
+        labels: label value to class name.
+        base_rates: share of pixels of every class over the slices.
+        context: hashes and settings: dictionary_hash, segmenter_hash, slices_hash, hookpoint, top_k, rank_by, size, grid,
+            n_slices, n_tokens.
+    """
+
+    table: pl.DataFrame
+    exemplars: pl.DataFrame
+    maps: Float16[Tensor, "n_exemplars h w"]
+    labels: Mapping[int, str]
+    base_rates: Mapping[str, float]
+    context: Mapping[str, Any]
+
+    @property
+    def n_latents(self) -> int:
+        """Width of the dictionary."""
+        return self.table.height
+
+    def of(self, latent: int) -> dict[str, Any]:
+        """Everything measured about one latent, as a dictionary.
+
+        Raises:
+            ValueError: the latent does not exist.
+        """
+        if not 0 <= latent < self.n_latents:
+            raise ValueError(f"latent {latent}: this dictionary has latents 0..{self.n_latents - 1}")
+        return self.table.row(latent, named=True)
+
+    def exemplars_of(self, latent: int) -> tuple[pl.DataFrame, Float16[Tensor, "k h w"]]:
+        """The exemplar rows of one latent, highest first, and their heat maps."""
+        kept = self.exemplars.with_row_index("place").filter(pl.col("latent") == latent).sort("rank")
+        return kept.drop("place"), self.maps[kept["place"].cast(pl.Int64).to_list()]
+
+    def write(self, draft: Draft) -> None:
+        """Write into an artifact of kind ``"atlas"``."""
+        draft.save_table("latents", self.table)
+        draft.save_table("exemplars", self.exemplars)
+        draft.save_tensors("maps", {"maps": self.maps})
+        draft.save_document(
+            "atlas",
+            {
+                "labels": {str(value): name for value, name in self.labels.items()},
+                "base_rates": dict(self.base_rates),
+                "context": dict(self.context),
+            },
+        )
+
+    @classmethod
+    def read(cls, artifact: Artifact) -> "LatentAtlas":
+        """Read what ``write`` wrote."""
+        document = artifact.document("atlas")
+        return cls(
+            table=artifact.table("latents"),
+            exemplars=artifact.table("exemplars"),
+            maps=artifact.tensors("maps")["maps"],
+            labels={int(value): name for value, name in document["labels"].items()},
+            base_rates=document["base_rates"],
+            context=document["context"],
+        )
