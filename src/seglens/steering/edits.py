@@ -1,0 +1,291 @@
+"""Edits of latents, and the context in which a segmenter runs with them."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from seglens.activations.hooks import edit as edit_activation
+from seglens.artifacts import hash_of
+from seglens.dictionaries.codes import Codes
+from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.segmenters.segmenter import Segmenter
+from seglens.shapes import TokenGrid, Tokens
+
+Operation = Literal["multiply", "add", "zero", "clamp", "swap"]
+Mode = Literal["difference", "replace"]
+Where = Literal["everywhere", "active"]
+
+Change = Callable[[TokenGrid], TokenGrid]
+"""What is done to an activation; returning the argument itself leaves the network's own tensor in place."""
+
+SwapSource = Callable[[Tokens, tuple[int, ...]], Float[Tensor, "n s"]]
+"""Gives, for raw tokens [n d_in] and the latents of a swap, the codes [n s] to be taken over."""
+
+
+@dataclass(frozen=True)
+class LatentEdit:
+    """One operation on some latents of one dictionary.
+
+    Paper, section 6.1 and section 7: MLS is ``multiply`` (z_k <- value * z_k), ALS is ``add`` (z_k <- z_k + value, at every token,
+    whether the latent fires there or not, and with no floor at zero), ablation is ``zero``; section 5.3: ``swap``.
+    ``clamp`` pins a latent to ``value``. Values are in the dictionary's scaled units (E||x||^2 = d_in): useful ones lie
+    within about -2..3; beyond 10 a segmentation is destroyed.
+
+    Attributes:
+        hookpoint: where the dictionary's activations come from.
+        dictionary_hash: ``SparseAutoencoder.hash``.
+        latents: different latents, in 0..m-1; kept in ascending order.
+        operation: see above.
+        value: factor, offset or level; not used by ``zero`` and ``swap``.
+        mode: ``difference`` adds (z_edited - z) @ W_dec to the untouched activation; ``replace`` puts the decoded
+            codes in its place (the paper's reading), so it also loses what the dictionary does not explain.
+        where: tokens at which ``add`` and ``clamp`` act: all of them, or only those where the latent fires.
+    """
+
+    hookpoint: str
+    dictionary_hash: str
+    latents: tuple[int, ...]
+    operation: Operation
+    value: float | int = 0.0
+    mode: Mode = "difference"
+    where: Where = "everywhere"
+
+    def __post_init__(self) -> None:
+        """Refuse what could only be a mistake."""
+        for name, legal in (("operation", Operation), ("mode", Mode), ("where", Where)):
+            if getattr(self, name) not in get_args(legal):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(get_args(legal))}")
+        if not math.isfinite(self.value):
+            raise ValueError(f"the value of an edit is {self.value}; give a finite number (useful: about -2..3)")
+        if len(set(self.latents)) != len(self.latents) or min(self.latents, default=0) < 0:
+            raise ValueError(f"latents must be different numbers >= 0; got {list(self.latents)[:20]}")
+        object.__setattr__(self, "value", float(self.value))
+        object.__setattr__(self, "latents", tuple(sorted(int(latent) for latent in self.latents)))
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether no code can change: a factor of 1, an offset of 0, or no latents."""
+        neutral = {"multiply": 1.0, "add": 0.0}.get(self.operation)
+        return not self.latents or (neutral is not None and self.value == neutral)
+
+    @property
+    def name(self) -> str:
+        """Short and different for different edits, such as ``multiply 2, 5 latents, 1f0a63``."""
+        if not self.latents:
+            return "reconstruct only" if self.mode == "replace" else "identity"
+        value = f" {self.value:g}" if self.operation in ("multiply", "add", "clamp") else ""
+        rest = "".join(f", {word}" for word in (self.mode, self.where) if word not in ("difference", "everywhere"))
+        count = f"{len(self.latents)} latent{'s' if len(self.latents) > 1 else ''}"
+        return f"{self.operation}{value}, {count}{rest}, {hash_of([self.dictionary_hash, list(self.latents)])[:6]}"
+
+    def description(self) -> dict[str, Any]:
+        """JSON-able; ``LatentEdit.from_description`` gives the edit back."""
+        return {**asdict(self), "latents": list(self.latents)}
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> "LatentEdit":
+        """The edit that ``description`` was made from."""
+        fields = dict(description)
+        fields["latents"] = tuple(fields["latents"])
+        return cls(**fields)
+
+    def edited(
+        self, codes: Float[Tensor, "n s"], swapped: Float[Tensor, "n s"] | None = None
+    ) -> Float[Tensor, "n s"]:
+        """Apply to the codes of this edit's own latents, in their order.
+
+        Args:
+            codes: [n s], s = len(latents).
+            swapped: [n s], the codes that ``swap`` takes over.
+
+        Raises:
+            ValueError: a swap without ``swapped``.
+        """
+        match self.operation:
+            case "multiply":
+                return codes * self.value
+            case "zero":
+                return torch.zeros_like(codes)
+            case "swap":
+                if swapped is None:
+                    raise ValueError("a swap needs the codes to take over; give steer() a `source` (see swap_source)")
+                return swapped
+            case "add":
+                new = codes + self.value
+            case "clamp":
+                new = torch.full_like(codes, self.value)
+        return new if self.where == "everywhere" else torch.where(codes > 0, new, codes)
+
+    def apply(self, codes: Codes, swapped: Float[Tensor, "n s"] | None = None) -> Codes:
+        """Apply to sparse codes; an identity returns the same object.
+
+        Raises:
+            ValueError: a latent that the codes do not have.
+        """
+        if self.is_identity:
+            return codes
+        chosen = torch.tensor(self.latents, device=codes.latents.device)
+        new = Codes.from_dense(self.edited(codes.select_latents(chosen).to_dense(), swapped))
+        kept = ~torch.isin(codes.latents, chosen)
+        rows = torch.cat([codes.token_rows()[kept], new.token_rows()])
+        latents = torch.cat([codes.latents[kept].long(), chosen[new.latents.long()]])
+        values = torch.cat([codes.values[kept], new.values])
+        order = (rows * codes.n_latents + latents).argsort()
+        offsets = torch.cat([rows.new_zeros(1), torch.bincount(rows, minlength=codes.n).cumsum(0)])
+        return Codes(offsets, latents[order].int(), values[order], codes.n_latents)
+
+
+def codes_of(dictionary: SparseAutoencoder, tokens: Tokens, latents: Sequence[int]) -> Float[Tensor, "n s"]:
+    """Codes of a few latents only: no other column of the encoder is multiplied."""
+    chosen = torch.tensor(latents, dtype=torch.int64, device=dictionary.W_enc.device)
+    columns = dictionary.W_enc[:, chosen]
+    offset = dictionary.b_enc[chosen] - dictionary.b_dec @ columns
+    pre = torch.addmm(offset, dictionary.normalise(tokens.to(columns.dtype)), columns)
+    return torch.where(pre > dictionary.theta, pre, 0.0)
+
+
+def swap_source(other: SparseAutoencoder, pairs: Mapping[int, int]) -> SwapSource:
+    """Codes for a swap from another dictionary that reads the same activation (paper, section 5.3).
+
+    Args:
+        other: dictionary whose codes are taken over.
+        pairs: latent of the edited dictionary to latent of ``other``.
+    """
+
+    def source(tokens: Tokens, latents: tuple[int, ...]) -> Float[Tensor, "n s"]:
+        unpaired = [latent for latent in latents if latent not in pairs]
+        if unpaired:
+            raise ValueError(f"latents {unpaired[:10]} have no partner in the other dictionary; swap paired ones only")
+        return codes_of(other, tokens, [pairs[latent] for latent in latents])
+
+    return source
+
+
+def check_edits(segmenter: Segmenter, dictionary: SparseAutoencoder, edits: Sequence[LatentEdit]) -> None:
+    """Refuse edits that do not belong to this dictionary and this segmenter.
+
+    Raises:
+        ValueError: all that does not fit, in one message.
+    """
+    problems = []
+    if dictionary.segmenter_hash != segmenter.hash:
+        problems.append(
+            f"the dictionary was fitted to segmenter {dictionary.segmenter_hash[:12] or '(unknown)'}, "
+            f"this one is {segmenter.hash[:12]}; fit a dictionary to its activations"
+        )
+    identity = dictionary.hash
+    for edit in edits:
+        if edit.dictionary_hash != identity:
+            problems.append(f"edit {edit.name!r} is for dictionary {edit.dictionary_hash[:12]}, not {identity[:12]}")
+        if edit.hookpoint != dictionary.hookpoint:
+            problems.append(f"edit {edit.name!r} is for {edit.hookpoint!r}, the dictionary for {dictionary.hookpoint!r}")
+        outside = [latent for latent in edit.latents if latent >= dictionary.n_latents]
+        if outside:
+            problems.append(f"edit {edit.name!r} has latents {outside[:5]}; legal are 0..{dictionary.n_latents - 1}")
+    if len({edit.mode for edit in edits}) > 1:
+        problems.append("edits of both modes, difference and replace, at one hookpoint; use one mode for all")
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def change_of(
+    dictionary: SparseAutoencoder, edits: Sequence[LatentEdit], source: SwapSource | None = None
+) -> Change:
+    """The change of an activation that edits make, one after the other (not checked against a segmenter)."""
+    if any(edit.mode == "replace" for edit in edits):
+        return _replacement(dictionary, edits, source)
+    acting = [edit for edit in edits if not edit.is_identity]
+    union = sorted({latent for edit in acting for latent in edit.latents})
+    place = {latent: number for number, latent in enumerate(union)}
+    columns = [torch.tensor([place[latent] for latent in edit.latents]) for edit in acting]
+
+    def change(grid: TokenGrid) -> TokenGrid:
+        if not acting:
+            return grid
+        tokens = grid.reshape(-1, grid.shape[-1])
+        codes = codes_of(dictionary, tokens, union)
+        new = codes.clone()
+        for edit, own in zip(acting, columns, strict=True):
+            swapped = source(tokens, edit.latents) if source is not None and edit.operation == "swap" else None
+            new[:, own] = edit.edited(new[:, own], swapped)
+        return _with_difference(grid, dictionary, codes, new, union)
+
+    return change
+
+
+def slice_change(dictionary: SparseAutoencoder, latents: Int[Tensor, "B s"], value: float) -> Change:
+    """Multiply, in each slice of a batch, that slice's own latents by ``value`` (paper, section 6.1)."""
+
+    def change(grid: TokenGrid) -> TokenGrid:
+        tokens = dictionary.normalise(grid.flatten(1, 2).to(dictionary.W_enc.dtype))
+        columns = dictionary.W_enc.T[latents]  # [B s d_in]
+        offset = dictionary.b_enc[latents] - columns @ dictionary.b_dec
+        pre = torch.baddbmm(offset[:, None, :], tokens, columns.mT)
+        delta = torch.where(pre > dictionary.theta, pre * (value - 1), 0.0)
+        if not bool(delta.any()):
+            return grid
+        return grid + (delta @ dictionary.W_dec[latents] / dictionary.scale).view_as(grid).to(grid.dtype)
+
+    return change
+
+
+@contextmanager
+def steer(
+    segmenter: Segmenter,
+    dictionary: SparseAutoencoder,
+    edits: Sequence[Any],
+    *,
+    source: SwapSource | None = None,
+) -> Iterator[None]:
+    """Run a segmenter with some latents changed.
+
+    Where no code changes (identity edits, or latents that do not fire) the network computes the very same bits.
+
+    Args:
+        segmenter: the network that the dictionary was fitted to.
+        dictionary: whose latents are edited.
+        edits: LatentEdits, applied in this order; a ChosenEdit stands for the edit it holds.
+        source: codes for swap edits.
+
+    Raises:
+        ValueError: an edit of another dictionary, hookpoint or segmenter, or a latent out of range.
+
+    Example:
+        >>> edit = LatentEdit("stage2", dictionary.hash, (4, 17), "multiply", 0.5)  # doctest: +SKIP
+        >>> with steer(segmenter, dictionary, [edit]):  # doctest: +SKIP
+        ...     masks = segmenter.predict(images)
+    """
+    plain = [edit if isinstance(edit, LatentEdit) else edit.edit for edit in edits]
+    check_edits(segmenter, dictionary, plain)
+    with edit_activation(segmenter, dictionary.hookpoint, change_of(dictionary, plain, source)):
+        yield
+
+
+def _with_difference(
+    grid: TokenGrid, dictionary: SparseAutoencoder, codes: Tensor, new: Tensor, latents: Sequence[int]
+) -> TokenGrid:
+    changed = (new != codes).any(dim=1)
+    if not bool(changed.any()):
+        return grid
+    rows = dictionary.W_dec[torch.tensor(latents, device=dictionary.W_dec.device)]
+    edited = grid.reshape(-1, grid.shape[-1]).clone()
+    edited[changed] += ((new - codes)[changed] @ rows / dictionary.scale).to(grid.dtype)
+    return edited.view(grid.shape)
+
+
+def _replacement(dictionary: SparseAutoencoder, edits: Sequence[LatentEdit], source: SwapSource | None) -> Change:
+    def change(grid: TokenGrid) -> TokenGrid:
+        tokens = grid.reshape(-1, grid.shape[-1])
+        codes = dictionary.encode(tokens)
+        for edit in edits:
+            swapped = source(tokens, edit.latents) if source is not None and edit.operation == "swap" else None
+            codes = edit.apply(codes, swapped)
+        return dictionary.decode(codes).to(grid.dtype).view(grid.shape)
+
+    return change
