@@ -1,0 +1,181 @@
+"""What a page is made of: plain frozen values, which the template turns into HTML (and escapes)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, TypeAlias
+
+from markupsafe import Markup
+
+
+@dataclass(frozen=True)
+class Key:
+    """One entry of a legend: a line (``dash`` in SVG's notation), a marker, or a filled swatch."""
+
+    label: str
+    colour: str
+    shape: Literal["line", "dot", "ring", "tick", "square"] = "square"
+    dash: str = ""
+    value: str = ""
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Text; ``tone`` "missing" says what was not run, "note" is small print."""
+
+    text: str
+    tone: Literal["", "note", "missing", "key"] = ""
+    kind: ClassVar[str] = "paragraph"
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """A list of sentences."""
+
+    items: tuple[str, ...]
+    kind: ClassVar[str] = "bullets"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table; with ``fill`` it is a square of a heat map, and ``ink`` is readable on it."""
+
+    text: str
+    sub: str = ""
+    fill: str = ""
+    ink: str = ""
+    strong: bool = False
+    text_cell: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its caption; the first column names the row."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+    heat: bool = False
+    kind: ClassVar[str] = "table"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing in two layouts of the same numbers: for a desk and for a phone."""
+
+    title: str
+    wide: Markup
+    narrow: Markup
+    caption: str
+    keys: tuple[Key, ...] = ()
+    kind: ClassVar[str] = "chart"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image as a data URI, with the text that stands for it and the label under it."""
+
+    uri: str
+    alt: str
+    width: int
+    height: int
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A row of images that wraps."""
+
+    title: str
+    pictures: tuple[Picture, ...]
+    caption: str
+    keys: tuple[Key, ...] = ()
+    per_row: int = 4
+    kind: ClassVar[str] = "pictures"
+
+
+@dataclass(frozen=True)
+class Card:
+    """A named thing with its facts and its images."""
+
+    title: str
+    subtitle: str
+    facts: tuple[tuple[str, str], ...]
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Cards:
+    """Several cards side by side."""
+
+    title: str
+    cards: tuple[Card, ...]
+    caption: str
+    keys: tuple[Key, ...] = ()
+    scale: Markup = field(default_factory=Markup)
+    kind: ClassVar[str] = "cards"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A glossary."""
+
+    entries: tuple[tuple[str, str], ...]
+    kind: ClassVar[str] = "terms"
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text to be typed or read as it is."""
+
+    text: str
+    kind: ClassVar[str] = "code"
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A sub-heading inside a section."""
+
+    text: str
+    kind: ClassVar[str] = "heading"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Details, closed until the reader opens them (open in print)."""
+
+    title: str
+    blocks: "tuple[Block, ...]"
+    kind: ClassVar[str] = "fold"
+
+
+Block: TypeAlias = (
+    Paragraph | Bullets | Table | Chart | Pictures | Cards | Terms | Code | Heading | Fold
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One chapter: ``id`` is its anchor, ``lead`` says in plain words what the reader sees."""
+
+    id: str
+    title: str
+    lead: str
+    blocks: tuple[Block, ...]
+
+
+def head(text: str, sub: str = "") -> Cell:
+    """The cell that names a row."""
+    return Cell(text, sub, text_cell=True)
+
+
+def row(*cells: "Cell | str") -> tuple[Cell, ...]:
+    """A table row; plain strings become cells."""
+    return tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in cells)
+
+
+def table(
+    caption: str, columns: Sequence[str], rows: Sequence[Sequence["Cell | str"]], note: str = "", *, heat: bool = False
+) -> Table:
+    """A table from loosely typed rows."""
+    return Table(caption, tuple(columns), tuple(row(*cells) for cells in rows), note, heat)
