@@ -1,0 +1,247 @@
+"""Rivals of a latent edit: rules at the output, tuned on the same selection slices, and random latents.
+
+A rule takes the logits of the untouched network and gives masks. CCF and UF are the paper's baselines (section 6);
+the others show how much of a gain needs no look inside the network.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from seglens.segmenters.segmenter import Segmenter
+from seglens.shapes import Images, Logits, Masks
+
+Rule = Callable[[Logits], Masks]
+Scope = Literal["class", "foreground"]
+
+BIASES = (-4.0, -3.0, -2.0, -1.5, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+ENTROPIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+MINIMUM_PIXELS = (5, 20, 50, 150)
+TUNING_BYTES = 256 * 2**20
+"""Logits kept for tuning; of a larger selection set evenly spaced slices are used."""
+
+
+def most_likely(logits: Logits) -> Masks:
+    """The class with the largest logit: what the network itself says."""
+    return logits.argmax(dim=1).to(torch.uint8)
+
+
+def component_filter(scope: Scope, minimum_pixels: int | None = None) -> Rule:
+    """CCF: keep the largest 8-connected component of a slice, or all of at least ``minimum_pixels``.
+
+    Args:
+        scope: components of each class by itself, or of the whole foreground.
+        minimum_pixels: None keeps the largest component only.
+    """
+    return lambda logits: keep_components(most_likely(logits), scope, minimum_pixels)
+
+
+def keep_components(masks: Masks, scope: Scope, minimum_pixels: int | None) -> Masks:
+    """The masks without the components that `component_filter` drops."""
+    from scipy import ndimage  # noqa: PLC0415 - slow to import
+
+    kept = masks.cpu().numpy().copy()
+    structure = np.ones((3, 3), dtype=bool)
+    for mask in kept:
+        groups = [mask > 0] if scope == "foreground" else [mask == label for label in np.unique(mask[mask > 0])]
+        for group in groups:
+            components, count = ndimage.label(group, structure)
+            if count == 0:
+                continue
+            sizes = np.bincount(components.ravel())[1:]
+            stays = sizes >= minimum_pixels if minimum_pixels is not None else np.arange(count) == sizes.argmax()
+            mask[group & ~np.concatenate([[True], stays])[components]] = 0
+    return torch.from_numpy(kept).to(masks.device)
+
+
+def normalised_entropy(logits: Logits) -> Float[Tensor, "B H W"]:
+    """Entropy of the class probabilities, divided by log K: 0 certain, 1 uniform."""
+    log_p = logits.log_softmax(dim=1)
+    return -(log_p.exp() * log_p).sum(dim=1) / np.log(logits.shape[1])
+
+
+def entropy_filter(threshold: float) -> Rule:
+    """UF: foreground pixels with an entropy above ``threshold`` (0..1, see `normalised_entropy`) become background."""
+
+    def rule(logits: Logits) -> Masks:
+        masks = most_likely(logits)
+        masks[normalised_entropy(logits) > threshold] = 0
+        return masks
+
+    return rule
+
+
+def logit_bias(bias: Sequence[float]) -> Rule:
+    """Add one number to the logits of each class (K of them)."""
+
+    def rule(logits: Logits) -> Masks:
+        return most_likely(logits + torch.tensor(bias, dtype=logits.dtype, device=logits.device)[:, None, None])
+
+    return rule
+
+
+def drop_class(label: int) -> Rule:
+    """Never predict ``label``; its pixels go to the next most likely class."""
+
+    def rule(logits: Logits) -> Masks:
+        dropped = logits.clone()
+        dropped[:, label] = -torch.inf
+        return most_likely(dropped)
+
+    return rule
+
+
+def predict_nothing(logits: Logits) -> Masks:
+    """Background everywhere."""
+    return torch.zeros_like(most_likely(logits))
+
+
+def flip_logits(segmenter: Segmenter, images: Images) -> Logits:
+    """Test-time augmentation: log of the mean probability of a slice and its left-right mirror image."""
+    plain = segmenter.logits(images).softmax(dim=1)
+    mirrored = segmenter.logits(images.flip(-1)).flip(-1).softmax(dim=1)
+    return ((plain + mirrored) / 2).clamp_min(torch.finfo(plain.dtype).tiny).log()
+
+
+def pooled_counts(predictions: UInt8[Tensor, "..."], masks: UInt8[Tensor, "..."], n_classes: int) -> Int64[Tensor, "K 3"]:
+    """True positives, predicted and true pixels of each class, summed over everything given."""
+    joint = torch.bincount(
+        masks.reshape(-1).long() * n_classes + predictions.reshape(-1).long(), minlength=n_classes**2
+    ).view(n_classes, n_classes)
+    return torch.stack([joint.diagonal(), joint.sum(0), joint.sum(1)], dim=1)
+
+
+def dice_of_counts(counts: Int64[Tensor, "K 3"], target: int | None) -> float:
+    """Pooled Dice of a class, or (``target`` None) the mean over the foreground classes that occur; NaN if none does."""
+    tp, predicted, truth = counts.double().unbind(1)
+    dice = 2 * tp / (predicted + truth)
+    return float(dice[target] if target is not None else dice[1:].nanmean())
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A rule and what was chosen on the selection slices.
+
+    Attributes:
+        rule: logits to masks.
+        setting: the parameters chosen.
+        dice: pooled Dice on the selection slices, of the objective it was tuned on.
+    """
+
+    rule: Rule = field(repr=False)
+    setting: Mapping[str, Any]
+    dice: float
+
+
+def tune_rules(logits: Logits, masks: Masks, *, target: int | None) -> dict[str, Tuned]:
+    """Tune CCF, UF and the per-class logit bias on selection slices.
+
+    Each may also choose to do nothing, so none can look worse on the selection slices than the untouched network.
+
+    Args:
+        logits: [B K H W], of the untouched network.
+        masks: [B H W], theirs.
+        target: the class whose pooled Dice is raised; None for the mean over the foreground classes.
+
+    Returns:
+        ``ccf``, ``uf``, ``logit_bias``, and for a single class also ``logit_bias_foreground`` (tuned on the
+        foreground mean). Ties go to the mildest setting.
+    """
+    tuned = {
+        "ccf": _tune_components(logits, masks, target),
+        "uf": _tune_entropy(logits, masks, target),
+        "logit_bias": _tune_bias(logits, masks, target),
+    }
+    if target is not None:
+        tuned["logit_bias_foreground"] = _tune_bias(logits, masks, None)
+    return tuned
+
+
+def random_latents(
+    firing_rates: Float[Tensor, " m"], latents: Sequence[int], *, draws: int, seed: int, neighbours: int = 10
+) -> list[tuple[int, ...]]:
+    """As many other latents that fire about as often: the control of every latent edit.
+
+    Args:
+        firing_rates: [m] share of tokens at which each latent fires.
+        latents: the latents to be matched.
+        draws: how many sets to draw.
+        seed: of the draws.
+        neighbours: each latent is matched by one of this many with the nearest log rate.
+
+    Raises:
+        ValueError: there are fewer other live latents than needed.
+    """
+    alive = firing_rates > 0
+    pool = alive.clone()
+    pool[list(latents)] = False
+    if int(pool.sum()) < len(latents):
+        raise ValueError(f"{len(latents)} latents cannot be matched: only {int(pool.sum())} others ever fire; take fewer")
+    log_rates = firing_rates.double().clamp_min(1e-12).log()
+    generator = torch.Generator().manual_seed(seed)
+    sets = []
+    for _ in range(draws):
+        free = pool.clone()
+        drawn = []
+        for latent in latents:
+            distance = (log_rates - log_rates[latent]).abs().masked_fill(~free, torch.inf)
+            nearest = distance.sort(stable=True).indices[: min(neighbours, int(free.sum()))]
+            chosen = int(nearest[int(torch.randint(len(nearest), (1,), generator=generator))])
+            free[chosen] = False
+            drawn.append(chosen)
+        sets.append(tuple(sorted(drawn)))
+    return sets
+
+
+def _tune_components(logits: Logits, masks: Masks, target: int | None) -> Tuned:
+    plain, n_classes = most_likely(logits), logits.shape[1]
+    best = Tuned(most_likely, {"kept": "all"}, dice_of_counts(pooled_counts(plain, masks, n_classes), target))
+    for scope in ("foreground", "class"):
+        for minimum in (*MINIMUM_PIXELS, None):
+            filtered = keep_components(plain, scope, minimum)
+            dice = dice_of_counts(pooled_counts(filtered, masks, n_classes), target)
+            if dice > best.dice:
+                setting = {"kept": "largest" if minimum is None else f"at least {minimum} pixels", "scope": scope}
+                best = Tuned(component_filter(scope, minimum), setting, dice)
+    return best
+
+
+def _tune_entropy(logits: Logits, masks: Masks, target: int | None) -> Tuned:
+    plain, n_classes = most_likely(logits), logits.shape[1]
+    entropy = normalised_entropy(logits)
+    best = Tuned(most_likely, {"threshold": None}, dice_of_counts(pooled_counts(plain, masks, n_classes), target))
+    for threshold in sorted(ENTROPIES, reverse=True):
+        filtered = plain.masked_fill(entropy > threshold, 0)
+        dice = dice_of_counts(pooled_counts(filtered, masks, n_classes), target)
+        if dice > best.dice:
+            best = Tuned(entropy_filter(threshold), {"threshold": threshold}, dice)
+    return best
+
+
+def _tune_bias(logits: Logits, masks: Masks, target: int | None, *, rounds: int = 2) -> Tuned:
+    """Coordinate search over one bias a foreground class."""
+    n_classes = logits.shape[1]
+    # Where background leads by more than the largest bias, no setting can change the prediction.
+    open_ = logits[:, 1:].amax(dim=1) + max(BIASES) >= logits[:, 0]
+    pixels, truth = logits.movedim(1, -1)[open_], masks[open_]
+    closed = pooled_counts(torch.zeros_like(masks[~open_]), masks[~open_], n_classes)
+
+    def dice_with(bias: list[float]) -> float:
+        predicted = (pixels + torch.tensor(bias)).argmax(dim=1).to(torch.uint8)
+        return dice_of_counts(closed + pooled_counts(predicted, truth, n_classes), target)
+
+    bias = [0.0] * n_classes
+    best = dice_with(bias)
+    for _ in range(rounds):
+        for label in range(1, n_classes):
+            for value in sorted(BIASES, key=abs):
+                trial = [*bias[:label], value, *bias[label + 1 :]]
+                dice = dice_with(trial)
+                if dice > best:
+                    best, bias = dice, trial
+    return Tuned(logit_bias(bias), {"bias": bias}, best)
