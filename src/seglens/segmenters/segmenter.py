@@ -23,8 +23,7 @@ class Hookpoint:
 
     Attributes:
         module: dotted path of the module inside the network, such as ``"segformer.stages.2"``.
-        layout: order of its output's axes: ``B`` batch, ``C`` channels, ``H W`` the grid, ``N`` the positions of a square grid
-            row by row.
+        layout: order of its output's axes: ``B`` batch, ``C`` channels, ``H W`` the grid, ``N`` a square grid row by row.
         item: which element holds the activation, where the module returns a tuple or list.
     """
 
@@ -60,9 +59,7 @@ class Segmenter:
                 "map the values in the files to such labels when the cohort is read"
             )
         if not self.sequences:
-            raise ValueError(
-                "sequences is empty; name the sequence of each channel, such as ('T1c', 'FLAIR')"
-            )
+            raise ValueError("sequences is empty; name the sequence of each channel, such as ('T1c', 'FLAIR')")
         for name, hookpoint in self.hookpoints.items():
             try:
                 self.network.get_submodule(hookpoint.module)
@@ -75,7 +72,7 @@ class Segmenter:
 
     @cached_property
     def hash(self) -> str:
-        """Identity (sha256) of weights and architecture, computed once: do not train the network after asking for it."""
+        """Identity (sha256) of weights and architecture, computed once: do not train the network after that."""
         return hash_of({"weights": hash_tensors(self.network.state_dict()), "architecture": self.architecture})
 
     @property

@@ -1,0 +1,281 @@
+"""Dice in four conventions, HD95 in mm, precision, recall and missed lesions, all from counts per slice and class.
+
+A slice where a class is absent from both mask and prediction has no Dice. Counting it as 1 rewards "never predict the
+class"; so every convention is always given, each with the number of slices, volumes or classes behind it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from seglens.cohorts.slices import SliceSet
+from seglens.progress import Progress, silent
+from seglens.segmenters.segmenter import Segmenter
+from seglens.segmenters.surface import hd95
+from seglens.shapes import Masks
+
+Counts = Int64[Tensor, "B K 3"]
+"""Pixels of each slice and class: true positives, predicted, truth."""
+
+CONVENTIONS = ("dice_pooled", "dice_volume", "dice_slice_present", "dice_slice_empty1")
+SCHEMA: Mapping[str, Any] = {
+    "edit": pl.String,
+    "row": pl.UInt32,
+    "case": pl.String,
+    "patient": pl.String,
+    "volume": pl.String,
+    "label": pl.UInt8,
+    "class": pl.String,
+    "tp": pl.Int64,
+    "predicted": pl.Int64,
+    "truth": pl.Int64,
+    "hd95_mm": pl.Float64,
+}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Counts from which every figure follows.
+
+    Attributes:
+        table: one row a slice x class x edit, background included: edit, row (in the SliceSet), case, patient, volume,
+            label, class, tp, predicted, truth (pixels), hd95_mm (null where not asked for, or where the class is absent
+            from mask or prediction).
+    """
+
+    table: pl.DataFrame
+
+    @classmethod
+    def merged(cls, scores: Sequence["Scores"]) -> "Scores":
+        """One table of several, for example of several edits."""
+        return cls(pl.concat([part.table for part in scores]))
+
+    def summary(self, edit: str = "none") -> dict[str, Any]:
+        """Every convention side by side, each with its n; None (n = 0) where a figure is undefined, never NaN.
+
+        The classes are the foreground classes. ``"foreground"`` is the mean of those that are defined, and its n the
+        number of classes in that mean.
+
+        Args:
+            edit: which edit's rows.
+
+        Returns:
+            ``dice_pooled`` (counts summed over all slices), ``dice_volume`` (summed over a volume, mean over volumes
+            with the class in the mask), ``dice_slice_present`` (mean over slices with the class in the mask),
+            ``dice_slice_empty1`` (mean over all slices, absent from both = 1), ``precision`` and ``recall`` (pooled),
+            ``hd95_mm`` (mean over the slices where both have the class): each {class: value, "foreground": mean}.
+            ``missed`` and ``false_alarms``: {class: slices with the class in the mask only, in the prediction only}.
+            ``mean_dice_with_background``: mean of dice_pooled over all classes, and
+            ``mean_dice_with_background_empty1`` of dice_slice_empty1 (the paper's Table 5). ``n``: {figure: {class: n}}.
+
+        Raises:
+            ValueError: no such edit.
+        """
+        rows = self.table.filter(pl.col("edit") == edit)
+        if rows.is_empty():
+            raise ValueError(f"no scores of the edit {edit!r}; there are {sorted(self.table['edit'].unique())}")
+        return _summary(rows)
+
+
+def _summary(rows: pl.DataFrame) -> dict[str, Any]:
+    tp, predicted, truth = pl.col("tp"), pl.col("predicted"), pl.col("truth")
+    both = predicted + truth
+    dice = pl.when(both > 0).then(2 * tp / both)
+    volumes = (
+        rows.group_by("label", "volume").agg(pl.col("tp", "predicted", "truth").sum()).filter(truth > 0)
+        # a fixed order: the sum of floats, and so the last bit of the mean, depends on it
+        .sort("label", "volume").group_by("label", maintain_order=True)
+        .agg(dice.mean().alias("dice_volume"), pl.len().alias("n_volume"))
+    )  # fmt: skip
+    classes = (
+        rows.group_by("label", "class", maintain_order=True)
+        .agg(
+            (2 * tp.sum() / both.sum()).alias("dice_pooled"),
+            both.sum().alias("both"),
+            dice.filter(truth > 0).mean().alias("dice_slice_present"),
+            (truth > 0).sum().alias("n_present"),
+            dice.otherwise(1.0).mean().alias("dice_slice_empty1"),
+            pl.len().alias("n_slices"),
+            (tp.sum() / predicted.sum()).alias("precision"),
+            predicted.sum().alias("n_predicted"),
+            (tp.sum() / truth.sum()).alias("recall"),
+            truth.sum().alias("n_truth"),
+            pl.col("hd95_mm").mean(),
+            pl.col("hd95_mm").count().alias("n_hd95"),
+            ((truth > 0) & (predicted == 0)).sum().alias("missed"),
+            ((truth == 0) & (predicted > 0)).sum().alias("false_alarms"),
+        )
+        .join(volumes, on="label", how="left")
+        .sort("label")
+        .to_dicts()
+    )
+    foreground = [row for row in classes if row["label"] != 0]
+    # figure: which count makes it defined, and which count is its n
+    counted = {
+        "dice_pooled": ("both", "n_slices"),
+        "dice_volume": ("n_volume", "n_volume"),
+        "dice_slice_present": ("n_present", "n_present"),
+        "dice_slice_empty1": ("n_slices", "n_slices"),
+        "precision": ("n_predicted", "n_predicted"),
+        "recall": ("n_truth", "n_truth"),
+        "hd95_mm": ("n_hd95", "n_hd95"),
+    }
+    result: dict[str, Any] = {"n": {}}
+    for figure, (defined, n) in counted.items():
+        values = {row["class"]: float(row[figure]) if row[defined] else None for row in foreground}
+        known = [value for value in values.values() if value is not None]
+        result[figure] = {**values, "foreground": sum(known) / len(known) if known else None}
+        n_of = {row["class"]: int(row[n]) if row[defined] else 0 for row in foreground}
+        result["n"][figure] = {**n_of, "foreground": len(known)}
+    for figure in ("missed", "false_alarms"):
+        result[figure] = {row["class"]: int(row[figure]) for row in foreground}
+        result["n"][figure] = {row["class"]: int(row["n_slices"]) for row in foreground}
+    pooled = [float(row["dice_pooled"]) for row in classes if row["both"]]
+    result["mean_dice_with_background"] = sum(pooled) / len(pooled)
+    result["mean_dice_with_background_empty1"] = sum(float(row["dice_slice_empty1"]) for row in classes) / len(classes)
+    result["n"]["mean_dice_with_background"] = len(pooled)
+    result["n"]["mean_dice_with_background_empty1"] = len(classes)
+    return result
+
+
+def count_scores(predictions: Masks, masks: Masks, labels: Mapping[int, str]) -> Counts:
+    """True positives, predicted and true pixels of every slice and class.
+
+    Args:
+        predictions: predicted labels ``[B H W]``.
+        masks: true labels, same shape and device.
+        labels: label value (0..K-1) to name.
+
+    Returns:
+        ``[B K 3]`` Int64, on the device of the masks.
+
+    Raises:
+        ValueError: shapes that differ, or a value that is not in ``labels``.
+    """
+    if predictions.shape != masks.shape:
+        raise ValueError(f"predictions {tuple(predictions.shape)} and masks {tuple(masks.shape)} differ in shape")
+    n_slices, n_classes = len(masks), len(labels)
+    for name, values in (("predictions", predictions), ("masks", masks)):
+        if values.numel() and int(values.max()) >= n_classes:
+            raise ValueError(
+                f"{name} hold the value {int(values.max())}, labels are {dict(labels)}; "
+                "map the values in the files when the cohort is read"
+            )
+    slice_of = torch.arange(n_slices, device=masks.device).view(-1, 1, 1) * n_classes**2
+    pairs = slice_of + masks.long() * n_classes + predictions.long()
+    confusion = torch.bincount(pairs.flatten(), minlength=n_slices * n_classes**2).view(n_slices, n_classes, n_classes)
+    return torch.stack([confusion.diagonal(dim1=1, dim2=2), confusion.sum(1), confusion.sum(2)], dim=-1)
+
+
+def pooled_dice(counts: Counts, labels: Mapping[int, str]) -> dict[str, float | None]:
+    """dice_pooled of each foreground class and their mean ``"foreground"``; None where a class is nowhere."""
+    tp, predicted, truth = counts.sum(0).unbind(-1)
+    both = predicted + truth
+    values = {
+        name: float(2 * tp[label] / both[label]) if both[label] > 0 else None
+        for label, name in labels.items()
+        if label != 0
+    }
+    known = [value for value in values.values() if value is not None]
+    return {**values, "foreground": sum(known) / len(known) if known else None}
+
+
+def predict_slices(segmenter: Segmenter, slices: SliceSet, batch_size: int = 32, progress: Progress = silent) -> Masks:
+    """Predicted labels of all slices ``[n H W]``, on the CPU."""
+    segmenter.check_data(slices.name, slices.sequences)
+    parts = []
+    for rows in slices.batches(batch_size):
+        parts.append(segmenter.predict(slices.images(rows).to(segmenter.device)).cpu())
+        progress(rows[-1] + 1, len(slices))
+    return torch.cat(parts)
+
+
+def score_predictions(
+    predictions: Masks, slices: SliceSet, *, with_hd95: bool = False, edit_name: str = "none", batch_size: int = 256
+) -> Scores:
+    """Scores of predicted labels ``[n H W]`` of all slices of the set, whoever predicted them.
+
+    Args:
+        predictions: on the CPU.
+        slices: their masks, index and labels.
+        with_hd95: also the 95th percentile Hausdorff distance (slow: a distance transform a slice and class).
+        edit_name: what the rows are called.
+        batch_size: slices counted at once.
+    """
+    if len(predictions) != len(slices):
+        raise ValueError(
+            f"{len(predictions)} predictions for the {len(slices)} slices of {slices.name!r}; give one each"
+        )
+    counts, distances = [], []
+    for rows in slices.batches(batch_size):
+        predicted, truth = predictions[rows[0] : rows[-1] + 1], slices.masks(rows)
+        counts.append(count_scores(predicted, truth, slices.labels))
+        if with_hd95:
+            spacing = slices.index.select("spacing_row_mm", "spacing_column_mm")[rows].to_numpy()
+            for one_predicted, one_truth, (row_mm, column_mm) in zip(predicted, truth, spacing, strict=True):
+                distances += [
+                    hd95(one_predicted == label, one_truth == label, (float(row_mm), float(column_mm)))
+                    for label in sorted(slices.labels)
+                ]
+    return scores_from_counts(torch.cat(counts), slices, edit_name=edit_name, distances=distances or None)
+
+
+def scores_from_counts(
+    counts: Counts,
+    slices: SliceSet,
+    *,
+    edit_name: str = "none",
+    distances: Sequence[float | None] | None = None,
+) -> Scores:
+    """The table of Scores from counts ``[n K 3]`` of all slices, and HD95 (mm) slice by slice, class by class."""
+    n_classes = len(slices.labels)
+    counts = counts.cpu()
+    labels = sorted(slices.labels)
+    index = slices.index.select("row", "case", "patient", "volume")
+    table = index[torch.arange(len(index)).repeat_interleave(n_classes).numpy()]
+    columns = {
+        "label": labels * len(index),
+        "class": [slices.labels[label] for label in labels] * len(index),
+        "tp": counts[..., 0].flatten().numpy(),
+        "predicted": counts[..., 1].flatten().numpy(),
+        "truth": counts[..., 2].flatten().numpy(),
+        "hd95_mm": [None] * (len(index) * n_classes) if distances is None else list(distances),
+    }
+    table = table.with_columns(pl.lit(edit_name).alias("edit"), *(pl.Series(k, v) for k, v in columns.items()))
+    return Scores(table.select(pl.col(name).cast(kind) for name, kind in SCHEMA.items()))
+
+
+def evaluate(
+    segmenter: Segmenter,
+    slices: SliceSet,
+    *,
+    hd95: bool = False,
+    edit_name: str = "none",
+    batch_size: int = 32,
+    device: str | torch.device | None = None,
+    progress: Progress = silent,
+) -> Scores:
+    """Predict every slice and compare with its mask.
+
+    Args:
+        segmenter: as it is, with whatever edits are in force.
+        slices: with masks, of the segmenter's sequences and labels.
+        hd95: also the 95th percentile Hausdorff distance in mm.
+        edit_name: what the rows are called in ``Scores.table``.
+        batch_size: slices predicted at once.
+        device: where to run; the network is moved there; None: where it is.
+        progress: told after each batch.
+
+    Raises:
+        ValueError: other sequences or labels than the segmenter's.
+    """
+    segmenter.check_data(slices.name, slices.sequences, slices.labels)
+    if device is not None:
+        segmenter.to(device)
+    predictions = predict_slices(segmenter, slices, batch_size, progress)
+    return score_predictions(predictions, slices, with_hd95=hd95, edit_name=edit_name)
