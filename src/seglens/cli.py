@@ -1,0 +1,241 @@
+"""The command ``seglens``: verbs, no logic. Heavy imports happen inside the verb that needs them."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import App, Parameter
+
+if TYPE_CHECKING:
+    from seglens.studies.run import Run
+    from seglens.studies.settings import StudySettings
+
+DONE, FAULT, REFUSED, QUARANTINED = 0, 1, 2, 3
+
+app = App(
+    name="seglens",
+    help="Open a segmentation model: what two populations share inside it, what is particular to one, what fails.",
+    version_flags=["--version"],
+)
+
+Out = Annotated[Path, Parameter(help="Folder of the run; finished stages in it are reused.")]
+StudyFile = Annotated[Path, Parameter(help="The study's YAML file; `seglens run --example` prints one.")]
+
+
+@app.command
+def demo(
+    *,
+    out: Out = Path("demo"),
+    seed: Annotated[int, Parameter(help="Everything random follows from it.")] = 0,
+    quick: Annotated[bool, Parameter(help="Two small cohorts, the same stages, under two minutes.", negative="")] = False,
+) -> int:
+    """Phantom cohorts, every stage, one HTML report."""
+    from seglens.studies.demo import demo_settings
+
+    return _run(demo_settings(seed, quick=quick), out)
+
+
+@app.command
+def run(
+    study: StudyFile | None = None,
+    *,
+    out: Out = Path("results"),
+    example: Annotated[bool, Parameter(help="Print a commented study file and stop.", negative="")] = False,
+) -> int:
+    """Every stage on your own cohorts, one HTML report."""
+    from seglens.studies.settings import EXAMPLE, SettingsError, StudySettings
+
+    if example:
+        print(EXAMPLE, end="")
+        return DONE
+    if study is None:
+        raise SettingsError("no study file given; write one with `seglens run --example > study.yaml`")
+    return _run(StudySettings.read(study), out)
+
+
+@app.command
+def check(
+    cohort: Annotated[Path, Parameter(help="The cohort's folder.")],
+    *,
+    layout: Literal["auto", "brats", "nnunet", "folder"] = "auto",
+    sequences: Annotated[list[str] | None, Parameter(help="Sequences that must be there.", consume_multiple=True)] = None,
+    images: Annotated[str | None, Parameter(help="2-D folders: pattern with {patient} and {slice}.")] = None,
+    masks: Annotated[str | None, Parameter(help="2-D folders: pattern of the masks.")] = None,
+    channels: Annotated[str | None, Parameter(help="2-D folders: such as FLAIR=1,T1=0.")] = None,
+    labels: Annotated[str | None, Parameter(help="Values in the masks, such as 0=background,255=tumour.")] = None,
+    inverted: Annotated[bool, Parameter(help="2-D folders: intensities are 255 - x.", negative="")] = False,
+) -> int:
+    """List all that is wrong with the data, per case, with the cure; exit 3 if a case is quarantined."""
+    from seglens.cohorts.checks import check_cohort
+    from seglens.cohorts.layouts import read_cohort
+    from seglens.terminal import StageDisplay
+
+    found = read_cohort(
+        cohort,
+        layout=layout,
+        sequences=sequences,
+        images=images,
+        masks=masks,
+        channels={name: int(number) for name, number in _pairs(channels).items()} or None,
+        labels={int(value): name for value, name in _pairs(labels).items()} or None,
+        inverted=inverted,
+    )
+    with StageDisplay()(f"check {found.name}") as progress:
+        report = check_cohort(found, progress=progress)
+    print(report.to_text())
+    return QUARANTINED if report.quarantined else DONE
+
+
+@app.command
+def phantom(
+    *,
+    out: Annotated[Path, Parameter(help="Folder for the cohort, in nnU-Net's raw layout.")],
+    population: Literal["adult", "pediatric", "ssa", "healthy"],
+    subjects: int = 20,
+    seed: int = 0,
+    slices: int = 10,
+    size: int = 128,
+    factor: Annotated[
+        list[str] | None, Parameter(help="One difference of another population, such as noise=ssa; repeatable.")
+    ] = None,
+) -> int:
+    """Make a cohort with planted truth."""
+    from seglens.cohorts.phantom.cohort import write_phantom_cohort
+    from seglens.terminal import StageDisplay
+
+    factors = _pairs(",".join(factor or []))
+    with StageDisplay()(f"phantom {population}") as progress:
+        write_phantom_cohort(
+            out,
+            population,
+            subjects=subjects,
+            seed=seed,
+            factors=factors,
+            size=size,
+            slices=slices,
+            workers=os.cpu_count() or 1,
+            progress=progress,
+        )
+    return DONE
+
+
+@app.command
+def train(study: StudyFile, *names: str, out: Out = Path("results")) -> int:
+    """Train the study's segmenters (or those named) and score them on every cohort."""
+    return _stages(study, out, names, ("segmenter", "scores"))
+
+
+@app.command
+def extract(study: StudyFile, *names: str, out: Out = Path("results")) -> int:
+    """Measure what each hookpoint does and store the activations of the chosen one."""
+    return _stages(study, out, names, ("effects", "store"))
+
+
+@app.command
+def fit(study: StudyFile, *names: str, out: Out = Path("results")) -> int:
+    """Fit a dictionary to each segmenter's activations and measure its quality."""
+    return _stages(study, out, names, ("dictionary", "quality"))
+
+
+@app.command
+def describe(study: StudyFile, *names: str, out: Out = Path("results")) -> int:
+    """Say what each latent means."""
+    return _stages(study, out, names, ("atlas",))
+
+
+@app.command
+def diff(study: StudyFile, *, out: Out = Path("results")) -> int:
+    """Align the dictionaries of all pairs of segmenters, between floor and ceiling."""
+    return _stages(study, out, (), ("alignments",))
+
+
+@app.command
+def steer(study: StudyFile, *, out: Out = Path("results")) -> int:
+    """Adapt segmenters to other cohorts, and recover failures, by changing latents."""
+    return _stages(study, out, (), ("steerings", "recoveries"))
+
+
+@app.command
+def report(run: Annotated[Path, Parameter(help="A run's folder.")]) -> int:
+    """Write report.html anew from a run's finished stages."""
+    from seglens.reports.report import write_report
+    from seglens.studies.run import Run
+
+    print(write_report(Run(run)))
+    return DONE
+
+
+@app.command
+def doctor() -> int:
+    """Versions, devices, memory, disk, and what would break."""
+    from seglens.doctor import examine
+
+    text, healthy = examine()
+    print(text)
+    return DONE if healthy else FAULT
+
+
+def _run(settings: "StudySettings", out: Path) -> int:
+    from seglens.reports.report import write_report
+    from seglens.studies.study import run_study
+    from seglens.terminal import StageDisplay
+
+    display = StageDisplay()
+    finished = run_study(settings, out, announce=display)
+    with display("report"):
+        page = write_report(finished)
+    for finding in finished.summary.get("findings", []):
+        print(f"- {finding}")
+    print(page)
+    return _exit_code(finished)
+
+
+def _stages(study: Path, out: Path, names: tuple[str, ...], stages: tuple[str, ...]) -> int:
+    from seglens.studies.settings import StudySettings
+    from seglens.studies.study import run_stages
+    from seglens.terminal import StageDisplay
+
+    return _exit_code(run_stages(StudySettings.read(study), out, stages, names, announce=StageDisplay()))
+
+
+def _exit_code(run: "Run") -> int:
+    checks = [run.artifact(stage).document("check") for stage in run.stages("check/")]
+    return QUARANTINED if any(check["quarantined"] for check in checks) else DONE
+
+
+def _pairs(text: str | None) -> dict[str, str]:
+    """``a=1,b=2`` as a mapping."""
+    parts = [part.strip() for part in (text or "").split(",") if part.strip()]
+    wrong = [part for part in parts if "=" not in part]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)}: give pairs such as name=value, separated by commas")
+    return {name.strip(): value.strip() for name, value in (part.split("=", 1) for part in parts)}
+
+
+def main() -> None:
+    """Entry point; exit codes: 0 done, 1 fault of ours, 2 refused, 3 done with quarantined cases."""
+    debug = bool(os.environ.get("SEGLENS_DEBUG"))
+    try:
+        code = app(exit_on_error=False, print_error=True, result_action="return_value")
+    except ValueError as error:
+        if debug:
+            raise
+        print(f"seglens: {error}", file=sys.stderr)
+        code = REFUSED
+    except KeyboardInterrupt:
+        print("seglens: stopped; the next run continues at the last checkpoint", file=sys.stderr)
+        code = 130
+    except Exception as error:
+        from cyclopts import CycloptsError
+
+        if debug:
+            raise
+        if not isinstance(error, CycloptsError):
+            print(f"seglens: {type(error).__name__}: {error}\nset SEGLENS_DEBUG=1 for the traceback", file=sys.stderr)
+        code = REFUSED if isinstance(error, CycloptsError) else FAULT
+    sys.exit(code if isinstance(code, int) else DONE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,293 @@
+"""What a study is asked to do: one YAML file, checked before any work."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class SettingsError(ValueError):
+    """A settings file that cannot be used; the message lists every fault with its place."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceSettings(_Strict):
+    """One folder of images.
+
+    Attributes:
+        path: the folder; relative paths are taken from the settings file's folder.
+        layout: how it is arranged; ``auto`` looks.
+        labels: label value in the files to class name; None takes the layout's own table.
+        images: 2-D folders: pattern of the images, such as ``"{patient}/{patient}_{slice}.tif"``.
+        masks: 2-D folders: pattern of the masks with the same fields.
+        channels: 2-D folders: sequence name to channel number (as Pillow reads them, from 0).
+        inverted: 2-D folders: intensities are stored as 255 - x where x > 0.
+        patient: a regular expression with one group that takes the patient out of the case's name; None takes the
+            layout's rule.
+    """
+
+    path: Path
+    layout: Literal["auto", "brats", "nnunet", "folder"] = "auto"
+    labels: dict[int, str] | None = None
+    images: str | None = None
+    masks: str | None = None
+    channels: dict[str, int] | None = None
+    inverted: bool = False
+    patient: str | None = None
+
+
+class PhantomSettings(_Strict):
+    """A cohort that is made, not read.
+
+    Attributes:
+        population: whose priors.
+        subjects: how many.
+        slices: axial slices a subject.
+        factors: named differences taken from another population, such as ``{noise: ssa}``.
+    """
+
+    population: Literal["adult", "pediatric", "ssa", "healthy"]
+    subjects: Count = 56
+    slices: Count = 10
+    factors: dict[str, str] = {}
+
+
+class CohortSettings(_Strict):
+    """Where a cohort's cases are and how they are cut into slices.
+
+    Attributes:
+        sources: folders; several are merged into one cohort.
+        phantom: instead of ``sources``, a phantom cohort.
+        fractions: shares of the patients in each split. Latents and strengths are chosen on ``val``, everything is
+            judged on ``test``, segmenters and dictionaries are trained on ``train``.
+        slices_per_volume: at most so many lesion slices a volume, evenly spaced; None takes all.
+        lesion_free_share: share of the kept slices that show no lesion.
+    """
+
+    sources: list[SourceSettings] = []
+    phantom: PhantomSettings | None = None
+    fractions: dict[Literal["train", "val", "test"], Share] = {"train": 0.6, "val": 0.15, "test": 0.25}
+    slices_per_volume: Count | None = None
+    lesion_free_share: Share = 0.2
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if bool(self.sources) == (self.phantom is not None):
+            raise ValueError("give either sources or phantom")
+        return self
+
+
+class SegmenterSettings(_Strict):
+    """One model to train.
+
+    Attributes:
+        cohort: on whose ``train`` split.
+        architecture: ``segformer-b0`` to ``segformer-b5``, or ``unet``.
+        steps: optimiser steps.
+        batch_size: slices a step.
+        learning_rate: peak; None takes the architecture's default.
+        init_from: another segmenter of the study to start from, so that two cohorts' models share a start.
+        pretrained: name of pretrained weights on the Hugging Face hub; this one setting reaches the network.
+    """
+
+    cohort: str
+    architecture: Literal[
+        "segformer-b0", "segformer-b1", "segformer-b2", "segformer-b3", "segformer-b4", "segformer-b5", "unet"
+    ] = "segformer-b0"
+    steps: Count = 2000
+    batch_size: Count = 16
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    init_from: str | None = None
+    pretrained: str | None = None
+
+
+class DictionarySettings(_Strict):
+    """How every dictionary of the study is fitted.
+
+    Attributes:
+        k: active latents a token, on average.
+        expansion: latents per activation channel.
+        steps: optimiser steps.
+        batch_size: tokens a step.
+        learning_rate: peak; None takes the fitting's default.
+        controls: also fit what floors and ceilings need (rotated activations, other token order, other seed, an
+            untrained segmenter).
+    """
+
+    k: Count = 32
+    expansion: Count = 16
+    steps: Count = 2000
+    batch_size: Count = 4096
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    controls: bool = True
+
+
+class SteeringSettings(_Strict):
+    """Adapt one segmenter to another cohort by changing latents of one class."""
+
+    segmenter: str
+    cohort: str
+    label: str
+
+
+class FailureSettings(_Strict):
+    """Recover a segmenter's worst slices on a cohort."""
+
+    segmenter: str
+    cohort: str
+    worst: Count = 60
+
+
+class StudySettings(_Strict):
+    """A whole study; ``seglens run --example`` prints a commented file.
+
+    Attributes:
+        name: shown in the report.
+        seed: everything random follows from it.
+        sequences: input channels, in order.
+        size: rows and columns of a slice.
+        cohorts: by name.
+        segmenters: by name; each also gets a dictionary of its own, fitted on its own cohort.
+        hookpoint: one name for all segmenters that have it, or ``auto``: the deepest encoder stage whose mean
+            ablation lowers foreground Dice by ``minimum_effect`` in every segmenter of that architecture.
+        minimum_effect: see ``hookpoint``.
+        dictionaries: how they are fitted.
+        tau: cosine above which a matched pair of latents counts as shared.
+        steering: adaptations to try.
+        failures: recoveries to try.
+        atlas_top_k: exemplar slices a latent.
+        device: ``auto`` takes a GPU where there is one.
+    """
+
+    name: str = "study"
+    seed: int = 0
+    sequences: Annotated[list[str], Field(min_length=1)]
+    size: Annotated[int, Field(ge=32, multiple_of=32)] = 256
+    cohorts: Annotated[dict[str, CohortSettings], Field(min_length=1)]
+    segmenters: Annotated[dict[str, SegmenterSettings], Field(min_length=1)]
+    hookpoint: str = "auto"
+    minimum_effect: Share = 0.2
+    dictionaries: DictionarySettings = DictionarySettings()
+    tau: Share = 0.8
+    steering: list[SteeringSettings] = []
+    failures: list[FailureSettings] = []
+    atlas_top_k: Count = 8
+    device: str = "auto"
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Self:
+        faults = []
+        done: set[str] = set()
+        for name, segmenter in self.segmenters.items():
+            if segmenter.cohort not in self.cohorts:
+                faults.append(f"segmenters.{name}.cohort: no cohort {segmenter.cohort!r}")
+            if segmenter.init_from is not None and segmenter.init_from not in done:
+                faults.append(f"segmenters.{name}.init_from: no segmenter {segmenter.init_from!r} above it")
+            done.add(name)
+        for place, entries in (("steering", self.steering), ("failures", self.failures)):
+            for number, entry in enumerate(entries):
+                if entry.segmenter not in self.segmenters:
+                    faults.append(f"{place}[{number}].segmenter: no segmenter {entry.segmenter!r}")
+                if entry.cohort not in self.cohorts:
+                    faults.append(f"{place}[{number}].cohort: no cohort {entry.cohort!r}")
+        if faults:
+            known = f"cohorts are {', '.join(self.cohorts)}; segmenters are {', '.join(self.segmenters)}"
+            raise ValueError("; ".join([*faults, known]))
+        return self
+
+    @classmethod
+    def parse(cls, content: Any, origin: str) -> "StudySettings":
+        """Check a mapping.
+
+        Raises:
+            SettingsError: every fault, with its place.
+        """
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            faults = [
+                f"  {'.'.join(str(part) for part in fault['loc']) or 'the file'}: {fault['msg']}"
+                for fault in error.errors()
+            ]
+            raise SettingsError(f"{origin} cannot be used:\n" + "\n".join(faults)) from None
+
+    @classmethod
+    def read(cls, path: Path) -> "StudySettings":
+        """Read a YAML file; relative source paths become relative to its folder.
+
+        Raises:
+            SettingsError: no file, no YAML, or settings that are wrong.
+        """
+        try:
+            content = yaml.safe_load(path.read_text())
+        except OSError as error:
+            raise SettingsError(f"{path} cannot be read: {error.strerror}; give a study file") from None
+        except yaml.YAMLError as error:
+            raise SettingsError(f"{path} is not YAML: {error}") from None
+        settings = cls.parse(content, str(path))
+        cohorts = {
+            name: cohort.model_copy(
+                update={
+                    "sources": [
+                        source.model_copy(update={"path": (path.parent / source.path).resolve()})
+                        for source in cohort.sources
+                    ]
+                }
+            )
+            for name, cohort in settings.cohorts.items()
+        }
+        return settings.model_copy(update={"cohorts": cohorts})
+
+
+EXAMPLE = """\
+# A Med-SegLens study. Run it with:  seglens run study.yaml --out results
+name: adult and pediatric glioma
+seed: 0                      # everything random follows from it
+sequences: [T1c]             # input channels, in order: T1, T1c, T2, FLAIR
+size: 256                    # rows and columns of a slice
+
+cohorts:
+  adult:
+    sources:                 # several folders are merged into one cohort
+      - path: data/BraTS2021 # BraTS up to 2021 (enhancing = 4) and from 2023 (enhancing = 3) are told apart
+      - path: data/BraTS-GLI
+    slices_per_volume: 40    # evenly spaced over the lesion; leave out for all
+    lesion_free_share: 0.2
+    fractions: {train: 0.6, val: 0.15, test: 0.25}   # of the patients; chosen on val, judged on test
+  pediatric:
+    sources:
+      - path: data/BraTS-PED
+  # 2-D images with masks:
+  # lgg:
+  #   sources:
+  #     - path: data/lgg
+  #       layout: folder
+  #       images: "{patient}/{patient}_{slice}.tif"
+  #       masks: "{patient}/{patient}_{slice}_mask.tif"
+  #       channels: {FLAIR: 1}
+  #       labels: {0: background, 255: tumour}
+  # phantoms, with one factor switched:
+  # noisy:
+  #   phantom: {population: adult, subjects: 60, factors: {noise: ssa}}
+
+segmenters:
+  adult: {cohort: adult, architecture: segformer-b0, steps: 2000}
+  pediatric: {cohort: pediatric, architecture: segformer-b0, steps: 2000, init_from: adult}
+
+hookpoint: auto              # the deepest encoder stage with a real effect
+dictionaries: {k: 32, expansion: 16, steps: 2000}
+tau: 0.8
+
+steering:                    # run a segmenter on another cohort, change latents of one class
+  - {segmenter: adult, cohort: pediatric, label: edema}
+  - {segmenter: pediatric, cohort: adult, label: edema}
+failures:
+  - {segmenter: adult, cohort: adult, worst: 60}
+"""
