@@ -1,142 +1,149 @@
-"""Which latents two dictionaries share, and how much that says (paper, section 3.6, algorithm 1)."""
+"""Which latents two dictionaries share by their weights (paper, section 3.6, algorithm 1)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 
+import numpy as np
 import polars as pl
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
 
-from seglens.artifacts import Artifact, Draft
+from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.diffing.alignment import Alignment, calibrated_share
+from seglens.diffing.functional import FunctionalAlignment, functional_alignment, weight_matched_function
+from seglens.diffing.matching import Matcher, cosine, greedy, hungarian, sinkhorn
+from seglens.diffing.universal import specific_latents, universal_latents
 
-_FIGURES = (
-    "floor",
-    "floor_untrained",
-    "floor_noise",
-    "ceiling",
-    "ceiling_other_seed",
-    "function",
-    "functional",
-    "functional_floor",
-    "functional_ceiling",
-)
+__all__ = [
+    "METHODS",
+    "Alignment",
+    "FunctionalAlignment",
+    "align",
+    "calibrated_share",
+    "functional_alignment",
+    "live_latents",
+    "projections",
+    "specific_latents",
+    "universal_latents",
+    "weight_matched_function",
+]
 
-
-@dataclass(frozen=True)
-class Alignment:
-    """One-to-one correspondence between the latents of two dictionaries.
-
-    Attributes:
-        source: name of the source.
-        target: name of the target.
-        pairs: columns source_latent, target_latent (Int32, the method's match: by the encoder), target_dec (Int32, the
-            match by the decoder, null where there is none), similarity_enc, similarity_dec (cosines of the pair,
-            Float32), shared (Boolean, in S).
-        n_source: width of the source dictionary.
-        n_target: width of the target dictionary.
-        dead_source: source latents left out as dead or with a zero row.
-        dead_target: the same of the target.
-        tau: cosine threshold of S.
-        method: "hungarian_dual", "greedy", "sinkhorn" or "encoder_only".
-        unmatched_source: live source latents in no pair.
-        unmatched_target: live target latents in no pair.
-        floor: share that means nothing: same SAE seed, randomly rotated activations.
-        floor_untrained: two untrained SAEs of one seed.
-        floor_noise: an SAE of the same seed fitted to white noise.
-        ceiling: same model and data, same SAE seed, other token order.
-        ceiling_other_seed: same model and data, other SAE seed.
-        function: mean code correlation of the shared pairs on common probe slices.
-        functional: mean code correlation of pairs matched by function instead.
-        functional_floor: ``functional`` on the null (tokens of other slices).
-        functional_ceiling: ``functional`` of the same model and data, other SAE seed.
-        notes: what the reader must know, such as same_segmenter_start and same_sae_seed.
-    """
-
-    source: str
-    target: str
-    pairs: pl.DataFrame
-    n_source: int
-    n_target: int
-    dead_source: int
-    dead_target: int
-    tau: float
-    method: str
-    unmatched_source: tuple[int, ...] = ()
-    unmatched_target: tuple[int, ...] = ()
-    floor: float | None = None
-    floor_untrained: float | None = None
-    floor_noise: float | None = None
-    ceiling: float | None = None
-    ceiling_other_seed: float | None = None
-    function: float | None = None
-    functional: float | None = None
-    functional_floor: float | None = None
-    functional_ceiling: float | None = None
-    notes: Mapping[str, bool | int | float | str | None] = field(default_factory=dict)
-
-    @property
-    def n_comparable(self) -> int:
-        """Pairs that could be shared at most: the live latents of the narrower side."""
-        return min(self.n_source - self.dead_source, self.n_target - self.dead_target)
-
-    @property
-    def shared(self) -> pl.DataFrame:
-        """The pairs in S."""
-        return self.pairs.filter(pl.col("shared"))
-
-    @property
-    def shared_share(self) -> float:
-        """|S| over the live latents of the narrower side, 0..1 (0 where nothing is alive)."""
-        return self.shared.height / self.n_comparable if self.n_comparable else 0.0
-
-    @property
-    def calibrated(self) -> float | None:
-        """S* of this alignment; None while the floor or the ceiling is missing, or where they do not part."""
-        return calibrated_share(self.shared_share, self.floor, self.ceiling)
-
-    def with_figures(self, **figures: float | None) -> "Alignment":
-        """A copy with floors, ceilings or functional figures filled in.
-
-        Raises:
-            ValueError: a figure that an Alignment does not hold.
-        """
-        unknown = sorted(set(figures) - set(_FIGURES))
-        if unknown:
-            raise ValueError(f"unknown figures {', '.join(unknown)}; an alignment holds {', '.join(_FIGURES)}")
-        return replace(self, **figures)  # type: ignore[arg-type]
-
-    def with_notes(self, notes: Mapping[str, bool | int | float | str | None]) -> "Alignment":
-        """A copy with more notes."""
-        return replace(self, notes={**self.notes, **notes})
-
-    def write(self, draft: Draft) -> None:
-        """Write into an artifact of kind ``"alignment"``."""
-        draft.save_table("pairs", self.pairs)
-        plain = ("source", "target", "n_source", "n_target", "dead_source", "dead_target", "tau", "method", *_FIGURES)
-        document = {name: getattr(self, name) for name in plain}
-        document["unmatched_source"] = list(self.unmatched_source)
-        document["unmatched_target"] = list(self.unmatched_target)
-        document["notes"] = dict(self.notes)
-        draft.save_document("alignment", document)
-
-    @classmethod
-    def read(cls, artifact: Artifact) -> "Alignment":
-        """Read what ``write`` wrote."""
-        document = artifact.document("alignment")
-        unmatched = {name: tuple(document.pop(name)) for name in ("unmatched_source", "unmatched_target")}
-        return cls(pairs=artifact.table("pairs"), **unmatched, **document)
+PAIR_COLUMNS: Mapping[str, type[pl.DataType]] = {
+    "source_latent": pl.Int32,
+    "target_latent": pl.Int32,
+    "target_dec": pl.Int32,
+    "similarity_enc": pl.Float32,
+    "similarity_dec": pl.Float32,
+    "shared": pl.Boolean,
+}
+METHODS: Mapping[str, Matcher] = {
+    "hungarian_dual": hungarian,
+    "greedy": greedy,
+    "sinkhorn": sinkhorn,
+    "encoder_only": hungarian,
+}
+"""How each method matches one projection; ``encoder_only`` asks nothing of the decoder."""
 
 
-def calibrated_share(raw: float, floor: float | None, ceiling: float | None) -> float | None:
-    """S* = (S - floor) / (ceiling - floor): 0 is what chance and a common seed give, 1 what one model gives twice.
+def live_latents(dictionary: SparseAutoencoder, alive: Bool[Tensor, " m"] | None = None) -> Int64[np.ndarray, " live"]:
+    """Latents that can be matched: alive, and without a zero row in encoder or decoder.
 
     Args:
-        raw: shared share, 0..1.
-        floor: the share of the null.
-        ceiling: the share of the same model and data.
+        dictionary: the latents' dictionary.
+        alive: True where a latent fires; None takes all.
 
-    Returns:
-        S*, not clipped (below 0: less than the null); None where a bound is missing or the ceiling does not exceed the
-        floor by at least 0.01, for then the share says nothing.
+    Raises:
+        ValueError: ``alive`` is of another length.
     """
-    if floor is None or ceiling is None or ceiling - floor < 0.01:
-        return None
-    return (raw - floor) / (ceiling - floor)
+    usable = (dictionary.W_enc.detach().norm(dim=0) > 0) & (dictionary.W_dec.detach().norm(dim=1) > 0)
+    if alive is not None:
+        if len(alive) != dictionary.n_latents:
+            raise ValueError(f"alive has {len(alive)} entries; the dictionary has {dictionary.n_latents} latents")
+        usable = usable & alive.to(usable.device)
+    return usable.nonzero()[:, 0].cpu().numpy()
+
+
+def projections(
+    source: SparseAutoencoder,
+    target: SparseAutoencoder,
+    live_source: Int64[np.ndarray, " n_a"],
+    live_target: Int64[np.ndarray, " n_b"],
+) -> tuple[Float32[np.ndarray, "n_a n_b"], Float32[np.ndarray, "n_a n_b"]]:
+    """C_enc and C_dec between the live latents of both sides."""
+    rows, columns = torch.from_numpy(live_source), torch.from_numpy(live_target)
+    encoder = cosine(source.W_enc.detach().cpu().T[rows], target.W_enc.detach().cpu().T[columns])
+    return encoder, cosine(source.W_dec.detach().cpu()[rows], target.W_dec.detach().cpu()[columns])
+
+
+def align(
+    source: SparseAutoencoder,
+    target: SparseAutoencoder,
+    *,
+    tau: float = 0.8,
+    method: str = "hungarian_dual",
+    alive_source: Bool[Tensor, " m_source"] | None = None,
+    alive_target: Bool[Tensor, " m_target"] | None = None,
+    source_name: str = "source",
+    target_name: str = "target",
+) -> Alignment:
+    """Match the latents of two dictionaries by their weights.
+
+    ``C_p = cos(W_p of source, W_p of target)`` for p in {enc, dec}, ``pi_p`` the matching of ``C_p``, and
+    ``S = {i : pi_enc(i) = pi_dec(i), C_enc >= tau, C_dec >= tau}`` (paper, section 3.6). ``encoder_only`` asks for
+    ``C_enc >= tau`` alone.
+
+    Weight cosine means something only inside one activation space, and even there a common SAE seed alone gives a high
+    share: fill in floor and ceiling (``with_figures``) before quoting ``shared_share``.
+
+    Args:
+        source: dictionary whose latents are matched.
+        target: dictionary that they are matched to; may be wider or narrower.
+        tau: least cosine, -1..1.
+        method: one of ``METHODS``.
+        alive_source: True where a source latent fires; the others are left out and counted.
+        alive_target: the same of the target.
+        source_name: cohort or model, for the record.
+        target_name: the same of the target.
+
+    Raises:
+        ValueError: unknown method, tau out of range, dictionaries of different d_in, or a mask of another length.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
+    if not -1 <= tau <= 1:
+        raise ValueError(f"tau is {tau}; a cosine threshold must be in -1..1")
+    live_source, live_target = live_latents(source, alive_source), live_latents(target, alive_target)
+    encoder, decoder = projections(source, target, live_source, live_target)
+    by_encoder, by_decoder = METHODS[method](encoder), METHODS[method](decoder)
+    matched = by_encoder >= 0
+    rows, columns = matched.nonzero()[0], by_encoder[matched]
+    similarity_enc, similarity_dec = encoder[rows, columns], decoder[rows, columns]
+    shared = similarity_enc >= np.float32(tau)
+    if method != "encoder_only":
+        shared &= (by_decoder[rows] == columns) & (similarity_dec >= np.float32(tau))
+    dec_columns = by_decoder[rows]
+    dec_target = np.where(dec_columns >= 0, live_target[dec_columns], -1) if len(live_target) else dec_columns
+    pairs = pl.DataFrame(
+        {
+            "source_latent": live_source[rows],
+            "target_latent": live_target[columns],
+            "target_dec": dec_target,
+            "similarity_enc": similarity_enc,
+            "similarity_dec": similarity_dec,
+            "shared": shared,
+        },
+        schema=PAIR_COLUMNS,
+    ).with_columns(pl.when(pl.col("target_dec") >= 0).then("target_dec").alias("target_dec"))
+    return Alignment(
+        source=source_name,
+        target=target_name,
+        pairs=pairs,
+        n_source=source.n_latents,
+        n_target=target.n_latents,
+        dead_source=source.n_latents - len(live_source),
+        dead_target=target.n_latents - len(live_target),
+        tau=tau,
+        method=method,
+        unmatched_source=tuple(live_source[~matched].tolist()),
+        unmatched_target=tuple(np.setdiff1d(live_target, live_target[columns]).tolist()),
+    )

@@ -15,8 +15,8 @@ from seglens.artifacts import Artifact, Draft
 class LatentAtlas:
     """One row a latent, with exemplar slices and their heat maps.
 
-    Linear metrics (``p_*``, ``inside``, ``boundary``, ``brain``, ``edge``, ``depth``) are over all given slices: sums of
-    activation mass over every slice, then one ratio. Columns that end in ``_top`` are the paper's average of per-slice
+    Linear metrics (``p_*``, ``inside``, ``boundary``, ``brain``, ``edge``, ``depth``) are over all given slices: sums
+    of activation mass over every slice, then one ratio. Columns that end in ``_top`` are the paper's average of per-slice
     values over the top-K slices. ``entropy``, centroids, ``spread`` and ``angular_coverage`` are top-K averages only.
     What does not exist (a dead latent's shares, the lift over a class that never occurs) is null, never NaN.
 
@@ -24,16 +24,16 @@ class LatentAtlas:
         table: columns latent (Int32), firing_rate (share of tokens), mean_activation (where active), mass (sum of
             codes), p_<class> and lift_<class> for every class, top_class ("mixed" where no class has lift, null for a
             dead latent), inside, boundary, brain (share of mass inside the brain), edge, depth (0 superficial, 1
-            deepest), entropy (nats), spread (exp(entropy) / brain area), centroid_row and centroid_column (0..1 over the
-            brain's extent; anterior to posterior, patient's right to left), lateral_spread, angular_coverage, side
+            deepest), entropy (nats), spread (exp(entropy) / brain area), centroid_row and centroid_column (0..1 over
+            the brain's extent; anterior to posterior, patient's right to left), lateral_spread, angular_coverage, side
             ("left", "right", "midline", "bilateral"), n_exemplars, name, dead; and p_<class>_top, inside_top,
             boundary_top, edge_top, depth_top.
         exemplars: columns latent (Int32), rank (Int32, 0 is the highest), row (UInt32, of the slice set), score.
         maps: codes of each exemplar on the token grid, one [h w] a row of ``exemplars``.
         labels: label value to class name.
         base_rates: share of pixels of every class over the slices.
-        context: hashes and settings: dictionary_hash, segmenter_hash, slices_hash, hookpoint, top_k, rank_by, size, grid,
-            n_slices, n_tokens.
+        context: hashes and settings: dictionary_hash, segmenter_hash, slices_hash, hookpoint, top_k, rank_by, size,
+            grid, n_slices, n_tokens.
     """
 
     table: pl.DataFrame
