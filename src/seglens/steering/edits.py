@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from seglens.activations.hooks import Change
 from seglens.activations.hooks import edit as edit_activation
 from seglens.artifacts import hash_of
 from seglens.dictionaries.codes import Codes
@@ -20,9 +21,6 @@ from seglens.shapes import TokenGrid, Tokens
 Operation = Literal["multiply", "add", "zero", "clamp", "swap"]
 Mode = Literal["difference", "replace"]
 Where = Literal["everywhere", "active"]
-
-Change = Callable[[TokenGrid], TokenGrid]
-"""What is done to an activation; returning the argument itself leaves the network's own tensor in place."""
 
 SwapSource = Callable[[Tokens, tuple[int, ...]], Float[Tensor, "n s"]]
 """Gives, for raw tokens [n d_in] and the latents of a swap, the codes [n s] to be taken over."""

@@ -1,0 +1,121 @@
+"""Many edits over many slices: the network in front of the hookpoint runs once a batch, the rest once an edit."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from seglens.activations.hooks import Change
+from seglens.cohorts.slices import SliceSet
+from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.progress import Progress, silent
+from seglens.segmenters.scoring import Scores, count_scores, scores_from_counts
+from seglens.segmenters.segmenter import Segmenter
+from seglens.shapes import Images, Logits
+from seglens.steering.baselines import Rule, most_likely
+from seglens.steering.edits import LatentEdit, SwapSource, change_of, check_edits
+from seglens.steering.replay import Replay
+
+RowChange = Callable[[Sequence[int]], Change]
+"""The change of a batch, given the rows of its slices."""
+
+Pass = Callable[[Images], Logits]
+"""A forward pass of its own, such as one with test-time augmentation."""
+
+UNEDITED = "none"
+
+
+def sweep(
+    segmenter: Segmenter,
+    dictionary: SparseAutoencoder,
+    slices: SliceSet,
+    edits: Sequence[LatentEdit | None] | Mapping[str, LatentEdit | Sequence[LatentEdit] | None],
+    *,
+    rules: Mapping[str, Rule] | None = None,
+    passes: Mapping[str, Pass] | None = None,
+    batch_size: int = 16,
+    source: SwapSource | None = None,
+    progress: Progress = silent,
+) -> Scores:
+    """Score every edit on every slice, bit for bit as `steer` and a full pass would.
+
+    Args:
+        segmenter: the network that the dictionary was fitted to.
+        dictionary: whose latents are edited.
+        slices: with masks.
+        edits: each is scored under its ``name``, or under its key; None and identities of mode ``difference`` are the
+            untouched network. The untouched network is always scored, as ``none``.
+        rules: output-level baselines, applied to the unedited logits.
+        passes: baselines that need a forward pass of their own.
+        batch_size: slices at once.
+        source: codes for swap edits.
+        progress: told after each batch.
+
+    Returns:
+        Scores with one row a slice x class x edit.
+
+    Raises:
+        ValueError: edits that do not belong to the dictionary or segmenter, or slices that do not fit.
+    """
+    if not isinstance(edits, Mapping):
+        edits = {edit.name: edit for edit in edits if edit is not None}
+    changes = {}
+    groups = {name: [edit] if isinstance(edit, LatentEdit) else list(edit or ()) for name, edit in edits.items()}
+    check_edits(segmenter, dictionary, [])
+    for name, group in groups.items():
+        check_edits(segmenter, dictionary, group)
+        changes[name] = always(change_of(dictionary, group, source))
+    return sweep_changes(
+        segmenter,
+        dictionary.hookpoint,
+        slices,
+        changes,
+        rules=rules or {},
+        passes=passes or {},
+        batch_size=batch_size,
+        progress=progress,
+    )
+
+
+@torch.no_grad()
+def sweep_changes(
+    segmenter: Segmenter,
+    hookpoint: str,
+    slices: SliceSet,
+    changes: Mapping[str, RowChange],
+    *,
+    rules: Mapping[str, Rule] | None = None,
+    passes: Mapping[str, Pass] | None = None,
+    batch_size: int = 16,
+    progress: Progress = silent,
+) -> Scores:
+    """Like `sweep`, for any change of an activation; ``changes`` get the rows of each batch."""
+    segmenter.check_data(slices.name, slices.sequences, slices.labels)
+    rules, passes = rules or {}, passes or {}
+    names = [UNEDITED, *changes, *rules, *passes]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"edits and baselines need different names, none of them {UNEDITED!r}; twice: {twice}")
+    replay = Replay(segmenter, hookpoint)
+    counts: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+    for rows in slices.batches(batch_size):
+        images, masks = slices.images(rows).to(segmenter.device), slices.masks(rows).to(segmenter.device)
+        unedited = replay.record(images)
+        predictions = {UNEDITED: most_likely(unedited)}
+        predictions |= {name: rule(unedited) for name, rule in rules.items()}
+        predictions |= {name: most_likely(run(images)) for name, run in passes.items()}
+        for name, predicted in predictions.items():
+            counts[name].append(count_scores(predicted, masks, slices.labels))
+        for name, change in changes.items():
+            counts[name].append(count_scores(most_likely(replay.logits(change(rows))), masks, slices.labels))
+        progress(rows[-1] + 1, len(slices))
+    return Scores.merged([scores_from_counts(torch.cat(part), slices, edit_name=name) for name, part in counts.items()])
+
+
+def always(change: Change) -> RowChange:
+    """The same change for every batch."""
+    return lambda _rows: change
+
+
+def identity_edit(dictionary: SparseAutoencoder, *, replace: bool = False) -> LatentEdit:
+    """An edit of nothing; with ``replace`` the reconstruct-only control: the decoded codes in place of the activation."""
+    return LatentEdit(dictionary.hookpoint, dictionary.hash, (), "multiply", 1.0, "replace" if replace else "difference")
