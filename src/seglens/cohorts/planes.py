@@ -1,0 +1,108 @@
+"""2-D image files (PNG, TIFF): one channel of one file, guarded like the volumes."""
+
+import hashlib
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seglens.cohorts.case import ImageRef
+from seglens.cohorts.volumes import VolumeError
+
+MAX_FILE_BYTES = 256 * 2**20
+MAX_PIXELS = 2**26
+SUFFIXES = (".png", ".tif", ".tiff")
+_AGAIN = "export the file again"
+_BANDS = {"1", "L", "LA", "RGB", "RGBA", "I", "F"}
+
+
+def read_plane(ref: ImageRef, *, constant: bool = False) -> tuple[NDArray[np.float32], str]:
+    """One channel of a PNG or TIFF file.
+
+    Args:
+        ref: file, channel and whether its intensities are inverted.
+        constant: also accept a file in which every pixel is the same (an empty mask).
+
+    Returns:
+        Pixels [H W] float32 in the file's own orientation, and the sha256 of the file's bytes.
+
+    Raises:
+        VolumeError: whatever is wrong with the file.
+    """
+    path = ref.path
+    raw = _read_bytes(path)
+    pixels = _decode(path, raw)
+    if pixels.ndim == 3:
+        pixels = _one_channel(ref, pixels)
+    elif ref.channel not in (None, 0):
+        raise VolumeError(
+            path, "no_such_channel", f"has one channel, not a channel {ref.channel}", "correct `channels`"
+        )
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        raise VolumeError(path, "nonfinite_voxels", "some pixels are NaN or infinite", "mend or leave out the file")
+    plane = pixels.astype(np.float32)
+    if not constant and plane.min() == plane.max():
+        raise VolumeError(path, "constant", f"every pixel is {plane.flat[0]:g}", "leave the image out")
+    if ref.inverted:
+        if plane.max() > 255 or plane.min() < 0:
+            raise VolumeError(
+                path,
+                "not_8_bit",
+                f"values up to {plane.max():g} cannot be inverted at 255",
+                "read it without `inverted`",
+            )
+        plane = np.where(plane > 0, 255 - plane, 0).astype(np.float32)
+    return plane, hashlib.sha256(raw).hexdigest()
+
+
+def _read_bytes(path: Path) -> bytes:
+    if not path.is_file():
+        raise VolumeError(path, "missing", "is not there", "put the file there")
+    size = path.stat().st_size
+    if size == 0:
+        raise VolumeError(path, "empty_file", "holds 0 bytes", _AGAIN)
+    if size > MAX_FILE_BYTES:
+        raise VolumeError(path, "too_large", f"holds {size} bytes, over the cap of {MAX_FILE_BYTES}", "crop it")
+    return path.read_bytes()
+
+
+def _decode(path: Path, raw: bytes) -> NDArray[Any]:
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # formats are named, so that no other parser ever sees the bytes
+            with Image.open(io.BytesIO(raw), formats=("PNG", "TIFF")) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise VolumeError(path, "too_large", f"is {image.width} x {image.height} pixels", "crop it")
+                if getattr(image, "n_frames", 1) > 1:
+                    raise VolumeError(path, "several_frames", "holds several pictures", "save one slice a file")
+                if image.mode not in _BANDS and not image.mode.startswith("I;16"):
+                    raise VolumeError(
+                        path, "unknown_datatype", f"its pixels are of mode {image.mode}", "save it as grey, RGB or RGBA"
+                    )
+                return np.asarray(image)
+    except VolumeError:
+        raise
+    except Exception as error:  # Pillow's parsers raise a dozen kinds; whichever, the file is not usable
+        raise VolumeError(path, "corrupt", f"is no readable PNG or TIFF ({error})", _AGAIN) from None
+
+
+def _one_channel(ref: ImageRef, pixels: NDArray[Any]) -> NDArray[Any]:
+    n = pixels.shape[2]
+    if ref.channel is None:
+        colours = pixels[..., :3] if n >= 3 else pixels[..., :1]
+        if (colours == colours[..., :1]).all() and (n != 4 or (pixels[..., 3] == 255).all()):
+            return pixels[..., 0]
+        raise VolumeError(
+            ref.path, "which_channel", f"has {n} different channels", 'name one, such as `channels={"FLAIR": 1}`'
+        )
+    if not 0 <= ref.channel < n:
+        raise VolumeError(
+            ref.path, "no_such_channel", f"has the channels 0..{n - 1}, not {ref.channel}", "correct `channels`"
+        )
+    return pixels[..., ref.channel]
