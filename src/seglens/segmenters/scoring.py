@@ -15,8 +15,8 @@ from torch import Tensor
 
 from seglens.cohorts.slices import SliceSet
 from seglens.progress import Progress, silent
+from seglens.segmenters import surface
 from seglens.segmenters.segmenter import Segmenter
-from seglens.segmenters.surface import hd95
 from seglens.shapes import Masks
 
 Counts = Int64[Tensor, "B K 3"]
@@ -71,7 +71,7 @@ class Scores:
             ``hd95_mm`` (mean over the slices where both have the class): each {class: value, "foreground": mean}.
             ``missed`` and ``false_alarms``: {class: slices with the class in the mask only, in the prediction only}.
             ``mean_dice_with_background``: mean of dice_pooled over all classes, and
-            ``mean_dice_with_background_empty1`` of dice_slice_empty1 (the paper's Table 5). ``n``: {figure: {class: n}}.
+            ``mean_dice_with_background_empty1`` of dice_slice_empty1 (the paper's Table 5). ``n``: {figure: {class: n}}
 
         Raises:
             ValueError: no such edit.
@@ -211,16 +211,19 @@ def score_predictions(
         raise ValueError(
             f"{len(predictions)} predictions for the {len(slices)} slices of {slices.name!r}; give one each"
         )
-    counts, distances = [], []
+    counts: list[Tensor] = []
+    distances: list[float | None] = []
     for rows in slices.batches(batch_size):
         predicted, truth = predictions[rows[0] : rows[-1] + 1], slices.masks(rows)
         counts.append(count_scores(predicted, truth, slices.labels))
         if with_hd95:
             spacing = slices.index.select("spacing_row_mm", "spacing_column_mm")[rows].to_numpy()
             for one_predicted, one_truth, (row_mm, column_mm) in zip(predicted, truth, spacing, strict=True):
+                spacing_mm = (float(row_mm), float(column_mm))
+                distances.append(None)  # the background has no lesion surface
                 distances += [
-                    hd95(one_predicted == label, one_truth == label, (float(row_mm), float(column_mm)))
-                    for label in sorted(slices.labels)
+                    surface.hd95(one_predicted == label, one_truth == label, spacing_mm)
+                    for label in sorted(slices.labels)[1:]
                 ]
     return scores_from_counts(torch.cat(counts), slices, edit_name=edit_name, distances=distances or None)
 
@@ -238,7 +241,7 @@ def scores_from_counts(
     labels = sorted(slices.labels)
     index = slices.index.select("row", "case", "patient", "volume")
     table = index[torch.arange(len(index)).repeat_interleave(n_classes).numpy()]
-    columns = {
+    columns: dict[str, Any] = {
         "label": labels * len(index),
         "class": [slices.labels[label] for label in labels] * len(index),
         "tp": counts[..., 0].flatten().numpy(),

@@ -23,7 +23,7 @@ class Hookpoint:
 
     Attributes:
         module: dotted path of the module inside the network, such as ``"segformer.stages.2"``.
-        layout: order of its output's axes: ``B`` batch, ``C`` channels, ``H W`` the grid, ``N`` a square grid row by row.
+        layout: axes of its output: ``B`` batch, ``C`` channels, ``H W`` the grid, ``N`` a square grid row by row.
         item: which element holds the activation, where the module returns a tuple or list.
     """
 

@@ -1,0 +1,165 @@
+"""From slices to an ActivationStore, on one process or several."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from seglens.activations.hooks import activations
+from seglens.activations.store import KIND, SHARD_BYTES, ActivationStore, shard_name
+from seglens.artifacts import Draft, new_artifact, read_artifact
+from seglens.cohorts.slices import SliceSet
+from seglens.progress import Progress, silent
+from seglens.segmenters.segmenter import Segmenter
+
+
+def extract(
+    segmenter: Segmenter,
+    slices: SliceSet,
+    hookpoint: str,
+    *,
+    folder: Path | None = None,
+    batch_size: int = 32,
+    dtype: torch.dtype = torch.float32,
+    progress: Progress = silent,
+) -> ActivationStore:
+    """Read the activation of every slice at a hookpoint; each pass stops there.
+
+    In a torch.distributed group the shards are dealt to the processes, and every process returns the whole store. A
+    batch holds the same slices whatever the number of processes, so the result is the same, bit for bit. All processes
+    must see ``folder``.
+
+    Args:
+        segmenter: the network, on the device where it is to run.
+        slices: what it sees; masks are not used.
+        hookpoint: one of the segmenter's.
+        folder: an artifact of kind ``"activations"`` is written there, shard by shard; None: kept in memory.
+        batch_size: slices a pass.
+        dtype: how tokens are kept: float32, bfloat16 or float16.
+        progress: told of this process's slices.
+
+    Raises:
+        ValueError: unknown hookpoint, other sequences than the segmenter's, or an activation that is not finite (the
+            slice is named, nothing is stored).
+
+    Example:
+        >>> store = extract(segmenter, slices, "stage3")  # doctest: +SKIP
+        >>> store.tokens(torch.arange(4)).shape  # doctest: +SKIP
+        torch.Size([4, 160])
+    """
+    segmenter.check_data(slices.name, slices.sequences)
+    segmenter.module_at(hookpoint)  # an unknown hookpoint is refused before anything is written
+    if len(slices) == 0:
+        raise ValueError(f"{slices.name!r} has no slices; nothing to extract")
+
+    def own_shards(draft: Draft | None) -> dict[int, Tensor | None]:
+        return _shards_of(
+            segmenter, slices, hookpoint, batch_size=batch_size, dtype=dtype, progress=progress, draft=draft
+        )
+
+    if folder is None:
+        return _store(_gathered(own_shards(None)), segmenter, slices, hookpoint)
+    rank = distributed.get_rank() if _in_group() else 0
+    inputs = {"segmenter": segmenter.hash, "slices": slices.hash, "hookpoint": hookpoint, "dtype": str(dtype)}
+    if rank == 0:
+        with new_artifact(folder, kind=KIND, inputs=inputs) as draft:
+            _broadcast(draft.path)
+            _gathered(own_shards(draft))
+            n_shards = len(list(draft.path.glob("shard_*.safetensors")))
+            _store([_load(draft, number) for number in range(n_shards)], segmenter, slices, hookpoint).write_head(draft)
+        _wait()
+    else:
+        _gathered(own_shards(Draft(_broadcast(None))))
+        _wait()
+    return ActivationStore.read(read_artifact(folder, KIND))
+
+
+def _shards_of(
+    segmenter: Segmenter,
+    slices: SliceSet,
+    hookpoint: str,
+    *,
+    batch_size: int,
+    dtype: torch.dtype,
+    progress: Progress,
+    draft: Draft | None,
+) -> dict[int, Tensor | None]:
+    """This process's shards by number; written to ``draft`` (and None here) where there is one."""
+    rank, world = (distributed.get_rank(), distributed.get_world_size()) if _in_group() else (0, 1)
+    batches = list(slices.batches(batch_size))
+    first = _grid_of(segmenter, slices, hookpoint, batches[0], dtype)
+    per_shard = max(1, SHARD_BYTES // (first.numel() * first.element_size()))
+    starts = range(0, len(batches), per_shard)
+    mine = list(range(len(starts)))[rank::world]
+    total = sum(len(rows) for number in mine for rows in batches[starts[number] :][:per_shard])
+    shards: dict[int, Tensor | None] = {}
+    done = 0
+    for number in mine:
+        grids = []
+        for rows in batches[starts[number] :][:per_shard]:
+            known = first if rows[0] == 0 else None
+            grids.append(_grid_of(segmenter, slices, hookpoint, rows, dtype) if known is None else known)
+            done += len(rows)
+            progress(done, total)
+        shard: Tensor | None = torch.cat(grids)
+        if draft is not None and shard is not None:
+            draft.save_tensors(shard_name(number), {"tokens": shard})
+            shard = None
+        shards[number] = shard
+    return shards
+
+
+def _grid_of(segmenter: Segmenter, slices: SliceSet, hookpoint: str, rows: Sequence[int], dtype: torch.dtype) -> Tensor:
+    with torch.no_grad():
+        grid = activations(segmenter, hookpoint, slices.images(rows).to(segmenter.device)).to(dtype).cpu().contiguous()
+    bad = (~grid.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+    if bad:
+        named = slices.index[[rows[number] for number in bad]]
+        slices_named = ", ".join(f"{row['case']} slice {row['position']}" for row in named.to_dicts()[:8])
+        raise ValueError(
+            f"activations at {hookpoint!r} are not finite as {str(dtype).removeprefix('torch.')} in {len(bad)} slices: "
+            f"{slices_named}; check these images, leave them out, or keep the tokens as float32"
+        )
+    return grid
+
+
+def _store(shards: Sequence[Tensor], segmenter: Segmenter, slices: SliceSet, hookpoint: str) -> ActivationStore:
+    return ActivationStore.from_grids(
+        shards, hookpoint=hookpoint, segmenter_hash=segmenter.hash, slices_hash=slices.hash, index=slices.index
+    )
+
+
+def _load(draft: Draft, number: int) -> Tensor:
+    from safetensors.torch import load_file
+
+    return load_file(draft.path / f"{shard_name(number)}.safetensors")["tokens"]
+
+
+def _in_group() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def _broadcast(value: Any) -> Any:
+    """The first process's value, on every process."""
+    if not _in_group():
+        return value
+    box = [value]
+    distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def _gathered(own: dict[int, Tensor | None]) -> list[Tensor]:
+    """All processes' shards in order; waits until everyone has made theirs."""
+    parts: list[Any] = [own]
+    if _in_group():
+        parts = [None] * distributed.get_world_size()
+        distributed.all_gather_object(parts, own)
+    everything = {number: shard for part in parts for number, shard in part.items()}
+    return [everything[number] for number in sorted(everything)]
+
+
+def _wait() -> None:
+    if _in_group():
+        distributed.barrier()
