@@ -1,0 +1,159 @@
+"""The data: counts, sample slices with their masks, and what was left out and why."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from seglens.cohorts.slices import SliceSet
+from seglens.reports.blocks import Block, Fold, Heading, Key, Paragraph, Picture, Pictures, Section, head, table
+from seglens.reports.palette import class_colours
+from seglens.reports.pictures import best_sequence, mask_picture
+from seglens.reports.wording import UNDEFINED, count, dig, listed, plain
+from seglens.studies.run import Run
+
+SAMPLES = 4
+CANDIDATES = 300
+"""Slices looked at for samples; of a larger cohort evenly spaced ones."""
+SIDE = 208
+
+
+def cohorts_section(run: Run, summary: Mapping[str, Any]) -> Section:
+    """One table of counts, then each cohort with a row of slices."""
+    cohorts = summary.get("cohorts") or []
+    blocks: list[Block] = []
+    if cohorts:
+        blocks.append(_counts(cohorts))
+    else:
+        blocks.append(Paragraph("No cohort was prepared.", "missing"))
+    blocks += _quarantined(run, cohorts)
+    for cohort in cohorts:
+        stage = f"slices/{cohort['name']}"
+        if stage in run:
+            blocks.append(_samples(cohort, SliceSet.read(run.artifact(stage))))
+        else:
+            blocks.append(Paragraph(f"No slices of {plain(cohort['name'])} are kept in this run.", "missing"))
+    lead = (
+        "Patients, not slices, are split: models and dictionaries learn from “train”, latents and strengths are chosen "
+        "on “val”, and every figure is measured on “test”."
+    )
+    return Section("cohorts", "Cohorts", lead, tuple(blocks))
+
+
+def class_keys(labels: Mapping[int, str]) -> tuple[Key, ...]:
+    """The legend of the mask colours."""
+    return tuple(Key(plain(labels[value]), colour) for value, colour in class_colours(labels).items())
+
+
+def sample_rows(slices: SliceSet, wanted: int = SAMPLES) -> list[int]:
+    """Rows that show a cohort: many classes, a typical lesion, each from another patient; test slices first.
+
+    Args:
+        slices: the cohort.
+        wanted: how many rows at most.
+    """
+    splits, patients = slices.index["split"].to_list(), slices.index["patient"].to_list()
+    rows = [row for row, split in enumerate(splits) if split == "test"] or list(range(len(slices)))
+    step = max(1, len(rows) // CANDIDATES)
+    rows = rows[::step]
+    masks = slices.masks(rows).numpy()
+    areas = (masks > 0).reshape(len(rows), -1).sum(1)
+    n_classes = np.array([len(np.unique(mask[mask > 0])) for mask in masks])
+    typical = np.percentile(areas[areas > 0], 70) if (areas > 0).any() else 0.0
+    order = sorted(range(len(rows)), key=lambda place: (-n_classes[place], abs(areas[place] - typical), place))
+    chosen: list[int] = []
+    for one_each in (True, False):
+        for place in order:
+            seen = {patients[row] for row in chosen}
+            if len(chosen) < wanted and rows[place] not in chosen and not (one_each and patients[rows[place]] in seen):
+                chosen.append(rows[place])
+    return chosen
+
+
+def _samples(cohort: Mapping[str, Any], slices: SliceSet) -> Pictures:
+    rows = sample_rows(slices)
+    channel = best_sequence(slices.sequences, None if _has_lesions(slices.labels) else "anatomy")
+    colours = class_colours(slices.labels)
+    images, masks, brains = (part.numpy() for part in (slices.images(rows), slices.masks(rows), slices.brains(rows)))
+    pictures = []
+    for place, row in enumerate(rows):
+        entry = slices.index.row(row, named=True)
+        present = [plain(slices.labels[value]) for value in np.unique(masks[place]).tolist() if value]
+        label = f"{entry['case']}, slice {entry['position']}"
+        pictures.append(
+            Picture(
+                mask_picture(images[place, channel], brains[place], masks[place], colours, SIDE),
+                f"{slices.sequences[channel]} slice of {label}, with {listed(present) or 'no labelled region'} marked",
+                SIDE,
+                SIDE,
+                label,
+            )
+        )
+    name = plain(cohort["name"])
+    title = name[:1].upper() + name[1:]
+    phantom = cohort.get("phantom")
+    kind = ""
+    if isinstance(phantom, Mapping):
+        factors = phantom.get("factors") or {}
+        kind = f"Phantoms of the population “{plain(phantom.get('population'))}”"
+        kind += f" with {listed(f'{plain(k)} taken from {plain(v)}' for k, v in factors.items())}. " if factors else ". "
+    caption = (
+        f"{kind}{slices.sequences[channel]} slices with the reference masks, "
+        "seen from below: the patient's right is on the left of the picture, the front is at the top."
+    )
+    return Pictures(title, tuple(pictures), caption, class_keys(slices.labels))
+
+
+def _has_lesions(labels: Mapping[int, str]) -> bool:
+    lesions = ("edema", "enhancing", "necrotic_core", "tumour", "tumor", "lesion")
+    return any(name in lesions for name in labels.values())
+
+
+def _counts(cohorts: list[Mapping[str, Any]]) -> Block:
+    rows = []
+    for one in cohorts:
+        parts = [
+            f"{count(dig(one, 'splits', split, 'patients'))} / {count(dig(one, 'splits', split, 'slices'))}"
+            for split in ("train", "val", "test")
+        ]
+        numbers = [count(one.get(key)) for key in ("n_cases", "n_patients", "n_slices")]
+        labels = one.get("labels") or {}
+        names = [plain(name) for value, name in sorted(labels.items(), key=lambda item: int(item[0])) if int(value)]
+        rows.append(
+            (
+                head(plain(one["name"]), "phantoms" if one.get("phantom") else ""),
+                *numbers,
+                *parts,
+                count(one.get("n_quarantined")),
+                head(", ".join(one.get("sequences") or []) or UNDEFINED),
+                head(", ".join(names) or UNDEFINED),
+            )
+        )
+    columns = ("Cohort", "Cases", "Patients", "Slices", "Train", "Val", "Test", "Left out", "Sequences", "Classes")
+    return table("Cohorts", columns, rows, "Train, val and test: patients / slices. Left out: quarantined cases.")
+
+
+def _quarantined(run: Run, cohorts: list[Mapping[str, Any]]) -> list[Block]:
+    rows, missing = [], []
+    for one in cohorts:
+        stage = f"check/{one['name']}"
+        if stage not in run:
+            missing.append(plain(one["name"]))
+            continue
+        document = run.artifact(stage).document("check")
+        left_out = set(document.get("quarantined") or [])
+        for finding in document.get("findings") or []:
+            fate = "left out" if finding.get("case") in left_out else "kept"
+            cells = [str(finding.get(key) or UNDEFINED) for key in ("case", "file", "what", "cure")]
+            file = cells[1].replace("\\", "/").rsplit("/", 1)[-1]
+            rows.append((head(plain(one["name"])), head(cells[0]), head(fate), head(file), head(cells[2]), head(cells[3])))
+    if not rows:
+        text = "Every file was checked before use, and nothing was found wrong."
+        if missing:
+            text = f"No check of the files is kept for {listed(missing)}."
+        return [Paragraph(text, "note")]
+    columns = ("Cohort", "Case", "Fate", "File", "What is wrong", "Cure")
+    found = table("Findings of the file check", columns, rows)
+    if len(rows) > 12:
+        return [Fold(f"{len(rows)} findings of the file check, with their cures", (found,))]
+    return [Heading("Files with faults"), found]
