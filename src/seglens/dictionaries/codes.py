@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float32, Int, Int32, Int64
+from jaxtyping import Float, Int, Int32, Int64
 from torch import Tensor
 
 MAX_PAIRS_INT32 = 2**31 - 1
@@ -17,12 +17,12 @@ class CodeColumns(NamedTuple):
     Attributes:
         offsets: int64 [m+1].
         tokens: int32 [nnz], the token row of each entry, ascending within a latent.
-        values: float32 [nnz].
+        values: [nnz].
     """
 
     offsets: Int64[Tensor, " m_plus_1"]
     tokens: Int32[Tensor, " nnz"]
-    values: Float32[Tensor, " nnz"]
+    values: Float[Tensor, " nnz"]
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Codes:
     Attributes:
         offsets: int64 [n+1]; token ``i`` owns entries ``offsets[i]:offsets[i + 1]``.
         latents: int32 [nnz], ascending within a token.
-        values: float32 [nnz]; positive from an encoder, of either sign where codes are differences.
+        values: [nnz], float32 from a dictionary; positive from an encoder, of either sign where codes are differences.
         n_latents: m, the width of the dictionary.
     """
 
     offsets: Int64[Tensor, " n_plus_1"]
     latents: Int32[Tensor, " nnz"]
-    values: Float32[Tensor, " nnz"]
+    values: Float[Tensor, " nnz"]
     n_latents: int
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class Codes:
         """The token of each entry."""
         return torch.arange(self.n, device=self.offsets.device).repeat_interleave(self.counts())
 
-    def to_dense(self) -> Float32[Tensor, "n m"]:
+    def to_dense(self) -> Float[Tensor, "n m"]:
         """The array [n m]; for small n only, it is mostly zeros."""
         dense = self.values.new_zeros(self.n, self.n_latents)
         dense[self.token_rows(), self.latents.long()] = self.values
@@ -124,7 +124,7 @@ class Codes:
 
     def with_values(self, values: Float[Tensor, " nnz"]) -> "Codes":
         """The same active pairs with other values."""
-        return Codes(self.offsets, self.latents, values.float(), self.n_latents)
+        return Codes(self.offsets, self.latents, values, self.n_latents)
 
     def to(self, device: torch.device | str) -> "Codes":
         """The same codes on another device."""
@@ -135,7 +135,7 @@ class Codes:
         """Keep what is not zero."""
         rows, latents = dense.nonzero(as_tuple=True)
         offsets = _offsets(torch.bincount(rows, minlength=len(dense)))
-        return cls(offsets, latents.int(), dense[rows, latents].float(), dense.shape[1])
+        return cls(offsets, latents.int(), dense[rows, latents], dense.shape[1])
 
     @classmethod
     def concatenate(cls, parts: "Sequence[Codes]") -> "Codes":
