@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch import nn
 
-from seglens.segmenters.architectures import build_segmenter
 from seglens.segmenters.segmenter import Segmenter
 from seglens.steering.replay import Replay
 
@@ -68,6 +67,8 @@ CASES = [
 
 @pytest.mark.parametrize(("architecture", "hookpoint"), CASES)
 def test_replay_equals_the_full_pass_bit_for_bit(architecture, hookpoint):
+    from seglens.segmenters.architectures import build_segmenter
+
     segmenter = build_segmenter(architecture, sequences=("T1", "T2"), labels=LABELS, size=32, seed=0)
     replay = Replay(segmenter, hookpoint)
     for batch in (images(2, 32), images(2, 32, count=2) * 2):

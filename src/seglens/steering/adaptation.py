@@ -1,0 +1,331 @@
+"""A segmenter on another population: chosen on some of its patients, judged on others, beside every rival.
+
+Paper, section 7 and Table 5, with the controls that it lacks.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import torch
+
+from seglens.artifacts import Artifact, Draft
+from seglens.cohorts.slices import SliceSet
+from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.progress import Progress, silent
+from seglens.segmenters.scoring import Scores
+from seglens.segmenters.segmenter import Segmenter
+from seglens.semantics.atlas import LatentAtlas
+from seglens.shapes import Images, Logits, TokenGrid
+from seglens.steering.baselines import (
+    TUNING_BYTES,
+    Rule,
+    Tuned,
+    drop_class,
+    flip_logits,
+    predict_nothing,
+    random_latents,
+    tune_rules,
+)
+from seglens.steering.edits import LatentEdit, change_of, check_edits
+from seglens.steering.policies import (
+    ALPHAS,
+    COARSE_SLICES,
+    N_LATENTS,
+    ChosenEdit,
+    choose_edit,
+    evenly_spaced,
+    label_of,
+    oracle_scores,
+    pooled_objective,
+)
+from seglens.steering.sweep import UNEDITED, RowChange, always, identity_edit, part_of, sweep, sweep_changes
+
+OPERATIONS = ("multiply", "add")
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SteeringResult:
+    """What steering one class of one segmenter on one cohort gave.
+
+    Attributes:
+        results: one dictionary a policy and operation, best held-out first: source (segmenter), target (cohort), class,
+            policy, edit, operation, latents, alpha (None for the oracle: one a slice), chosen (this row is the policy's own
+            choice), chosen_by, before, after and baselines {name: after} (each a ``Scores.summary``), settings (of tuned
+            baselines), selection and evaluation (patients, slices).
+        curves: figures over alpha on the evaluation slices, a description and never a selection: operation, latents
+            ("chosen" or "random"), alpha (the neutral one is the untouched network), class (the target, "foreground"),
+            dice_pooled, dice_volume, dice_slice_present, dice_slice_empty1, precision, recall.
+        selection: what was tried on the selection slices (see ChosenEdit).
+        scores: the counts on the evaluation slices behind all of it (see Scores).
+    """
+
+    results: list[dict[str, Any]]
+    curves: pl.DataFrame
+    selection: pl.DataFrame
+    scores: pl.DataFrame
+
+    def write(self, draft: Draft) -> None:
+        """Write into an artifact of kind ``"steering"``."""
+        draft.save_document("results", self.results)
+        for name in ("curves", "selection", "scores"):
+            draft.save_table(name, getattr(self, name))
+
+    @classmethod
+    def read(cls, artifact: Artifact) -> "SteeringResult":
+        """Read what ``write`` wrote."""
+        tables = [artifact.table(name) for name in ("curves", "selection", "scores")]
+        return cls(artifact.document("results"), *tables)
+
+
+def steer_between(
+    segmenter: Segmenter,
+    dictionary: SparseAutoencoder,
+    atlas: LatentAtlas,
+    selection: SliceSet,
+    evaluation: SliceSet,
+    *,
+    target: str,
+    source: str = "",
+    n_latents: Sequence[int] = N_LATENTS,
+    alphas: Mapping[str, Sequence[float]] = ALPHAS,
+    random_draws: int = 3,
+    batch_size: int = 16,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> SteeringResult:
+    """Choose an edit of one class on selection patients and judge it on others, beside every policy and rival.
+
+    Rivals: CCF, UF, per-class logit bias, dropping the class, predicting nothing, mirror test-time augmentation,
+    replacing the whole activation by its mean, the dictionary's reconstruction alone, and as many random latents of the
+    same firing rates whose alpha is tuned like the edit's. All are tuned on the selection slices.
+
+    Args:
+        segmenter: trained on another cohort, the source.
+        dictionary: of one of its hookpoints.
+        atlas: of that dictionary.
+        selection: labelled slices of the target cohort, from which everything is chosen.
+        evaluation: slices of other patients of it, on which everything is judged.
+        target: name of the class.
+        source: name of the segmenter in the results.
+        n_latents: how many latents to try together.
+        alphas: values of ``multiply`` (MLS) and ``add`` (ALS), in the dictionary's scaled units.
+        random_draws: sets of random latents; their summary is the mean over the draws.
+        batch_size: slices at once.
+        seed: of the random latents.
+        progress: told as batches are done.
+
+    Raises:
+        ValueError: a patient in both sets, or parts that do not belong together.
+    """
+    check_disjoint(selection, evaluation)
+    check_edits(segmenter, dictionary, [])
+    label = label_of(segmenter, target)
+    steps = 2 * len(selection) + len(evaluation)
+    chosen = choose_edit(
+        segmenter,
+        dictionary,
+        atlas,
+        selection,
+        target=target,
+        n_latents=n_latents,
+        alphas=alphas,
+        batch_size=batch_size,
+        progress=part_of(progress, 0, steps),
+    )
+    tuned = tune_on(segmenter, selection, target=label, batch_size=batch_size)
+    random = _random_edits(
+        segmenter, dictionary, selection, chosen, target, alphas, random_draws, seed=seed, batch_size=batch_size
+    )
+    edits: dict[str, LatentEdit] = {}
+    points: list[dict[str, Any]] = []
+    for operation, edit in chosen.by_operation.items():
+        for kind, latents in (("chosen", edit.latents), ("random", random[operation][0].latents)):
+            for alpha in alphas[operation] if latents else ():
+                name = f"{kind} {operation} {alpha:g}"
+                edits[name] = LatentEdit(dictionary.hookpoint, dictionary.hash, latents, operation, alpha)
+                points.append({"operation": operation, "latents": kind, "alpha": float(alpha), "edit": name})
+            neutral = 1.0 if operation == "multiply" else 0.0
+            points.append({"operation": operation, "latents": kind, "alpha": neutral, "edit": UNEDITED})
+        for number, drawn in enumerate(random[operation]):
+            edits[f"random_latents {operation} {number}"] = drawn
+    scores = _evaluated(segmenter, dictionary, evaluation, edits, label, tuned, batch_size, part_of(progress, 2 * len(selection), steps))
+    tables = [scores]
+    for operation in chosen.by_operation:
+        for kind in ("chosen", "random"):
+            among = [p["edit"] for p in points if p["operation"] == operation and p["latents"] == kind]
+            tables.append(oracle_scores(scores, among, target=label, name=f"oracle {kind} {operation}"))
+    scores = Scores.merged(tables)
+    summaries = {name: scores.summary(name) for name in scores.table["edit"].unique(maintain_order=True)}
+    common = {
+        "source": source,
+        "target": evaluation.name,
+        "class": target,
+        "before": summaries[UNEDITED],
+        "settings": {name: dict(rule.setting) for name, rule in tuned.items()},
+        "selection": _extent(selection),
+        "evaluation": _extent(evaluation),
+    }
+    shared = {name: summaries[name] for name in summaries if name in (*tuned, *RIVALS)}
+    results = []
+    for operation, edit in sorted(chosen.by_operation.items(), key=lambda item: item[1] != chosen.edit):
+        draws = [summaries[f"random_latents {operation} {number}"] for number in range(len(random[operation]))]
+        results.append(
+            common
+            | {
+                "policy": "held_out",
+                "chosen": edit == chosen.edit,
+                "chosen_by": chosen.chosen_by(edit),
+                "after": summaries[UNEDITED if edit.is_identity else f"chosen {operation} {edit.value:g}"],
+                "baselines": shared | {"random_latents": mean_summary(draws)},
+            }
+            | _described(edit)
+        )
+    for operation, edit in chosen.by_operation.items():
+        results.append(
+            common
+            | {
+                "policy": "oracle",
+                "chosen": edit == chosen.edit,
+                "chosen_by": "held_out, best alpha a slice by its own mask",
+                "after": summaries[f"oracle chosen {operation}"],
+                "baselines": shared | {"random_latents": summaries[f"oracle random {operation}"]},
+            }
+            | _described(edit)
+            | {"alpha": None, "edit": f"{operation}, best alpha a slice"}
+        )
+    return SteeringResult(results, _curves(points, summaries, target), chosen.selection, scores.table)
+
+
+RIVALS = ("drop_class", "predict_nothing", "flip_augmentation", "mean_ablation", "reconstruct_only")
+
+
+def check_disjoint(selection: SliceSet, evaluation: SliceSet) -> None:
+    """Refuse a patient in both sets.
+
+    Raises:
+        ValueError: names the patients; or an empty set.
+    """
+    if not len(selection) or not len(evaluation):
+        raise ValueError(f"{len(selection)} selection and {len(evaluation)} evaluation slices; both sets need some")
+    both = sorted(set(selection.index["patient"]) & set(evaluation.index["patient"]))
+    if both:
+        raise ValueError(
+            f"patients {', '.join(both[:5])} ({len(both)}) are in the selection and in the evaluation slices; "
+            "split by patient, what is chosen on a patient must not be judged on them"
+        )
+
+
+@torch.no_grad()
+def tune_on(segmenter: Segmenter, selection: SliceSet, *, target: int | None, batch_size: int = 16) -> dict[str, Tuned]:
+    """Tune the output-level rules on evenly spaced selection slices, as many as their logits fit in 256 MiB."""
+    rows, columns = selection.size
+    most = max(batch_size, TUNING_BYTES // (4 * segmenter.n_classes * rows * columns))
+    used = selection.select(evenly_spaced(len(selection), most))
+    logits = [segmenter.logits(used.images(batch).to(segmenter.device)).cpu() for batch in used.batches(batch_size)]
+    return tune_rules(torch.cat(logits), used.masks(), target=target)
+
+
+def mean_summary(summaries: Sequence[Summary]) -> Summary:
+    """Figure by figure the mean of several summaries, over those in which it is defined."""
+    result: Summary = {}
+    for key, first in summaries[0].items():
+        values = [summary[key] for summary in summaries]
+        if key == "n":
+            result[key] = first
+        elif isinstance(first, dict):
+            result[key] = mean_summary(values)
+        else:
+            known = [value for value in values if value is not None]
+            result[key] = sum(known) / len(known) if known else None
+    return result
+
+
+def _random_edits(
+    segmenter: Segmenter,
+    dictionary: SparseAutoencoder,
+    selection: SliceSet,
+    chosen: ChosenEdit,
+    target: str,
+    alphas: Mapping[str, Sequence[float]],
+    draws: int,
+    *,
+    seed: int,
+    batch_size: int,
+) -> dict[str, list[LatentEdit]]:
+    """Random latents matched by firing rate, with their alpha tuned as the chosen latents' is (coarse slices)."""
+    coarse = selection.select(evenly_spaced(len(selection), COARSE_SLICES))
+    result = {}
+    for operation, edit in chosen.by_operation.items():
+        grids = [
+            [LatentEdit(dictionary.hookpoint, dictionary.hash, latents, operation, alpha) for alpha in alphas[operation]]
+            for latents in random_latents(chosen.effects.firing, edit.latents, draws=draws, seed=seed)
+        ]
+        scored = sweep(segmenter, dictionary, coarse, {e.name: e for grid in grids for e in grid}, batch_size=batch_size)
+        dice = pooled_objective(scored, target)
+        # A random set must act, even where doing nothing is better: the control is an edit of the same kind.
+        result[operation] = [max(grid, key=lambda candidate: dice[candidate.name]) for grid in grids]
+    return result
+
+
+def _evaluated(
+    segmenter: Segmenter,
+    dictionary: SparseAutoencoder,
+    evaluation: SliceSet,
+    edits: Mapping[str, LatentEdit],
+    label: int,
+    tuned: Mapping[str, Tuned],
+    batch_size: int,
+    progress: Progress,
+) -> Scores:
+    def to_mean(grid: TokenGrid) -> TokenGrid:
+        return dictionary.centre.to(grid.dtype).expand_as(grid)
+
+    def flipped(images: Images) -> Logits:
+        return flip_logits(segmenter, images)
+
+    changes: dict[str, RowChange] = {name: always(change_of(dictionary, [edit])) for name, edit in edits.items()}
+    changes["mean_ablation"] = always(to_mean)
+    changes["reconstruct_only"] = always(change_of(dictionary, [identity_edit(dictionary, replace=True)]))
+    rules: dict[str, Rule] = {name: rule.rule for name, rule in tuned.items()}
+    rules |= {"drop_class": drop_class(label), "predict_nothing": predict_nothing}
+    return sweep_changes(
+        segmenter,
+        dictionary.hookpoint,
+        evaluation,
+        changes,
+        rules=rules,
+        passes={"flip_augmentation": flipped},
+        batch_size=batch_size,
+        progress=progress,
+    )
+
+
+def _curves(points: Sequence[Mapping[str, Any]], summaries: Mapping[str, Summary], target: str) -> pl.DataFrame:
+    figures = ("dice_pooled", "dice_volume", "dice_slice_present", "dice_slice_empty1", "precision", "recall")
+    rows = [
+        {key: point[key] for key in ("operation", "latents", "alpha")}
+        | {"class": name}
+        | {figure: summaries[point["edit"]][figure][name] for figure in figures}
+        for point in points
+        for name in (target, "foreground")
+    ]
+    schema = {"operation": pl.String, "latents": pl.String, "alpha": pl.Float64, "class": pl.String}
+    table = pl.DataFrame(rows, schema=schema | dict.fromkeys(figures, pl.Float64))
+    return table.unique(maintain_order=True).sort("operation", "latents", "class", "alpha")
+
+
+def _described(edit: LatentEdit) -> dict[str, Any]:
+    return {
+        "edit": edit.name,
+        "operation": edit.operation,
+        "latents": list(edit.latents),
+        "alpha": edit.value,
+        "edit_description": edit.description(),
+    }
+
+
+def _extent(slices: SliceSet) -> dict[str, Any]:
+    return {"cohort": slices.name, "patients": slices.index["patient"].n_unique(), "slices": len(slices)}
