@@ -28,7 +28,9 @@ def demo(
     *,
     out: Out = Path("demo"),
     seed: Annotated[int, Parameter(help="Everything random follows from it.")] = 0,
-    quick: Annotated[bool, Parameter(help="Two small cohorts, the same stages, under two minutes.", negative="")] = False,
+    quick: Annotated[
+        bool, Parameter(help="Two small cohorts, the same stages, under two minutes.", negative="")
+    ] = False,
 ) -> int:
     """Phantom cohorts, every stage, one HTML report."""
     from seglens.studies.demo import demo_settings
@@ -59,7 +61,9 @@ def check(
     cohort: Annotated[Path, Parameter(help="The cohort's folder.")],
     *,
     layout: Literal["auto", "brats", "nnunet", "folder"] = "auto",
-    sequences: Annotated[list[str] | None, Parameter(help="Sequences that must be there.", consume_multiple=True)] = None,
+    sequences: Annotated[
+        list[str] | None, Parameter(help="Sequences that must be there.", consume_multiple=True)
+    ] = None,
     images: Annotated[str | None, Parameter(help="2-D folders: pattern with {patient} and {slice}.")] = None,
     masks: Annotated[str | None, Parameter(help="2-D folders: pattern of the masks.")] = None,
     channels: Annotated[str | None, Parameter(help="2-D folders: such as FLAIR=1,T1=0.")] = None,

@@ -1,5 +1,6 @@
 """Cases, cohorts, and splits that never tear a patient apart."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,14 @@ import numpy as np
 TUMOUR_LABELS: Mapping[int, str] = {0: "background", 1: "necrotic_core", 2: "edema", 3: "enhancing"}
 """The labels of every tumour cohort here, whatever the file's own codes are."""
 WHOLE_TUMOUR_LABELS: Mapping[int, str] = {0: "background", 1: "tumour"}
+
+_TIMEPOINT = re.compile(r"(BraTS-.+-\d{5})-\d{3}", re.IGNORECASE)
+
+
+def patient_of(case_id: str) -> str:
+    """The patient of a case id: that of BraTS from 2023 on without its timepoint, any other as it is."""
+    match = _TIMEPOINT.fullmatch(case_id)
+    return match[1] if match else case_id
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,7 @@ class Case:
         images: sequence name to file; a sequence that is missing on disk is missing here, and `check_cohort` says so.
         mask: the label file; None where there is none.
         mask_values: value in the file to value in ``Cohort.labels``; any other value in the file is an error.
+        position: slice number of a 2-D file within its volume; None for a volume.
     """
 
     id: str
@@ -49,6 +59,7 @@ class Case:
     images: Mapping[str, ImageRef]
     mask: ImageRef | None
     mask_values: Mapping[int, int]
+    position: int | None = None
 
 
 @dataclass(frozen=True)
@@ -193,15 +204,15 @@ def _double_ids(cases: Sequence[Case]) -> list[str]:
 
 def _split_problems(cases: Sequence[Case], splits: Mapping[str, tuple[str, ...]]) -> list[str]:
     problems = []
-    patient_of = {case.id: case.patient for case in cases}
-    unknown = sorted({case_id for ids in splits.values() for case_id in ids} - set(patient_of))
+    patients = {case.id: case.patient for case in cases}
+    unknown = sorted({case_id for ids in splits.values() for case_id in ids} - set(patients))
     if unknown:
         problems.append(f"the splits name {', '.join(unknown[:10])}, which are no cases here")
     places: dict[str, set[str]] = {}
     for split, ids in splits.items():
         for case_id in ids:
-            if case_id in patient_of:
-                places.setdefault(patient_of[case_id], set()).add(split)
+            if case_id in patients:
+                places.setdefault(patients[case_id], set()).add(split)
     torn = {patient: sorted(found) for patient, found in sorted(places.items()) if len(found) > 1}
     if torn:
         listed = ", ".join(f"{patient} ({' and '.join(found)})" for patient, found in list(torn.items())[:10])

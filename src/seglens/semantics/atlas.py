@@ -5,10 +5,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
+import torch
 from jaxtyping import Float16
 from torch import Tensor
 
 from seglens.artifacts import Artifact, Draft
+from seglens.cohorts.slices import SliceSet
+from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.progress import Progress, silent
+from seglens.segmenters.segmenter import Segmenter
+from seglens.semantics.describing import base_rates, latent_table, measure
+from seglens.semantics.exemplars import RankBy
+from seglens.semantics.localisation import localise
+
+FLOAT16_MAX = 65504.0
 
 
 @dataclass(frozen=True)
@@ -16,9 +26,10 @@ class LatentAtlas:
     """One row a latent, with exemplar slices and their heat maps.
 
     Linear metrics (``p_*``, ``inside``, ``boundary``, ``brain``, ``edge``, ``depth``) are over all given slices: sums
-    of activation mass over every slice, then one ratio. Columns that end in ``_top`` are the paper's average of per-slice
-    values over the top-K slices. ``entropy``, centroids, ``spread`` and ``angular_coverage`` are top-K averages only.
-    What does not exist (a dead latent's shares, the lift over a class that never occurs) is null, never NaN.
+    of activation mass over every slice, then one ratio. Columns that end in ``_top`` are the paper's average of
+    per-slice values over the top-K slices. ``entropy``, centroids, ``spread`` and ``angular_coverage`` are top-K
+    averages only. What does not exist (a dead latent's shares, the lift over a class that never occurs) is null, never
+    NaN.
 
     Attributes:
         table: columns latent (Int32), firing_rate (share of tokens), mean_activation (where active), mass (sum of
@@ -89,3 +100,74 @@ class LatentAtlas:
             base_rates=document["base_rates"],
             context=document["context"],
         )
+
+
+def describe(
+    dictionary: SparseAutoencoder,
+    segmenter: Segmenter,
+    slices: SliceSet,
+    *,
+    top_k: int = 8,
+    batch_size: int = 32,
+    rank_by: RankBy = "mass",
+    progress: Progress = silent,
+) -> LatentAtlas:
+    """Measure what every latent means on these slices (paper, section 3.5 and appendix C).
+
+    Args:
+        dictionary: of one hookpoint of the segmenter.
+        segmenter: the network that it was fitted to.
+        slices: with masks and brains; preferably not those that the network was trained on.
+        top_k: exemplar slices a latent.
+        batch_size: slices a pass; memory holds one batch and the exemplars, whatever the number of slices.
+        rank_by: exemplars by activation "mass" in the slice or by "peak".
+        progress: told of the slices done.
+
+    Raises:
+        ValueError: the dictionary belongs to another network, the slices have other sequences or none is there.
+
+    Example:
+        >>> atlas = describe(dictionary, segmenter, slices)  # doctest: +SKIP
+        >>> atlas.of(17)["name"]  # doctest: +SKIP
+        'edema, left, deep, localised'
+    """
+    if dictionary.segmenter_hash and dictionary.segmenter_hash != segmenter.hash:
+        raise ValueError(
+            f"this dictionary was fitted to segmenter {dictionary.segmenter_hash[:12]}, not to {segmenter.hash[:12]}; "
+            "give the segmenter whose activations it was fitted to"
+        )
+    segmenter.check_data(slices.name, slices.sequences)
+    measured = measure(
+        dictionary, segmenter, slices, top_k=top_k, batch_size=batch_size, rank_by=rank_by, progress=progress
+    )
+    places, scores, maps, sums = measured.exemplars.result()
+    local = localise(maps, places[:, 2], slices)
+    exemplars = pl.DataFrame(
+        {
+            "latent": places[:, 0].numpy(),
+            "rank": places[:, 1].numpy(),
+            "row": places[:, 2].numpy(),
+            "score": scores.numpy(),
+        },
+        schema={"latent": pl.Int32, "rank": pl.Int32, "row": pl.UInt32, "score": pl.Float64},
+    )
+    return LatentAtlas(
+        table=latent_table(measured, places[:, 0], sums, local, slices.labels),
+        exemplars=exemplars,
+        maps=maps.clamp_max(FLOAT16_MAX).to(torch.float16),
+        labels=dict(slices.labels),
+        base_rates=base_rates(measured, slices.labels),
+        context={
+            "dictionary_hash": dictionary.hash,
+            "segmenter_hash": segmenter.hash,
+            "slices_hash": slices.hash,
+            "cohort": slices.name,
+            "hookpoint": dictionary.hookpoint,
+            "top_k": top_k,
+            "rank_by": rank_by,
+            "size": list(slices.size),
+            "grid": list(measured.grid),
+            "n_slices": len(slices),
+            "n_tokens": measured.n_tokens,
+        },
+    )

@@ -94,13 +94,14 @@ class Run:
 
     @contextmanager
     def writing(self, study: Mapping[str, Any]) -> Iterator["Run"]:
-        """Hold the folder while stages run; forgets which stages an earlier study finished, keeps their artifacts.
+        """Hold the folder while stages run; what another study finished here is forgotten, its artifacts stay.
 
         Raises:
             ArtifactError: another process holds it.
         """
         with locked(self.path):
-            self._stages = {}
+            if self._read("run.json").get("study") != study:
+                self._stages = {}
             self._study = dict(study)
             yield self
 

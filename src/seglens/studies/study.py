@@ -1,21 +1,45 @@
 """A study from its settings to a summary: the order of the stages, and what each is made from."""
 
 import itertools
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import psutil
 import torch
+from torch import Tensor
 
+from seglens.activations.effects import choose_hookpoint, hookpoint_effects
+from seglens.activations.extraction import extract
+from seglens.activations.store import ActivationStore
 from seglens.artifacts import Artifact, Draft, canonical_json, new_artifact, write_text_whole
 from seglens.cohorts.slices import SliceSet
+from seglens.dictionaries.quality import dictionary_quality
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.progress import Progress, silent
+from seglens.segmenters.scoring import evaluate
 from seglens.segmenters.segmenter import Segmenter
-from seglens.studies import stages
+from seglens.segmenters.training import TrainingSettings, train_segmenter
+from seglens.semantics.atlas import LatentAtlas, describe
+from seglens.steering.adaptation import steer_between
+from seglens.steering.failures import recover
+from seglens.studies.cohort_stages import prepare
+from seglens.studies.dictionary_stages import (
+    PLAIN,
+    REORDERED,
+    RESEEDED,
+    ROTATED,
+    alive_latents,
+    control_explained_variance,
+    fit_to_store,
+    variant_seeds,
+    variant_store,
+)
+from seglens.studies.pair_stages import Controls, Side, compare, probe_of, same_start
 from seglens.studies.run import Run, Stage
 from seglens.studies.settings import StudySettings
 from seglens.studies.summary import summarise
@@ -46,12 +70,47 @@ def run_study(settings: StudySettings, out: Path, *, announce: Announce = _unsee
     run = Run(out)
     with run.writing(settings.model_dump(mode="json")):
         started = time.perf_counter()
-        study = Study(settings, run, announce)
-        study.run_all()
+        Study(settings, run, announce).run_all()
         summary = summarise(run, settings)
         summary["seconds"] = round(time.perf_counter() - started, 1)
         summary["peak_rss_mib"] = peak_rss_mib()
         write_text_whole(out / "summary.json", canonical_json(summary) + "\n")
+    return run
+
+
+def run_stages(
+    settings: StudySettings,
+    out: Path,
+    stage_names: Sequence[str],
+    names: Sequence[str] = (),
+    *,
+    announce: Announce = _unseen,
+) -> Run:
+    """Do some stages, and whatever they are made from.
+
+    Args:
+        settings: of the study.
+        out: the run's folder.
+        stage_names: methods of `Study`, such as ``("dictionary", "quality")``.
+        names: segmenters to do them for; empty takes all. Stages over pairs take no names.
+        announce: as in `run_study`.
+
+    Raises:
+        ValueError: a segmenter that the study does not have.
+    """
+    unknown = sorted(set(names) - set(settings.segmenters))
+    if unknown:
+        raise ValueError(f"no segmenter {', '.join(unknown)}; the study has {', '.join(settings.segmenters)}")
+    run = Run(out)
+    with run.writing(settings.model_dump(mode="json")):
+        study = Study(settings, run, announce)
+        for stage_name in stage_names:
+            do = getattr(study, stage_name)
+            if stage_name in {"alignments", "steerings", "recoveries"}:
+                do()
+            else:
+                for name in names or settings.segmenters:
+                    do(name)
     return run
 
 
@@ -67,6 +126,7 @@ class Study:
         self._slices: dict[str, SliceSet] = {}
         self._segmenters: dict[str, Segmenter] = {}
         self._hookpoints: dict[str, str] = {}
+        self._alive: dict[tuple[str, str], tuple[SparseAutoencoder, Tensor]] = {}
 
     def run_all(self) -> None:
         """Every stage, in the order in which a reader wants the results."""
@@ -81,19 +141,31 @@ class Study:
             self.dictionary(segmenter)
             self.quality(segmenter)
             self.atlas(segmenter)
+        self.alignments()
+        self.steerings()
+        self.recoveries()
+
+    def alignments(self) -> None:
+        """Every pair of segmenters."""
         for source, target in itertools.combinations(self.settings.segmenters, 2):
             self.alignment(source, target)
+
+    def steerings(self) -> None:
+        """Every adaptation that the study asks for."""
         for entry in self.settings.steering:
             self.steering(entry.segmenter, entry.cohort, entry.label)
-        for failure in self.settings.failures:
-            self.failures(failure.segmenter, failure.cohort, failure.worst)
+
+    def recoveries(self) -> None:
+        """Every failure recovery that the study asks for."""
+        for entry in self.settings.failures:
+            self.failures(entry.segmenter, entry.cohort, entry.worst)
 
     # one method a stage
 
     def slices(self, cohort: str) -> SliceSet:
         """Slices of a cohort, all splits; its cases are checked first, and those that fail are left out."""
         if cohort not in self._slices:
-            self._slices[cohort] = SliceSet.read(stages.prepare(self._do, self.settings, cohort))
+            self._slices[cohort] = SliceSet.read(prepare(self._do, self.settings, cohort))
         return self._slices[cohort]
 
     def segmenter(self, name: str) -> Segmenter:
@@ -101,21 +173,33 @@ class Study:
         if name not in self._segmenters:
             own = self.settings.segmenters[name]
             start = self.segmenter(own.init_from) if own.init_from else None
-            slices = self.slices(own.cohort).split("train")
+            slices = self.own_slices(name, "train")
             inputs = {
                 "slices": slices.hash,
                 "settings": own.model_dump(mode="json"),
                 "init_from": start.hash if start else None,
                 "seed": self.settings.seed,
             }
-            artifact = self._do(
-                Stage(f"segmenter/{name}", "segmenter", inputs),
-                lambda path, checkpoint, progress, stage: stages.train(
-                    path, stage, slices, own, start, self.settings, self.device, checkpoint, progress
-                ),
-            )
-            self._segmenters[name] = Segmenter.read(artifact)
-            self._segmenters[name].network.to(self.device)
+            stage = Stage(f"segmenter/{name}", "segmenter", inputs)
+
+            def make(path: Path, checkpoint: Path, progress: Progress) -> None:
+                trained = train_segmenter(
+                    slices,
+                    architecture=own.architecture,
+                    init_from=start,
+                    settings=TrainingSettings(
+                        steps=own.steps, batch_size=own.batch_size, learning_rate=own.learning_rate
+                    ),
+                    pretrained=own.pretrained,
+                    seed=self.settings.seed,
+                    device=self.device,
+                    checkpoint=checkpoint,
+                    progress=progress,
+                )
+                with new_artifact(path, kind=stage.kind, inputs=inputs) as draft:
+                    trained.write(draft)
+
+            self._segmenters[name] = Segmenter.read(self._do(stage, make)).to(self.device)
         return self._segmenters[name]
 
     def scores(self, name: str) -> None:
@@ -124,155 +208,197 @@ class Study:
         for cohort in self.settings.cohorts:
             slices = self.slices(cohort)
             if dict(slices.labels) == dict(segmenter.labels):
-                judged = slices.split("test")
-                self._draft(
-                    Stage(f"scores/{name}@{cohort}", "scores", {"segmenter": segmenter.hash, "slices": judged.hash}),
-                    lambda draft, progress, judged=judged: stages.score(draft, segmenter, judged, progress),
-                )
+                self._score(name, cohort, slices.split("test"))
+
+    def _score(self, name: str, cohort: str, slices: SliceSet) -> None:
+        segmenter = self.segmenter(name)
+
+        def make(draft: Draft, progress: Progress) -> None:
+            draft.save_table("scores", evaluate(segmenter, slices, hd95=True, progress=progress).table)
+
+        inputs = {"segmenter": segmenter.hash, "slices": slices.hash}
+        self._draft(Stage(f"scores/{name}@{cohort}", "scores", inputs), make)
 
     def effects(self, name: str) -> Artifact:
         """What mean ablation at each hookpoint does; measured on the val split of the segmenter's own cohort."""
         segmenter, slices = self.segmenter(name), self.own_slices(name, "val")
-        return self._draft(
-            Stage(f"effects/{name}", "effects", {"segmenter": segmenter.hash, "slices": slices.hash}),
-            lambda draft, progress: stages.measure_effects(draft, segmenter, slices, progress),
-        )
+
+        def make(draft: Draft, progress: Progress) -> None:
+            draft.save_table("effects", hookpoint_effects(segmenter, slices, progress=progress))
+
+        inputs = {"segmenter": segmenter.hash, "slices": slices.hash}
+        return self._draft(Stage(f"effects/{name}", "effects", inputs), make)
 
     def hookpoint(self, name: str) -> str:
-        """Where a segmenter is opened: one hookpoint for all segmenters of an architecture."""
+        """Where a segmenter is opened: one hookpoint for all segmenters of an architecture.
+
+        ``auto`` takes the deepest encoder stage whose mean ablation has a real effect in every one of them; where none
+        has, the stage whose smallest effect is largest.
+        """
         architecture = self.settings.segmenters[name].architecture
+        wanted, own = self.settings.hookpoint, self.segmenter(name)
+        if wanted != "auto" and wanted in own.hookpoints:
+            return wanted
         if architecture not in self._hookpoints:
-            alike = [n for n, own in self.settings.segmenters.items() if own.architecture == architecture]
-            self._hookpoints[architecture] = stages.common_hookpoint(
-                {n: self.effects(n).table("effects") for n in alike},
-                self.segmenter(name),
-                self.settings.hookpoint,
-                self.settings.minimum_effect,
+            alike = [n for n, settings in self.settings.segmenters.items() if settings.architecture == architecture]
+            self._hookpoints[architecture] = choose_hookpoint(
+                smallest_effects([self.effects(n).table("effects") for n in alike]),
+                candidates=[hookpoint for hookpoint in own.hookpoints if not hookpoint.startswith("decoder")],
+                minimum_drop=self.settings.minimum_effect,
             )
         return self._hookpoints[architecture]
 
-    def store(self, name: str) -> Artifact:
+    def store(self, name: str) -> ActivationStore:
         """Activations of a segmenter on its own training slices."""
         segmenter, slices, hookpoint = self.segmenter(name), self.own_slices(name, "train"), self.hookpoint(name)
-        inputs = {"segmenter": segmenter.hash, "slices": slices.hash, "hookpoint": hookpoint}
-        return self._do(
-            Stage(f"store/{name}", "store", inputs),
-            lambda path, checkpoint, progress, stage: stages.store_activations(
-                path, segmenter, slices, hookpoint, progress
-            ),
-        )
 
-    def dictionary(self, name: str, variant: str = "plain") -> SparseAutoencoder:
-        """A segmenter's dictionary, or one of the variants that floors and ceilings need (`stages.VARIANTS`)."""
-        store = self.store(name)
-        own = self.settings.dictionaries
+        def make(path: Path, checkpoint: Path, progress: Progress) -> None:
+            extract(segmenter, slices, hookpoint, folder=path, progress=progress)
+
+        inputs = {"segmenter": segmenter.hash, "slices": slices.hash, "hookpoint": hookpoint}
+        return ActivationStore.read(self._do(Stage(f"store/{name}", "store", inputs), make))
+
+    def dictionary(self, name: str, variant: str = PLAIN) -> SparseAutoencoder:
+        """A segmenter's dictionary, or one of the variants that floors and ceilings need."""
+        store, seed = self.store(name), self.settings.seed
         inputs = {
             "store": store.hash,
-            "settings": own.model_dump(mode="json", exclude={"controls"}),
-            "seed": self.settings.seed,
+            "settings": self.settings.dictionaries.model_dump(mode="json", exclude={"controls"}),
+            "seed": seed,
             "variant": variant,
         }
-        stage_name = f"dictionary/{name}" if variant == "plain" else f"variant/{name}-{variant}"
-        artifact = self._do(
-            Stage(stage_name, "dictionary", inputs),
-            lambda path, checkpoint, progress, stage: stages.fit(
-                path, stage, store, own, self.settings.seed, variant, self.device, checkpoint, progress
-            ),
-        )
-        return SparseAutoencoder.read(artifact)
+        stage = Stage(f"dictionary/{name}" if variant == PLAIN else f"variant/{name}-{variant}", "dictionary", inputs)
+
+        def make(path: Path, checkpoint: Path, progress: Progress) -> None:
+            fitted = fit_to_store(
+                variant_store(store, variant, seed),
+                self.settings.dictionaries,
+                seeds=variant_seeds(variant, seed),
+                device=self.device,
+                checkpoint=checkpoint,
+                progress=progress,
+            )
+            with new_artifact(path, kind=stage.kind, inputs=inputs) as draft:
+                fitted.write(draft)
+
+        return SparseAutoencoder.read(self._do(stage, make))
 
     def quality(self, name: str) -> Artifact:
-        """How well a dictionary stands for the activation, on the test split, and how well one of an untrained
-        segmenter does (the control)."""
+        """How well a dictionary stands for the activation on the test split, and the untrained segmenter's control."""
         segmenter, dictionary, slices = self.segmenter(name), self.dictionary(name), self.own_slices(name, "test")
-        inputs = {"dictionary": dictionary.hash, "slices": slices.hash, "controls": self.settings.dictionaries.controls}
-        return self._draft(
-            Stage(f"quality/{name}", "quality", inputs),
-            lambda draft, progress: stages.measure_quality(
-                draft,
-                segmenter,
-                dictionary,
-                slices,
-                self.own_slices(name, "train"),
-                self.settings,
-                self.settings.segmenters[name],
-                progress,
-            ),
-        )
+        settings = self.settings
+
+        def make(draft: Draft, progress: Progress) -> None:
+            store = extract(segmenter, slices, dictionary.hookpoint)
+            quality = dictionary_quality(dictionary, store, segmenter=segmenter, slices=slices)
+            quality["control_explained_variance"] = None
+            if settings.dictionaries.controls:
+                quality["control_explained_variance"] = control_explained_variance(
+                    segmenter,
+                    dictionary.hookpoint,
+                    architecture=settings.segmenters[name].architecture,
+                    training=self.own_slices(name, "train"),
+                    test=slices,
+                    own=settings.dictionaries,
+                    seed=settings.seed,
+                    progress=progress,
+                )
+            draft.save_document("quality", quality)
+
+        inputs = {
+            "dictionary": dictionary.hash,
+            "slices": slices.hash,
+            "settings": settings.dictionaries.model_dump(mode="json"),
+        }
+        return self._draft(Stage(f"quality/{name}", "quality", inputs), make)
 
     def atlas(self, name: str) -> Artifact:
         """What each latent means, on slices that neither the segmenter nor the dictionary was trained on."""
         segmenter, dictionary, slices = self.segmenter(name), self.dictionary(name), self.unseen_slices(name)
-        inputs = {"dictionary": dictionary.hash, "slices": slices.hash, "top_k": self.settings.atlas_top_k}
-        return self._draft(
-            Stage(f"atlas/{name}", "atlas", inputs),
-            lambda draft, progress: stages.describe_latents(
-                draft, segmenter, dictionary, slices, self.settings.atlas_top_k, progress
-            ),
-        )
+        top_k = self.settings.atlas_top_k
+
+        def make(draft: Draft, progress: Progress) -> None:
+            describe(dictionary, segmenter, slices, top_k=top_k, progress=progress).write(draft)
+
+        inputs = {"dictionary": dictionary.hash, "slices": slices.hash, "top_k": top_k}
+        return self._draft(Stage(f"atlas/{name}", "atlas", inputs), make)
 
     def alignment(self, source: str, target: str) -> Artifact:
         """Which latents two dictionaries share, between floor and ceiling."""
+        sides = [self._side(name) for name in (source, target)]
         own = self.settings.segmenters
-        comparable = (
-            own[source].architecture == own[target].architecture
-            and self.hookpoint(source) == self.hookpoint(target)
-            and self.settings.dictionaries.controls
-        )
-        variants = stages.needed_variants(comparable)
+        controls = None
+        if own[source].architecture == own[target].architecture and self.settings.dictionaries.controls:
+            controls = Controls(
+                self._with_alive(target, ROTATED),
+                self._with_alive(source, REORDERED),
+                self._with_alive(source, RESEEDED),
+            )
+        notes = {"same_segmenter_start": same_start(own, source, target), "same_sae_seed": True}
+
+        def make(draft: Draft, progress: Progress) -> None:
+            compare(
+                *sides,
+                controls,
+                tau=self.settings.tau,
+                seed=self.settings.seed,
+                notes=notes,
+                draft=draft,
+                progress=progress,
+            )
+
         inputs = {
-            "source": self.dictionary(source).hash,
-            "target": self.dictionary(target).hash,
-            "atlases": [self.atlas(source).hash, self.atlas(target).hash],
-            "variants": {
-                f"{role}-{variant}": self.dictionary(source if role == "source" else target, variant).hash
-                for role, variant in variants
-            },
+            "dictionaries": [side.dictionary.hash for side in sides],
+            "probes": [side.probe.hash for side in sides],
+            "controls": [dictionary.hash for dictionary, _ in controls.all()] if controls else None,
             "tau": self.settings.tau,
-            "probe": [self.own_slices(source, "test").hash, self.own_slices(target, "test").hash],
+            "seed": self.settings.seed,
+            "notes": notes,
         }
-        return self._draft(
-            Stage(f"alignment/{source}~{target}", "alignment", inputs),
-            lambda draft, progress: stages.align_pair(draft, self, source, target, comparable, progress),
-        )
+        return self._draft(Stage(f"alignment/{source}~{target}", "alignment", inputs), make)
 
     def steering(self, name: str, cohort: str, label: str) -> Artifact:
         """Adapt a segmenter to a cohort: chosen on its val patients, judged on its test patients."""
         segmenter, dictionary, atlas = self.segmenter(name), self.dictionary(name), self.atlas(name)
         selection, judged = self.slices(cohort).split("val"), self.slices(cohort).split("test")
-        inputs = {
-            "dictionary": dictionary.hash,
-            "atlas": atlas.hash,
-            "selection": selection.hash,
-            "evaluation": judged.hash,
-            "label": label,
-            "seed": self.settings.seed,
-        }
-        return self._draft(
-            Stage(f"steering/{name}-{cohort}-{label}", "steering", inputs),
-            lambda draft, progress: stages.steer_class(
-                draft, segmenter, dictionary, atlas, selection, judged, label, name, self.settings.seed, progress
-            ),
-        )
+
+        def make(draft: Draft, progress: Progress) -> None:
+            result = steer_between(
+                segmenter,
+                dictionary,
+                LatentAtlas.read(atlas),
+                selection,
+                judged,
+                target=label,
+                source=name,
+                seed=self.settings.seed,
+                progress=progress,
+            )
+            result.write(draft)
+
+        inputs = self._steering_inputs(dictionary, atlas, selection, judged) | {"label": label}
+        return self._draft(Stage(f"steering/{name}-{cohort}-{label}", "steering", inputs), make)
 
     def failures(self, name: str, cohort: str, worst: int) -> Artifact:
         """Recover the worst slices: chosen on val patients, judged on test patients."""
         segmenter, dictionary, atlas = self.segmenter(name), self.dictionary(name), self.atlas(name)
         selection, judged = self.slices(cohort).split("val"), self.slices(cohort).split("test")
-        inputs = {
-            "dictionary": dictionary.hash,
-            "atlas": atlas.hash,
-            "selection": selection.hash,
-            "evaluation": judged.hash,
-            "worst": worst,
-            "seed": self.settings.seed,
-        }
-        return self._draft(
-            Stage(f"failures/{name}-{cohort}", "failures", inputs),
-            lambda draft, progress: stages.recover_failures(
-                draft, segmenter, dictionary, atlas, selection, judged, worst, self.settings.seed, progress
-            ),
-        )
+
+        def make(draft: Draft, progress: Progress) -> None:
+            result = recover(
+                segmenter,
+                dictionary,
+                LatentAtlas.read(atlas),
+                selection,
+                judged,
+                worst=worst,
+                seed=self.settings.seed,
+                progress=progress,
+            )
+            result.write(draft)
+
+        inputs = self._steering_inputs(dictionary, atlas, selection, judged) | {"worst": worst}
+        return self._draft(Stage(f"failures/{name}-{cohort}", "failures", inputs), make)
 
     # helpers
 
@@ -286,29 +412,58 @@ class Study:
         rows = [row for row, split in enumerate(slices.index["split"]) if split in ("val", "test")]
         return slices.select(rows)
 
-    def _do(self, stage: Stage, make: Callable[[Path, Path, Progress, Stage], None]) -> Artifact:
+    def _side(self, name: str) -> Side:
+        dictionary, alive = self._with_alive(name, PLAIN)
+        return Side(name, self.segmenter(name), dictionary, alive, probe_of(self.own_slices(name, "test")))
+
+    def _with_alive(self, name: str, variant: str) -> tuple[SparseAutoencoder, Tensor]:
+        """A dictionary and which of its latents fire on the activations that it was fitted to."""
+        if (name, variant) not in self._alive:
+            dictionary = self.dictionary(name, variant)
+            store = variant_store(self.store(name), variant, self.settings.seed)
+            self._alive[name, variant] = dictionary, alive_latents(dictionary, store)
+        return self._alive[name, variant]
+
+    def _steering_inputs(
+        self, dictionary: SparseAutoencoder, atlas: Artifact, selection: SliceSet, judged: SliceSet
+    ) -> dict[str, Any]:
+        return {
+            "dictionary": dictionary.hash,
+            "atlas": atlas.hash,
+            "selection": selection.hash,
+            "evaluation": judged.hash,
+            "seed": self.settings.seed,
+        }
+
+    def _do(self, stage: Stage, make: Callable[[Path, Path, Progress], None]) -> Artifact:
         def announced(path: Path, checkpoint: Path) -> None:
             with self.announce(stage.name) as progress:
-                make(path, checkpoint, progress, stage)
+                make(path, checkpoint, progress)
 
         return self.run.finish(stage, announced)
 
     def _draft(self, stage: Stage, make: Callable[[Draft, Progress], None]) -> Artifact:
-        def drafted(path: Path, checkpoint: Path, progress: Progress, stage: Stage) -> None:
+        def drafted(path: Path, checkpoint: Path, progress: Progress) -> None:
             with new_artifact(path, kind=stage.kind, inputs=stage.inputs) as draft:
                 make(draft, progress)
 
         return self._do(stage, drafted)
 
 
+def smallest_effects(effects: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Of several segmenters' effects, at each hookpoint and class the one with the smallest drop of Dice."""
+    return (
+        pl.concat(effects)
+        .sort(pl.col("dice_before") - pl.col("dice_ablated"))
+        .unique(["hookpoint", "class"], keep="first", maintain_order=True)
+    )
+
+
 def peak_rss_mib() -> int:
     """The most memory that this process has held, in MiB."""
-    memory: Mapping[str, Any] = psutil.Process().memory_info()._asdict()
-    try:
-        import resource
-    except ImportError:  # Windows has no resource module; psutil keeps the peak there
-        return round(memory["peak_wset"] / 2**20)
-    import sys
+    if sys.platform == "win32":
+        return round(psutil.Process().memory_info().peak_wset / 2**20)
+    import resource
 
     unit = 1 if sys.platform == "darwin" else 1024
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)

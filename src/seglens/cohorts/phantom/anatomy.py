@@ -16,7 +16,7 @@ from jaxtyping import Float
 from numpy.random import Generator
 from torch import Tensor
 
-REGIONS = ("ventricles", "caudate", "putamen", "thalamus", "cerebellum", "brainstem")
+REGIONS = ("ventricles", "caudate", "lentiform", "thalamus", "cerebellum", "brainstem")
 BOX_LOW = (-105.0, -140.0, -95.0)
 BOX_HIGH = (105.0, 110.0, 115.0)
 CENTRE = (0.0, -17.0, 10.0)
@@ -34,7 +34,7 @@ ELLIPSOIDS: dict[str, tuple[tuple[float, float, float, float, float, float], ...
         (0.0, -47.0, -33.0, 10.0, 9.0, 14.0),
     ),
     "caudate": ((13.5, 13.0, 7.0, 9.0, 14.0, 14.0), (17.0, -2.0, 19.0, 7.0, 16.0, 8.0)),
-    "putamen": ((26.5, 2.0, 2.0, 8.0, 19.0, 12.0),),
+    "lentiform": ((25.0, 1.0, 1.0, 10.5, 19.0, 12.0),),
     "thalamus": ((12.0, -18.5, 8.0, 10.5, 14.5, 10.0),),
     "brainstem": (
         (0.0, -22.0, -14.0, 18.0, 15.0, 9.0),
@@ -190,6 +190,7 @@ def load_template() -> Template:
         FileNotFoundError: nilearn is not installed or does not ship the files.
     """
     import nibabel
+    from scipy.ndimage import binary_opening
 
     found = find_spec("nilearn")
     if found is None or not found.submodule_search_locations:
@@ -203,18 +204,27 @@ def load_template() -> Template:
         image: Any = nibabel.load(path)
         volumes[name] = np.asarray(image.dataobj).transpose(2, 1, 0)
     low = tuple(float(value) for value in image.affine[:3, 3])
-    brain = volumes["t1"] > 0
+    inside = _bounds(volumes["t1"] > 0)
+    volumes = {name: volume[inside] for name, volume in volumes.items()}
+    # the opening drops the crumbs of meninges under the frontal lobes
+    brain = binary_opening(volumes["t1"] > 0, iterations=2)
     grey, white = (volumes[name].astype(np.float32) / 255 * brain for name in ("gm", "wm"))
     total = np.maximum(grey + white, 1)
     tissue = np.stack([grey / total, white / total, np.clip(brain - grey - white, 0, 1)])
-    inside = [np.flatnonzero(brain.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-    cut = [slice(max(0, int(i[0]) - 2), int(i[-1]) + 3) for i in inside]
-    corner = tuple(value + cut[2 - axis].start for axis, value in enumerate(low))
+    corner = tuple(value + inside[2 - axis].start for axis, value in enumerate(low))
     return Template(
-        tissue=torch.from_numpy(np.ascontiguousarray(tissue[:, cut[0], cut[1], cut[2]]))[None],
+        tissue=torch.from_numpy(tissue.astype(np.float32))[None],
         tissue_low=(corner[0], corner[1], corner[2]),
         regions=torch.from_numpy(_region_maps())[None],
     )
+
+
+def _bounds(mask: np.ndarray, margin: int = 3) -> tuple[slice, ...]:
+    bounds = []
+    for axis in range(mask.ndim):
+        held = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        bounds.append(slice(max(0, int(held[0]) - margin), int(held[-1]) + 1 + margin))
+    return tuple(bounds)
 
 
 def _region_maps(step_mm: float = 2.0) -> np.ndarray:

@@ -34,7 +34,7 @@ HEALTHY_LABELS = {
     2: "white_matter",
     3: "ventricles",
     4: "caudate",
-    5: "putamen",
+    5: "lentiform",
     6: "thalamus",
     7: "cerebellum",
     8: "brainstem",
@@ -46,11 +46,11 @@ WHITE_MATTER_LEVEL = 500.0
 
 # (T1 ms at 3 T, T2 ms, proton density). White and grey: Rooney et al. 2007, Wansapura et al. (JMRI 9, 1999); deep grey is
 # shorter in both (Gelman et al., MRM 45, 2001); tumour and edema: Eis et al. (MRM 34, 1995), Hattingen et al. (2013).
-WHITE = (885.0, 75.0, 0.70)
-GREY = (1295.0, 98.0, 0.83)
+WHITE = (885.0, 79.0, 0.70)
+GREY = (1295.0, 95.0, 0.82)
 FLUID = (4300.0, 1800.0, 1.0)
 CAUDATE = (1190.0, 82.0, 0.81)
-PUTAMEN = (1130.0, 76.0, 0.80)
+LENTIFORM = (1130.0, 76.0, 0.80)
 THALAMUS = (1040.0, 78.0, 0.77)
 NECROSIS = (2700.0, 260.0, 0.97)
 SOLID = (1650.0, 150.0, 0.90)
@@ -154,7 +154,7 @@ def _make(
             grown = compartments(lesion, points[kept], grey=part.grey, white=part.white, fluid=part.fluid)
         maps = tissue_maps(part, grown, drawn, protocol.tesla, texture(points[kept]))
         flat = kept.reshape(brain.shape)
-        signal[:, flat] += acquire(*maps, protocol) / n_thin
+        signal[:, flat] += acquire(*maps, protocol) / n_thin + water * (part.fluid * free / n_thin)
         shares[:, flat] += _label_shares(part, grown) / n_thin
     labels = shares.argmax(0).to(torch.uint8)
     labels[brain < 0.5] = 0
@@ -219,9 +219,9 @@ def tissue_maps(
         ):
             parts.append((share, (t1 * lesion_scale, t2, pd)))
             rest = rest - share
-    deep = torch.stack([anatomy.region(name) for name in ("caudate", "putamen", "thalamus")])
+    deep = torch.stack([anatomy.region(name) for name in ("caudate", "lentiform", "thalamus")])
     cortex = (1 - deep.sum(0)).clamp_min(0)
-    for region, (t1, t2, pd) in zip((cortex, *deep), (GREY, CAUDATE, PUTAMEN, THALAMUS), strict=True):
+    for region, (t1, t2, pd) in zip((cortex, *deep), (GREY, CAUDATE, LENTIFORM, THALAMUS), strict=True):
         parts.append((anatomy.grey * region * rest, (t1 * grey_scale, t2 * tissue["grey_t2"], pd)))
     parts.append(
         (anatomy.white * rest, (WHITE[0] * white_scale, WHITE[1] * tissue["white_t2"], WHITE[2]))
@@ -253,7 +253,7 @@ def _label_shares(anatomy: Anatomy, grown: Compartments | None) -> Tensor:
     thalamus = anatomy.region("thalamus") * matter * rest
     rest = rest * (1 - anatomy.region("thalamus"))
     caudate = anatomy.region("caudate") * anatomy.grey * rest
-    putamen = anatomy.region("putamen") * anatomy.grey * rest
+    putamen = anatomy.region("lentiform") * anatomy.grey * rest
     grey = anatomy.grey * rest - caudate - putamen
     ventricles = anatomy.region("ventricles") * anatomy.fluid
     named = torch.stack([grey, anatomy.white * rest, ventricles, caudate, putamen, thalamus, cerebellum, stem])

@@ -1,0 +1,139 @@
+"""From a study's settings to slices: read or make a cohort, check it, cut it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from seglens.artifacts import Artifact, hash_file, hash_of, new_artifact
+from seglens.cohorts.case import Cohort
+from seglens.progress import Progress
+from seglens.studies.run import Stage
+from seglens.studies.settings import CohortSettings, StudySettings
+
+Do = Callable[[Stage, Callable[[Path, Path, Progress], None]], Artifact]
+"""Does a stage: the callable gets the artifact's final folder, a folder for checkpoints, and a progress callback."""
+
+
+def prepare(do: Do, settings: StudySettings, name: str) -> Artifact:
+    """Read or make a cohort, check it, and cut it into slices."""
+    from seglens.cohorts.checks import check_cohort
+    from seglens.cohorts.slices import Preprocessing, prepare_slices
+
+    own = settings.cohorts[name]
+    cohort, identity = _phantom(do, settings, name) if own.phantom else _read(settings, name)
+
+    def check(path: Path, checkpoint: Path, progress: Progress) -> None:
+        report = check_cohort(cohort, progress=progress)
+        with new_artifact(path, kind=stage.kind, inputs=stage.inputs) as draft:
+            draft.save_document("check", {**_cohort_facts(cohort, own), **report.to_json()})
+
+    inputs = {"cohort": identity}
+    checked = do(Stage(f"check/{name}", "check", inputs), check).document("check")
+    quarantined = frozenset(checked["quarantined"])
+    preprocessing = Preprocessing(
+        sequences=tuple(settings.sequences),
+        size=settings.size,
+        lesion_free_share=own.lesion_free_share,
+        slices_per_volume=own.slices_per_volume,
+    )
+
+    def cut(path: Path, checkpoint: Path, progress: Progress) -> None:
+        prepare_slices(
+            cohort, preprocessing, folder=path, quarantined=quarantined, seed=settings.seed, progress=progress
+        )
+
+    inputs = {
+        "cohort": identity,
+        "quarantined": sorted(quarantined),
+        "preprocessing": repr(preprocessing),
+        "seed": settings.seed,
+    }
+    return do(Stage(f"slices/{name}", "slices", inputs), cut)
+
+
+def _phantom(do: Do, settings: StudySettings, name: str) -> tuple[Cohort, str]:
+    from seglens.cohorts.layouts import read_cohort
+    from seglens.cohorts.phantom.cohort import write_phantom_cohort
+
+    own = settings.cohorts[name]
+    assert own.phantom is not None
+    phantom = own.phantom
+    seed = settings.seed * 1000 + list(settings.cohorts).index(name)
+    inputs = {"phantom": phantom.model_dump(mode="json"), "size": settings.size, "seed": seed}
+
+    def make(path: Path, checkpoint: Path, progress: Progress) -> None:
+        with new_artifact(path, kind=stage.kind, inputs=stage.inputs) as draft:
+            write_phantom_cohort(
+                draft.path / "cohort",
+                phantom.population,
+                subjects=phantom.subjects,
+                seed=seed,
+                factors=phantom.factors,
+                size=settings.size,
+                slices=phantom.slices,
+                workers=2,
+                progress=progress,
+            )
+
+    made = do(Stage(f"phantom/{name}", "phantom", inputs), make)
+    cohort = read_cohort(
+        made.path / "cohort",
+        name=name,
+        layout="nnunet",
+        sequences=settings.sequences,
+        fractions=dict(own.fractions),
+        seed=settings.seed,
+    )
+    return cohort, hash_of({"phantom": made.hash, "fractions": dict(own.fractions), "splits": _splits(cohort)})
+
+
+def _read(settings: StudySettings, name: str) -> tuple[Cohort, str]:
+    from seglens.cohorts.case import split_by_patient
+    from seglens.cohorts.layouts import read_cohort
+
+    own = settings.cohorts[name]
+    parts = [
+        read_cohort(
+            source.path,
+            name=name,
+            layout=source.layout,
+            labels=source.labels,
+            sequences=settings.sequences,
+            images=source.images,
+            masks=source.masks,
+            patient=source.patient,
+            channels=source.channels,
+            inverted=source.inverted,
+            fractions=dict(own.fractions),
+            seed=settings.seed,
+        )
+        for source in own.sources
+    ]
+    cohort = parts[0]
+    if len(parts) > 1:
+        cohort = Cohort.merged(parts, name)
+        cohort = cohort.with_splits(split_by_patient(cohort.cases, dict(own.fractions), settings.seed))
+    refs = {
+        f"{case.id}/{sequence}": ref
+        for case in cohort.cases
+        for sequence, ref in [*case.images.items(), *([("mask", case.mask)] if case.mask else [])]
+    }
+    digests = {path: hash_file(path) for path in sorted({ref.path for ref in refs.values()}) if path.is_file()}
+    identity = {place: [digests.get(ref.path), ref.channel, ref.inverted] for place, ref in refs.items()}
+    values = {case.id: {str(a): b for a, b in case.mask_values.items()} for case in cohort.cases}
+    return cohort, hash_of({"files": identity, "values": values, "splits": _splits(cohort)})
+
+
+def _splits(cohort: Cohort) -> dict[str, list[str]]:
+    return {split: sorted(ids) for split, ids in cohort.splits.items()}
+
+
+def _cohort_facts(cohort: Cohort, settings: CohortSettings) -> dict[str, Any]:
+    return {
+        "name": cohort.name,
+        "n_cases": len(cohort.cases),
+        "n_patients": len({case.patient for case in cohort.cases}),
+        "sequences": list(cohort.sequences),
+        "labels": {str(value): label for value, label in cohort.labels.items()},
+        "phantom": settings.phantom.model_dump(mode="json") if settings.phantom else None,
+    }

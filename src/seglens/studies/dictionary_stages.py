@@ -1,0 +1,102 @@
+"""Dictionaries of a study: fits, the variants that floors and ceilings need, and their quality."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from seglens.activations.store import ActivationStore
+from seglens.cohorts.slices import SliceSet
+from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.progress import Progress
+from seglens.segmenters.segmenter import Segmenter
+from seglens.studies.settings import DictionarySettings
+
+PLAIN, ROTATED, REORDERED, RESEEDED = "plain", "rotated", "reordered", "reseeded"
+"""``rotated``: same seed, activations turned at random (floor: nothing in common but the seed). ``reordered``: same
+seed, other token order. ``reseeded``: other seed (both ceilings: the same model and data)."""
+ALIVE_TOKENS = 50_000
+"""Tokens on which a latent must fire at least once to count as alive."""
+
+
+def variant_store(store: ActivationStore, variant: str, seed: int) -> ActivationStore:
+    """The activations that a variant is fitted to."""
+    return store.transformed(random_rotation(store.d_in, seed)) if variant == ROTATED else store
+
+
+def variant_seeds(variant: str, seed: int) -> tuple[int, int]:
+    """Seeds of a variant's weights and of its token order."""
+    return {REORDERED: (seed, seed + 1), RESEEDED: (seed + 1, seed + 1)}.get(variant, (seed, seed))
+
+
+def fit_to_store(
+    store: ActivationStore,
+    own: DictionarySettings,
+    *,
+    seeds: tuple[int, int],
+    device: str,
+    checkpoint: Path | None,
+    progress: Progress,
+) -> SparseAutoencoder:
+    """`fit_dictionary` with a study's settings."""
+    from seglens.dictionaries.fitting import FitSettings, fit_dictionary
+
+    rate = {} if own.learning_rate is None else {"lr": own.learning_rate}
+    return fit_dictionary(
+        store,
+        k=own.k,
+        expansion=own.expansion,
+        settings=FitSettings(steps=own.steps, batch_size=own.batch_size, **rate),
+        seed=seeds[0],
+        order_seed=seeds[1],
+        device=device,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+
+
+def random_rotation(width: int, seed: int) -> Tensor:
+    """A random orthogonal matrix [width width], uniformly distributed."""
+    gaussian = torch.randn(width, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    q, r = torch.linalg.qr(gaussian)
+    return (q * r.diagonal().sign()).float()
+
+
+def control_explained_variance(
+    trained: Segmenter,
+    hookpoint: str,
+    *,
+    architecture: str,
+    training: SliceSet,
+    test: SliceSet,
+    own: DictionarySettings,
+    seed: int,
+    progress: Progress,
+) -> float:
+    """What a dictionary of an untrained segmenter of the same architecture explains on the same slices.
+
+    Explained variance alone proves nothing: random features are explained too.
+    """
+    from seglens.activations.extraction import extract
+    from seglens.dictionaries.quality import dictionary_quality
+    from seglens.segmenters.architectures import build_segmenter
+
+    untrained = build_segmenter(
+        architecture, sequences=trained.sequences, labels=trained.labels, size=trained.size, seed=seed + 1
+    ).to(trained.device)
+    dictionary = fit_to_store(
+        extract(untrained, training, hookpoint),
+        own,
+        seeds=(seed, seed),
+        device=str(trained.device),
+        checkpoint=None,
+        progress=progress,
+    )
+    explained: float = dictionary_quality(dictionary, extract(untrained, test, hookpoint))["explained_variance"]
+    return explained
+
+
+def alive_latents(dictionary: SparseAutoencoder, store: ActivationStore) -> Tensor:
+    """Which latents fire on a sample of activations: bool [m]."""
+    rows = torch.randperm(store.n_tokens, generator=torch.Generator().manual_seed(0))[:ALIVE_TOKENS]
+    return dictionary.encode(store.tokens(rows.sort().values)).firing_counts() > 0

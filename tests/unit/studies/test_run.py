@@ -1,0 +1,77 @@
+"""A finished stage is reused, another input makes another artifact, and only one process writes."""
+
+import pytest
+
+from seglens.artifacts import ArtifactError, new_artifact
+from seglens.studies.run import Run, Stage
+
+
+def _stage(value: int) -> Stage:
+    return Stage("numbers/one", "number", {"value": value})
+
+
+def _make(stage: Stage, calls: list[str]):
+    def make(path, checkpoint):
+        calls.append(stage.folder)
+        checkpoint.mkdir(parents=True)
+        with new_artifact(path, kind=stage.kind, inputs=stage.inputs) as draft:
+            draft.save_document("number", stage.inputs["value"])
+
+    return make
+
+
+def test_equal_inputs_are_computed_once(tmp_path):
+    run, calls = Run(tmp_path), []
+    with run.writing({"name": "a"}):
+        for value in (1, 1, 2, 1):
+            stage = _stage(value)
+            assert run.finish(stage, _make(stage, calls)).document("number") == value
+    assert len(calls) == 2
+    assert run.artifact("numbers/one").document("number") == 1
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_a_new_look_at_the_folder_sees_the_same(tmp_path):
+    run, stage = Run(tmp_path), _stage(3)
+    with run.writing({"name": "a"}):
+        run.finish(stage, _make(stage, []))
+    again = Run(tmp_path)
+    assert again.stages() == ["numbers/one"] == again.stages("numbers/")
+    assert "numbers/one" in again
+    assert again.hashes == run.hashes
+    assert again.timings["numbers/one"] >= 0
+    assert again.summary == {}
+    with pytest.raises(ValueError, match="no stage 'nothing'; finished are numbers/one"):
+        again.artifact("nothing")
+
+
+def test_another_study_in_the_folder_forgets_stages_but_keeps_artifacts(tmp_path):
+    stage, calls = _stage(1), []
+    with Run(tmp_path).writing({"name": "a"}) as run:
+        run.finish(stage, _make(stage, calls))
+    with Run(tmp_path).writing({"name": "a"}) as run:
+        assert run.stages() == ["numbers/one"]
+    with Run(tmp_path).writing({"name": "b"}) as run:
+        assert run.stages() == []
+        run.finish(stage, _make(stage, calls))
+    assert len(calls) == 1
+
+
+def test_a_failing_stage_leaves_its_checkpoint_and_no_artifact(tmp_path):
+    run, stage = Run(tmp_path), _stage(1)
+
+    def fail(path, checkpoint):
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "state").write_text("half")
+        raise RuntimeError
+
+    with run.writing({}), pytest.raises(RuntimeError):
+        run.finish(stage, fail)
+    assert (tmp_path / "checkpoints" / stage.folder / "state").read_text() == "half"
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_two_writers_are_refused(tmp_path):
+    with Run(tmp_path).writing({}), pytest.raises(ArtifactError, match="is being written by process"):
+        with Run(tmp_path).writing({}):
+            pass

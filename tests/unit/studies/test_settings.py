@@ -1,0 +1,70 @@
+"""A study file is checked whole, before any work."""
+
+import pytest
+import yaml
+
+from seglens.studies.demo import demo_settings
+from seglens.studies.settings import EXAMPLE, SettingsError, StudySettings
+
+MINIMAL = {
+    "sequences": ["T1c"],
+    "cohorts": {"adult": {"phantom": {"population": "adult"}}},
+    "segmenters": {"adult": {"cohort": "adult"}},
+}
+
+
+def test_the_printed_example_is_a_study(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(EXAMPLE)
+    settings = StudySettings.read(path)
+    assert list(settings.cohorts) == ["adult", "pediatric"]
+    assert settings.cohorts["adult"].sources[0].path == tmp_path / "data" / "BraTS2021"
+    assert settings.segmenters["pediatric"].init_from == "adult"
+
+
+def test_every_fault_is_named_with_its_place(tmp_path):
+    content = {**MINIMAL, "sizes": 3, "size": 100, "dictionaries": {"k": 0}}
+    with pytest.raises(SettingsError) as caught:
+        StudySettings.parse(content, "study.yaml")
+    text = str(caught.value)
+    assert "study.yaml cannot be used" in text
+    assert "sizes: Extra inputs" in text
+    assert "size: Input should be a multiple of 32" in text
+    assert "dictionaries.k: Input should be greater than or equal to 1" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"segmenters": {"a": {"cohort": "adlut"}}}, "segmenters.a.cohort: no cohort 'adlut'"),
+        ({"segmenters": {"a": {"cohort": "adult", "init_from": "b"}}}, "no segmenter 'b' above it"),
+        ({"steering": [{"segmenter": "x", "cohort": "y", "label": "edema"}]}, r"steering\[0\].segmenter: no segm"),
+        ({"failures": [{"segmenter": "adult", "cohort": "y"}]}, r"failures\[0\].cohort: no cohort 'y'"),
+        ({"cohorts": {"adult": {}}}, "give either sources or phantom"),
+    ],
+)
+def test_names_must_exist(change, message):
+    with pytest.raises(SettingsError, match=message):
+        StudySettings.parse({**MINIMAL, **change}, "study.yaml")
+
+
+def test_unreadable_files_are_refused(tmp_path):
+    with pytest.raises(SettingsError, match="cannot be read"):
+        StudySettings.read(tmp_path / "nothing.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1")
+    with pytest.raises(SettingsError, match="is not YAML"):
+        StudySettings.read(tmp_path / "bad.yaml")
+
+
+def test_yaml_cannot_name_a_class(tmp_path):
+    (tmp_path / "evil.yaml").write_text("name: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(SettingsError, match="is not YAML"):
+        StudySettings.read(tmp_path / "evil.yaml")
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_demo_settings_survive_a_file(quick):
+    settings = demo_settings(5, quick=quick)
+    again = StudySettings.parse(yaml.safe_load(yaml.safe_dump(settings.model_dump(mode="json"))), "demo")
+    assert again == settings
+    assert again.seed == 5
