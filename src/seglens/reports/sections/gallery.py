@@ -1,0 +1,152 @@
+"""A selection of named latents, each with the slices on which it is strongest."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+from markupsafe import Markup
+
+from seglens.cohorts.slices import SliceSet
+from seglens.reports.blocks import Block, Card, Cards, Paragraph, Picture, Section
+from seglens.reports.charts import colour_scale
+from seglens.reports.palette import INFERNO
+from seglens.reports.pictures import best_sequence, heat_picture
+from seglens.reports.wording import defined, number, percent, plain
+from seglens.semantics.atlas import LatentAtlas
+from seglens.studies.run import Run
+
+LATENTS = 10
+EXEMPLARS = 4
+SIDE = 144
+MINIMUM_FIRING = 1e-3
+"""Share of tokens; latents that fire less often are shown only where nothing else is there."""
+TOTAL_PICTURES = 260
+"""Of all galleries together, so that the page stays small enough to be sent."""
+
+
+def gallery_section(run: Run, summary: Mapping[str, Any]) -> Section:
+    """Cards for each dictionary that has an atlas."""
+    lead = (
+        "Names are made by rules from where and on what a latent fires; they say what it goes with, not what it is for. "
+        "“Lift” is how many times more often its activation lies on the class than chance would have it."
+    )
+    stages = run.stages("atlas/")
+    if not stages:
+        text = "No latents were described."
+        return Section("latents", "What the latents mean", lead, (Paragraph(text, "missing"),))
+    trained_on = {one["name"]: one.get("trained_on") for one in summary.get("segmenters") or []}
+    share = max(3, min(LATENTS, TOTAL_PICTURES // EXEMPLARS // len(stages)))
+    blocks: list[Block] = []
+    for stage in stages:
+        name = stage.split("/", 1)[1]
+        cohort = trained_on.get(name) or name
+        atlas = LatentAtlas.read(run.artifact(stage))
+        slices = described_slices(run, str(cohort)) if f"slices/{cohort}" in run else None
+        blocks.append(_cards(name, atlas, slices, share))
+    return Section("latents", "What the latents mean", lead, tuple(blocks))
+
+
+def described_slices(run: Run, cohort: str) -> SliceSet:
+    """The slices that an atlas was made on: those of the val and test splits, in their order."""
+    slices = SliceSet.read(run.artifact(f"slices/{cohort}"))
+    rows = [row for row, split in enumerate(slices.index["split"].to_list()) if split in ("val", "test")]
+    return slices.select(rows)
+
+
+def chosen_latents(table: pl.DataFrame, classes: list[str], wanted: int) -> list[int]:
+    """Latents worth showing: in turn for each class the one with the highest lift that fires often enough.
+
+    Args:
+        table: an atlas's table.
+        classes: foreground class names.
+        wanted: how many at most.
+
+    Returns:
+        Latent numbers, grouped by class, strongest first.
+    """
+    live = table.filter(~pl.col("dead") & (pl.col("n_exemplars") > 0) if "n_exemplars" in table.columns else ~pl.col("dead"))
+    frequent = live.filter(pl.col("firing_rate") >= MINIMUM_FIRING)
+    live = frequent if frequent.height else live
+    ranked: dict[str, list[int]] = {}
+    for name in classes:
+        lift = f"lift_{name}"
+        if lift in live.columns:
+            own = live.filter((pl.col("top_class") == name) & pl.col(lift).is_not_null())
+            ranked[name] = own.sort([lift, "latent"], descending=[True, False])["latent"].to_list()
+    others = live.filter(~pl.col("top_class").is_in(list(ranked)) | pl.col("top_class").is_null())
+    ranked[""] = others.sort(["mass", "latent"], descending=[True, False])["latent"].to_list()
+    taken: dict[str, int] = dict.fromkeys(ranked, 0)
+    names = [name for name in ranked if name]
+    while sum(taken.values()) < wanted:
+        open_names = [name for name in names if taken[name] < len(ranked[name])]
+        if not open_names:
+            break
+        for name in open_names:
+            if sum(taken.values()) < wanted - (1 if ranked[""] and not taken[""] else 0):
+                taken[name] += 1
+        if ranked[""] and not taken[""]:
+            taken[""] = 1
+    taken[""] = min(len(ranked[""]), max(taken[""], wanted - sum(taken[name] for name in names)))
+    return [latent for name, latents in ranked.items() for latent in latents[: taken[name]]]
+
+
+def _cards(name: str, atlas: LatentAtlas, slices: SliceSet | None, wanted: int) -> Block:
+    classes = [label for value, label in sorted(atlas.labels.items()) if value != 0]
+    latents = chosen_latents(atlas.table, classes, wanted)
+    live = atlas.table.height - int(atlas.table["dead"].sum())
+    title = f"{plain(name)}: {len(latents)} of {live} live latents"
+    if not latents:
+        return Paragraph(f"{plain(name)}: no latent fires on the described slices.", "missing")
+    cards = tuple(_card(atlas, latent, slices) for latent in latents)
+    caption = (
+        "The slices on which each latent is strongest, with its activation painted over them (bright: strong; one scale "
+        "for the slices of one latent) and the class it is named after outlined in white. They were seen neither by the "
+        "model nor by the dictionary in training. The patient's right is on the left."
+    )
+    return Cards(title, cards, caption, (), _scale())
+
+
+def _scale() -> Markup:
+    colours = ["#%02x%02x%02x" % tuple(int(c) for c in INFERNO[level]) for level in range(55, 256, 10)]
+    return colour_scale("Colours of the activation, from weak to strong", colours, "weak", "strong")
+
+
+def _card(atlas: LatentAtlas, latent: int, slices: SliceSet | None) -> Card:
+    facts = atlas.of(latent)
+    top = facts.get("top_class")
+    exemplars, maps = atlas.exemplars_of(latent)
+    lines = [
+        ("fires on", f"{percent(facts.get('firing_rate'), 1)} of tokens"),
+        ("inside the class", percent(facts.get("inside"))),
+        ("at its border", percent(facts.get("boundary"))),
+    ]
+    if top and defined(facts.get(f"p_{top}")) is not None:
+        base = percent(atlas.base_rates.get(top), 1)
+        lift = f"lift {number(facts.get(f'lift_{top}'), 1)}"
+        lines.insert(0, (plain(top), f"{percent(facts[f'p_{top}'])} of its mass ({lift}; base rate {base})"))
+    name = str(facts.get("name") or "unnamed")
+    pictures = () if slices is None else _pictures(name, str(top), exemplars, maps.float().numpy(), atlas, slices)
+    return Card(name, f"latent {latent}", tuple(lines), pictures)
+
+
+def _pictures(
+    name: str, top: str, exemplars: pl.DataFrame, maps: np.ndarray, atlas: LatentAtlas, slices: SliceSet
+) -> tuple[Picture, ...]:
+    rows = exemplars["row"].cast(pl.Int64).to_list()[:EXEMPLARS]
+    if not rows or max(rows) >= len(slices):
+        return ()
+    maps = maps[: len(rows)]
+    channel = best_sequence(slices.sequences, top)
+    value = next((value for value, label in atlas.labels.items() if label == top), None)
+    images, masks, brains = (part.numpy() for part in (slices.images(rows), slices.masks(rows), slices.brains(rows)))
+    strongest = float(maps.max()) if maps.size else 0.0
+    pictures = []
+    for place, row in enumerate(rows):
+        entry = slices.index.row(row, named=True)
+        region = masks[place] == value if value else None
+        uri = heat_picture(images[place, channel], brains[place], maps[place], strongest, region, SIDE)
+        where = f"{entry['case']}, slice {entry['position']}"
+        alt = f"{slices.sequences[channel]} slice of {where} with the activation of the latent “{name}” over it"
+        pictures.append(Picture(uri, alt, SIDE, SIDE, ""))
+    return tuple(pictures)
