@@ -1,0 +1,144 @@
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from torch.nn import functional
+
+from seglens.cohorts.slices import SliceSet
+from seglens.dictionaries.codes import Codes
+from seglens.semantics import geometry
+
+LABELS = {0: "background", 1: "necrotic_core", 2: "edema"}
+
+
+@pytest.fixture
+def scene():
+    """Three slices of 24x20: an elliptic brain, a lesion, random sparse codes on a 6x5 grid."""
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = torch.meshgrid(torch.arange(24), torch.arange(20), indexing="ij")
+    brain = ((rows - 11.5) / 10) ** 2 + ((columns - 9) / 8) ** 2 < 1
+    brains = torch.stack([brain, brain.roll(1, 0), torch.zeros_like(brain)])
+    masks = torch.zeros(3, 24, 20, dtype=torch.uint8)
+    masks[0, 6:12, 4:9] = 2
+    masks[0, 8:10, 5:7] = 1
+    masks[1, 3:6, 10:16] = 2
+    z = torch.rand(3, 6, 5, 7, generator=generator)
+    z[z < 0.7] = 0
+    z[..., 6] = 0
+    return masks, brains, z
+
+
+def slow_edt(brain, spacing):
+    """Distance from each brain pixel to the nearest pixel outside, outside the image included."""
+    padded = np.pad(brain.numpy(), 1)
+    outside = np.argwhere(~padded) * spacing
+    distance = np.zeros(padded.shape)
+    for row, column in np.argwhere(padded):
+        distance[row, column] = np.sqrt((((row, column) * np.array(spacing) - outside) ** 2).sum(1).min())
+    return torch.from_numpy(distance[1:-1, 1:-1]).float()
+
+
+def slow_boundary(mask, pixels):
+    out = torch.zeros(mask.shape, dtype=torch.bool)
+    for row in range(mask.shape[0]):
+        for column in range(mask.shape[1]):
+            window = mask[max(row - pixels, 0) : row + pixels + 1, max(column - pixels, 0) : column + pixels + 1]
+            out[row, column] = len(window.unique()) > 1
+    return out
+
+
+def test_upsampling_is_torchs(scene):
+    maps = scene[2][..., 0]
+    expected = functional.interpolate(maps[:, None], size=(24, 20), mode="bilinear", align_corners=False)[:, 0]
+    torch.testing.assert_close(geometry.upsample(maps, (24, 20)), expected)
+
+
+@pytest.mark.parametrize("grid", [(6, 5), (3, 20), (24, 20), (7, 9)])
+def test_pooling_is_the_adjoint_of_upsampling(grid):
+    maps, regions = torch.rand(2, *grid), torch.rand(2, 1, 24, 20)
+    full = functional.interpolate(maps[:, None], size=(24, 20), mode="bilinear", align_corners=False)
+    expected = (full * regions).sum()
+    torch.testing.assert_close((geometry.pool_regions(regions, grid)[:, 0] * maps).sum(), expected)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (2.0, 0.5)])
+def test_brain_depth_is_the_distance_to_the_boundary(scene, spacing):
+    brains = scene[1]
+    depth = geometry.brain_depth(brains, [spacing] * 3)
+    for brain, got in zip(brains[:2], depth, strict=False):
+        expected = slow_edt(brain, spacing)
+        torch.testing.assert_close(got, expected / expected.max())
+    assert depth[2].sum() == 0
+    torch.testing.assert_close(geometry.brain_depth(brains, [(7 * spacing[0], 7 * spacing[1])] * 3), depth)
+
+
+def test_brain_depth_counts_the_images_border_as_outside():
+    depth = geometry.brain_depth(torch.ones(1, 5, 5, dtype=torch.bool))
+    torch.testing.assert_close(depth[0, 2], torch.tensor([1, 2, 3, 2, 1]) / 3)
+
+
+@pytest.mark.parametrize("bad", [(None, 1.0), (0.0, 1.0), (float("nan"), 2.0), (float("inf"), 1.0)])
+def test_without_spacing_pixels_are_square(scene, bad):
+    torch.testing.assert_close(geometry.brain_depth(scene[1], [bad] * 3), geometry.brain_depth(scene[1]))
+
+
+def test_label_boundary_is_a_band_on_both_sides(scene):
+    for mask, band in zip(scene[0], geometry.label_boundary(scene[0]), strict=True):
+        assert torch.equal(band, slow_boundary(mask, 2))
+    straight = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    straight[:, :, 4:] = 3
+    assert geometry.label_boundary(straight)[0, 0].tolist() == [False, False, True, True, True, True, False, False]
+
+
+def test_edge_band_is_shallow_brain_and_never_empty(scene):
+    depth = geometry.brain_depth(scene[1])
+    edge = geometry.edge_band(depth, scene[1])
+    assert torch.equal(edge[:2], scene[1][:2] & (depth[:2] <= geometry.EDGE_DEPTH))
+    assert not edge[2].any()
+    dot = torch.zeros(1, 5, 5, dtype=torch.bool)
+    dot[0, 2, 2] = True
+    assert torch.equal(geometry.edge_band(geometry.brain_depth(dot), dot), dot)
+
+
+def test_linear_metrics_equal_those_of_upsampled_maps(scene):
+    """The slow twin: every metric of appendix C by its formula on explicit full-resolution maps."""
+    masks, brains, z = scene
+    depth = geometry.brain_depth(brains)
+    regions = geometry.slice_regions(masks, brains, depth, LABELS)
+    pooled = geometry.pool_regions(regions, (6, 5)).permute(0, 2, 3, 1).reshape(-1, regions.shape[1])
+    codes = Codes.from_dense(z.reshape(-1, 7))
+    got = geometry.linear_metrics(geometry.mass_in_regions(codes, pooled), LABELS)
+    for latent in range(6):
+        h = functional.interpolate(z[..., latent][:, None], size=(24, 20), mode="bilinear", align_corners=False)[:, 0]
+        total, in_brain = h.sum(), h[brains].sum()
+        edge = brains & (depth <= 0.15)
+        boundary = torch.stack([slow_boundary(mask, 2) for mask in masks])
+        expected = {
+            "p_background": h[masks == 0].sum() / total,
+            "p_necrotic_core": h[masks == 1].sum() / total,
+            "p_edema": h[masks == 2].sum() / total,
+            "inside": h[masks > 0].sum() / total,
+            "boundary": h[boundary].sum() / total,
+            "brain": in_brain / total,
+            "edge": h[edge].sum() / in_brain,
+            "depth": (h * depth)[brains].sum() / in_brain,
+        }
+        assert set(expected) == set(got)
+        for name, value in expected.items():
+            assert abs(float(got[name][latent]) - float(value)) < 1e-5, name
+    assert got["p_edema"][6].isnan()
+    assert all(got[name][:6].isfinite().all() for name in got)
+
+
+def test_without_a_foreground_class_nothing_is_inside(scene):
+    sums = torch.rand(2, 6, dtype=torch.float64)
+    assert geometry.linear_metrics(sums, {0: "background"})["inside"].tolist() == [0, 0]
+
+
+def test_spacing_comes_from_the_index():
+    blank = torch.zeros(2, 1, 8, 8)
+    index = pl.DataFrame({"case": ["a", "b"], "spacing_row_mm": [1.0, 2.0], "spacing_column_mm": [1.0, 0.5]})
+    slices = SliceSet.from_tensors(
+        blank, blank[:, 0].byte(), blank[:, 0].bool(), index, name="x", sequences=["T1"], labels=LABELS
+    )
+    assert geometry.spacing_of(slices, [1, 0]) == [(2.0, 0.5), (1.0, 1.0)]
