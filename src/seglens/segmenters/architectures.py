@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from seglens.segmenters.segmenter import Hookpoint, Segmenter
+from seglens.segmenters.segmenter import Hookpoint, Segmenter, fit_weights
 
 # Table 6 of the SegFormer paper (arXiv 2105.15203)
 _WIDE = (64, 128, 320, 512)
@@ -145,8 +145,6 @@ def _take_over_encoder(network: nn.Module, architecture: str, name: str) -> None
         n_colours, n_sequences = foreign[first].shape[1], own[first].shape[1]
         mean = foreign[first].mean(1, keepdim=True)
         foreign[first] = (mean * (n_colours / n_sequences)).expand(-1, n_sequences, -1, -1).clone()
-    from seglens.segmenters.segmenter import fit_weights
-
     fit_weights(encoder, foreign, name)
 
 
@@ -154,7 +152,7 @@ def start_from(target: Segmenter, source: Segmenter) -> list[str]:
     """Copy every tensor of ``source`` whose name and shape fit into ``target``'s network.
 
     Returns:
-        The names of ``target``'s tensors that did not fit and keep their own (random) values; with other classes that is
+        The names of ``target``'s tensors that did not fit and keep their own (random) values; with other classes
         the last layer.
 
     Raises:

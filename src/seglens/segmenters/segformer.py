@@ -1,9 +1,9 @@
 """transformers' SegFormer with a decoder that computes the same function in less time.
 
-The decoder projects the four stages to one width, resizes them to the first stage's grid, joins them and mixes them by a
-1x1 convolution. Projection, resizing and mixing are linear and act on different axes, so they commute: here each stage
-is projected and mixed by one small matrix at its own resolution, resized, and summed. Parameters, names and values
-(but for rounding) are those of transformers; for B0 on 128 x 128 slices the products shrink about thirty times.
+The decoder projects the four stages to one width, resizes them to the first stage's grid, joins them and mixes them by
+a 1x1 convolution. Projection, resizing and mixing are linear and act on different axes, so they commute: here each
+stage is projected and mixed by one small matrix at its own resolution, resized, and summed. Parameters, names and
+values (but for rounding) are those of transformers; for B0 the decoder's products shrink about thirty times.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from transformers.models.segformer.configuration_segformer import SegformerConfi
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead, SegformerForSemanticSegmentation
 
 
-class FoldedDecodeHead(SegformerDecodeHead):  # type: ignore[misc]
+class FoldedDecodeHead(SegformerDecodeHead):
     """SegFormer's all-MLP decoder (arXiv 2105.15203, equation 4), projection and mixing folded into one product."""
 
     def forward(self, encoder_hidden_states: Sequence[Tensor]) -> Tensor:
@@ -47,7 +47,9 @@ def segformer(n_sequences: int, n_classes: int, settings: Mapping[str, Any]) -> 
     config.num_labels = n_classes
     network: nn.Module = SegformerForSemanticSegmentation(config)
     head = FoldedDecodeHead.__new__(FoldedDecodeHead)
-    # the same module under another class: no second initialisation, so the weights are those of transformers for the seed
+    # the same module under another class, not initialised again: the weights are those of transformers for the seed
     head.__dict__ = network.get_submodule("decode_head").__dict__
+    # whole channels are dropped, as in the paper's own code (mmsegmentation); transformers drops single values
+    head.dropout = nn.Dropout2d(config.classifier_dropout_prob)
     network.decode_head = head
     return network

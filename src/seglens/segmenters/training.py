@@ -1,0 +1,305 @@
+"""One training loop for every segmenter: Dice + cross-entropy, exact resume, one device or several processes."""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from seglens.artifacts import hash_of, locked
+from seglens.cohorts.augmentation import augment
+from seglens.cohorts.slices import SliceSet
+from seglens.progress import Progress, silent
+from seglens.segmenters.architectures import build_segmenter, start_from
+from seglens.segmenters.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
+from seglens.segmenters.loss import dice_cross_entropy
+from seglens.segmenters.segmenter import Segmenter, raw_logits, resized
+from seglens.shapes import Images, Masks
+
+Augmentation = Callable[[Images, Masks, torch.Generator], tuple[Images, Masks]]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a segmenter is trained.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: slices a step, over all processes together.
+        learning_rate: peak, reached after the warm-up; falls to 0 on a half cosine.
+        weight_decay: of AdamW, on matrices and convolutions only.
+        warmup_share: share (0..1) of the steps in which the rate rises linearly.
+        clip: largest norm of the gradient.
+        precision: ``"bf16"`` (autocast), ``"fp32"``, or ``"auto"``: bf16 where the device computes it fast (CUDA with
+            bfloat16, a CPU with AMX tiles).
+        checkpoint_every: steps between two checkpoints.
+        architecture_settings: see :func:`seglens.segmenters.architectures.build_segmenter`.
+    """
+
+    steps: int = 350
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup_share: float = 0.1
+    clip: float = 1.0
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    checkpoint_every: int = 100
+    architecture_settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"{name} is {value}; it must be {legal}"
+            for name, value, legal, good in (
+                ("steps", self.steps, "at least 1", self.steps >= 1),
+                ("batch_size", self.batch_size, "at least 1", self.batch_size >= 1),
+                ("learning_rate", self.learning_rate, "above 0", self.learning_rate > 0),
+                ("weight_decay", self.weight_decay, "at least 0", self.weight_decay >= 0),
+                ("warmup_share", self.warmup_share, "0 or more, below 1", 0 <= self.warmup_share < 1),
+                ("clip", self.clip, "above 0", self.clip > 0),
+                ("checkpoint_every", self.checkpoint_every, "at least 1", self.checkpoint_every >= 1),
+            )
+            if not good
+        ]
+        if faults:
+            raise ValueError("; ".join(faults))
+
+
+def train_segmenter(
+    slices: SliceSet,
+    *,
+    architecture: str = "segformer-b0",
+    init_from: Segmenter | None = None,
+    settings: TrainingSettings | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    augmentation: Augmentation | None = augment,
+    progress: Progress = silent,
+) -> Segmenter:
+    """Train on exactly these slices; the same seed gives the same weights, bit for bit, on a CPU.
+
+    Every step draws its slices, its augmentation and its dropout from the seed and the step's number alone. So a run
+    that is stopped and resumed ends in the same weights as one that was not, and the global generator is left alone.
+
+    Under torchrun or ``accelerate launch`` each process takes its share of every batch; Dice is then pooled over a
+    process's share.
+
+    Args:
+        slices: with masks; their sequences and labels become the segmenter's.
+        architecture: see :func:`seglens.segmenters.architectures.build_segmenter`; not used with ``init_from``.
+        init_from: start from its weights, in its architecture. With other classes or sequences, the layers that do not
+            fit start at random; which ones is logged and kept in the checkpoints.
+        settings: None: the defaults of TrainingSettings.
+        seed: of the random weights, the order, the augmentation and the dropout.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; under several processes each takes its own of that kind.
+        checkpoint: folder for the checkpoints; where it holds some of the same run, training goes on from the newest.
+            ``history.parquet`` in a checkpoint has the loss and rate of every step.
+        augmentation: from images and masks to changed ones; None: none.
+        progress: told after each step, with loss and rate.
+
+    Returns:
+        The trained segmenter on ``device``, in evaluation mode.
+
+    Raises:
+        ValueError: no slices, a checkpoint of another run (the differences are listed), or a loss that is not finite.
+    """
+    settings = settings or TrainingSettings()
+    if len(slices) == 0:
+        raise ValueError(f"{slices.name!r} has no slices; nothing to train on")
+    segmenter, fresh = _starting_point(slices, architecture, init_from, settings, seed)
+    run = {
+        "slices": slices.hash,
+        "start": segmenter.hash,
+        "seed": seed,
+        "settings": {name: value for name, value in asdict(settings).items() if name != "checkpoint_every"},
+        "augmentation": getattr(augmentation, "__qualname__", repr(augmentation)) if augmentation else None,
+        "fresh_layers": fresh,
+    }
+    # .hash is computed once and the network is about to change: the result is another Segmenter
+    network = _optimised(
+        segmenter.network,
+        slices,
+        settings=settings,
+        seed=seed,
+        device=device,
+        checkpoint=checkpoint,
+        augmentation=augmentation,
+        progress=progress,
+        run=run,
+    )
+    return Segmenter(
+        network.eval(),
+        segmenter.architecture,
+        segmenter.sequences,
+        segmenter.labels,
+        segmenter.hookpoints,
+        segmenter.size,
+    )
+
+
+def _starting_point(
+    slices: SliceSet, architecture: str, init_from: Segmenter | None, settings: TrainingSettings, seed: int
+) -> tuple[Segmenter, list[str]]:
+    size = slices.size[0]
+    if init_from is not None and init_from.architecture is None:
+        network = deepcopy(init_from.network).cpu()
+        wrapped = Segmenter.wrap(
+            network, sequences=slices.sequences, labels=slices.labels, hookpoints=init_from.hookpoints, size=size
+        )
+        init_from.check_data(slices.name, slices.sequences)
+        if wrapped.n_classes != init_from.n_classes:
+            raise ValueError(
+                f"init_from wraps a network of {init_from.n_classes} classes, {slices.name!r} has {wrapped.n_classes}; "
+                "give that network an output of as many channels first"
+            )
+        return wrapped, []
+    chosen = init_from.architecture if init_from is not None and init_from.architecture is not None else None
+    segmenter = build_segmenter(
+        architecture if chosen is None else chosen["name"],
+        sequences=slices.sequences,
+        labels=slices.labels,
+        size=size,
+        seed=seed,
+        settings=settings.architecture_settings if chosen is None else chosen["settings"],
+    )
+    fresh = [] if init_from is None else start_from(segmenter, init_from)
+    if fresh:
+        log.info("these layers do not fit %s and start at random: %s", slices.name, ", ".join(fresh))
+    return segmenter, fresh
+
+
+def _optimised(
+    network: nn.Module,
+    slices: SliceSet,
+    *,
+    settings: TrainingSettings,
+    seed: int,
+    device: str,
+    checkpoint: Path | None,
+    augmentation: Augmentation | None,
+    progress: Progress,
+    run: Mapping[str, Any],
+) -> nn.Module:
+    place = torch.device(device)
+    with _accelerator(place) as accelerator, torch.random.fork_rng(devices=_forked(place)):
+        rank, world = accelerator.process_index, accelerator.num_processes
+        place = place if world == 1 else accelerator.device
+        run = {**run, "processes": world, "precision": _precision(settings, place)}
+        network.to(place).train()
+        optimiser = _optimiser(network, settings)
+        start, history = 0, []
+        holds = locked(checkpoint) if checkpoint is not None and rank == 0 else nullcontext()
+        with holds:
+            if checkpoint is not None and (found := newest_checkpoint(checkpoint, run)) is not None:
+                found.restore(network, optimiser)
+                start, history = found.step, found.history
+            parallel = accelerator.prepare_model(network, device_placement=False)
+            autocast = torch.autocast(place.type, torch.bfloat16, enabled=run["precision"] == "bf16")
+            for step in range(start, settings.steps):
+                rate = learning_rate(step, settings)
+                for group in optimiser.param_groups:
+                    group["lr"] = rate
+                rows = batch_rows(len(slices), settings.batch_size, step, seed)
+                images, masks = slices.images(rows), slices.masks(rows)
+                if augmentation is not None:
+                    generator = torch.Generator().manual_seed(_mixed(seed, "augmentation", step))
+                    images, masks = augmentation(images, masks, generator)
+                images, masks = images[rank::world].to(place), masks[rank::world].to(place)
+                torch.manual_seed(_mixed(seed, "dropout", step, rank))
+                with autocast:
+                    logits = raw_logits(parallel, images)
+                loss = dice_cross_entropy(resized(logits.float(), (masks.shape[1], masks.shape[2])), masks)
+                value = float(loss)
+                if not math.isfinite(value):
+                    raise ValueError(
+                        f"the loss is {value} at step {step + 1}; lower learning_rate (now {settings.learning_rate}) "
+                        "or use precision='fp32'. The last checkpoint is from before"
+                    )
+                optimiser.zero_grad(set_to_none=True)
+                accelerator.backward(loss)
+                torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
+                optimiser.step()
+                history.append({"step": step + 1, "loss": value, "rate": rate})
+                done = step + 1
+                if checkpoint is not None and rank == 0 and (_due(done, settings) or done == settings.steps):
+                    save_checkpoint(checkpoint, Checkpoint.of(network, optimiser, done, history), run)
+                progress(done, settings.steps, loss=value, rate=rate)
+            accelerator.wait_for_everyone()
+    return network
+
+
+def _due(done: int, settings: TrainingSettings) -> bool:
+    return done % settings.checkpoint_every == 0
+
+
+def learning_rate(step: int, settings: TrainingSettings) -> float:
+    """Rate of a step (0-based): linear warm-up, then a half cosine to 0."""
+    warmup = round(settings.warmup_share * settings.steps)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (settings.steps - warmup)))
+
+
+def batch_rows(n_slices: int, batch_size: int, step: int, seed: int) -> list[int]:
+    """The slices of a step (0-based): an endless row of shuffled passes, cut into batches."""
+    rows: list[int] = []
+    position = step * batch_size
+    while len(rows) < batch_size:
+        turn, offset = divmod(position + len(rows), n_slices)
+        generator = torch.Generator().manual_seed(_mixed(seed, "order", turn))
+        order = torch.randperm(n_slices, generator=generator)
+        rows += order[offset : offset + batch_size - len(rows)].tolist()
+    return rows
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices faster than float32 ones."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
+
+
+def _precision(settings: TrainingSettings, device: torch.device) -> str:
+    if settings.precision != "auto":
+        return settings.precision
+    return "bf16" if fast_bf16(device) else "fp32"
+
+
+def _mixed(seed: int, purpose: str, *numbers: int) -> int:
+    return int(hash_of([seed, purpose, *numbers])[:15], 16)
+
+
+def _optimiser(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate, fused=True)
+
+
+def _forked(device: torch.device) -> list[int]:
+    return list(range(torch.cuda.device_count())) if device.type == "cuda" else []
+
+
+@contextmanager
+def _accelerator(device: torch.device) -> Iterator[Any]:
+    """An Accelerator; its process-wide state is cleared after it, so that the next one may be on another device."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, is_initialized
+
+    outer = is_initialized()
+    # precision is set around the forward pass, not here: accelerate would fix it for the whole process
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+    try:
+        yield accelerator
+    finally:
+        if not outer:
+            AcceleratorState._reset_state(reset_partial_state=True)
