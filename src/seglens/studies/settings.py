@@ -1,7 +1,7 @@
 """What a study is asked to do: one YAML file, checked before any work."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -78,7 +78,7 @@ class CohortSettings(_Strict):
     lesion_free_share: Share = 0.2
 
     @model_validator(mode="after")
-    def _one_origin(self) -> Self:
+    def _one_origin(self) -> "CohortSettings":
         if bool(self.sources) == (self.phantom is not None):
             raise ValueError("give either sources or phantom")
         return self
@@ -182,15 +182,15 @@ class StudySettings(_Strict):
     device: str = "auto"
 
     @model_validator(mode="after")
-    def _names_exist(self) -> Self:
+    def _names_exist(self) -> "StudySettings":
         faults = []
-        done: set[str] = set()
         for name, segmenter in self.segmenters.items():
             if segmenter.cohort not in self.cohorts:
                 faults.append(f"segmenters.{name}.cohort: no cohort {segmenter.cohort!r}")
-            if segmenter.init_from is not None and segmenter.init_from not in done:
-                faults.append(f"segmenters.{name}.init_from: no segmenter {segmenter.init_from!r} above it")
-            done.add(name)
+            if segmenter.init_from is not None and segmenter.init_from not in self.segmenters:
+                faults.append(f"segmenters.{name}.init_from: no segmenter {segmenter.init_from!r}")
+            elif self._starts_in_a_circle(name):
+                faults.append(f"segmenters.{name}.init_from: leads back to {name!r}; one must start from nothing")
         for place, entries in (("steering", self.steering), ("failures", self.failures)):
             for number, entry in enumerate(entries):
                 if entry.segmenter not in self.segmenters:
@@ -201,6 +201,15 @@ class StudySettings(_Strict):
             known = f"cohorts are {', '.join(self.cohorts)}; segmenters are {', '.join(self.segmenters)}"
             raise ValueError("; ".join([*faults, known]))
         return self
+
+    def _starts_in_a_circle(self, name: str) -> bool:
+        seen, above = {name}, self.segmenters[name].init_from
+        while above in self.segmenters:
+            if above in seen:
+                return True
+            seen.add(above)
+            above = self.segmenters[above].init_from
+        return False
 
     @classmethod
     def parse(cls, content: Any, origin: str) -> "StudySettings":

@@ -1,8 +1,11 @@
 """A finished stage is reused, another input makes another artifact, and only one process writes."""
 
+import subprocess
+import sys
+
 import pytest
 
-from seglens.artifacts import ArtifactError, new_artifact
+from seglens.artifacts import new_artifact
 from seglens.studies.run import Run, Stage
 
 
@@ -72,6 +75,12 @@ def test_a_failing_stage_leaves_its_checkpoint_and_no_artifact(tmp_path):
 
 
 def test_two_writers_are_refused(tmp_path):
-    with Run(tmp_path).writing({}), pytest.raises(ArtifactError, match="is being written by process"):
-        with Run(tmp_path).writing({}):
-            pass
+    with Run(tmp_path).writing({}):
+        script = f"""
+import pathlib
+from seglens.studies.run import Run
+with Run(pathlib.Path({str(tmp_path)!r})).writing({{}}): print("got it")
+"""
+        other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert other.returncode == 1
+    assert "is being written by process" in other.stderr

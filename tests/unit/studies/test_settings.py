@@ -37,7 +37,8 @@ def test_every_fault_is_named_with_its_place(tmp_path):
     ("change", "message"),
     [
         ({"segmenters": {"a": {"cohort": "adlut"}}}, "segmenters.a.cohort: no cohort 'adlut'"),
-        ({"segmenters": {"a": {"cohort": "adult", "init_from": "b"}}}, "no segmenter 'b' above it"),
+        ({"segmenters": {"a": {"cohort": "adult", "init_from": "b"}}}, "init_from: no segmenter 'b'"),
+        ({"segmenters": {"a": {"cohort": "adult", "init_from": "a"}}}, "leads back to 'a'"),
         ({"steering": [{"segmenter": "x", "cohort": "y", "label": "edema"}]}, r"steering\[0\].segmenter: no segm"),
         ({"failures": [{"segmenter": "adult", "cohort": "y"}]}, r"failures\[0\].cohort: no cohort 'y'"),
         ({"cohorts": {"adult": {}}}, "give either sources or phantom"),
