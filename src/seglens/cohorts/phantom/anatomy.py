@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.random import Generator
 from torch import Tensor
 
@@ -74,6 +74,15 @@ class Anatomy:
     white: Float[Tensor, " n"]
     fluid: Float[Tensor, " n"]
     regions: Float[Tensor, "6 n"]
+
+    @property
+    def brain(self) -> Float[Tensor, " n"]:
+        """Share of the point that lies in the brain."""
+        return self.grey + self.white + self.fluid
+
+    def select(self, kept: Bool[Tensor, " n"]) -> "Anatomy":
+        """The points where ``kept`` is true."""
+        return Anatomy(self.grey[kept], self.white[kept], self.fluid[kept], self.regions[:, kept])
 
     def region(self, name: str) -> Float[Tensor, " n"]:
         """Soft membership of one structure, 0 to 1."""
@@ -146,7 +155,7 @@ def smooth_field(generator: Generator, *, channels: int, knot_mm: float) -> Smoo
     return SmoothField(torch.from_numpy(fine)[None])
 
 
-def rotation(degrees: tuple[float, float, float]) -> Float[Tensor, "3 3"]:
+def rotation(degrees: tuple[float, ...]) -> Float[Tensor, "3 3"]:
     """Rotation matrix: about x, then y, then z."""
     x, y, z = np.deg2rad(np.asarray(degrees, dtype=np.float64))
     about_x = np.array([[1, 0, 0], [0, np.cos(x), -np.sin(x)], [0, np.sin(x), np.cos(x)]])
@@ -155,11 +164,27 @@ def rotation(degrees: tuple[float, float, float]) -> Float[Tensor, "3 3"]:
     return torch.from_numpy((about_z @ about_y @ about_x).astype(np.float32))
 
 
-def head(
-    *, scale: tuple[float, float, float], degrees: tuple[float, float, float], displacement: SmoothField, amplitude_mm: float
+def make_head(
+    *,
+    scale: float,
+    proportions: tuple[float, ...],
+    degrees: tuple[float, ...],
+    displacement: SmoothField,
+    amplitude_mm: float,
 ) -> Head:
-    """A head from its size along x, y, z (1 is the template's), its rotation and its elastic part."""
-    matrix = torch.diag(1 / torch.tensor(scale)) @ rotation(degrees).T
+    """A head from its size and shape.
+
+    Args:
+        scale: size against the template.
+        proportions: further factors along x, y and z.
+        degrees: rotation about x, y and z.
+        displacement: three channels; the elastic part in units of ``amplitude_mm``.
+        amplitude_mm: size of the elastic part.
+
+    Returns:
+        The backward map.
+    """
+    matrix = torch.diag(1 / (scale * torch.tensor(proportions))) @ rotation(degrees).T
     return Head(matrix=matrix, displacement=displacement, amplitude_mm=amplitude_mm)
 
 
@@ -230,7 +255,8 @@ def _bounds(mask: np.ndarray, margin: int = 3) -> tuple[slice, ...]:
 def _region_maps(step_mm: float = 2.0) -> np.ndarray:
     """Soft membership of each structure on a lattice over the box, 1 inside and 0 outside over about 2 mm."""
     x, y, z = (
-        np.arange(low, high + step_mm / 2, step_mm, dtype=np.float32) for low, high in zip(BOX_LOW, BOX_HIGH, strict=True)
+        np.arange(low, high + step_mm / 2, step_mm, dtype=np.float32)
+        for low, high in zip(BOX_LOW, BOX_HIGH, strict=True)
     )
     z, y, x = np.meshgrid(z, y, x, indexing="ij")
     x = np.abs(x)

@@ -12,15 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from seglens.cohorts.phantom.populations import resolve
-from seglens.cohorts.phantom.subject import (
-    HEALTHY_LABELS,
-    SEQUENCES,
-    TUMOUR_LABELS,
-    PhantomSubject,
-    make_subject,
-    sources_of,
-)
+from seglens.cohorts.phantom.populations import resolve, sources
+from seglens.cohorts.phantom.subject import SEQUENCES, PhantomSubject, make_subject
+from seglens.cohorts.phantom.tissue import HEALTHY_LABELS, TUMOUR_LABELS
 from seglens.progress import Progress, silent
 
 TRUTH = "subjects.json"
@@ -63,7 +57,12 @@ def write_phantom_cohort(
         >>> write_phantom_cohort(Path("adult-noisy"), "adult", subjects=4, seed=0, factors={"noise": "ssa"})
     """
     resolve(population, factors)
-    for name, value, least in (("subjects", subjects, 1), ("size", size, 16), ("slices", slices, 1), ("workers", workers, 1)):
+    for name, value, least in (
+        ("subjects", subjects, 1),
+        ("size", size, 16),
+        ("slices", slices, 1),
+        ("workers", workers, 1),
+    ):
         if value < least:
             raise ValueError(f"{name} is {value}; it must be {least} or more")
     if seed < 0:
@@ -99,6 +98,7 @@ def write_phantom_cohort(
     }
     record = {
         "population": population,
+        "sources": sources(population, factors),
         "seed": seed,
         "factors": dict(factors),
         "size": size,
@@ -130,7 +130,6 @@ def _write_subject(
         subject=subject,
         size=size,
         slices=slices,
-        sources=sources_of(population, factors),
     )
     name = f"{population}-{subject:04d}"
     for channel, image in enumerate(made.images):

@@ -7,13 +7,14 @@ that a compartment has the size that its prior says, whatever the tissue around 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seglens.cohorts.phantom.anatomy import Head, SmoothField, Template, sample_anatomy
+from seglens.cohorts.phantom.anatomy import Anatomy, Head, SmoothField, Template, sample_anatomy
 
 STEP_MM = 3.0
 SPEED_WHITE, SPEED_GREY, SPEED_FLUID, SPEED_OUTSIDE = 1.0, 0.5, 0.12, 0.02
@@ -46,6 +47,18 @@ class Lesion:
     necrosis_mm: float
     whole_mm: float
     coverage: float
+
+    def heights_mm(self) -> tuple[float, float]:
+        """Lowest and highest z that the lesion reaches with more than a sliver."""
+        levels = np.linspace(self.low[2], self.high[2], self.grid.shape[2])
+        area = (self.grid[0, 1] <= self.whole_mm).flatten(1).sum(1).numpy()
+        held = levels[area > 0.08 * area.max()]
+        return float(held[0]), float(held[-1])
+
+    def truth(self) -> dict[str, Any]:
+        """What was planted, JSON-able."""
+        names = ("seed", "core_mm", "necrosis_mm", "whole_mm", "coverage")
+        return {"seed_mm" if name == "seed" else name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -95,12 +108,16 @@ def grow(
     points = torch.stack([x, y, z], -1).reshape(-1, 3) + seed
     anatomy = sample_anatomy(template, head.to_template(points))
     n = 2 * half + 1
-    brain = anatomy.grey + anatomy.white + anatomy.fluid
     rough = torch.exp(IRREGULARITY * irregularity(points)[0])
 
     def speed(grey: float, fluid: float) -> np.ndarray:
         tissue = SPEED_WHITE * anatomy.white + grey * anatomy.grey + fluid * anatomy.fluid
-        return ((tissue + SPEED_OUTSIDE * (1 - brain)).clamp_min(SPEED_OUTSIDE) * rough).double().numpy().reshape(n, n, n)
+        return (
+            ((tissue + SPEED_OUTSIDE * (1 - anatomy.brain)).clamp_min(SPEED_OUTSIDE) * rough)
+            .double()
+            .numpy()
+            .reshape(n, n, n)
+        )
 
     start = n**3 // 2
     core_radius = equivalent_radius(arrival_time(speed(SPEED_GREY, SPEED_FLUID), [start]))
@@ -163,17 +180,13 @@ def equivalent_radius(times: np.ndarray) -> np.ndarray:
     return np.cbrt(3 / (4 * np.pi) * STEP_MM**3 * rank).reshape(times.shape)
 
 
-def compartments(
-    lesion: Lesion, points: Float[Tensor, "n 3"], *, grey: Float[Tensor, " n"], white: Float[Tensor, " n"], fluid: Float[Tensor, " n"]
-) -> Compartments:
+def compartments(lesion: Lesion, points: Float[Tensor, "n 3"], anatomy: Anatomy) -> Compartments:
     """What a lesion makes of points of the brain.
 
     Args:
         lesion: the tumour.
         points: subject mm.
-        grey: share of grey matter at the points before the tumour came.
-        white: share of white matter.
-        fluid: share of fluid.
+        anatomy: what was there before it came.
 
     Returns:
         Shares of necrosis, solid tumour that does not enhance, enhancing tumour and edema.
@@ -193,9 +206,9 @@ def compartments(
     uptake = below(radii[2], lesion.coverage, 0.03) if lesion.coverage < 1 else torch.ones_like(core)
     viable = core - dead
     # edema is water between fibres: none in fluid, little in compact cortex
-    room = white[inside] + 0.7 * grey[inside]
+    room = anatomy.white[inside] + 0.7 * anatomy.grey[inside]
     spread = below(radii[1], lesion.whole_mm, 0.8) * (1 - core) * room
-    brain = (grey + white + fluid)[inside]
+    brain = anatomy.brain[inside]
 
     def full(values: Tensor) -> Tensor:
         return torch.zeros(len(points)).masked_scatter(inside, values * brain)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 ROONEY = {"grey": (1.16e-3, 0.376), "white": (0.71e-3, 0.382)}
 """T1 = a (gamma B0)^b in seconds and Hz: Rooney et al., MRM 57 (2007), table 2."""
+T1Sequence = Literal["gradient_echo", "inversion_recovery", "spin_echo"]
 GAMMA_HZ_PER_TESLA = 42.577e6
 
 
@@ -153,9 +154,10 @@ class Protocol:
 
     Attributes:
         tesla: field strength.
-        t1_sequence: T1 and T1c by spoiled gradient echo or by spin echo.
+        t1_sequence: how T1 and T1c are made: spoiled gradient echo, inversion recovery (MPRAGE) or spin echo.
         t1_tr_ms: repetition time of T1 and T1c.
         t1_te_ms: echo time of T1 and T1c.
+        t1_ti_ms: inversion time of the inversion recovery.
         t1_flip_degrees: flip angle of the gradient echo.
         t2_tr_ms: repetition time of T2.
         t2_te_ms: echo time of T2.
@@ -165,9 +167,10 @@ class Protocol:
     """
 
     tesla: float
-    t1_sequence: Literal["gradient_echo", "spin_echo"]
+    t1_sequence: T1Sequence
     t1_tr_ms: float
     t1_te_ms: float
+    t1_ti_ms: float
     t1_flip_degrees: float
     t2_tr_ms: float
     t2_te_ms: float
@@ -199,6 +202,10 @@ def acquire(
     def t1_weighted(t1: Tensor) -> Tensor:
         if protocol.t1_sequence == "spin_echo":
             return spin_echo(t1, t2_ms, pd, tr_ms=protocol.t1_tr_ms, te_ms=protocol.t1_te_ms)
+        if protocol.t1_sequence == "inversion_recovery":
+            return inversion_recovery(
+                t1, t2_ms, pd, tr_ms=protocol.t1_tr_ms, te_ms=protocol.t1_te_ms, ti_ms=protocol.t1_ti_ms
+            )
         return spoiled_gradient_echo(
             t1, t2_ms, pd, tr_ms=protocol.t1_tr_ms, te_ms=protocol.t1_te_ms, flip_degrees=protocol.t1_flip_degrees
         )

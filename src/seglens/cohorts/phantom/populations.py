@@ -9,8 +9,10 @@ et al., arXiv 2305.19369), CBTRUS (Ostrom et al., Neuro-Oncology 2021) for sites
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from seglens.cohorts.phantom.physics import T1Sequence
 
 Range = tuple[float, float]
 
@@ -34,10 +36,20 @@ class TissuePrior:
 
 
 @dataclass(frozen=True)
-class PlacePrior:
-    """Where a tumour starts: (weight, MNI centre mm, spread mm); x is mirrored at random."""
+class Site:
+    """Where tumours start: how often, MNI centre (mm, x as |x|; the side is drawn) and spread (mm)."""
 
-    sites: tuple[tuple[float, tuple[float, float, float], tuple[float, float, float]], ...]
+    name: str
+    weight: float
+    centre_mm: tuple[float, float, float]
+    spread_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class PlacePrior:
+    """The sites of a population."""
+
+    sites: tuple[Site, ...]
 
 
 @dataclass(frozen=True)
@@ -75,9 +87,10 @@ class ContrastPrior:
     """Field strength and protocol."""
 
     tesla: Range
-    t1_sequence: Literal["gradient_echo", "spin_echo"]
+    t1_sequence: T1Sequence
     t1_tr_ms: Range
     t1_te_ms: Range
+    t1_ti_ms: Range
     t1_flip_degrees: Range
     t2_tr_ms: Range
     t2_te_ms: Range
@@ -138,20 +151,20 @@ class Population:
 
 _SUPRATENTORIAL = PlacePrior(
     sites=(
-        (0.30, (28.0, 32.0, 18.0), (8.0, 12.0, 12.0)),
-        (0.28, (44.0, -18.0, -12.0), (5.0, 14.0, 6.0)),
-        (0.24, (30.0, -42.0, 32.0), (7.0, 10.0, 8.0)),
-        (0.08, (26.0, -74.0, 8.0), (6.0, 6.0, 8.0)),
-        (0.10, (34.0, 2.0, 22.0), (5.0, 12.0, 6.0)),
+        Site("frontal", 0.30, (28.0, 32.0, 18.0), (8.0, 12.0, 12.0)),
+        Site("temporal", 0.28, (44.0, -18.0, -12.0), (5.0, 14.0, 6.0)),
+        Site("parietal", 0.24, (30.0, -42.0, 32.0), (7.0, 10.0, 8.0)),
+        Site("occipital", 0.08, (26.0, -74.0, 8.0), (6.0, 6.0, 8.0)),
+        Site("insular", 0.10, (34.0, 2.0, 22.0), (5.0, 12.0, 6.0)),
     )
 )
 _POSTERIOR_FOSSA_AND_MIDLINE = PlacePrior(
     sites=(
-        (0.30, (3.0, -28.0, -33.0), (3.0, 4.0, 5.0)),
-        (0.22, (4.0, -62.0, -30.0), (4.0, 6.0, 6.0)),
-        (0.18, (24.0, -60.0, -36.0), (6.0, 6.0, 5.0)),
-        (0.20, (11.0, -18.0, 6.0), (3.0, 5.0, 4.0)),
-        (0.10, (5.0, -4.0, -8.0), (3.0, 4.0, 4.0)),
+        Site("pons", 0.30, (3.0, -28.0, -33.0), (3.0, 4.0, 5.0)),
+        Site("vermis", 0.22, (4.0, -62.0, -30.0), (4.0, 6.0, 6.0)),
+        Site("cerebellar_hemisphere", 0.18, (24.0, -60.0, -36.0), (6.0, 6.0, 5.0)),
+        Site("thalamus", 0.20, (11.0, -18.0, 6.0), (3.0, 5.0, 4.0)),
+        Site("hypothalamus", 0.10, (5.0, -4.0, -8.0), (3.0, 4.0, 4.0)),
     )
 )
 
@@ -160,10 +173,11 @@ _ADULT = Population(
     tissue=TissuePrior(white_t1=(0.96, 1.04), grey_t1=(0.96, 1.04), white_t2=(0.95, 1.05), grey_t2=(0.95, 1.05)),
     contrast=ContrastPrior(
         tesla=(1.5, 3.0),
-        t1_sequence="gradient_echo",
-        t1_tr_ms=(18.0, 25.0),
-        t1_te_ms=(3.0, 6.0),
-        t1_flip_degrees=(20.0, 28.0),
+        t1_sequence="inversion_recovery",
+        t1_tr_ms=(1900.0, 2300.0),
+        t1_te_ms=(2.5, 4.5),
+        t1_ti_ms=(850.0, 1000.0),
+        t1_flip_degrees=(90.0, 90.0),
         t2_tr_ms=(3500.0, 5500.0),
         t2_te_ms=(85.0, 105.0),
         flair_tr_ms=(8000.0, 10000.0),
@@ -177,7 +191,7 @@ _ADULT = Population(
     place=_SUPRATENTORIAL,
     size=SizePrior(core_mm=(15.0, 23.0)),
     edema=EdemaPrior(width_mm=(8.0, 14.0), strength=(0.8, 1.2)),
-    enhancement=EnhancementPrior(necrosis=(0.55, 0.75), coverage=(0.9, 1.0), millimolar=(0.4, 0.8)),
+    enhancement=EnhancementPrior(necrosis=(0.55, 0.75), coverage=(0.9, 1.0), millimolar=(0.15, 0.45)),
 )
 
 POPULATIONS: Mapping[str, Population] = {
@@ -185,7 +199,12 @@ POPULATIONS: Mapping[str, Population] = {
     "pediatric": Population(
         head=HeadPrior(scale=(0.88, 0.98), elastic_mm=(2.0, 4.0)),
         tissue=TissuePrior(white_t1=(1.08, 1.25), grey_t1=(1.02, 1.12), white_t2=(1.05, 1.2), grey_t2=(1.0, 1.1)),
-        contrast=_ADULT.contrast,
+        contrast=replace(
+            _ADULT.contrast,
+            t1_sequence="gradient_echo",
+            t1_tr_ms=(9.0, 14.0),
+            t1_flip_degrees=(22.0, 30.0),
+        ),
         bias=_ADULT.bias,
         noise=_ADULT.noise,
         resolution=_ADULT.resolution,
@@ -193,7 +212,7 @@ POPULATIONS: Mapping[str, Population] = {
         place=_POSTERIOR_FOSSA_AND_MIDLINE,
         size=SizePrior(core_mm=(13.0, 19.0)),
         edema=EdemaPrior(width_mm=(4.0, 7.0), strength=(0.7, 1.0)),
-        enhancement=EnhancementPrior(necrosis=(0.2, 0.5), coverage=(0.25, 0.65), millimolar=(0.25, 0.6)),
+        enhancement=EnhancementPrior(necrosis=(0.2, 0.5), coverage=(0.25, 0.65), millimolar=(0.12, 0.4)),
     ),
     "ssa": Population(
         head=_ADULT.head,
@@ -203,6 +222,7 @@ POPULATIONS: Mapping[str, Population] = {
             t1_sequence="spin_echo",
             t1_tr_ms=(400.0, 600.0),
             t1_te_ms=(10.0, 18.0),
+            t1_ti_ms=(900.0, 900.0),
             t1_flip_degrees=(90.0, 90.0),
             t2_tr_ms=(3000.0, 4500.0),
             t2_te_ms=(90.0, 120.0),
@@ -217,7 +237,7 @@ POPULATIONS: Mapping[str, Population] = {
         place=_SUPRATENTORIAL,
         size=SizePrior(core_mm=(19.0, 27.0)),
         edema=EdemaPrior(width_mm=(9.0, 15.0), strength=(0.8, 1.2)),
-        enhancement=EnhancementPrior(necrosis=(0.55, 0.75), coverage=(0.85, 1.0), millimolar=(0.3, 0.7)),
+        enhancement=EnhancementPrior(necrosis=(0.55, 0.75), coverage=(0.85, 1.0), millimolar=(0.15, 0.45)),
     ),
     "healthy": Population(
         head=_ADULT.head,
@@ -247,8 +267,6 @@ def resolve(population: str, factors: Mapping[str, str]) -> Population:
     Raises:
         ValueError: an unknown population or factor, or a factor of the lesion between healthy and a tumour population.
     """
-    from dataclasses import replace
-
     names = ", ".join(POPULATIONS)
     if population not in POPULATIONS:
         raise ValueError(f"population {population!r} is unknown; choose one of {names}")
@@ -263,3 +281,10 @@ def resolve(population: str, factors: Mapping[str, str]) -> Population:
             raise ValueError(f"factor {factor}={source} on {population}: healthy has no lesion, so it has no {factor}")
         changed[factor] = getattr(POPULATIONS[source], factor)
     return replace(base, **changed)
+
+
+def sources(population: str, factors: Mapping[str, str]) -> dict[str, str]:
+    """Which population the prior of each factor comes from."""
+    return {
+        name: factors.get(name, population) for name in FACTORS if getattr(POPULATIONS[population], name) is not None
+    }

@@ -2,63 +2,48 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.random import Generator, default_rng
 from torch import Tensor
 
 from seglens.cohorts.phantom.anatomy import (
     CENTRE,
-    Anatomy,
     Head,
     Template,
-    head,
     load_template,
+    make_head,
     sample_anatomy,
     smooth_field,
 )
-from seglens.cohorts.phantom.lesions import Compartments, Lesion, compartments, grow
-from seglens.cohorts.phantom.physics import Protocol, acquire, field_scale, null_ti_ms, rician
-from seglens.cohorts.phantom.populations import FACTORS, POPULATIONS, PlacePrior, Population, Range
+from seglens.cohorts.phantom.lesions import Lesion, compartments, grow
+from seglens.cohorts.phantom.physics import Protocol, acquire, null_ti_ms, rician
+from seglens.cohorts.phantom.populations import FACTORS, PlacePrior, Population, Range
+from seglens.cohorts.phantom.tissue import (
+    BLOOD_MILLIMOLAR,
+    FLUID,
+    HEALTHY_LABELS,
+    TUMOUR_LABELS,
+    TissueState,
+    label_shares,
+    signal,
+    tissue_maps,
+)
 
 SEQUENCES = ("T1", "T1c", "T2", "FLAIR")
-TUMOUR_LABELS = {0: "background", 1: "necrotic_core", 2: "edema", 3: "enhancing"}
-HEALTHY_LABELS = {
-    0: "background",
-    1: "cortical_grey",
-    2: "white_matter",
-    3: "ventricles",
-    4: "caudate",
-    5: "lentiform",
-    6: "thalamus",
-    7: "cerebellum",
-    8: "brainstem",
-}
 FIELD_OF_VIEW_MM = 208.0
-HEALTHY_RANGE_MM = (-36.0, 27.0)
+HEALTHY_RANGE_MM = (-34.0, 27.0)
+"""Template heights between which a healthy subject is sliced: pons and cerebellum to the top of the caudate."""
 WHITE_MATTER_LEVEL = 500.0
-"""Intensity of white matter in the files, each sequence."""
+"""Intensity of white matter in the files, in each sequence."""
+THIN_MM = 2.0
+"""A thick slice averages thin ones of about this thickness."""
 
-# (T1 ms at 3 T, T2 ms, proton density). White and grey: Rooney et al. 2007, Wansapura et al. (JMRI 9, 1999); deep grey is
-# shorter in both (Gelman et al., MRM 45, 2001); tumour and edema: Eis et al. (MRM 34, 1995), Hattingen et al. (2013).
-WHITE = (885.0, 79.0, 0.70)
-GREY = (1295.0, 95.0, 0.82)
-FLUID = (4300.0, 1800.0, 1.0)
-CAUDATE = (1190.0, 82.0, 0.81)
-LENTIFORM = (1130.0, 76.0, 0.80)
-THALAMUS = (1040.0, 78.0, 0.77)
-NECROSIS = (2700.0, 260.0, 0.97)
-SOLID = (1650.0, 150.0, 0.90)
-ENHANCING = (1450.0, 115.0, 0.87)
-EDEMA = (1500.0, 165.0, 0.88)
-LESION_FIELD_EXPONENT = 0.3
-BLOOD_MILLIMOLAR = (0.05, 0.02)
-"""Gadolinium in the capillaries of healthy grey and white matter, per volume of tissue."""
+Drawn = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -69,7 +54,7 @@ class PhantomSubject:
         images: int16 [4 X Y Z], sequences in the order of `SEQUENCES`; 0 outside the brain.
         labels: uint8 [X Y Z].
         affine: float64 [4 4], voxel to mm.
-        truth: what was planted, JSON-able: every factor's values and where they come from, the lesion, the slices.
+        truth: what was planted, JSON-able: every factor's drawn values, the lesion, the slices.
     """
 
     images: np.ndarray
@@ -79,99 +64,56 @@ class PhantomSubject:
 
 
 def stream(seed: int, subject: int, name: str) -> Generator:
-    """The random stream of one factor of one subject; no other factor draws from it."""
+    """The random stream of one factor of one subject; nothing else draws from it."""
     digest = sha256(f"{seed}|{subject}|{name}".encode()).digest()
     return default_rng(np.frombuffer(digest, dtype=np.uint32))
 
 
-def make_subject(
-    priors: Population, *, seed: int, subject: int, size: int = 128, slices: int = 10, sources: Mapping[str, str]
-) -> PhantomSubject:
+def make_subject(priors: Population, *, seed: int, subject: int, size: int = 128, slices: int = 10) -> PhantomSubject:
     """Make one subject.
 
     Args:
-        priors: what is drawn from.
+        priors: what is drawn from; see ``populations.resolve``.
         seed: the cohort's seed.
         subject: its number in the cohort.
         size: rows and columns of a slice.
         slices: number of axial slices.
-        sources: factor -> the population that its prior comes from, for the record.
 
     Returns:
         Images, labels, affine and the planted truth.
     """
     with _one_thread(), torch.no_grad():
-        return _make(priors, seed, subject, size, slices, sources)
-
-
-def _make(
-    priors: Population, seed: int, subject: int, size: int, slices: int, sources: Mapping[str, str]
-) -> PhantomSubject:
-    template = load_template()
-    drawn = {name: _draw(getattr(priors, name), stream(seed, subject, name), template) for name in FACTORS}
-    drawn = {name: values for name, values in drawn.items() if values is not None}
-    shape = stream(seed, subject, "shape")
-    skull = head(
-        scale=tuple(drawn["head"]["scale"] * factor for factor in drawn["head"]["proportions"]),
-        degrees=drawn["head"]["degrees"],
-        displacement=smooth_field(shape, channels=3, knot_mm=32.0),
-        amplitude_mm=drawn["head"]["elastic_mm"],
-    )
-    lesion = None
-    if priors.has_lesion:
-        lesion = grow(
-            template,
-            skull,
-            drawn["place"]["template_mm"],
-            core_mm=drawn["size"]["core_mm"],
-            necrosis_share=drawn["enhancement"]["necrosis"],
-            edema_mm=drawn["edema"]["width_mm"],
-            coverage=drawn["enhancement"]["coverage"],
-            irregularity=smooth_field(stream(seed, subject, "irregularity"), channels=1, knot_mm=14.0),
-            pattern=smooth_field(stream(seed, subject, "pattern"), channels=1, knot_mm=18.0),
+        template = load_template()
+        drawn: dict[str, dict[str, Any]] = {}
+        for name in FACTORS:
+            values = _draw(getattr(priors, name), stream(seed, subject, name), template)
+            if values is not None:
+                drawn[name] = values
+        head = make_head(
+            scale=drawn["head"]["scale"],
+            proportions=drawn["head"]["proportions"],
+            degrees=drawn["head"]["degrees"],
+            displacement=smooth_field(stream(seed, subject, "shape"), channels=3, knot_mm=32.0),
+            amplitude_mm=drawn["head"]["elastic_mm"],
         )
-    heights, gap = _plan_slices(lesion, skull, slices)
-    thickness = drawn["thickness"]["slice_mm"]
-    protocol = _protocol(priors, drawn["contrast"])
+        lesion = _grow(template, head, drawn, seed, subject) if priors.has_lesion else None
+        heights, gap = _plan_slices(lesion, head, slices)
+        protocol = _protocol(drawn["contrast"])
+        state = _tissue_state(drawn)
+        pure, labels, brain = _image(template, head, lesion, heights, drawn, protocol, state, size, seed, subject)
+        images = _scan(pure, brain, heights, drawn, protocol, state, seed, subject)
     pixel = FIELD_OF_VIEW_MM / size
-    axis = (torch.arange(size, dtype=torch.float32) + 0.5) * pixel - FIELD_OF_VIEW_MM / 2
-    texture = smooth_field(stream(seed, subject, "texture"), channels=2, knot_mm=9.0)
-    n_thin = max(1, int(np.ceil(thickness / 2)))
-    signal = torch.zeros(4, slices, size, size)
-    shares = torch.zeros(len(TUMOUR_LABELS if lesion else HEALTHY_LABELS), slices, size, size)
-    brain = torch.zeros(slices, size, size)
-    for thin in range(n_thin):
-        offset = ((thin + 0.5) / n_thin - 0.5) * thickness
-        z, y, x = torch.meshgrid(heights + offset, axis + CENTRE[1], axis + CENTRE[0], indexing="ij")
-        points = torch.stack([x, y, z], -1).reshape(-1, 3)
-        anatomy = sample_anatomy(template, skull.to_template(points))
-        inside = anatomy.grey + anatomy.white + anatomy.fluid
-        brain += (inside / n_thin).reshape(brain.shape)
-        kept = inside > 0.02
-        part = Anatomy(anatomy.grey[kept], anatomy.white[kept], anatomy.fluid[kept], anatomy.regions[:, kept])
-        grown = None
-        if lesion is not None:
-            grown = compartments(lesion, points[kept], grey=part.grey, white=part.white, fluid=part.fluid)
-        maps = tissue_maps(part, grown, drawn, protocol.tesla, texture(points[kept]))
-        flat = kept.reshape(brain.shape)
-        signal[:, flat] += acquire(*maps, protocol) / n_thin + water * (part.fluid * free / n_thin)
-        shares[:, flat] += _label_shares(part, grown) / n_thin
-    labels = shares.argmax(0).to(torch.uint8)
-    labels[brain < 0.5] = 0
-    images = _scan(signal, brain, drawn, protocol, seed, subject, pixel, heights)
     affine = np.diag([pixel, pixel, gap, 1.0])
-    affine[:3, 3] = [float(axis[0]) + CENTRE[0], float(axis[0]) + CENTRE[1], float(heights[0])]
-    truth = {
-        "factors": {name: {"from": sources[name], **values} for name, values in drawn.items()},
-        "slices": {"heights_mm": [float(value) for value in heights], "spacing_mm": gap, "thickness_mm": thickness},
-        "lesion": None
-        if lesion is None
-        else {
-            "seed_mm": lesion.seed,
-            "core_mm": lesion.core_mm,
-            "necrosis_mm": lesion.necrosis_mm,
-            "whole_mm": lesion.whole_mm,
+    first = (pixel - FIELD_OF_VIEW_MM) / 2
+    affine[:3, 3] = [first + CENTRE[0], first + CENTRE[1], float(heights[0])]
+    truth: dict[str, Any] = {
+        "factors": drawn,
+        "slices": {
+            "heights_mm": [float(value) for value in heights],
+            "spacing_mm": gap,
+            "thickness_mm": drawn["thickness"]["slice_mm"],
         },
+        "lesion": None if lesion is None else lesion.truth(),
     }
     return PhantomSubject(
         images=images.permute(0, 3, 2, 1).contiguous().numpy(),
@@ -181,143 +123,121 @@ def _make(
     )
 
 
-def tissue_maps(
-    anatomy: Anatomy,
-    grown: Compartments | None,
-    drawn: Mapping[str, Any],
-    tesla: float,
-    texture: Float[Tensor, "2 n"],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """T1, T2 and proton density of points, and the gadolinium in them.
-
-    Relaxation rates (not times) add by volume share, so a little fluid does not make a voxel look like fluid.
-
-    Args:
-        anatomy: healthy tissue.
-        grown: shares that the lesion takes, or None.
-        drawn: the subject's drawn values (tissue, edema, enhancement).
-        tesla: field strength.
-        texture: two smooth fields; the lesion is not uniform.
-
-    Returns:
-        T1 in ms, T2 in ms, proton density, gadolinium in mmol/l.
-    """
-    tissue = drawn["tissue"]
-    white_scale = field_scale("white", tesla) * tissue["white_t1"]
-    grey_scale = field_scale("grey", tesla) * tissue["grey_t1"]
-    lesion_scale = (tesla / 3.0) ** LESION_FIELD_EXPONENT
-    rest = 1.0
-    parts: list[tuple[Tensor, tuple[float, float, float]]] = []
-    if grown is not None:
-        strength = drawn["edema"]["strength"]
-        wet = tuple(base + (water - base) * strength for base, water in zip(WHITE, EDEMA, strict=True))
-        for share, (t1, t2, pd) in (
-            (grown.necrosis, NECROSIS),
-            (grown.solid, SOLID),
-            (grown.enhancing, ENHANCING),
-            (grown.edema, wet),
-        ):
-            parts.append((share, (t1 * lesion_scale, t2, pd)))
-            rest = rest - share
-    deep = torch.stack([anatomy.region(name) for name in ("caudate", "lentiform", "thalamus")])
-    cortex = (1 - deep.sum(0)).clamp_min(0)
-    for region, (t1, t2, pd) in zip((cortex, *deep), (GREY, CAUDATE, LENTIFORM, THALAMUS), strict=True):
-        parts.append((anatomy.grey * region * rest, (t1 * grey_scale, t2 * tissue["grey_t2"], pd)))
-    parts.append(
-        (anatomy.white * rest, (WHITE[0] * white_scale, WHITE[1] * tissue["white_t2"], WHITE[2]))
+def _grow(template: Template, head: Head, drawn: Drawn, seed: int, subject: int) -> Lesion:
+    return grow(
+        template,
+        head,
+        drawn["place"]["template_mm"],
+        core_mm=drawn["size"]["core_mm"],
+        necrosis_share=drawn["enhancement"]["necrosis"],
+        edema_mm=drawn["edema"]["width_mm"],
+        coverage=drawn["enhancement"]["coverage"],
+        irregularity=smooth_field(stream(seed, subject, "irregularity"), channels=1, knot_mm=14.0),
+        pattern=smooth_field(stream(seed, subject, "pattern"), channels=1, knot_mm=18.0),
     )
-    parts.append((anatomy.fluid * rest, FLUID))
-    total = sum(share for share, _ in parts)
-    assert isinstance(total, Tensor)
-    total = total.clamp_min(1e-6)
-    r1 = sum(share / t1 for share, (t1, _, _) in parts) / total
-    r2 = sum(share / t2 for share, (_, t2, _) in parts) / total
-    pd_map = sum(share * pd for share, (_, _, pd) in parts)
-    gadolinium = (BLOOD_MILLIMOLAR[0] * anatomy.grey + BLOOD_MILLIMOLAR[1] * anatomy.white) * rest
-    if grown is not None:
-        lesional = 1 - rest
-        r1 = r1 * torch.exp(0.10 * texture[0] * lesional)
-        r2 = r2 * torch.exp(0.12 * texture[1] * lesional)
-        gadolinium = gadolinium + drawn["enhancement"]["millimolar"] * grown.enhancing * torch.exp(0.25 * texture[1])
-    return 1 / r1, 1 / r2, pd_map, gadolinium
 
 
-def _label_shares(anatomy: Anatomy, grown: Compartments | None) -> Tensor:
-    if grown is not None:
-        lesion = torch.stack([grown.necrosis + grown.solid, grown.edema, grown.enhancing])
-        return torch.cat([1 - lesion.sum(0, keepdim=True), lesion])
-    matter = anatomy.grey + anatomy.white
-    stem = anatomy.region("brainstem") * matter
-    cerebellum = anatomy.region("cerebellum") * matter * (1 - anatomy.region("brainstem"))
-    rest = (1 - anatomy.region("brainstem")) * (1 - anatomy.region("cerebellum"))
-    thalamus = anatomy.region("thalamus") * matter * rest
-    rest = rest * (1 - anatomy.region("thalamus"))
-    caudate = anatomy.region("caudate") * anatomy.grey * rest
-    putamen = anatomy.region("lentiform") * anatomy.grey * rest
-    grey = anatomy.grey * rest - caudate - putamen
-    ventricles = anatomy.region("ventricles") * anatomy.fluid
-    named = torch.stack([grey, anatomy.white * rest, ventricles, caudate, putamen, thalamus, cerebellum, stem])
-    return torch.cat([1 - named.sum(0, keepdim=True), named])
+def _image(
+    template: Template,
+    head: Head,
+    lesion: Lesion | None,
+    heights: Tensor,
+    drawn: Drawn,
+    protocol: Protocol,
+    state: TissueState,
+    size: int,
+    seed: int,
+    subject: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Noise-free signal [4 D H W], labels [D H W] and brain share [D H W] of the slices."""
+    thickness = drawn["thickness"]["slice_mm"]
+    axis = ((torch.arange(size, dtype=torch.float32) + 0.5) / size - 0.5) * FIELD_OF_VIEW_MM
+    texture = smooth_field(stream(seed, subject, "texture"), channels=2, knot_mm=9.0)
+    n_thin = max(1, int(np.ceil(thickness / THIN_MM)))
+    grid = (len(heights), size, size)
+    pure = torch.zeros(len(SEQUENCES), *grid)
+    shares = torch.zeros(len(TUMOUR_LABELS if lesion else HEALTHY_LABELS), *grid)
+    brain = torch.zeros(grid)
+    for thin in range(n_thin):
+        offset = ((thin + 0.5) / n_thin - 0.5) * thickness
+        z, y, x = torch.meshgrid(heights + offset, axis + CENTRE[1], axis + CENTRE[0], indexing="ij")
+        points = torch.stack([x, y, z], -1).reshape(-1, 3)
+        anatomy = sample_anatomy(template, head.to_template(points))
+        kept = anatomy.brain > 0.02
+        points, anatomy = points[kept], anatomy.select(kept)
+        grown = None if lesion is None else compartments(lesion, points, anatomy)
+        maps = tissue_maps(anatomy, grown, state, tesla=protocol.tesla, texture=texture(points))
+        place = kept.reshape(grid)
+        brain[place] += anatomy.brain / n_thin
+        pure[:, place] += signal(maps, protocol) / n_thin
+        shares[:, place] += label_shares(anatomy, grown) / n_thin
+    labels = shares.argmax(0).to(torch.uint8)
+    labels[brain < 0.5] = 0
+    return pure, labels, brain
 
 
 def _scan(
-    signal: Tensor,
+    pure: Tensor,
     brain: Tensor,
-    drawn: Mapping[str, Any],
+    heights: Tensor,
+    drawn: Drawn,
     protocol: Protocol,
+    state: TissueState,
     seed: int,
     subject: int,
-    pixel: float,
-    heights: Tensor,
 ) -> Tensor:
-    """Blur, coil shading, noise and scaling: what the scanner adds to the signal."""
+    """Blur, coil shading, noise and scaling: what the scanner adds to the signal; int16 [4 D H W]."""
     from scipy.ndimage import gaussian_filter1d
 
-    sigma = drawn["resolution"]["blur_mm"] / 2.355 / pixel
-    blurred = gaussian_filter1d(gaussian_filter1d(signal.numpy(), sigma, axis=-1), sigma, axis=-2)
-    white = acquire(
-        torch.tensor([WHITE[0] * field_scale("white", protocol.tesla) * drawn["tissue"]["white_t1"]]),
-        torch.tensor([WHITE[1] * drawn["tissue"]["white_t2"]]),
-        torch.tensor([WHITE[2]]),
-        torch.tensor([BLOOD_MILLIMOLAR[1]]),
-        protocol,
-    )
-    level = torch.from_numpy(blurred) / white[:, :, None, None]
-    shading = smooth_field(stream(seed, subject, "shading"), channels=4, knot_mm=85.0)
     slices, size = brain.shape[0], brain.shape[-1]
-    coarse = torch.linspace(-FIELD_OF_VIEW_MM / 2, FIELD_OF_VIEW_MM / 2, 24)
+    sigma = drawn["resolution"]["blur_mm"] / 2.355 / (FIELD_OF_VIEW_MM / size)
+    blurred = gaussian_filter1d(gaussian_filter1d(pure.numpy(), sigma, axis=-1), sigma, axis=-2)
+    white = [torch.tensor([value]) for value in (*state.white(protocol.tesla), BLOOD_MILLIMOLAR["white"])]
+    level = torch.from_numpy(blurred) / acquire(white[0], white[1], white[2], white[3], protocol)[:, :, None, None]
+    shading = smooth_field(stream(seed, subject, "shading"), channels=len(SEQUENCES), knot_mm=85.0)
+    n = 24
+    coarse = torch.linspace(-FIELD_OF_VIEW_MM / 2, FIELD_OF_VIEW_MM / 2, n)
     z, y, x = torch.meshgrid(heights, coarse + CENTRE[1], coarse + CENTRE[0], indexing="ij")
-    field = shading(torch.stack([x, y, z], -1).reshape(-1, 3)).reshape(4, slices, 24, 24)
+    field = shading(torch.stack([x, y, z], -1).reshape(-1, 3)).reshape(len(SEQUENCES), slices, n, n)
     field = torch.nn.functional.interpolate(field, size=(size, size), mode="bilinear", align_corners=True)
     level = level * torch.exp(drawn["bias"]["strength"] * field)
     draws = stream(seed, subject, "noise draws").standard_normal((2, *level.shape), dtype=np.float32)
     noisy = rician(level, torch.from_numpy(draws[0]), torch.from_numpy(draws[1]), sigma=1 / drawn["noise"]["snr"])
+    # skull stripping leaves zeros outside; a voxel of the brain is never zero, so the brain can be read off the image
     scaled = (WHITE_MATTER_LEVEL * noisy).round().clamp(1, 32000).to(torch.int16)
     return torch.where(brain >= 0.5, scaled, torch.zeros_like(scaled))
 
 
-def _plan_slices(lesion: Lesion | None, skull: Head, slices: int) -> tuple[Tensor, float]:
+def _plan_slices(lesion: Lesion | None, head: Head, slices: int) -> tuple[Tensor, float]:
     """Heights (mm) of the slices and the distance between them: they cover the lesion, or the deep structures."""
     if lesion is None:
-        low, high = (float(skull.from_template((0.0, -17.0, z))[2]) for z in HEALTHY_RANGE_MM)
+        low, high = (float(head.from_template((0.0, -17.0, z))[2]) for z in HEALTHY_RANGE_MM)
     else:
-        n = lesion.grid.shape[2]
-        levels = torch.linspace(lesion.low[2], lesion.high[2], n)
-        reached = (lesion.grid[0, 1] <= lesion.whole_mm).flatten(1).sum(1)
-        held = levels[reached > 0.03 * reached.max()]
-        low, high = float(held[0]), float(held[-1])
-    gap = max(1.0, round((high - low) / max(1, slices - 0.5), 3))
-    middle = (low + high) / 2
-    return middle + (torch.arange(slices, dtype=torch.float32) - (slices - 1) / 2) * gap, gap
+        low, high = lesion.heights_mm()
+    gap = max(1.0, round((high - low) / max(1.0, slices - 0.5), 3))
+    return (low + high) / 2 + (torch.arange(slices, dtype=torch.float32) - (slices - 1) / 2) * gap, gap
 
 
-def _protocol(priors: Population, drawn: Mapping[str, float]) -> Protocol:
-    null = null_ti_ms(FLUID[0], drawn["flair_tr_ms"])
+def _tissue_state(drawn: Drawn) -> TissueState:
+    tissue = drawn["tissue"]
+    return TissueState(
+        white_t1=tissue["white_t1"],
+        grey_t1=tissue["grey_t1"],
+        white_t2=tissue["white_t2"],
+        grey_t2=tissue["grey_t2"],
+        edema_strength=drawn["edema"]["strength"] if "edema" in drawn else 1.0,
+        millimolar=drawn["enhancement"]["millimolar"] if "enhancement" in drawn else 0.0,
+    )
+
+
+def _protocol(drawn: Mapping[str, Any]) -> Protocol:
+    null = null_ti_ms(FLUID.t1, drawn["flair_tr_ms"])
     return Protocol(
         tesla=drawn["tesla"],
-        t1_sequence=priors.contrast.t1_sequence,
+        t1_sequence=drawn["t1_sequence"],
         t1_tr_ms=drawn["t1_tr_ms"],
         t1_te_ms=drawn["t1_te_ms"],
+        t1_ti_ms=drawn["t1_ti_ms"],
         t1_flip_degrees=drawn["t1_flip_degrees"],
         t2_tr_ms=drawn["t2_tr_ms"],
         t2_te_ms=drawn["t2_te_ms"],
@@ -328,17 +248,12 @@ def _protocol(priors: Population, drawn: Mapping[str, float]) -> Protocol:
 
 
 def _draw(prior: Any, generator: Generator, template: Template) -> dict[str, Any] | None:
-    """Draw a factor: its ranges in their order, each from one uniform number."""
+    """Draw a factor: its ranges in their order, one uniform number each."""
     if prior is None:
         return None
     if isinstance(prior, PlacePrior):
         return _draw_place(prior, generator, template)
-    drawn: dict[str, Any] = {}
-    for name, value in asdict(prior).items():
-        if isinstance(value, str):
-            drawn[name] = value
-        else:
-            drawn[name] = _uniform(generator, value)
+    drawn = {n: v if isinstance(v, str) else _uniform(generator, v) for n, v in vars(prior).items()}
     if "elastic_mm" in drawn:
         drawn["proportions"] = tuple(_uniform(generator, (0.97, 1.03)) for _ in range(3))
         drawn["degrees"] = tuple(float(value) for value in generator.normal(0, (3.0, 2.5, 3.5)))
@@ -348,31 +263,24 @@ def _draw(prior: Any, generator: Generator, template: Template) -> dict[str, Any
 def _draw_place(prior: PlacePrior, generator: Generator, template: Template) -> dict[str, Any]:
     pick, side = generator.random(), generator.random()
     jitter = generator.standard_normal((24, 3))
-    weights = np.cumsum([weight for weight, _, _ in prior.sites])
-    site = int(np.searchsorted(weights / weights[-1], pick, side="right"))
-    _, centre, spread = prior.sites[min(site, len(prior.sites) - 1)]
-    mirror = -1.0 if side < 0.5 else 1.0
-    candidates = (np.asarray(centre) + jitter * np.asarray(spread)) * (mirror, 1.0, 1.0)
-    anatomy = sample_anatomy(template, torch.from_numpy(candidates.astype(np.float32)))
+    weights = np.cumsum([site.weight for site in prior.sites])
+    chosen = prior.sites[min(int(np.searchsorted(weights / weights[-1], pick, side="right")), len(prior.sites) - 1)]
+    candidates = np.asarray(chosen.centre_mm) + jitter * np.asarray(chosen.spread_mm)
+    candidates = candidates * (-1.0 if side < 0.5 else 1.0, 1.0, 1.0)
+    white = sample_anatomy(template, torch.from_numpy(candidates.astype(np.float32))).white.numpy()
     # gliomas start in white matter: the first candidate that lies there, else the whitest
-    good = np.flatnonzero(anatomy.white.numpy() > 0.6)
-    chosen = int(good[0]) if len(good) else int(anatomy.white.argmax())
-    return {"site": site, "template_mm": tuple(float(value) for value in candidates[chosen])}
+    good = np.flatnonzero(white > 0.6)
+    start = candidates[int(good[0]) if len(good) else int(white.argmax())]
+    return {"site": chosen.name, "template_mm": tuple(float(value) for value in start)}
 
 
 def _uniform(generator: Generator, limits: Range) -> float:
     return float(limits[0] + (limits[1] - limits[0]) * generator.random())
 
 
-def sources_of(population: str, factors: Mapping[str, str]) -> dict[str, str]:
-    """Which population each factor's prior comes from."""
-    has = POPULATIONS[population]
-    return {name: factors.get(name, population) for name in FACTORS if getattr(has, name) is not None}
-
-
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    # small tensors gain nothing from threads, and one thread gives the same bits on every machine
+    # slabs this small gain little from threads, and one thread gives the same bits on every machine
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
