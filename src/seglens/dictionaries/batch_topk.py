@@ -150,7 +150,8 @@ def backward(
 
     The loss is ``sum((x_hat - x)^2) / (n d_in)`` with ``x_hat = z @ W_dec + b_dec`` and z the selected
     ``(x - b_dec) @ W_enc + b_enc``. The auxiliary loss (arXiv 2406.04093, section 2.4) asks the ``auxiliary_k`` largest
-    dead latents of each token to reconstruct the error, which counts as constant.
+    dead latents of each token to reconstruct the error, which counts as constant; it is taken relative to the error's
+    energy, as the paper's own code does: otherwise it fades as the fit gets good, just when dead latents need it.
 
     Args:
         x: this process's normalised tokens.
@@ -186,6 +187,8 @@ def backward(
         b_dec=slope.sum(0),
     )
     auxiliary = x.new_zeros(1)
+    energy = error.square().sum().reshape(1)
+    sum_over_ranks([energy])
     if dead is not None and len(dead) and auxiliary_k:
         auxiliary += _add_auxiliary(
             centred,
@@ -194,14 +197,13 @@ def backward(
             gradients,
             dead=dead,
             k=min(auxiliary_k, len(dead)),
-            factor=auxiliary_coefficient / elements,
+            factor=auxiliary_coefficient / max(float(energy), 1e-30),
         )
-    loss = error.square().sum().reshape(1) / elements
-    sum_over_ranks([*gradients, loss, auxiliary])
+    sum_over_ranks([*gradients, auxiliary])
     sum_over_ranks([fired])
     # b_dec also enters the encoder: its gradient there follows from b_enc's, one dense product less
     gradients.b_dec.sub_(gradients.b_enc @ weights.encoder)
-    return Backward(float(loss), float(auxiliary), gradients, fired)
+    return Backward(float(energy) / elements, float(auxiliary), gradients, fired)
 
 
 def project_decoder_gradient(gradient: Float[Tensor, "m d_in"], decoder: Float[Tensor, "m d_in"]) -> None:

@@ -1,0 +1,135 @@
+"""How much of the activation, and of the segmentation, a dictionary keeps."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from seglens.dictionaries.fitting import TokenSource
+from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.shapes import TokenGrid
+
+if TYPE_CHECKING:
+    from seglens.cohorts.slices import SliceSet
+    from seglens.segmenters.segmenter import Segmenter
+
+BATCH = 16384
+SMALLEST_EFFECT = 1e-3
+"""Dice kept is a share of the effect of mean ablation; below this effect it would be noise over noise."""
+
+
+@torch.no_grad()
+def dictionary_quality(
+    dictionary: SparseAutoencoder,
+    store: TokenSource,
+    *,
+    segmenter: "Segmenter | None" = None,
+    slices: "SliceSet | None" = None,
+) -> dict[str, float | int | None]:
+    """Figures of merit on a store, ideally of slices that were not used for the fit.
+
+    Dice kept = (Dice with the reconstruction in place of the activation - Dice with its mean in place) / (Dice
+    untouched - Dice with its mean in place), with the foreground ``dice_pooled``. Explained variance alone proves
+    nothing: run the same on a random-weight segmenter, and read it beside the participation ratio.
+
+    Args:
+        dictionary: what is judged.
+        store: activations of the dictionary's hookpoint and network.
+        segmenter: the network; with ``slices`` the Dice figures are given, without they are None.
+        slices: with masks.
+
+    Returns:
+        ``explained_variance`` (1 - squared error / squared deviation from the mean), ``l0`` (active latents a token),
+        ``dead_share`` (latents that never fire on this store), ``participation_ratio`` of the activation's covariance
+        (its effective number of dimensions, 1..d_in), ``n_tokens``, ``dice_untouched``, ``dice_reconstructed``,
+        ``dice_mean_ablated``, ``dice_kept``. None where a figure is undefined: no variance, no foreground, or a mean
+        ablation that changes Dice by less than 0.001.
+
+    Raises:
+        ValueError: the dictionary is of another hookpoint, network or width, or only one of segmenter and slices given.
+    """
+    if (segmenter is None) != (slices is None):
+        raise ValueError("Dice kept needs a segmenter and slices; give both or neither")
+    wrong = [
+        f"its {name} is {mine!r}, here it is {other!r}"
+        for name, mine, other in [
+            ("hookpoint", dictionary.hookpoint, store.hookpoint),
+            ("segmenter", dictionary.segmenter_hash, store.segmenter_hash),
+            ("segmenter", dictionary.segmenter_hash, segmenter.hash if segmenter is not None else ""),
+        ]
+        if mine and other and mine != other
+    ]
+    if wrong:
+        raise ValueError(f"the dictionary does not belong here: {'; '.join(wrong)}")
+    figures: dict[str, float | int | None] = dict(_token_figures(dictionary, store))
+    figures |= dict.fromkeys(["dice_untouched", "dice_reconstructed", "dice_mean_ablated", "dice_kept"])
+    if segmenter is not None and slices is not None:
+        figures |= _dice_figures(dictionary, store.centre, segmenter, slices)
+    return figures
+
+
+def participation_ratio(covariance: Float[Tensor, "d d"]) -> float | None:
+    """``(sum of eigenvalues)^2 / sum of squared eigenvalues``: the effective number of dimensions; None if all are 0."""
+    squared = float(covariance.square().sum())
+    return float(covariance.trace()) ** 2 / squared if squared > 0 else None
+
+
+def _token_figures(dictionary: SparseAutoencoder, store: TokenSource) -> dict[str, float | int | None]:
+    device = dictionary.W_enc.device
+    centre = store.centre.to(device)
+    total = torch.zeros(store.d_in, dtype=torch.float64, device=device)
+    products = torch.zeros(store.d_in, store.d_in, dtype=torch.float64, device=device)
+    fired = torch.zeros(dictionary.n_latents, dtype=torch.int64, device=device)
+    error = 0.0
+    for start in range(0, store.n_tokens, BATCH):
+        tokens = store.tokens(torch.arange(start, min(start + BATCH, store.n_tokens))).to(device)
+        codes = dictionary.encode(tokens)
+        error += float((dictionary.decode(codes) - tokens).double().square().sum())
+        fired += codes.firing_counts()
+        deviation = tokens - centre
+        total += deviation.double().sum(0)
+        products += (deviation.T @ deviation).double()
+    n = store.n_tokens
+    covariance = products / n - torch.outer(total / n, total / n)
+    variance = float(covariance.trace()) * n
+    return {
+        "explained_variance": 1 - error / variance if variance > 0 else None,
+        "l0": float(fired.sum()) / n,
+        "dead_share": float((fired == 0).double().mean()),
+        "participation_ratio": participation_ratio(covariance),
+        "n_tokens": n,
+    }
+
+
+def _dice_figures(
+    dictionary: SparseAutoencoder, centre: Tensor, segmenter: "Segmenter", slices: "SliceSet"
+) -> dict[str, float | None]:
+    from seglens.activations.hooks import edit
+    from seglens.segmenters.scoring import evaluate
+
+    def foreground() -> float | None:
+        return evaluate(segmenter, slices).summary()["dice_pooled"]["foreground"]
+
+    def with_change(change: Callable[[TokenGrid], TokenGrid]) -> float | None:
+        with edit(segmenter, dictionary.hookpoint, change):
+            return foreground()
+
+    def reconstructed(grid: TokenGrid) -> TokenGrid:
+        tokens = grid.flatten(0, 2).to(dictionary.W_enc)
+        return dictionary.decode(dictionary.encode(tokens)).view(grid.shape).to(grid)
+
+    untouched = foreground()
+    kept = with_change(reconstructed)
+    ablated = with_change(lambda grid: centre.to(grid).expand_as(grid))
+    share = None
+    if untouched is not None and kept is not None and ablated is not None:
+        effect = untouched - ablated
+        share = (kept - ablated) / effect if abs(effect) >= SMALLEST_EFFECT else None
+    return {
+        "dice_untouched": untouched,
+        "dice_reconstructed": kept,
+        "dice_mean_ablated": ablated,
+        "dice_kept": share,
+    }
