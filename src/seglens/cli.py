@@ -67,7 +67,8 @@ def check(
     images: Annotated[str | None, Parameter(help="2-D folders: pattern with {patient} and {slice}.")] = None,
     masks: Annotated[str | None, Parameter(help="2-D folders: pattern of the masks.")] = None,
     channels: Annotated[str | None, Parameter(help="2-D folders: such as FLAIR=1,T1=0.")] = None,
-    labels: Annotated[str | None, Parameter(help="Values in the masks, such as 0=background,255=tumour.")] = None,
+    labels: Annotated[str | None, Parameter(help="Values and their names, such as 0=background,1=tumour.")] = None,
+    mask_values: Annotated[str | None, Parameter(help="Codes in the masks, such as 0=0,255=1.")] = None,
     inverted: Annotated[bool, Parameter(help="2-D folders: intensities are 255 - x.", negative="")] = False,
 ) -> int:
     """List all that is wrong with the data, per case, with the cure; exit 3 if a case is quarantined."""
@@ -83,11 +84,12 @@ def check(
         masks=masks,
         channels={name: int(number) for name, number in _pairs(channels).items()} or None,
         labels={int(value): name for value, name in _pairs(labels).items()} or None,
+        mask_values={int(code): int(value) for code, value in _pairs(mask_values).items()} or None,
         inverted=inverted,
     )
     with StageDisplay()(f"check {found.name}") as progress:
         report = check_cohort(found, progress=progress)
-    print(report.to_text())
+    print(report.text())
     return QUARANTINED if report.quarantined else DONE
 
 

@@ -22,14 +22,14 @@ def prepare(do: Do, settings: StudySettings, name: str) -> Artifact:
     own = settings.cohorts[name]
     cohort, identity = _phantom(do, settings, name) if own.phantom else _read(settings, name)
 
+    check_stage = Stage(f"check/{name}", "check", {"cohort": identity})
+
     def check(path: Path, checkpoint: Path, progress: Progress) -> None:
         report = check_cohort(cohort, progress=progress)
-        with new_artifact(path, kind=stage.kind, inputs=stage.inputs) as draft:
+        with new_artifact(path, kind=check_stage.kind, inputs=check_stage.inputs) as draft:
             draft.save_document("check", {**_cohort_facts(cohort, own), **report.to_json()})
 
-    inputs = {"cohort": identity}
-    checked = do(Stage(f"check/{name}", "check", inputs), check).document("check")
-    quarantined = frozenset(checked["quarantined"])
+    quarantined = frozenset(do(check_stage, check).document("check")["quarantined"])
     preprocessing = Preprocessing(
         sequences=tuple(settings.sequences),
         size=settings.size,
@@ -60,6 +60,7 @@ def _phantom(do: Do, settings: StudySettings, name: str) -> tuple[Cohort, str]:
     phantom = own.phantom
     seed = settings.seed * 1000 + list(settings.cohorts).index(name)
     inputs = {"phantom": phantom.model_dump(mode="json"), "size": settings.size, "seed": seed}
+    stage = Stage(f"phantom/{name}", "phantom", inputs)
 
     def make(path: Path, checkpoint: Path, progress: Progress) -> None:
         with new_artifact(path, kind=stage.kind, inputs=stage.inputs) as draft:
@@ -75,16 +76,16 @@ def _phantom(do: Do, settings: StudySettings, name: str) -> tuple[Cohort, str]:
                 progress=progress,
             )
 
-    made = do(Stage(f"phantom/{name}", "phantom", inputs), make)
+    made = do(stage, make)
     cohort = read_cohort(
         made.path / "cohort",
         name=name,
         layout="nnunet",
         sequences=settings.sequences,
-        fractions=dict(own.fractions),
+        fractions=own.fractions.model_dump(),
         seed=settings.seed,
     )
-    return cohort, hash_of({"phantom": made.hash, "fractions": dict(own.fractions), "splits": _splits(cohort)})
+    return cohort, hash_of({"phantom": made.hash, "fractions": own.fractions.model_dump(), "splits": _splits(cohort)})
 
 
 def _read(settings: StudySettings, name: str) -> tuple[Cohort, str]:
@@ -98,13 +99,14 @@ def _read(settings: StudySettings, name: str) -> tuple[Cohort, str]:
             name=name,
             layout=source.layout,
             labels=source.labels,
+            mask_values=source.mask_values,
             sequences=settings.sequences,
             images=source.images,
             masks=source.masks,
             patient=source.patient,
             channels=source.channels,
             inverted=source.inverted,
-            fractions=dict(own.fractions),
+            fractions=own.fractions.model_dump(),
             seed=settings.seed,
         )
         for source in own.sources
@@ -112,7 +114,7 @@ def _read(settings: StudySettings, name: str) -> tuple[Cohort, str]:
     cohort = parts[0]
     if len(parts) > 1:
         cohort = Cohort.merged(parts, name)
-        cohort = cohort.with_splits(split_by_patient(cohort.cases, dict(own.fractions), settings.seed))
+        cohort = cohort.with_splits(split_by_patient(cohort.cases, own.fractions.model_dump(), settings.seed))
     refs = {
         f"{case.id}/{sequence}": ref
         for case in cohort.cases

@@ -6,11 +6,12 @@ from seglens.studies.settings import (
     FailureSettings,
     PhantomSettings,
     SegmenterSettings,
+    SplitShares,
     SteeringSettings,
     StudySettings,
 )
 
-FRACTIONS = {"train": 0.65, "val": 0.15, "test": 0.2}
+FRACTIONS = SplitShares(train=0.65, val=0.15, test=0.2)
 
 
 def demo_settings(seed: int = 0, *, quick: bool = False) -> StudySettings:
@@ -68,5 +69,5 @@ def _quick(seed: int) -> StudySettings:
 def _phantom(population: str, subjects: int, slices: int = 10) -> CohortSettings:
     return CohortSettings(
         phantom=PhantomSettings(population=population, subjects=subjects, slices=slices),  # type: ignore[arg-type]
-        fractions=FRACTIONS,  # type: ignore[arg-type]
+        fractions=FRACTIONS,
     )

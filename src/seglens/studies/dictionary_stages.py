@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from seglens.activations.store import ActivationStore
-from seglens.cohorts.slices import SliceSet
+from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.progress import Progress
 from seglens.segmenters.segmenter import Segmenter
@@ -41,12 +41,11 @@ def fit_to_store(
     """`fit_dictionary` with a study's settings."""
     from seglens.dictionaries.fitting import FitSettings, fit_dictionary
 
-    rate = {} if own.learning_rate is None else {"lr": own.learning_rate}
     return fit_dictionary(
         store,
         k=own.k,
         expansion=own.expansion,
-        settings=FitSettings(steps=own.steps, batch_size=own.batch_size, **rate),
+        settings=FitSettings(steps=own.steps, batch_size=own.batch_size, lr=own.learning_rate),
         seed=seeds[0],
         order_seed=seeds[1],
         device=device,

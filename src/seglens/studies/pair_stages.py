@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import polars as pl
 import torch
 from torch import Tensor
 
 from seglens.artifacts import Draft
-from seglens.cohorts.slices import SliceSet
+from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.alignment import Alignment
@@ -54,8 +53,7 @@ class Controls:
 
 
 def compare(
-    source: Side,
-    target: Side,
+    sides: tuple[Side, Side],
     controls: Controls | None,
     *,
     tau: float,
@@ -67,21 +65,22 @@ def compare(
     """Align two dictionaries and write what was found.
 
     Args:
-        source: first side.
-        target: second side.
+        sides: source and target.
         controls: None where the two do not live in one activation space: then only function is compared.
         tau: cosine threshold of S.
         seed: of the bootstrap of stability.
         notes: what the reader must know of the pair.
-        draft: of kind ``alignment``: functional.parquet and pair.json, and `Alignment.write`'s files with ``controls``.
+        draft: of kind ``alignment``: functional.parquet and pair.json; with ``controls`` also `Alignment.write`'s
+            files and methods.parquet.
         progress: of 3 steps.
     """
+    source, target = sides
     probes = [source.probe] if source.probe.hash == target.probe.hash else [source.probe, target.probe]
     figures, functional = _by_function(source, target, controls, probes)
     progress(1, 3)
-    methods: dict[str, Any] = {}
     if controls is not None:
         alignment, figures_by_weight, methods = _by_weights(source, target, controls, tau, seed)
+        draft.save_table("methods", methods)
         codes = [_codes(side.segmenter, side.dictionary, probes)[0] for side in (source, target)]
         from seglens.diffing.functional import weight_matched_function
 
@@ -96,7 +95,6 @@ def compare(
             "target": target.name,
             "comparable_by_weights": controls is not None,
             "figures": figures,
-            "methods": methods,
             "n_probe_slices": sum(len(slices) for slices in probes),
         },
     )
@@ -141,8 +139,8 @@ def _by_function(
 
 def _by_weights(
     source: Side, target: Side, controls: Controls, tau: float, seed: int
-) -> tuple[Alignment, dict[str, float | None], dict[str, Any]]:
-    from seglens.diffing.agreement import compare_methods
+) -> tuple[Alignment, dict[str, float | None], pl.DataFrame]:
+    from seglens.diffing.agreement import alignment_metrics
     from seglens.diffing.sharing import align
 
     def aligned(dictionary: SparseAutoencoder, alive: Tensor) -> Alignment:
@@ -154,14 +152,15 @@ def _by_weights(
         tau=tau,
         alive_source=source.alive,
         alive_target=target.alive,
-        names=(source.name, target.name),
+        source_name=source.name,
+        target_name=target.name,
     )
     figures: dict[str, float | None] = {
         "floor": aligned(*controls.rotated_target).shared_share,
         "ceiling": aligned(*controls.reordered_source).shared_share,
         "ceiling_other_seed": aligned(*controls.reseeded_source).shared_share,
     }
-    methods = compare_methods(
+    methods = alignment_metrics(
         source.dictionary,
         target.dictionary,
         tau=tau,

@@ -1,5 +1,6 @@
 """What a study is asked to do: one YAML file, checked before any work."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +25,8 @@ class SourceSettings(_Strict):
     Attributes:
         path: the folder; relative paths are taken from the settings file's folder.
         layout: how it is arranged; ``auto`` looks.
-        labels: label value in the files to class name; None takes the layout's own table.
+        labels: label value to class name, 0 the background; None takes the layout's own table.
+        mask_values: value in the mask files to value in ``labels``; None takes the layout's own codes.
         images: 2-D folders: pattern of the images, such as ``"{patient}/{patient}_{slice}.tif"``.
         masks: 2-D folders: pattern of the masks with the same fields.
         channels: 2-D folders: sequence name to channel number (as Pillow reads them, from 0).
@@ -36,6 +38,7 @@ class SourceSettings(_Strict):
     path: Path
     layout: Literal["auto", "brats", "nnunet", "folder"] = "auto"
     labels: dict[int, str] | None = None
+    mask_values: dict[int, int] | None = None
     images: str | None = None
     masks: str | None = None
     channels: dict[str, int] | None = None
@@ -59,21 +62,38 @@ class PhantomSettings(_Strict):
     factors: dict[str, str] = {}
 
 
+class SplitShares(_Strict):
+    """Shares of a cohort's patients in each split.
+
+    Segmenters and dictionaries are trained on ``train``, latents and strengths are chosen on ``val``, everything is
+    judged on ``test``.
+    """
+
+    train: Share = 0.6
+    val: Share = 0.15
+    test: Share = 0.25
+
+    @model_validator(mode="after")
+    def _whole(self) -> "SplitShares":
+        if abs(self.train + self.val + self.test - 1) > 1e-6:
+            raise ValueError(f"train, val and test add up to {self.train + self.val + self.test:g}; they must make 1")
+        return self
+
+
 class CohortSettings(_Strict):
     """Where a cohort's cases are and how they are cut into slices.
 
     Attributes:
         sources: folders; several are merged into one cohort.
         phantom: instead of ``sources``, a phantom cohort.
-        fractions: shares of the patients in each split. Latents and strengths are chosen on ``val``, everything is
-            judged on ``test``, segmenters and dictionaries are trained on ``train``.
+        fractions: shares of the patients in each split.
         slices_per_volume: at most so many lesion slices a volume, evenly spaced; None takes all.
         lesion_free_share: share of the kept slices that show no lesion.
     """
 
     sources: list[SourceSettings] = []
     phantom: PhantomSettings | None = None
-    fractions: dict[Literal["train", "val", "test"], Share] = {"train": 0.6, "val": 0.15, "test": 0.25}
+    fractions: SplitShares = SplitShares()
     slices_per_volume: Count | None = None
     lesion_free_share: Share = 0.2
 
@@ -191,7 +211,11 @@ class StudySettings(_Strict):
                 faults.append(f"segmenters.{name}.init_from: no segmenter {segmenter.init_from!r}")
             elif self._starts_in_a_circle(name):
                 faults.append(f"segmenters.{name}.init_from: leads back to {name!r}; one must start from nothing")
-        for place, entries in (("steering", self.steering), ("failures", self.failures)):
+        asked: dict[str, Sequence[SteeringSettings | FailureSettings]] = {
+            "steering": self.steering,
+            "failures": self.failures,
+        }
+        for place, entries in asked.items():
             for number, entry in enumerate(entries):
                 if entry.segmenter not in self.segmenters:
                     faults.append(f"{place}[{number}].segmenter: no segmenter {entry.segmenter!r}")
@@ -281,7 +305,8 @@ cohorts:
   #       images: "{patient}/{patient}_{slice}.tif"
   #       masks: "{patient}/{patient}_{slice}_mask.tif"
   #       channels: {FLAIR: 1}
-  #       labels: {0: background, 255: tumour}
+  #       labels: {0: background, 1: tumour}
+  #       mask_values: {0: 0, 255: 1}
   # phantoms, with one factor switched:
   # noisy:
   #   phantom: {population: adult, subjects: 60, factors: {noise: ssa}}

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from seglens.activations.effects import choose_hookpoint, hookpoint_effects
 from seglens.activations.extraction import extract
 from seglens.activations.store import ActivationStore
 from seglens.artifacts import Artifact, Draft, canonical_json, new_artifact, write_text_whole
-from seglens.cohorts.slices import SliceSet
+from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.quality import dictionary_quality
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.progress import Progress, silent
+from seglens.segmenters.architectures import build_segmenter
 from seglens.segmenters.scoring import evaluate
 from seglens.segmenters.segmenter import Segmenter
 from seglens.segmenters.training import TrainingSettings, train_segmenter
@@ -41,7 +43,7 @@ from seglens.studies.dictionary_stages import (
 )
 from seglens.studies.pair_stages import Controls, Side, compare, probe_of, same_start
 from seglens.studies.run import Run, Stage
-from seglens.studies.settings import StudySettings
+from seglens.studies.settings import SegmenterSettings, StudySettings
 from seglens.studies.summary import summarise
 
 Announce = Callable[[str], AbstractContextManager[Progress]]
@@ -186,11 +188,8 @@ class Study:
                 trained = train_segmenter(
                     slices,
                     architecture=own.architecture,
-                    init_from=start,
-                    settings=TrainingSettings(
-                        steps=own.steps, batch_size=own.batch_size, learning_rate=own.learning_rate
-                    ),
-                    pretrained=own.pretrained,
+                    init_from=start or self._pretrained(own, slices),
+                    settings=training_settings(own),
                     seed=self.settings.seed,
                     device=self.device,
                     checkpoint=checkpoint,
@@ -325,7 +324,7 @@ class Study:
 
     def alignment(self, source: str, target: str) -> Artifact:
         """Which latents two dictionaries share, between floor and ceiling."""
-        sides = [self._side(name) for name in (source, target)]
+        sides = self._side(source), self._side(target)
         own = self.settings.segmenters
         controls = None
         if own[source].architecture == own[target].architecture and self.settings.dictionaries.controls:
@@ -338,7 +337,7 @@ class Study:
 
         def make(draft: Draft, progress: Progress) -> None:
             compare(
-                *sides,
+                sides,
                 controls,
                 tau=self.settings.tau,
                 seed=self.settings.seed,
@@ -412,6 +411,18 @@ class Study:
         rows = [row for row, split in enumerate(slices.index["split"]) if split in ("val", "test")]
         return slices.select(rows)
 
+    def _pretrained(self, own: SegmenterSettings, slices: SliceSet) -> Segmenter | None:
+        if own.pretrained is None:
+            return None
+        return build_segmenter(
+            own.architecture,
+            sequences=slices.sequences,
+            labels=slices.labels,
+            size=self.settings.size,
+            seed=self.settings.seed,
+            pretrained=own.pretrained,
+        )
+
     def _side(self, name: str) -> Side:
         dictionary, alive = self._with_alive(name, PLAIN)
         return Side(name, self.segmenter(name), dictionary, alive, probe_of(self.own_slices(name, "test")))
@@ -448,6 +459,12 @@ class Study:
                 make(draft, progress)
 
         return self._do(stage, drafted)
+
+
+def training_settings(own: SegmenterSettings) -> TrainingSettings:
+    """A study's settings of one segmenter as the trainer takes them."""
+    settings = TrainingSettings(steps=own.steps, batch_size=own.batch_size)
+    return settings if own.learning_rate is None else replace(settings, learning_rate=own.learning_rate)
 
 
 def smallest_effects(effects: Sequence[pl.DataFrame]) -> pl.DataFrame:

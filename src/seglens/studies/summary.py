@@ -4,7 +4,7 @@ from typing import Any
 
 import polars as pl
 
-from seglens.cohorts.slices import SliceSet
+from seglens.cohorts.slice_set import SliceSet
 from seglens.studies.run import Run
 from seglens.studies.settings import StudySettings
 
@@ -77,7 +77,7 @@ def _dictionary(run: Run, name: str) -> dict[str, Any]:
 
 
 def _alignment(run: Run, stage: str) -> dict[str, Any]:
-    from seglens.diffing.sharing import Alignment
+    from seglens.diffing.alignment import Alignment
 
     artifact = run.artifact(stage)
     pair = artifact.document("pair")
@@ -96,7 +96,6 @@ def _alignment(run: Run, stage: str) -> dict[str, Any]:
             "floor": figures["functional_floor"],
             "ceiling": figures.get("functional_ceiling"),
         },
-        "methods": pair["methods"],
     }
     if pair["comparable_by_weights"]:
         alignment = Alignment.read(artifact)
@@ -108,13 +107,14 @@ def _alignment(run: Run, stage: str) -> dict[str, Any]:
             "dead_target": alignment.dead_target,
             "n_source": alignment.n_source,
             "n_target": alignment.n_target,
+            "methods": artifact.table("methods").to_dicts(),
             **alignment.notes,
         }
     return entry
 
 
 def _universal(run: Run) -> dict[str, Any] | None:
-    from seglens.diffing.sharing import Alignment
+    from seglens.diffing.alignment import Alignment
     from seglens.diffing.universal import universal_latents
 
     artifacts = [run.artifact(stage) for stage in run.stages("alignment/")]
