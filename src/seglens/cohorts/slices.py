@@ -3,7 +3,7 @@
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from seglens.artifacts import Draft, hash_tensors, new_artifact, read_artifact
 from seglens.cohorts.augmentation import augment as augment
 from seglens.cohorts.case import Case, Cohort
-from seglens.cohorts.normalising import brain_of, normalise, resize
+from seglens.cohorts.normalising import brains_of, normalise, resize
 from seglens.cohorts.slice_set import KIND, Shard, assemble, complete_index, rows_per_shard, shard_name, write_head
 from seglens.cohorts.slice_set import Preprocessing as Preprocessing
 from seglens.cohorts.slice_set import SliceSet as SliceSet
@@ -61,7 +61,7 @@ def prepare_slices(
     cohort = cohort.with_sequences(preprocessing.sequences)
     cases = [case for case in cohort.cases if case.id not in quarantined]
     if folder is None:
-        return _prepare(cohort, cases, preprocessing, seed, progress, None)
+        return _prepare(cohort, cases, preprocessing, seed=seed, progress=progress, draft=None)
     inputs = {
         "cohort": cohort.name,
         "cases": [case.id for case in cases],
@@ -70,21 +70,22 @@ def prepare_slices(
         "seed": seed,
     }
     with new_artifact(folder, kind=KIND, inputs=inputs) as draft:
-        _prepare(cohort, cases, preprocessing, seed, progress, draft)
+        _prepare(cohort, cases, preprocessing, seed=seed, progress=progress, draft=draft)
     return SliceSet.read(read_artifact(folder, KIND))
 
 
 @dataclass(frozen=True, eq=False)
-class _Volume:
-    """The slices of one unit: images [C D H W], masks and brains [D H W], and whose slice each is."""
+class _Part:
+    """The slices of one case, normalised: images [D C H W], masks and brains [D H W]."""
 
-    name: str
-    images: list[NDArray[np.float32]]
+    case: Case
+    images: NDArray[np.float32]
     masks: NDArray[np.uint8]
     brains: NDArray[np.bool_]
-    cases: list[Case]
-    positions: list[int]
     spacing_mm: tuple[float, float]
+
+    def position(self, slice_number: int) -> int:
+        return slice_number if self.case.position is None else self.case.position
 
 
 class _Quota:
@@ -109,6 +110,7 @@ def _prepare(
     cohort: Cohort,
     cases: Sequence[Case],
     preprocessing: Preprocessing,
+    *,
     seed: int,
     progress: Progress,
     draft: Draft | None,
@@ -131,12 +133,11 @@ def _prepare(
 
     units = _units(cases)
     for number, unit in enumerate(units):
-        for volume in _read_unit(unit, cohort, preprocessing):
-            split = splits.get(volume.cases[0].id, UNASSIGNED)
-            chosen = _choose(volume, split, preprocessing, quota, seed)
-            if len(chosen):
-                waiting.append(_tensors(volume, chosen, size))
-                index += _rows(volume, chosen, split, size)
+        parts = _read_unit(unit, cohort, preprocessing)
+        split = splits.get(unit[0].id, UNASSIGNED)
+        for part, chosen in _choose(parts, split, preprocessing, quota, seed):
+            waiting.append(_tensors(part, chosen, size))
+            index += _rows(part, chosen, split, size)
         while sum(map(len, waiting)) >= step:
             shard, waiting = _take(waiting, step)
             close(shard)
@@ -165,22 +166,81 @@ def _units(cases: Sequence[Case]) -> list[list[Case]]:
     return [sorted(unit, key=lambda case: case.position or 0) for unit in units.values()]
 
 
-def _read_unit(unit: Sequence[Case], cohort: Cohort, preprocessing: Preprocessing) -> Iterator[_Volume]:
-    """A volume's cases, normalised over all of it; 2-D slices of differing size come one by one."""
+def _read_unit(unit: Sequence[Case], cohort: Cohort, preprocessing: Preprocessing) -> list[_Part]:
+    """The cases of a volume, normalised over all of it; nothing where there is no brain."""
     read = [read_case(case, cohort.sequences, cohort.labels) for case in unit]
-    brains = [brain_of([stack.values for stack in stacks]) for stacks, _ in read]
+    brains = brains_of([[stack.values for stack in stacks] for stacks, _ in read])
     if not any(brain.any() for brain in brains):
-        return
-    inside = np.concatenate([brain.ravel() for brain in brains])
-    images: list[list[NDArray[np.float32]]] = [[] for _ in unit]
+        return []
+    channels = []
     for channel in range(len(cohort.sequences)):
-        values = np.concatenate([stacks[channel].values.ravel() for stacks, _ in read])
-        normal = normalise(values[None, None], inside[None, None], preprocessing.clip_percentiles).ravel()
-        start = 0
-        for place, brain in enumerate(brains):
-            images[place].append(normal[start : start + brain.size].reshape(brain.shape))
-            start += brain.size
-    for case, (stacks, mask), brain, normalised in zip(unit, read, brains, images, strict=True):
-        positions = list(range(len(mask))) if case.position is None else [case.position]
-        owners = [case] * len(positions)
-        yield _Volume(case.volume, normalised, mask, brain, owners, positions, stacks[0].spacing_mm)
+        values = [stacks[channel].values for stacks, _ in read]
+        channels.append(normalise(values, brains, preprocessing.clip_percentiles))
+    return [
+        _Part(case, np.stack(images, 1), mask, brain, stacks[0].spacing_mm)
+        for case, (stacks, mask), brain, images in zip(unit, read, brains, zip(*channels, strict=True), strict=True)
+    ]
+
+
+def _choose(
+    parts: Sequence[_Part], split: str, preprocessing: Preprocessing, quota: _Quota, seed: int
+) -> Iterator[tuple[_Part, NDArray[np.int64]]]:
+    """Of each part the slices to keep, in order; parts without any are left out."""
+    lesion: list[tuple[int, int]] = []
+    free: list[tuple[int, int]] = []
+    for number, part in enumerate(parts):
+        enough = part.brains.mean((1, 2)) >= preprocessing.minimum_brain_share
+        shows = part.masks.any((1, 2))
+        for depth in np.flatnonzero(enough).tolist():
+            (lesion if shows[depth] else free).append((number, depth))
+    limit = preprocessing.slices_per_volume
+    if preprocessing.lesion_free_share >= 1:
+        lesion = []
+    elif limit is not None and len(lesion) > limit:
+        lesion = [lesion[i] for i in np.linspace(0, len(lesion) - 1, limit).round().astype(int).tolist()]
+    n_free = quota.take(split, len(lesion), len(free))
+    if limit is not None and not lesion:
+        n_free = min(n_free, limit)
+    if n_free < len(free):
+        # the draw hangs on the volume's own name, so other cases coming or going do not change which slices it gives
+        own = zlib.crc32(parts[0].case.volume.encode())
+        drawn = np.random.default_rng([seed, own]).permutation(len(free))[:n_free]
+        free = [free[i] for i in drawn.tolist()]
+    kept = sorted([*lesion, *free])
+    for number, part in enumerate(parts):
+        chosen = np.array([depth for owner, depth in kept if owner == number], np.int64)
+        if len(chosen):
+            yield part, chosen
+
+
+def _tensors(part: _Part, chosen: NDArray[np.int64], size: int) -> Shard:
+    images, masks, brains = (torch.from_numpy(array[chosen]) for array in (part.images, part.masks, part.brains))
+    return Shard(*resize(images, masks, brains, size))
+
+
+def _rows(part: _Part, chosen: NDArray[np.int64], split: str, size: int) -> list[dict[str, Any]]:
+    zoom = max(part.masks.shape[1:]) / size
+    return [
+        {
+            "case": part.case.id,
+            "patient": part.case.patient,
+            "volume": part.case.volume,
+            "position": part.position(depth),
+            "spacing_row_mm": part.spacing_mm[0] * zoom,
+            "spacing_column_mm": part.spacing_mm[1] * zoom,
+            "split": split,
+        }
+        for depth in chosen.tolist()
+    ]
+
+
+def _take(waiting: Sequence[Shard], n: int) -> tuple[Shard, list[Shard]]:
+    """The first ``n`` slices as one shard, and what is left."""
+    whole = Shard(
+        torch.cat([shard.images for shard in waiting]),
+        torch.cat([shard.masks for shard in waiting]),
+        torch.cat([shard.brains for shard in waiting]),
+    )
+    first = Shard(whole.images[:n], whole.masks[:n], whole.brains[:n])
+    rest = Shard(whole.images[n:].clone(), whole.masks[n:].clone(), whole.brains[n:].clone())
+    return first, [rest] if len(rest) else []

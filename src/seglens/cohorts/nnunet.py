@@ -1,0 +1,127 @@
+"""nnU-Net's raw layout: ``dataset.json``, ``imagesTr``, ``labelsTr``, ``splits_final.json``."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from seglens.cohorts.case import TUMOUR_LABELS, Case, ImageRef, patient_of
+from seglens.cohorts.planes import SUFFIXES
+from seglens.cohorts.sequences import canonical_sequence
+
+_ENDINGS = (".nii.gz", ".nii", *SUFFIXES)
+
+
+def read_nnunet(
+    root: Path,
+    name: str,
+    find_patient: Callable[[str, str], str],
+    *,
+    labels: Mapping[int, str] | None,
+    mask_values: Mapping[int, int] | None,
+    channels: Mapping[str, int] | None,
+) -> tuple[tuple[Case, ...], Mapping[int, str], dict[str, str]]:
+    """The cases, the labels, and what the data set itself says of its splits (case id to split name).
+
+    Args:
+        root: folder with ``dataset.json``.
+        name: the cohort's.
+        find_patient: from case id and default patient to the patient.
+        labels: value to name, or None to take the data set's.
+        mask_values: value in the files to value in ``labels``, or None to go by the names.
+        channels: sequence name to nnU-Net's channel number, or None to take the data set's names.
+
+    Raises:
+        ValueError: a ``dataset.json`` that cannot be understood.
+    """
+    described = _read_json(root / "dataset.json")
+    if not isinstance(described, dict):
+        raise ValueError(f"{root / 'dataset.json'} holds no object; write nnU-Net's dataset.json")
+    if channels is None:
+        names = described.get("channel_names", described.get("modality"))
+        if not isinstance(names, dict) or not names:
+            raise ValueError(f"{root / 'dataset.json'} has no channel_names; give `channels`, such as {{'T1': 0}}")
+        channels = {canonical_sequence(str(text)): int(number) for number, text in names.items()}
+        if len(channels) < len(names):
+            raise ValueError(f"the channel names {names} name a sequence twice; give `channels`, such as {{'T1': 0}}")
+    labels, mask_values = _labels(root / "dataset.json", described.get("labels"), labels, mask_values)
+    ending = described.get("file_ending", ".nii.gz")
+    if ending not in _ENDINGS:
+        raise ValueError(f"file_ending {ending!r} is not supported; it is one of {', '.join(_ENDINGS)}")
+    cases: list[Case] = []
+    given: dict[str, str] = {}
+    for images_folder, labels_folder in (("imagesTr", "labelsTr"), ("imagesTs", "labelsTs")):
+        if images_folder == "imagesTs" and not (root / labels_folder).is_dir():
+            continue
+        for case_id, files in _group(root / images_folder, ending).items():
+            images = {key: ImageRef(files[number]) for key, number in channels.items() if number in files}
+            mask = root / labels_folder / f"{case_id}{ending}"
+            who = find_patient(case_id, patient_of(case_id))
+            ref = ImageRef(mask) if mask.is_file() else None
+            cases.append(Case(case_id, who, case_id, name, images, ref, mask_values))
+            if images_folder == "imagesTs":
+                given[case_id] = "test"
+    return tuple(cases), labels, _splits(root / "splits_final.json", cases, given)
+
+
+def _group(folder: Path, ending: str) -> dict[str, dict[int, Path]]:
+    """Case id to channel number to file."""
+    pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(ending)}")
+    groups: dict[str, dict[int, Path]] = {}
+    for file in sorted(folder.glob(f"*{ending}")) if folder.is_dir() else []:
+        match = pattern.fullmatch(file.name)
+        if match:
+            groups.setdefault(match[1], {})[int(match[2])] = file
+    return groups
+
+
+def _labels(
+    path: Path, written: Any, labels: Mapping[int, str] | None, mask_values: Mapping[int, int] | None
+) -> tuple[Mapping[int, str], dict[int, int]]:
+    if labels is not None and mask_values is not None:
+        return labels, dict(mask_values)
+    if not isinstance(written, dict) or not written:
+        raise ValueError(f"{path} has no labels; give `labels` and `mask_values`")
+    if all(str(key).isdigit() for key in written):  # the first version of the format: value to name
+        written = {str(text): int(value) for value, text in written.items()}
+    several = [key for key, value in written.items() if not isinstance(value, int)]
+    if several:
+        raise ValueError(
+            f"{path} defines {', '.join(several)} as regions of several values; give `labels` and `mask_values` "
+            "for the values in the files"
+        )
+    own = {value: text for text, value in written.items()}
+    if labels is None:
+        tumour = {"background", *own.values()} == set(TUMOUR_LABELS.values())
+        labels = TUMOUR_LABELS if tumour else {**own, 0: own.get(0, "background")}
+    if mask_values is not None:
+        return labels, dict(mask_values)
+    value_of = {text: value for value, text in labels.items()}
+    strange = sorted(set(own.values()) - set(value_of))
+    if strange:
+        raise ValueError(
+            f"{path} has the labels {', '.join(strange)}, which {dict(labels)} does not name; give `mask_values`"
+        )
+    return labels, {value: value_of[text] for value, text in own.items()}
+
+
+def _splits(path: Path, cases: list[Case], given: dict[str, str]) -> dict[str, str]:
+    if path.is_file():
+        folds = _read_json(path)
+        try:
+            fold = {split: [str(case_id) for case_id in folds[0][split]] for split in ("train", "val")}
+        except (LookupError, TypeError):
+            raise ValueError(f"{path} has no fold 0 with train and val; write nnU-Net's splits_final.json") from None
+        unknown = sorted({case_id for ids in fold.values() for case_id in ids} - {case.id for case in cases})
+        if unknown:
+            raise ValueError(f"{path} names {', '.join(unknown[:10])}, which imagesTr does not hold")
+        given |= {case_id: split for split, ids in fold.items() for case_id in ids}
+    return given
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}); mend it") from None

@@ -1,0 +1,132 @@
+"""From raw intensities to what a network sees: brain, clipping, z-score, padding, resizing."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+_DARK = 0.05  # share of the 99.5th percentile below which a pixel counts as background
+_ZEROS_OF_DARK = 0.95
+
+
+def brains_of(parts: Sequence[Sequence[NDArray[np.float32]]]) -> list[NDArray[np.bool_]]:
+    """Where the brain is; where nothing is stripped, the body.
+
+    A volume whose dark voxels are nearly all exactly zero was stripped: its brain is what is not zero in any sequence.
+    Otherwise the background holds noise, and the body is, per slice, the largest piece that is bright enough.
+
+    Args:
+        parts: of one volume (one NIfTI, or the 2-D files of a patient): per part its sequences, each [D H W].
+
+    Returns:
+        Per part [D H W] bool.
+    """
+    brains = [np.zeros(part[0].shape, bool) for part in parts]
+    for sequence in zip(*parts, strict=True):
+        everything = np.concatenate([values.ravel() for values in sequence])
+        threshold = None if is_stripped(everything) else 0.5 * otsu_threshold(everything)
+        for brain, values in zip(brains, sequence, strict=True):
+            brain |= values != 0 if threshold is None else body_of(values, threshold)
+    return brains
+
+
+def is_stripped(values: NDArray[np.float32]) -> bool:
+    """Whether nearly all dark voxels are exactly zero."""
+    magnitude = np.abs(values)
+    dark = magnitude <= _DARK * _percentiles(magnitude, (99.5,))[0]
+    n_dark = int(np.count_nonzero(dark))
+    return n_dark == 0 or int(np.count_nonzero(values == 0)) >= _ZEROS_OF_DARK * n_dark
+
+
+def body_of(values: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+    """Per slice the largest piece above a threshold, its holes filled.
+
+    Half of Otsu's threshold is meant: Otsu parts bright tissue from the rest, and dark tissue must stay inside.
+
+    Args:
+        values: [D H W].
+        threshold: of intensity.
+
+    Returns:
+        [D H W] bool.
+    """
+    from scipy import ndimage
+
+    body = np.zeros(values.shape, bool)
+    for number, plane in enumerate(values > threshold):
+        pieces, n = ndimage.label(ndimage.binary_opening(plane, iterations=2))
+        if n:
+            sizes = np.bincount(pieces.ravel())[1:]
+            body[number] = ndimage.binary_fill_holes(pieces == 1 + int(sizes.argmax()))
+    return body
+
+
+def otsu_threshold(values: NDArray[np.float32]) -> float:
+    """The threshold that parts a histogram of 256 bins into two classes of least variance (Otsu 1979)."""
+    low, high = _percentiles(values, (0.0, 99.5))
+    counts, edges = np.histogram(np.clip(values, low, high), bins=256)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)
+    above = below[-1] - below
+    mass = np.cumsum(counts * centres)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (mass / below - (mass[-1] - mass) / above) ** 2
+    return float(centres[int(np.nanargmax(between[:-1]))])
+
+
+def normalise(
+    parts: Sequence[NDArray[np.float32]],
+    brains: Sequence[NDArray[np.bool_]],
+    clip_percentiles: tuple[float, float],
+) -> list[NDArray[np.float32]]:
+    """Clip to percentiles of the brain, z-score over the brain, 0 outside it.
+
+    Args:
+        parts: of one volume and one sequence, each [D H W].
+        brains: of each part; not all empty.
+        clip_percentiles: low and high, 0..100.
+
+    Returns:
+        Parts [D H W] float32; all zero where the brain is constant after clipping.
+    """
+    inside = np.concatenate([values[brain] for values, brain in zip(parts, brains, strict=True)])
+    low, high = np.percentile(inside, clip_percentiles)
+    inside = np.clip(inside, low, high)
+    mean, spread = float(inside.mean(dtype=np.float64)), float(inside.std(dtype=np.float64))
+    results = []
+    for values, brain in zip(parts, brains, strict=True):
+        result = np.zeros(values.shape, np.float32)
+        if spread > 0:
+            result[brain] = (np.clip(values[brain], low, high) - mean) / spread
+        results.append(result)
+    return results
+
+
+def _percentiles(values: NDArray[np.float32], percentiles: Sequence[float]) -> NDArray[np.float64]:
+    """Of at most a million of the values, evenly taken: enough for a threshold, and quick."""
+    flat = values.ravel()
+    return np.asarray(np.percentile(flat[:: max(1, flat.size // 10**6)], percentiles), np.float64)
+
+
+def resize(
+    images: Float[Tensor, "B C H W"], masks: UInt8[Tensor, "B H W"], brains: Bool[Tensor, "B H W"], size: int
+) -> tuple[Float[Tensor, "B C s s"], UInt8[Tensor, "B s s"], Bool[Tensor, "B s s"]]:
+    """Pad to a square about the centre, then resize: images bilinearly, masks and brains to the nearest.
+
+    Shrinking averages over what falls into a pixel (no aliasing). Images are 0 outside the resized brain.
+    """
+    height, width = images.shape[-2:]
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    around = (left, side - width - left, top, side - height - top)
+    images, masks, brains = F.pad(images, around), F.pad(masks, around), F.pad(brains, around)
+    if side != size:
+        images = F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=True)
+        both = torch.stack([masks, brains.to(torch.uint8)], dim=1)
+        both = F.interpolate(both, (size, size), mode="nearest-exact")
+        masks, brains = both[:, 0].contiguous(), both[:, 1].bool()
+    return images * brains[:, None], masks, brains

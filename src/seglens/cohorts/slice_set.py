@@ -1,0 +1,308 @@
+"""A set of axial slices as tensors: in memory, or in shards on disk."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from seglens.artifacts import Artifact, Draft, hash_of, hash_tensors
+from seglens.shapes import BrainMasks, Images, Masks
+
+KIND = "slices"
+SHARD_BYTES = 64 * 2**20
+DOCUMENT = "slices"
+INDEX = "index"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How volumes become slices.
+
+    Attributes:
+        sequences: which, in the order of the channels.
+        size: rows and columns of a slice after padding to a square and resizing.
+        clip_percentiles: intensities are clipped to these percentiles (0..100) of the brain's, then z-scored over it.
+        lesion_free_share: share (0..1) of all kept slices that show no lesion, as far as there are enough.
+        minimum_brain_share: a slice is kept when at least this share (0..1) of it is brain.
+        slices_per_volume: at most so many lesion slices a volume, evenly spaced over the lesion's extent; None: all.
+    """
+
+    sequences: tuple[str, ...]
+    size: int = 256
+    clip_percentiles: tuple[float, float] = (0.5, 99.5)
+    lesion_free_share: float = 0.2
+    minimum_brain_share: float = 0.02
+    slices_per_volume: int | None = None
+
+    def __post_init__(self) -> None:
+        low, high = self.clip_percentiles
+        problems = [
+            message
+            for bad, message in (
+                (not self.sequences, "sequences is empty; name at least one"),
+                (len(set(self.sequences)) < len(self.sequences), f"sequences {self.sequences} has one twice"),
+                (self.size < 8, f"size {self.size} must be at least 8"),
+                (not 0 <= low < high <= 100, f"clip_percentiles {(low, high)} must rise within 0..100"),
+                (not 0 <= self.lesion_free_share <= 1, f"lesion_free_share {self.lesion_free_share} must be in 0..1"),
+                (not 0 <= self.minimum_brain_share <= 1, f"minimum_brain_share {self.minimum_brain_share} not in 0..1"),
+                (
+                    self.slices_per_volume is not None and self.slices_per_volume < 1,
+                    f"slices_per_volume {self.slices_per_volume} must be at least 1, or None for all",
+                ),
+            )
+            if bad
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some consecutive slices: images [b C H W] float32, masks [b H W] uint8, brains [b H W] bool."""
+
+    images: Tensor
+    masks: Tensor
+    brains: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, as they are written."""
+        return {"images": self.images, "masks": self.masks, "brains": self.brains}
+
+
+@dataclass(frozen=True, eq=False)
+class SliceSet:
+    """Slices of one cohort, in shards; read from disk they are memory-mapped, so a set may exceed the memory.
+
+    Rows of a slice run from anterior to posterior, columns from the patient's right to left.
+
+    Attributes:
+        name: the cohort's.
+        sequences: the channels, in order.
+        labels: value in the masks to class name.
+        index: one row a slice, in order: row (UInt32), case, patient, volume, position (Int32, slice number in its
+            volume), spacing_row_mm, spacing_column_mm (Float32, of the resized pixels), split, origin (UInt32, row in
+            the set first prepared).
+        hash: identity of the content.
+    """
+
+    name: str
+    sequences: tuple[str, ...]
+    labels: Mapping[int, str]
+    index: pl.DataFrame
+    hash: str
+    shards: tuple[Shard, ...] = field(repr=False)
+    places: Tensor = field(repr=False)  # [n] of each row of this set: its place in the concatenated shards
+
+    COLUMNS: ClassVar[Mapping[str, type[pl.DataType]]] = {
+        "row": pl.UInt32,
+        "case": pl.String,
+        "patient": pl.String,
+        "volume": pl.String,
+        "position": pl.Int32,
+        "spacing_row_mm": pl.Float32,
+        "spacing_column_mm": pl.Float32,
+        "split": pl.String,
+        "origin": pl.UInt32,
+    }
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of a slice."""
+        rows, columns = self.shards[0].images.shape[-2:]
+        return int(rows), int(columns)
+
+    def images(self, rows: Sequence[int] | Tensor | None = None) -> Images:
+        """Normalised slices [B C H W] float32; ``rows`` None gives all of them."""
+        return self._gather("images", rows)
+
+    def masks(self, rows: Sequence[int] | Tensor | None = None) -> Masks:
+        """Label values [B H W] uint8."""
+        return self._gather("masks", rows)
+
+    def brains(self, rows: Sequence[int] | Tensor | None = None) -> BrainMasks:
+        """Brain (or body) masks [B H W] bool."""
+        return self._gather("brains", rows)
+
+    def select(self, rows: Sequence[int] | Tensor) -> "SliceSet":
+        """These rows, in this order, numbered from 0 again; no pixel is copied."""
+        chosen = self._checked(rows)
+        if torch.equal(chosen, torch.arange(len(self))):
+            return self
+        index = self.index[chosen.numpy()].with_columns(pl.int_range(len(chosen), dtype=pl.UInt32).alias("row"))
+        identity = hash_of({"slices": self.hash, "rows": chosen.tolist()})
+        return SliceSet(
+            self.name, self.sequences, self.labels, index, identity, self.shards, self.places[chosen].clone()
+        )
+
+    def split(self, name: str) -> "SliceSet":
+        """The slices of one split.
+
+        Raises:
+            ValueError: no slice is in it.
+        """
+        rows = self.index.filter(pl.col("split") == name)["row"].to_list()
+        if not rows:
+            known = ", ".join(sorted(self.index["split"].unique().to_list())) or "none"
+            raise ValueError(f"{self.name} has no slice in the split {name!r}; it has {known}")
+        return self.select(rows)
+
+    def batches(self, batch_size: int) -> Iterator[list[int]]:
+        """Row numbers in order, ``batch_size`` at a time; the last batch may be smaller."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size {batch_size} must be at least 1")
+        for start in range(0, len(self), batch_size):
+            yield list(range(start, min(start + batch_size, len(self))))
+
+    @classmethod
+    def from_tensors(
+        cls,
+        images: Images,
+        masks: Masks,
+        brains: BrainMasks,
+        index: pl.DataFrame,
+        *,
+        name: str,
+        sequences: Sequence[str],
+        labels: Mapping[int, str],
+    ) -> "SliceSet":
+        """A set in memory.
+
+        Args:
+            images: [n C H W] float32.
+            masks: [n H W] uint8.
+            brains: [n H W] bool.
+            index: one row a slice; ``case`` must be there, of the other columns those that are missing are filled
+                (patient and volume: the case; position: the number within the volume; spacing: 1 mm; split: test).
+            name: the cohort's.
+            sequences: C names.
+            labels: value to class name.
+
+        Raises:
+            ValueError: lengths that do not fit, or a mask value without a label.
+        """
+        if not len(images) == len(masks) == len(brains) == len(index):
+            raise ValueError(
+                f"{len(images)} images, {len(masks)} masks, {len(brains)} brain masks and {len(index)} rows of index; "
+                "give as many of each"
+            )
+        shard = Shard(images.float(), masks, brains)
+        index = complete_index(index)
+        return assemble([shard], index, name=name, sequences=tuple(sequences), labels=labels)
+
+    def write(self, draft: Draft) -> None:
+        """Write the shards, the index and what names them into a draft of kind ``slices``."""
+        step = rows_per_shard(len(self.sequences), self.size)
+        starts = range(0, len(self), step)
+        for number, start in enumerate(starts):
+            rows = torch.arange(start, min(start + step, len(self)))
+            shard = Shard(self.images(rows), self.masks(rows), self.brains(rows))
+            draft.save_tensors(shard_name(number), shard.tensors())
+        write_head(draft, self, len(starts))
+
+    @classmethod
+    def read(cls, artifact: Artifact) -> "SliceSet":
+        """Open a written set; its pixels stay on disk until they are asked for."""
+        head = artifact.document(DOCUMENT)
+        shards = tuple(Shard(**artifact.tensors(shard_name(number))) for number in range(head["n_shards"]))
+        labels = {int(value): name for value, name in head["labels"].items()}
+        index = artifact.table(INDEX)
+        sequences = tuple(head["sequences"])
+        return cls(head["name"], sequences, labels, index, head["hash"], shards, torch.arange(len(index)))
+
+    def _checked(self, rows: Sequence[int] | Tensor) -> Tensor:
+        chosen = torch.as_tensor(rows, dtype=torch.int64).reshape(-1)
+        if len(chosen) and (int(chosen.min()) < 0 or int(chosen.max()) >= len(self)):
+            raise ValueError(
+                f"rows {int(chosen.min())}..{int(chosen.max())} of {self.name}: they must be in 0..{len(self) - 1}"
+            )
+        return chosen
+
+    def _gather(self, what: str, rows: Sequence[int] | Tensor | None) -> Tensor:
+        places = self.places if rows is None else self.places[self._checked(rows)]
+        ends = torch.tensor([len(shard) for shard in self.shards]).cumsum(0)
+        owner = torch.searchsorted(ends, places, right=True)
+        first: Tensor = getattr(self.shards[0], what)
+        gathered = torch.empty((len(places), *first.shape[1:]), dtype=first.dtype)
+        for number in owner.unique().tolist():
+            here = (owner == number).nonzero().squeeze(1)
+            start = int(ends[number]) - len(self.shards[number])
+            gathered[here] = getattr(self.shards[number], what)[places[here] - start]
+        return gathered
+
+
+def complete_index(index: pl.DataFrame) -> pl.DataFrame:
+    """Fill the columns that are missing (see `SliceSet.from_tensors`), number the rows, order and type the columns."""
+    if "case" not in index.columns:
+        raise ValueError(f"the index has the columns {index.columns}; it needs at least 'case'")
+    number = pl.int_range(len(index))
+    for name, value in (
+        ("patient", pl.col("case")),
+        ("volume", pl.col("case")),
+        ("position", pl.int_range(pl.len()).over("volume")),
+        ("spacing_row_mm", pl.lit(1.0)),
+        ("spacing_column_mm", pl.lit(1.0)),
+        ("split", pl.lit("test")),
+        ("origin", number),
+    ):
+        if name not in index.columns:
+            index = index.with_columns(value.alias(name))
+    index = index.with_columns(number.alias("row"))
+    others = [name for name in index.columns if name not in SliceSet.COLUMNS]
+    return index.select(*(pl.col(name).cast(kind) for name, kind in SliceSet.COLUMNS.items()), *others)
+
+
+def assemble(
+    shards: Sequence[Shard],
+    index: pl.DataFrame,
+    *,
+    name: str,
+    sequences: tuple[str, ...],
+    labels: Mapping[int, str],
+    shard_hashes: Sequence[str] | None = None,
+) -> SliceSet:
+    """A set of shards whose rows are in the order of ``index``; the hash follows from the content."""
+    hashes = list(shard_hashes) if shard_hashes is not None else [hash_tensors(shard.tensors()) for shard in shards]
+    identity = hash_of(
+        {
+            "name": name,
+            "sequences": list(sequences),
+            "labels": {str(value): label for value, label in labels.items()},
+            "index": index.write_csv(),
+            "shards": hashes,
+        }
+    )
+    return SliceSet(name, sequences, dict(labels), index, identity, tuple(shards), torch.arange(len(index)))
+
+
+def write_head(draft: Draft, slices: SliceSet, n_shards: int) -> None:
+    """Write all but the shards."""
+    draft.save_table(INDEX, slices.index)
+    draft.save_document(
+        DOCUMENT,
+        {
+            "name": slices.name,
+            "sequences": list(slices.sequences),
+            "labels": {str(value): label for value, label in slices.labels.items()},
+            "hash": slices.hash,
+            "n_shards": n_shards,
+        },
+    )
+
+
+def shard_name(number: int) -> str:
+    """File name (without ending) of a shard."""
+    return f"shard_{number:05d}"
+
+
+def rows_per_shard(n_sequences: int, size: tuple[int, int]) -> int:
+    """Slices that fit in one shard."""
+    return max(1, SHARD_BYTES // (size[0] * size[1] * (4 * n_sequences + 2)))
