@@ -149,9 +149,7 @@ class Fold:
     kind: ClassVar[str] = "fold"
 
 
-Block: TypeAlias = (
-    Paragraph | Bullets | Table | Chart | Pictures | Cards | Terms | Code | Heading | Fold
-)
+Block: TypeAlias = Paragraph | Bullets | Table | Chart | Pictures | Cards | Terms | Code | Heading | Fold
 
 
 @dataclass(frozen=True)

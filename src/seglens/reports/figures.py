@@ -42,8 +42,14 @@ def range_rows(summary: Mapping[str, Any]) -> list[RangeRow]:
             RangeRow(
                 pair_of(entry),
                 ", ".join(fact for fact in facts if fact),
-                *(defined(entry.get(key)) for key in ("shared", "floor", "ceiling", "ceiling_other_seed", "calibrated")),
-                *(defined(dig(entry, "functional", key)) for key in ("matched_by_weight", "matched_by_function", "floor")),
+                *(
+                    defined(entry.get(key))
+                    for key in ("shared", "floor", "ceiling", "ceiling_other_seed", "calibrated")
+                ),
+                *(
+                    defined(dig(entry, "functional", key))
+                    for key in ("matched_by_weight", "matched_by_function", "floor")
+                ),
             )
         )
     return sorted(rows, key=lambda one: (one.raw is None, one.calibrated is None, -(one.calibrated or 0.0)))
@@ -75,7 +81,9 @@ def main_figure(summary: Mapping[str, Any]) -> str:
     """
     rows = range_rows(summary)
     if not rows:
-        return str(svg(WIDE, 60, TITLE, [text(20, 36, "No pair of dictionaries was compared in this run.", colour=MUTED)]))
+        return str(
+            svg(WIDE, 60, TITLE, [text(20, 36, "No pair of dictionaries was compared in this run.", colour=MUTED)])
+        )
     body = _wide_parts(rows, WIDE, top=96)
     legend = [
         f'<rect x="0" y="0" width="{WIDE}" height="{_wide_height(rows, 96):g}" fill="#ffffff"/>',
@@ -171,7 +179,14 @@ def _wide_parts(rows: Sequence[RangeRow], width: int, top: float) -> list[str]:
         if floor:
             parts.append(text(centres[2], y + 13, floor, anchor="middle", colour=MUTED, size=10.5))
     parts.append(
-        text((left + right) / 2, bottom + 31, "share of live latents called shared", anchor="middle", colour=MUTED, size=11)
+        text(
+            (left + right) / 2,
+            bottom + 31,
+            "share of live latents called shared",
+            anchor="middle",
+            colour=MUTED,
+            size=11,
+        )
     )
     return parts
 
@@ -197,7 +212,11 @@ def _narrow(rows: Sequence[RangeRow], width: int, title: str) -> Markup:
                 f"fire together {number(one.by_weight)}; by function {number(one.by_function)}", colour=MUTED, size=11,
             )
         )  # fmt: skip
-        tail = one.sub if one.function_floor is None else f"{one.sub}{'; ' if one.sub else ''}null by function {number(one.function_floor)}"
+        tail = (
+            one.sub
+            if one.function_floor is None
+            else f"{one.sub}{'; ' if one.sub else ''}null by function {number(one.function_floor)}"
+        )
         parts.append(text(6, y + 80, fitted(tail or UNDEFINED, width - 12, 10.5), colour=MUTED, size=10.5))
     for tick in (0.0, 0.5, 1.0):
         parts.append(text(at(tick), bottom + 12, percent(tick), anchor="middle", colour=MUTED, size=11))

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from seglens.reports.wording import (
-    UNDEFINED,
     classes_of,
     count,
     defined,
@@ -18,8 +17,8 @@ from seglens.reports.wording import (
     signed,
 )
 
-CONTROLS = ("random_latents", "random", "reconstruct_only", "reconstruction", "identity", "none")
-"""Entries among a steering's baselines that are controls of the edit, not rivals that anybody would deploy."""
+CONTROLS = ("random_latents", "reconstruct_only")
+"""Entries among a steering's baselines that are controls of the edit, not rivals without latents."""
 STEP = 0.005
 """Smallest difference of two Dice values that is called one: half of the last printed digit."""
 
@@ -36,7 +35,7 @@ def plain_findings(summary: Mapping[str, Any]) -> list[str]:
     return [
         *_segmentation(summary),
         *_alignment(summary),
-        *(steering_finding(entry) for entry in summary.get("steering") or [] if _judged(entry)),
+        *_steering(summary),
         *_failures(summary),
         *_hookpoints(summary),
         *_dictionaries(summary),
@@ -76,13 +75,18 @@ def steering_finding(entry: Mapping[str, Any]) -> str:
     policy = plain(entry.get("policy") or "chosen")
     verb = {1: "raised", 0: "left", -1: "lowered"}[compared(after, before)]
     where = f"{plain(name)}, {pair_of(entry)}"
+    if entry.get("latents") == []:
+        return (
+            f"{policy[0].upper()}{policy[1:]} steering ({where}): nothing beat the untouched network on the selection "
+            f"patients, so nothing was changed and pooled Dice stays at {number(before)}."
+        )
     if verb == "left":
         moved = f"left pooled Dice at {number(after)} (before: {number(before)})"
     else:
         moved = f"{verb} pooled Dice from {number(before)} to {number(after)}"
     text = f"{policy[0].upper()}{policy[1:]} steering ({where}) {moved}"
     best, controls = rivals_of(entry, name)
-    beside = [f"{plain(key)} {'gave' if place else 'gave'} {number(value)}" for place, (key, value) in enumerate(controls.items())]
+    beside = [f"{plain(key)} gave {number(value)}" for key, value in controls.items()]
     if best is not None:
         beside.insert(0, f"the best rival without latents, {plain(best[0])}, reached {number(best[1])}")
     if beside:
@@ -110,6 +114,25 @@ def _verdict(after: float, before: float, best: tuple[str, float] | None, contro
     if place == 0:
         return f"So it is level with {plain(best[0])}, which needs no latents."
     return f"So it does not beat {plain(best[0])}, which needs no latents."
+
+
+def _steering(summary: Mapping[str, Any]) -> Iterable[str]:
+    """The policies' own choices, each with the gap to the oracle on the same slices."""
+    entries = [entry for entry in summary.get("steering") or [] if _judged(entry) and entry.get("chosen", True)]
+    for entry in entries:
+        if entry.get("policy") == "oracle":
+            continue
+        text = steering_finding(entry)
+        same = [
+            other
+            for other in entries
+            if other.get("policy") == "oracle"
+            and all(other.get(k) == entry.get(k) for k in ("source", "target", "class"))
+        ]
+        if same:
+            best = max(score(other["after"], "dice_pooled", str(entry["class"])) or 0.0 for other in same)
+            text += f" With each slice's own mask to choose by (oracle, not deployable): {number(best)}."
+        yield text
 
 
 def _convention_warning(entry: Mapping[str, Any], name: str, pooled: int) -> str:
@@ -142,10 +165,10 @@ def _segmentation(summary: Mapping[str, Any]) -> Iterable[str]:
             for name in classes_of(dig(one, "scores", str(own)))
             if (value := score(dig(one, "scores", str(own)), "dice_pooled", name)) is not None
         ]
-        text = f"Segmenter {plain(one['name'])} reaches {number(home)} foreground pooled Dice on its own cohort"
+        text = f"Segmenter {plain(one['name'])} reaches {number(home)} foreground pooled Dice on its own cohort ({plain(own)})"
         if len(weakest) > 1:
             value, name = min(weakest)
-            text += f" (weakest class: {plain(name)}, {number(value)})"
+            text += f", {number(value)} for its weakest class ({plain(name)})"
         away = [
             (value, cohort)
             for cohort, scores in (one.get("scores") or {}).items()
@@ -153,10 +176,10 @@ def _segmentation(summary: Mapping[str, Any]) -> Iterable[str]:
         ]
         if away:
             value, cohort = min(away)
-            word = {1: "higher", 0: "the same", -1: "lower"}[compared(value, home)]
-            text += f"; furthest from that on {plain(cohort)}: {number(value)} ({word})" if word == "lower" else (
-                f"; on every other cohort it is no lower ({plain(cohort)}: {number(value)})"
-            )
+            if compared(value, home) < 0:
+                text += f" and {number(value)} on {plain(cohort)}, where it does worst"
+            else:
+                text += f" and no less on any other (lowest: {plain(cohort)}, {number(value)})"
         yield text + "."
 
 
@@ -202,19 +225,32 @@ def _failures(summary: Mapping[str, Any]) -> Iterable[str]:
         n, recovered = defined(entry.get("n")), defined(entry.get("recovered"))
         if not n or recovered is None:
             continue
+        policy = plain(entry.get("policy") or "chosen")
         text = (
-            f"Of the {plural(n, 'worst slice')} of {plain(entry.get('segmenter'))} on {plain(entry.get('cohort'))}, "
-            f"{plain(entry.get('policy') or 'chosen')} edits recovered {count(recovered)} ({percent(recovered / n)})"
+            f"Of the {plural(n, 'worst slice')} of {plain(entry.get('segmenter') or 'the model')} on "
+            f"{plain(entry.get('cohort'))}, {policy} edits recovered {_some(recovered)} ({percent(recovered / n)})"
         )
         control = defined(entry.get("random_recovered"))
         if control is None:
             yield text + "; no random latents were run beside it."
             continue
-        text += f"; as many random latents recovered {count(control)} ({percent(control / n)})"
-        if recovered > control:
-            yield text + f", {plural(recovered - control, 'slice')} fewer."
-        else:
-            yield text + ", so the choice of latents did not help."
+        text += f"; as many random latents recovered {_some(control)} ({percent(control / n)})"
+        if recovered <= control:
+            text += ", so the choice of latents did not help"
+        rivals = {
+            key: value
+            for key, outcome in (entry.get("baselines") or {}).items()
+            if (value := defined(dig(outcome, "recovered"))) is not None
+        }
+        if rivals:
+            best = max(rivals, key=lambda key: rivals[key])
+            text += f"; {plain(best)}, without latents, recovered {_some(rivals[best])}"
+        oracle = " The oracle saw each slice's own mask." if entry.get("policy") == "oracle" else ""
+        yield f"{text}.{oracle}"
+
+
+def _some(value: float) -> str:
+    return count(value) if value == round(value) else number(value, 1)
 
 
 def _hookpoints(summary: Mapping[str, Any]) -> Iterable[str]:
@@ -229,7 +265,9 @@ def _hookpoints(summary: Mapping[str, Any]) -> Iterable[str]:
                 f"{plain(one['name'])} is opened at {plain(one['hookpoint'])}: with its activation replaced by the mean, "
                 f"foreground Dice goes from {number(before)} to {number(after)}"
             )
-            yield text + ("." if before - after >= 0.1 else ", so little passes through it and edits there can do little.")
+            yield text + (
+                "." if before - after >= 0.1 else ", so little passes through it and edits there can do little."
+            )
 
 
 def _dictionaries(summary: Mapping[str, Any]) -> Iterable[str]:
@@ -257,4 +295,4 @@ def _quarantine(summary: Mapping[str, Any]) -> Iterable[str]:
     bad = [(name, n) for name, n in bad if n]
     if bad:
         texts = [f"{plain(name)} {n}" for name, n in bad]
-        yield f"Left out because their files are faulty: {', '.join(texts)} ({UNDEFINED} see Cohorts for the cure)."
+        yield f"Cases left out because their files are faulty: {', '.join(texts)}; see Cohorts for the cure."

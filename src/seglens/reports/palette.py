@@ -24,8 +24,30 @@ DASHES = ("", "7 4", "2 3", "9 3 2 3", "5 2", "1 2", "12 3", "4 4 1 4")
 CLASSES = (VERMILLION, SKY, YELLOW, GREEN, PURPLE, ORANGE, BLUE, "#ffffff")
 """For regions on a grey scan, by order of the label value."""
 
-_VIRIDIS = ("#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725")
-_INFERNO = ("#000004", "#1b0c41", "#4a0c6b", "#781c6d", "#a52c60", "#cf4446", "#ed6925", "#fb9b06", "#f7d13d", "#fcffa4")
+_VIRIDIS = (
+    "#440154",
+    "#482878",
+    "#3e4989",
+    "#31688e",
+    "#26828e",
+    "#1f9e89",
+    "#35b779",
+    "#6ece58",
+    "#b5de2b",
+    "#fde725",
+)
+_INFERNO = (
+    "#000004",
+    "#1b0c41",
+    "#4a0c6b",
+    "#781c6d",
+    "#a52c60",
+    "#cf4446",
+    "#ed6925",
+    "#fb9b06",
+    "#f7d13d",
+    "#fcffa4",
+)
 
 
 def rgb(colour: str) -> tuple[int, int, int]:

@@ -40,7 +40,9 @@ def write_report(run: Run, path: Path | None = None) -> Path:
     """
     summary = run.summary
     if not summary:
-        raise ValueError(f"{run.path}: no summary.json there; finish the study first, or give the folder of a finished run")
+        raise ValueError(
+            f"{run.path}: no summary.json there; finish the study first, or give the folder of a finished run"
+        )
     target = path if path is not None else run.path / FILE
     target.parent.mkdir(parents=True, exist_ok=True)
     write_text_whole(target, render(study_name(summary), sections_of(run, summary)))

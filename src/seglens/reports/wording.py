@@ -14,14 +14,11 @@ CONVENTIONS: dict[str, str] = {
 """Key in a score summary to the short name of the Dice convention."""
 
 _PLAIN = {
-    "ccf": "largest component (CCF)",
-    "ccf_largest": "largest component (CCF)",
-    "largest_component": "largest component (CCF)",
-    "ccf_min_size": "minimum component size (CCF)",
-    "minimum_size": "minimum component size (CCF)",
+    "ccf": "component filter (CCF)",
     "uf": "entropy filter (UF)",
-    "entropy_filter": "entropy filter (UF)",
-    "tta": "test-time augmentation",
+    "logit_bias_foreground": "logit bias, tuned on the foreground",
+    "flip_augmentation": "mirror test-time augmentation",
+    "mean_ablation": "whole activation at its mean",
     "held_out": "held-out",
     "label_free": "label-free",
     "reconstruct_only": "reconstruction only",

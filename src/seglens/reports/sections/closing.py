@@ -59,7 +59,8 @@ def repeat_section(summary: Mapping[str, Any], hashes: Mapping[str, str]) -> Sec
     blocks.append(Code("seglens run study.yaml --out results"))
     blocks.append(
         Paragraph(
-            "On a CPU the same settings, data and version give the same results, bit for bit: compare the hashes.", "note"
+            "On a CPU the same settings, data and version give the same results, bit for bit: compare the hashes.",
+            "note",
         )
     )
     if settings:

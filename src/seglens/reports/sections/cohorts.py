@@ -96,7 +96,9 @@ def _samples(cohort: Mapping[str, Any], slices: SliceSet) -> Pictures:
     if isinstance(phantom, Mapping):
         factors = phantom.get("factors") or {}
         kind = f"Phantoms of the population “{plain(phantom.get('population'))}”"
-        kind += f" with {listed(f'{plain(k)} taken from {plain(v)}' for k, v in factors.items())}. " if factors else ". "
+        kind += (
+            f" with {listed(f'{plain(k)} taken from {plain(v)}' for k, v in factors.items())}. " if factors else ". "
+        )
     caption = (
         f"{kind}{slices.sequences[channel]} slices with the reference masks, "
         "seen from below: the patient's right is on the left of the picture, the front is at the top."
@@ -146,7 +148,9 @@ def _quarantined(run: Run, cohorts: list[Mapping[str, Any]]) -> list[Block]:
             fate = "left out" if finding.get("case") in left_out else "kept"
             cells = [str(finding.get(key) or UNDEFINED) for key in ("case", "file", "what", "cure")]
             file = cells[1].replace("\\", "/").rsplit("/", 1)[-1]
-            rows.append((head(plain(one["name"])), head(cells[0]), head(fate), head(file), head(cells[2]), head(cells[3])))
+            rows.append(
+                (head(plain(one["name"])), head(cells[0]), head(fate), head(file), head(cells[2]), head(cells[3]))
+            )
     if not rows:
         text = "Every file was checked before use, and nothing was found wrong."
         if missing:

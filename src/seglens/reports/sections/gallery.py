@@ -65,7 +65,9 @@ def chosen_latents(table: pl.DataFrame, classes: list[str], wanted: int) -> list
     Returns:
         Latent numbers, grouped by class, strongest first.
     """
-    live = table.filter(~pl.col("dead") & (pl.col("n_exemplars") > 0) if "n_exemplars" in table.columns else ~pl.col("dead"))
+    live = table.filter(
+        ~pl.col("dead") & (pl.col("n_exemplars") > 0) if "n_exemplars" in table.columns else ~pl.col("dead")
+    )
     frequent = live.filter(pl.col("firing_rate") >= MINIMUM_FIRING)
     live = frequent if frequent.height else live
     ranked: dict[str, list[int]] = {}

@@ -22,7 +22,9 @@ def segmentation_section(summary: Mapping[str, Any]) -> Section:
     cohorts += [name for one in segmenters for name in one.get("scores") or {} if name not in cohorts]
     cohorts = list(dict.fromkeys(cohorts))
     details: list[Block] = [Fold(*_details(one)) for one in segmenters if one.get("scores")]
-    return Section("segmentation", "Segmentation", lead, (_matrix(segmenters, cohorts), _conventions(segmenters), *details))
+    return Section(
+        "segmentation", "Segmentation", lead, (_matrix(segmenters, cohorts), _conventions(segmenters), *details)
+    )
 
 
 def _matrix(segmenters: Sequence[Mapping[str, Any]], cohorts: Sequence[str]) -> Block:
@@ -48,9 +50,7 @@ def _conventions(segmenters: Sequence[Mapping[str, Any]]) -> Block:
     rows = []
     for one in segmenters:
         for cohort, scores in (one.get("scores") or {}).items():
-            cells = [
-                Cell(number(score(scores, key, "foreground")), _n_of(scores, key)) for key in CONVENTIONS
-            ]
+            cells = [Cell(number(score(scores, key, "foreground")), _n_of(scores, key)) for key in CONVENTIONS]
             background = (scores or {}).get("mean_dice_with_background")
             rows.append((head(plain(one["name"])), head(plain(cohort)), *cells, number(background)))
     return table(

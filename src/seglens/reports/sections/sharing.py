@@ -49,7 +49,9 @@ def sharing_section(summary: Mapping[str, Any]) -> Section:
     blocks: list[Block] = [figure, *_universal(summary), _matrix(entries), _numbers(entries)]
     methods = [block for entry in entries if (block := _methods(entry)) is not None]
     if methods:
-        blocks.append(Fold("Other ways to match, with and without the threshold", (*methods, Paragraph(METHODS, "note"))))
+        blocks.append(
+            Fold("Other ways to match, with and without the threshold", (*methods, Paragraph(METHODS, "note")))
+        )
     return Section("sharing", "Shared and specific latents", LEAD, tuple(blocks))
 
 
@@ -67,7 +69,9 @@ def _universal(summary: Mapping[str, Any]) -> list[Block]:
     cohorts = listed(plain(name) for name in universal.get("cohorts") or [])
     text = f"Shared in every pair{f' of {cohorts}' if cohorts else ''}: {count(universal['n'])} latents"
     share = f" ({percent(universal['share'])} of the live ones)" if defined(universal.get("share")) is not None else ""
-    return [Paragraph(f"{text}{share}. The rest are specific to some. This count is as raw as the shares it is made of.")]
+    return [
+        Paragraph(f"{text}{share}. The rest are specific to some. This count is as raw as the shares it is made of.")
+    ]
 
 
 def _matrix(entries: list[Mapping[str, Any]]) -> Block:
@@ -102,7 +106,9 @@ def _pair_cell(entry: Mapping[str, Any]) -> Cell:
 def _numbers(entries: list[Mapping[str, Any]]) -> Block:
     rows = []
     for entry in entries:
-        together = [dig(entry, "functional", key) for key in ("matched_by_weight", "matched_by_function", "floor", "ceiling")]
+        together = [
+            dig(entry, "functional", key) for key in ("matched_by_weight", "matched_by_function", "floor", "ceiling")
+        ]
         rows.append(
             (
                 head(pair_of(entry), f"tau {number(entry.get('tau'), 2)}"),
@@ -135,9 +141,7 @@ def _methods(entry: Mapping[str, Any]) -> Block | None:
     columns = list(dict.fromkeys(key for values in methods.values() for key in values))
     if not columns:
         return None
-    rows = [
-        (head(plain(name)), *(number(values.get(key), 3) for key in columns)) for name, values in methods.items()
-    ]
+    rows = [(head(plain(name)), *(number(values.get(key), 3) for key in columns)) for name, values in methods.items()]
     return table(pair_of(entry), ("Method", *(plain(key) for key in columns)), rows)
 
 

@@ -1,0 +1,149 @@
+"""A segmenter's worst slices: how many an edit recovers, beside random latents, and pictures before and after."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from seglens.cohorts.slices import SliceSet
+from seglens.reports.blocks import Block, Cell, Fold, Heading, Paragraph, Picture, Pictures, Section, head, table
+from seglens.reports.palette import class_colours
+from seglens.reports.pictures import best_sequence, mask_picture
+from seglens.reports.sections.cohorts import class_keys
+from seglens.reports.wording import UNDEFINED, count, defined, number, percent, plain, plural, signed
+from seglens.steering.failures import FailureResult
+from seglens.studies.run import Run
+
+LEAD = (
+    "The slices that a model segments worst, before and after latents are changed. Any change recovers some slices by "
+    "luck, so the same number of random latents is changed in the same way beside it."
+)
+EXAMPLES = 6
+SIDE = 176
+PANELS = (
+    ("before", "model as it is"),
+    ("held_out", "held-out edit"),
+    ("oracle", "oracle edit"),
+    ("truth", "reference"),
+)
+
+
+def failures_section(run: Run, summary: Mapping[str, Any]) -> Section:
+    """One part for each segmenter and cohort."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for entry in summary.get("failures") or []:
+        groups.setdefault((str(entry.get("segmenter")), str(entry.get("cohort"))), []).append(entry)
+    if not groups:
+        text = "No recovery of failures was run."
+        return Section("failures", "Recovered failures", LEAD, (Paragraph(text, "missing"),))
+    blocks: list[Block] = []
+    for (segmenter, cohort), entries in groups.items():
+        blocks.append(Heading(f"{plain(segmenter)} on {plain(cohort)}"))
+        blocks.append(_recovered(entries))
+        blocks += _examples(run, segmenter, cohort)
+        modes = [(plain(entry.get("policy")), entry["modes"]) for entry in entries if entry.get("modes")]
+        if modes:
+            blocks.append(Fold("By kind of error", (_modes(modes, str(entries[0].get("mode_rule") or "")),)))
+    return Section("failures", "Recovered failures", LEAD, tuple(blocks))
+
+
+def share_of(part: Any, n: Any) -> str:
+    """``"23 (38%)"``; a mean over several draws keeps one digit."""
+    value, whole = defined(part), defined(n)
+    if value is None:
+        return UNDEFINED
+    text = count(value) if value == round(value) else number(value, 1)
+    return f"{text} ({percent(value / whole)})" if whole else text
+
+
+def _recovered(entries: list[Mapping[str, Any]]) -> Block:
+    rows: list[tuple[Cell | str, ...]] = []
+    first = entries[0]
+    n = first.get("n")
+    for entry in entries:
+        rows.append(
+            (
+                head(f"{plain(entry.get('policy'))} edit", str(entry.get("edit") or "")),
+                Cell(share_of(entry.get("recovered"), n), strong=True),
+                Cell(share_of(entry.get("random_recovered"), n), _draws(entry)),
+                *_means(entry.get("mean_after"), entry),
+                number(entry.get("random_mean_after"), 3),
+            )
+        )
+    for name, outcome in (first.get("baselines") or {}).items():
+        outcome = outcome if isinstance(outcome, Mapping) else {"mean_after": outcome}
+        rows.append(
+            (
+                head(plain(name), "rival without latents"),
+                share_of(outcome.get("recovered"), n),
+                UNDEFINED,
+                *_means(outcome.get("mean_after"), first),
+                UNDEFINED,
+            )
+        )
+    rule = first.get("recovered_means") or first.get("criterion")
+    note = (
+        f"{plural(n, 'slice')}; mean foreground Dice of these slices untouched: {number(first.get('mean_before'), 3)}. "
+        + (f"Recovered means that {rule}. " if rule else "")
+        + "The held-out edit was chosen on other patients; the oracle takes for each slice the strength that the slice's "
+        "own mask favours, which nobody can do in practice. Slices that are chosen for being bad rise by regression to "
+        "the mean as well, which is what the random latents show."
+    )
+    columns = ("", "Recovered", "Random latents recovered", "Mean Dice after", "Change", "… with random latents")
+    return table("Worst slices, recovered", columns, rows, note)
+
+
+def _means(after: Any, entry: Mapping[str, Any]) -> tuple[str, str]:
+    value, before = defined(after), defined(entry.get("mean_before"))
+    change = UNDEFINED if value is None or before is None else signed(value - before, 3)
+    return number(value, 3), change
+
+
+def _draws(entry: Mapping[str, Any]) -> str:
+    draws = entry.get("random_recovered_draws")
+    return f"draws: {', '.join(count(draw) for draw in draws)}" if isinstance(draws, list) and len(draws) > 1 else ""
+
+
+def _modes(modes: list[tuple[str, Mapping[str, Any]]], rule: str) -> Block:
+    rows = []
+    for policy, by_mode in modes:
+        for mode, entry in by_mode.items():
+            n = entry.get("n")
+            dice = f"{number(entry.get('mean_before'), 3)} → {number(entry.get('mean_after'), 3)}"
+            rows.append((head(policy), head(plain(mode)), count(n), share_of(entry.get("recovered"), n), dice))
+    columns = ("Policy", "Errors", "Slices", "Recovered", "Mean Dice before → after")
+    return table("Too much (FP), too little (FN), or both", columns, rows, f"{rule}." if rule else "")
+
+
+def _examples(run: Run, segmenter: str, cohort: str) -> list[Block]:
+    stage = f"failures/{segmenter}-{cohort}"
+    if stage not in run or f"slices/{cohort}" not in run:
+        return [Paragraph("No pictures of these slices are kept in this run.", "missing")]
+    result = FailureResult.read(run.artifact(stage))
+    examples = result.examples
+    rows = examples["rows"].tolist()[:EXAMPLES] if "rows" in examples else []
+    slices = SliceSet.read(run.artifact(f"slices/{cohort}")).split("test")
+    if not rows or max(rows) >= len(slices):
+        return [Paragraph("No pictures of these slices are kept in this run.", "missing")]
+    channel = best_sequence(slices.sequences)
+    colours = class_colours(slices.labels)
+    images, brains = slices.images(rows).numpy(), slices.brains(rows).numpy()
+    facts = {entry["row"]: entry for entry in result.slices.filter(pl.col("row").is_in(rows)).to_dicts()}
+    pictures = []
+    for place, row in enumerate(rows):
+        fact = facts.get(row, {})
+        where = f"{slices.index['case'][row]}, slice {slices.index['position'][row]}"
+        for key, words in PANELS:
+            if key not in examples:
+                continue
+            value = defined(fact.get(f"dice_{key}"))
+            label = words if value is None else f"{words}: Dice {number(value)}"
+            uri = mask_picture(images[place, channel], brains[place], examples[key][place].numpy(), colours, SIDE)
+            label = f"{label} ({where})" if key == "before" else label
+            pictures.append(Picture(uri, f"{where}: {words}", SIDE, SIDE, label))
+    panels = sum(key in examples for key, _ in PANELS)
+    caption = (
+        f"{slices.sequences[channel]} slices, evenly spaced from the largest gain of the held-out edit (top) to its smallest "
+        "or its largest loss (bottom), so not a selection of successes. Dice: foreground, of this slice."
+    )
+    return [Pictures("Before and after", tuple(pictures), caption, class_keys(slices.labels), per_row=panels)]

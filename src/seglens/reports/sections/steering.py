@@ -1,0 +1,270 @@
+"""What changing latents did to a class: curves over alpha, and before and after beside every rival and control."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from seglens.reports.blocks import Block, Cell, Chart, Fold, Heading, Key, Paragraph, Section, head, table
+from seglens.reports.charts import NARROW, Level, Series, line_chart
+from seglens.reports.findings import CONTROLS, steering_finding
+from seglens.reports.palette import BLUE, DASHES, INK, MUTED, SERIES
+from seglens.reports.wording import (
+    CONVENTIONS,
+    UNDEFINED,
+    count,
+    defined,
+    dig,
+    number,
+    pair_of,
+    plain,
+    plural,
+    score,
+    signed,
+)
+from seglens.studies.run import Run
+
+LEAD = (
+    "A model is run on a cohort that it was not trained on, and latents of one class are changed. Latents and strength "
+    "are chosen on some patients of that cohort and judged on others. Whatever can be had without latents stands beside it."
+)
+AXES = {
+    "multiply": "alpha: factor on the codes (1 = untouched)",
+    "add": "alpha: added to the codes (0 = untouched)",
+}
+ORDER = ("held_out", "label_free", "oracle")
+LEVELS = (*SERIES[1:], "#8c6d31")
+
+
+def steering_section(run: Run, summary: Mapping[str, Any]) -> Section:
+    """One part for each model, cohort and class."""
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for entry in summary.get("steering") or []:
+        groups.setdefault((str(entry["source"]), str(entry["target"]), str(entry["class"])), []).append(entry)
+    if not groups:
+        text = "No class was steered."
+        return Section("steering", "Changing latents across populations", LEAD, (Paragraph(text, "missing"),))
+    blocks: list[Block] = []
+    for (source, target, name), entries in groups.items():
+        blocks += _group(run, f"steering/{source}-{target}-{name}", name, _sorted(entries))
+    return Section("steering", "Changing latents across populations", LEAD, tuple(blocks))
+
+
+def _sorted(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    def place(entry: Mapping[str, Any]) -> tuple[int, bool]:
+        policy = entry.get("policy")
+        return ORDER.index(policy) if policy in ORDER else len(ORDER), not entry.get("chosen", True)
+
+    return sorted(entries, key=place)
+
+
+def _group(run: Run, stage: str, name: str, entries: list[Mapping[str, Any]]) -> list[Block]:
+    first = entries[0]
+    blocks: list[Block] = [Heading(f"{pair_of(first)}: {plain(name)}")]
+    if (
+        score(first.get("before"), "dice_pooled", name) is not None
+        and score(first.get("after"), "dice_pooled", name) is not None
+    ):
+        blocks.append(Paragraph(steering_finding(first), "key"))
+    extent = _extent(first)
+    if extent:
+        blocks.append(Paragraph(extent, "note"))
+    curves = run.artifact(stage).table("curves") if stage in run else None
+    if curves is None or curves.is_empty():
+        blocks.append(Paragraph("No curve over alpha is kept for this pair.", "missing"))
+    else:
+        blocks += _curves(curves, name, entries)
+    blocks.append(_outcomes(entries, name))
+    blocks.append(Fold("Every rival in every convention, with precision and recall", _rivals(entries, name)))
+    return blocks
+
+
+def _extent(entry: Mapping[str, Any]) -> str:
+    parts = []
+    for key, verb in (("selection", "Chosen on"), ("evaluation", "judged on")):
+        patients, slices = dig(entry, key, "patients"), dig(entry, key, "slices")
+        if defined(patients) is not None:
+            parts.append(f"{verb} {plural(slices, 'slice')} of {plural(patients, 'patient')}")
+    return f"{', '.join(parts)} ({plain(entry.get('target'))}); no patient is in both." if parts else ""
+
+
+def _curves(curves: pl.DataFrame, name: str, entries: list[Mapping[str, Any]]) -> list[Block]:
+    blocks: list[Block] = []
+    more: list[Block] = []
+    for operation in curves["operation"].unique(maintain_order=True).to_list():
+        own = curves.filter((pl.col("operation") == operation) & (pl.col("class") == name))
+        entry = next(
+            (e for e in entries if e.get("operation") == operation and e.get("policy") != "oracle"), entries[0]
+        )
+        blocks.append(_curve(own, str(operation), name, entry))
+        more.append(_conventions(own, str(operation), name))
+    return [*blocks, Fold("The same curves in all four conventions", tuple(more))]
+
+
+def _series(own: pl.DataFrame, latents: str, figure: str, label: str, colour: str, dash: str = "") -> Series | None:
+    rows = own.filter(pl.col("latents") == latents).sort("alpha")
+    if rows.is_empty():
+        return None
+    ys = tuple(defined(value) for value in rows[figure].to_list())
+    return Series(label, tuple(rows["alpha"].to_list()), ys, colour, dash)
+
+
+def _curve(own: pl.DataFrame, operation: str, name: str, entry: Mapping[str, Any]) -> Chart:
+    n = len(entry.get("latents") or [])
+    candidates = [
+        _series(own, "chosen", "dice_pooled", f"chosen latents ({n})", BLUE),
+        _series(own, "random", "dice_pooled", "random latents, same number and firing rates", MUTED, "4 3"),
+    ]
+    series = [one for one in candidates if one is not None]
+    before = score(entry.get("before"), "dice_pooled", name)
+    levels = [] if before is None else [Level("untouched", before, INK, "")]
+    values = {key: score(after, "dice_pooled", name) for key, after in (entry.get("baselines") or {}).items()}
+    known = sorted(((value, key) for key, value in values.items() if value is not None), reverse=True)
+    for place, (value, key) in enumerate(known):
+        label = f"{plain(key)}, at its tuned alpha" if key == "random_latents" else plain(key)
+        levels.append(Level(label, value, LEVELS[place % len(LEVELS)], DASHES[1 + place % (len(DASHES) - 1)]))
+    alpha = defined(entry.get("alpha"))
+    marks = [(alpha, "chosen")] if alpha is not None and n and entry.get("operation") == operation else []
+    title = f"Pooled Dice of {plain(name)} over alpha, {operation}, {pair_of(entry)}"
+    drawn = {
+        width: line_chart(
+            title, series, levels, x_label=AXES.get(operation, "alpha"), y_label=f"pooled Dice, {plain(name)}",
+            width=width, height=height, marks=marks,
+        )
+        for width, height in ((760, 330), (NARROW, 300))
+    }  # fmt: skip
+    keys = [Key(one.name, one.colour, "line", one.dash) for one in series]
+    keys += [Key(level.name, level.colour, "line", level.dash, number(level.y, 3)) for level in levels]
+    chosen = f" The dotted upright line marks the strength that was chosen ({number(alpha)})." if marks else ""
+    caption = (
+        f"{operation[:1].upper()}{operation[1:]}. Points: the class's pooled Dice on the evaluation slices at each strength; "
+        f"a description, nothing was chosen from it.{chosen} Level lines: the untouched model and each rival or control, tuned on "
+        "the same selection patients, best first."
+    )
+    return Chart(title, drawn[760], drawn[NARROW], caption, tuple(keys))
+
+
+def _conventions(own: pl.DataFrame, operation: str, name: str) -> Chart:
+    series = []
+    for place, (figure, label) in enumerate(CONVENTIONS.items()):
+        one = _series(own, "chosen", figure, label, SERIES[place], DASHES[place]) if figure in own.columns else None
+        series += [one] if one is not None else []
+    title = f"Dice of {plain(name)} over alpha in four conventions, {operation}"
+    wide, narrow = (
+        line_chart(
+            title, series, [], x_label=AXES.get(operation, "alpha"), y_label=f"Dice, {plain(name)}", width=width, height=280
+        )
+        for width in (760, NARROW)
+    )  # fmt: skip
+    keys = tuple(Key(one.name, one.colour, "line", one.dash) for one in series)
+    return Chart(title, wide, narrow, f"{operation[:1].upper()}{operation[1:]}, the chosen latents.", keys)
+
+
+OUTCOME_COLUMNS = ("Policy", "Edit", *(f"Dice {name}" for name in CONVENTIONS.values()), "Precision", "Recall")
+
+
+def _outcomes(entries: list[Mapping[str, Any]], name: str) -> Block:
+    before = entries[0].get("before")
+    rows: list[tuple[Cell | str, ...]] = [(head("untouched"), head(UNDEFINED), *_figures(before, None, name))]
+    for entry in entries:
+        chosen = "" if entry.get("chosen", True) else "not the policy's choice"
+        rows.append(
+            (head(plain(entry.get("policy")), chosen), head(*_edit(entry)), *_figures(entry.get("after"), before, name))
+        )
+    best = _best(entries[0], name)
+    for key, after in (entries[0].get("baselines") or {}).items():
+        if key in CONTROLS or key in best:
+            remark = "control" if key in CONTROLS else "best rival without latents"
+            rows.append((head(plain(key), remark), head(UNDEFINED), *_figures(after, before, name)))
+    note = (
+        "Small: difference to the untouched model. Oracle: for each slice the alpha that its own mask favours; an upper bound, not a "
+        "method. “Multiply” is the paper's MLS, “add” its ALS."
+    )
+    return table(f"{plain(name)[:1].upper()}{plain(name)[1:]} before and after", OUTCOME_COLUMNS, rows, note)
+
+
+def _best(entry: Mapping[str, Any], name: str) -> list[str]:
+    values = {
+        key: value
+        for key, after in (entry.get("baselines") or {}).items()
+        if key not in CONTROLS and (value := score(after, "dice_pooled", name)) is not None
+    }
+    return [max(values, key=lambda key: values[key])] if values else []
+
+
+def _edit(entry: Mapping[str, Any]) -> tuple[str, str]:
+    latents = entry.get("latents")
+    n = len(latents) if isinstance(latents, list | tuple) else latents
+    if n == 0:
+        return "none", str(entry.get("chosen_by") or "")
+    alpha = "best alpha a slice" if defined(entry.get("alpha")) is None else f"alpha {number(entry.get('alpha'))}"
+    chosen_by = entry.get("chosen_by")
+    sub = f"latents by {chosen_by}" if chosen_by in ("association", "causal") else ""
+    return f"{plain(entry.get('operation'))}, {plural(n, 'latent')}, {alpha}", sub
+
+
+def _figures(after: Any, before: Any, name: str) -> list[Cell]:
+    cells = []
+    for key in (*CONVENTIONS, "precision", "recall"):
+        value, start = score(after, key, name), score(before, key, name)
+        change = "" if value is None or start is None else signed(value - start, 3)
+        cells.append(Cell(number(value, 3), change))
+    return cells
+
+
+def _rivals(entries: list[Mapping[str, Any]], name: str) -> tuple[Block, ...]:
+    blocks: list[Block] = []
+    seen: list[Any] = []
+    for entry in entries:
+        baselines = entry.get("baselines") or {}
+        if not baselines or baselines in seen:
+            continue
+        seen.append(baselines)
+        rows = [(head("untouched"), *_figures(entry.get("before"), None, name))]
+        rows.append(
+            (
+                head(f"{plain(entry.get('policy'))}: {_edit(entry)[0]}"),
+                *_figures(entry.get("after"), entry.get("before"), name),
+            )
+        )
+        rows += [
+            (
+                head(plain(key), "control" if key in CONTROLS else _setting(entry, key)),
+                *_figures(after, entry.get("before"), name),
+            )
+            for key, after in baselines.items()
+        ]
+        caption = f"{plain(name)}: {plain(entry.get('policy'))}, {plain(entry.get('operation'))}"
+        blocks.append(table(caption, ("", *OUTCOME_COLUMNS[2:]), rows))
+    foreground = [
+        (
+            head(f"{plain(entry.get('policy'))}: {_edit(entry)[0]}"),
+            *_figures(entry.get("after"), entry.get("before"), "foreground"),
+        )
+        for entry in entries
+    ]
+    start = (head("untouched"), *_figures(entries[0].get("before"), None, "foreground"))
+    blocks.append(
+        table(
+            "What the same edits did to the foreground mean of all classes", ("", *OUTCOME_COLUMNS[2:]), [start, *foreground],
+            f"Background included, the pooled mean is {number(dig(entries[0], 'before', 'mean_dice_with_background'), 3)} untouched and "
+            f"{number(dig(entries[0], 'after', 'mean_dice_with_background'), 3)} after the first edit. "
+            f"n: {count(dig(entries[0], 'before', 'n', 'dice_pooled', name))} slices, of which "
+            f"{count(dig(entries[0], 'before', 'n', 'dice_slice_present', name))} have the class.",
+        )
+    )  # fmt: skip
+    return tuple(blocks)
+
+
+def _setting(entry: Mapping[str, Any], key: str) -> str:
+    setting = dig(entry, "settings", key)
+    if not isinstance(setting, Mapping):
+        return ""
+    parts = []
+    for name, value in setting.items():
+        if isinstance(value, list | tuple):
+            value = ", ".join(number(one) for one in value)
+        elif defined(value) is not None:
+            value = number(value)
+        parts.append(f"{plain(name)} {UNDEFINED if value is None else value}")
+    return "; ".join(parts)
