@@ -30,11 +30,13 @@ class ImageRef:
         channel: which channel of a 2-D file with several (RGB, RGBA), counted from 0 as Pillow reads them; None where
             the file has one.
         inverted: stored upside down in intensity: the value is 255 - x where x > 0 (2-D files only).
+        transposed: stored with rows and columns exchanged, as a NIfTI array saved [x y] is (2-D files only).
     """
 
     path: Path
     channel: int | None = None
     inverted: bool = False
+    transposed: bool = False
 
 
 @dataclass(frozen=True)

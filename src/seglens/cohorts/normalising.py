@@ -1,6 +1,7 @@
 """From raw intensities to what a network sees: brain, clipping, z-score, padding, resizing."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,8 +30,8 @@ def brains_of(parts: Sequence[Sequence[NDArray[np.float32]]]) -> list[NDArray[np
     for sequence in zip(*parts, strict=True):
         everything = np.concatenate([values.ravel() for values in sequence])
         threshold = None if is_stripped(everything) else 0.5 * otsu_threshold(everything)
-        for brain, values in zip(brains, sequence, strict=True):
-            brain |= values != 0 if threshold is None else body_of(values, threshold)
+        for number, values in enumerate(sequence):
+            brains[number] |= values != 0 if threshold is None else body_of(values, threshold)
     return brains
 
 
@@ -78,38 +79,39 @@ def otsu_threshold(values: NDArray[np.float32]) -> float:
     return float(centres[int(np.nanargmax(between[:-1]))])
 
 
-def normalise(
-    parts: Sequence[NDArray[np.float32]],
-    brains: Sequence[NDArray[np.bool_]],
-    clip_percentiles: tuple[float, float],
-) -> list[NDArray[np.float32]]:
-    """Clip to percentiles of the brain, z-score over the brain, 0 outside it.
+@dataclass(frozen=True)
+class Intensities:
+    """What maps a volume's intensities to z-scores: the clip, and mean and spread of the brain after it."""
 
-    Args:
-        parts: of one volume and one sequence, each [D H W].
-        brains: of each part; not all empty.
-        clip_percentiles: low and high, 0..100.
+    low: float
+    high: float
+    mean: float
+    spread: float
 
-    Returns:
-        Parts [D H W] float32; all zero where the brain is constant after clipping.
-    """
-    inside = np.concatenate([values[brain] for values, brain in zip(parts, brains, strict=True)])
-    low, high = np.percentile(inside, clip_percentiles)
-    inside = np.clip(inside, low, high)
-    mean, spread = float(inside.mean(dtype=np.float64)), float(inside.std(dtype=np.float64))
-    results = []
-    for values, brain in zip(parts, brains, strict=True):
-        result = np.zeros(values.shape, np.float32)
-        if spread > 0:
-            result[brain] = (np.clip(values[brain], low, high) - mean) / spread
-        results.append(result)
-    return results
+    @classmethod
+    def of(
+        cls,
+        parts: Sequence[NDArray[np.float32]],
+        brains: Sequence[NDArray[np.bool_]],
+        clip_percentiles: tuple[float, float],
+    ) -> "Intensities":
+        """Of one volume and one sequence.
 
+        Args:
+            parts: [D H W] each.
+            brains: of each part; not all empty.
+            clip_percentiles: low and high, 0..100, of the brain.
+        """
+        inside = np.concatenate([values[brain] for values, brain in zip(parts, brains, strict=True)])
+        low, high = (float(value) for value in np.percentile(inside, clip_percentiles))
+        inside = np.clip(inside, low, high)
+        return cls(low, high, float(inside.mean(dtype=np.float64)), float(inside.std(dtype=np.float64)))
 
-def _percentiles(values: NDArray[np.float32], percentiles: Sequence[float]) -> NDArray[np.float64]:
-    """Of at most a million of the values, evenly taken: enough for a threshold, and quick."""
-    flat = values.ravel()
-    return np.asarray(np.percentile(flat[:: max(1, flat.size // 10**6)], percentiles), np.float64)
+    def normalise(self, values: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Clip, z-score, 0 outside the brain; all zero where the brain was constant."""
+        if self.spread == 0:
+            return np.zeros_like(values)
+        return np.where(brain, (np.clip(values, self.low, self.high) - self.mean) / self.spread, 0).astype(np.float32)
 
 
 def resize(
@@ -130,3 +132,9 @@ def resize(
         both = F.interpolate(both, (size, size), mode="nearest-exact")
         masks, brains = both[:, 0].contiguous(), both[:, 1].bool()
     return images * brains[:, None], masks, brains
+
+
+def _percentiles(values: NDArray[np.float32], percentiles: Sequence[float]) -> NDArray[np.float64]:
+    """Of at most a million of the values, evenly taken: enough for a threshold, and quick."""
+    flat = values.ravel()
+    return np.asarray(np.percentile(flat[:: max(1, flat.size // 10**6)], percentiles), np.float64)

@@ -27,7 +27,7 @@ def read_plane(ref: ImageRef, *, constant: bool = False) -> tuple[NDArray[np.flo
         constant: also accept a file in which every pixel is the same (an empty mask).
 
     Returns:
-        Pixels [H W] float32 in the file's own orientation, and the sha256 of the file's bytes.
+        Pixels [H W] float32, oriented as in the file unless it is transposed, and the sha256 of the file's bytes.
 
     Raises:
         VolumeError: whatever is wrong with the file.
@@ -55,6 +55,8 @@ def read_plane(ref: ImageRef, *, constant: bool = False) -> tuple[NDArray[np.flo
                 "read it without `inverted`",
             )
         plane = np.where(plane > 0, 255 - plane, 0).astype(np.float32)
+    if ref.transposed:
+        plane = np.ascontiguousarray(plane.T)
     return plane, hashlib.sha256(raw).hexdigest()
 
 

@@ -13,16 +13,26 @@ import torch
 from numpy.typing import NDArray
 
 from seglens.artifacts import Draft, hash_tensors, new_artifact, read_artifact
-from seglens.cohorts.augmentation import augment as augment
+from seglens.cohorts.augmentation import augment
 from seglens.cohorts.case import Case, Cohort
-from seglens.cohorts.normalising import brains_of, normalise, resize
-from seglens.cohorts.slice_set import KIND, Shard, assemble, complete_index, rows_per_shard, shard_name, write_head
-from seglens.cohorts.slice_set import Preprocessing as Preprocessing
-from seglens.cohorts.slice_set import SliceSet as SliceSet
+from seglens.cohorts.normalising import Intensities, brains_of, resize
+from seglens.cohorts.slice_set import (
+    KIND,
+    Preprocessing,
+    Shard,
+    SliceSet,
+    assemble,
+    complete_index,
+    rows_per_shard,
+    shard_name,
+    write_head,
+)
 from seglens.cohorts.stacks import read_case
 from seglens.progress import Progress, silent
 
 UNASSIGNED = "none"
+
+__all__ = ["UNASSIGNED", "Preprocessing", "SliceSet", "augment", "prepare_slices"]
 
 
 def prepare_slices(
@@ -76,10 +86,10 @@ def prepare_slices(
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """The slices of one case, normalised: images [D C H W], masks and brains [D H W]."""
+    """The slices of one case: per sequence its values, masks and brains, each [D H W]."""
 
     case: Case
-    images: NDArray[np.float32]
+    sequences: list[NDArray[np.float32]]
     masks: NDArray[np.uint8]
     brains: NDArray[np.bool_]
     spacing_mm: tuple[float, float]
@@ -133,10 +143,11 @@ def _prepare(
 
     units = _units(cases)
     for number, unit in enumerate(units):
-        parts = _read_unit(unit, cohort, preprocessing)
+        parts = _read_unit(unit, cohort)
+        scales = _intensities(parts, preprocessing.clip_percentiles)
         split = splits.get(unit[0].id, UNASSIGNED)
         for part, chosen in _choose(parts, split, preprocessing, quota, seed):
-            waiting.append(_tensors(part, chosen, size))
+            waiting.append(_tensors(part, chosen, scales, size))
             index += _rows(part, chosen, split, size)
         while sum(map(len, waiting)) >= step:
             shard, waiting = _take(waiting, step)
@@ -166,19 +177,15 @@ def _units(cases: Sequence[Case]) -> list[list[Case]]:
     return [sorted(unit, key=lambda case: case.position or 0) for unit in units.values()]
 
 
-def _read_unit(unit: Sequence[Case], cohort: Cohort, preprocessing: Preprocessing) -> list[_Part]:
-    """The cases of a volume, normalised over all of it; nothing where there is no brain."""
+def _read_unit(unit: Sequence[Case], cohort: Cohort) -> list[_Part]:
+    """The cases of a volume; nothing where there is no brain."""
     read = [read_case(case, cohort.sequences, cohort.labels) for case in unit]
     brains = brains_of([[stack.values for stack in stacks] for stacks, _ in read])
     if not any(brain.any() for brain in brains):
         return []
-    channels = []
-    for channel in range(len(cohort.sequences)):
-        values = [stacks[channel].values for stacks, _ in read]
-        channels.append(normalise(values, brains, preprocessing.clip_percentiles))
     return [
-        _Part(case, np.stack(images, 1), mask, brain, stacks[0].spacing_mm)
-        for case, (stacks, mask), brain, images in zip(unit, read, brains, zip(*channels, strict=True), strict=True)
+        _Part(case, [stack.values for stack in stacks], mask, brain, stacks[0].spacing_mm)
+        for case, (stacks, mask), brain in zip(unit, read, brains, strict=True)
     ]
 
 
@@ -190,7 +197,7 @@ def _choose(
     free: list[tuple[int, int]] = []
     for number, part in enumerate(parts):
         enough = part.brains.mean((1, 2)) >= preprocessing.minimum_brain_share
-        shows = part.masks.any((1, 2))
+        shows = part.masks.max((1, 2)) > 0
         for depth in np.flatnonzero(enough).tolist():
             (lesion if shows[depth] else free).append((number, depth))
     limit = preprocessing.slices_per_volume
@@ -213,9 +220,22 @@ def _choose(
             yield part, chosen
 
 
-def _tensors(part: _Part, chosen: NDArray[np.int64], size: int) -> Shard:
-    images, masks, brains = (torch.from_numpy(array[chosen]) for array in (part.images, part.masks, part.brains))
-    return Shard(*resize(images, masks, brains, size))
+def _intensities(parts: Sequence[_Part], clip_percentiles: tuple[float, float]) -> list[Intensities]:
+    """One a sequence, over the whole volume."""
+    brains = [part.brains for part in parts]
+    return [
+        Intensities.of(values, brains, clip_percentiles)
+        for values in zip(*(part.sequences for part in parts), strict=True)
+    ]
+
+
+def _tensors(part: _Part, chosen: NDArray[np.int64], scales: Sequence[Intensities], size: int) -> Shard:
+    brains = part.brains[chosen]
+    images = np.stack(
+        [scale.normalise(values[chosen], brains) for scale, values in zip(scales, part.sequences, strict=True)], axis=1
+    )
+    masks = part.masks[chosen]
+    return Shard(*resize(torch.from_numpy(images), torch.from_numpy(masks), torch.from_numpy(brains), size))
 
 
 def _rows(part: _Part, chosen: NDArray[np.int64], split: str, size: int) -> list[dict[str, Any]]:
