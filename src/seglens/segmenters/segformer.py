@@ -6,13 +6,43 @@ stage is projected and mixed by one small matrix at its own resolution, resized,
 values (but for rounding) are those of transformers; for B0 the decoder's products shrink about thirty times.
 """
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.models.segformer.configuration_segformer import SegformerConfig
-from transformers.models.segformer.modeling_segformer import SegformerDecodeHead, SegformerForSemanticSegmentation
+
+
+@contextmanager
+def without_broken_torchvision() -> Iterator[None]:
+    """Hide a torchvision that does not import, as it is when it was built for another torch.
+
+    transformers imports torchvision wherever it is installed, though SegFormer does not need it, and would fail with it.
+    """
+    broken = False
+    if "torchvision" not in sys.modules:
+        try:
+            import_module("torchvision")
+        except ModuleNotFoundError:
+            pass
+        except Exception:  # a mismatch shows as RuntimeError, OSError, AttributeError, ...
+            broken = True
+            for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+                del sys.modules[name]
+            sys.modules["torchvision"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if broken:
+            del sys.modules["torchvision"]
+
+
+with without_broken_torchvision():
+    from transformers.models.segformer.configuration_segformer import SegformerConfig
+    from transformers.models.segformer.modeling_segformer import SegformerDecodeHead, SegformerForSemanticSegmentation
 
 
 class FoldedDecodeHead(SegformerDecodeHead):

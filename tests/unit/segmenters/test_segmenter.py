@@ -1,0 +1,185 @@
+import zipfile
+
+import pytest
+import torch
+from torch import nn
+
+from seglens.artifacts import ArtifactError
+from seglens.segmenters.architectures import build_segmenter
+from seglens.segmenters.segmenter import Hookpoint, Segmenter, fit_weights, raw_logits, read_weights, resized
+
+LABELS = {0: "background", 1: "edema", 2: "enhancing"}
+TINY = {
+    "hidden_sizes": (8, 16, 24, 32),
+    "depths": (1, 1, 1, 1),
+    "num_attention_heads": (1, 2, 3, 4),
+    "decoder_hidden_size": 8,
+}
+
+
+def tiny(seed=0):
+    return build_segmenter("segformer-b0", sequences=("T1", "T2"), labels=LABELS, size=32, seed=seed, settings=TINY)
+
+
+def network(n_classes=3):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(2, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(4, n_classes, 1))
+
+
+def wrapped(n_classes=3, **changes):
+    settings = {"sequences": ["T1", "T2"], "labels": LABELS, "hookpoints": {"first": "0"}, "size": 16, **changes}
+    return Segmenter.wrap(network(n_classes), **settings)
+
+
+def test_logits_are_resized_bilinearly_to_the_image_and_predictions_are_their_largest():
+    segmenter, images = tiny(), torch.randn(3, 2, 32, 64)
+    raw = segmenter.network(images).logits
+    assert raw.shape == (3, 3, 8, 16)
+    logits = segmenter.logits(images)
+    assert torch.equal(logits, nn.functional.interpolate(raw, scale_factor=4, mode="bilinear", align_corners=False))
+    assert torch.equal(segmenter.predict(images).long(), logits.argmax(1))
+    assert logits.requires_grad
+
+
+def test_logits_of_a_plain_tensor_at_image_size_are_left_alone():
+    logits = torch.randn(1, 3, 8, 8)
+    assert resized(logits, (8, 8)) is logits
+    assert raw_logits(nn.Identity(), logits) is logits
+
+
+def test_other_channels_or_classes_are_refused():
+    with pytest.raises(ValueError, match=r"3 channels; this segmenter expects 2: T1, T2"):
+        wrapped().logits(torch.randn(1, 3, 16, 16))
+    with pytest.raises(ValueError, match=r"gives 4 classes, labels name 3"):
+        wrapped(n_classes=4).logits(torch.randn(1, 2, 16, 16))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": {0: "background", 2: "edema"}}, "without a gap"),
+        ({"sequences": []}, "sequences is empty"),
+        ({"hookpoints": {"first": "0.conv"}}, r"'first': the network has no module '0.conv'; near it are 0"),
+    ],
+)
+def test_wrap_refuses_what_does_not_fit(changes, message):
+    with pytest.raises(ValueError, match=message):
+        wrapped(**changes)
+
+
+def test_an_unknown_hookpoint_names_the_nearest():
+    segmenter = tiny()
+    assert segmenter.module_at("stage2") is segmenter.network.segformer.stages[1]
+    with pytest.raises(ValueError, match=r"no hookpoint 'stage_3'; did you mean 'stage3'"):
+        segmenter.module_at("stage_3")
+    with pytest.raises(ValueError, match=r"this segmenter has stage1, stage2, stage3, stage4"):
+        segmenter.place("bottleneck")
+
+
+def test_data_of_other_sequences_or_labels_is_refused_with_both_faults():
+    segmenter = tiny()
+    segmenter.check_data("mine", ("T1", "T2"), LABELS)
+    segmenter.check_data("mine", ("T1", "T2"))
+    with pytest.raises(ValueError, match=r"'mine' do not fit: its sequences are T2, T1, .*; its labels are"):
+        segmenter.check_data("mine", ("T2", "T1"), {0: "background", 1: "tumour"})
+
+
+def test_saved_and_loaded_is_the_same_network(tmp_path):
+    segmenter, images = tiny(), torch.randn(2, 2, 32, 32)
+    segmenter.save(tmp_path / "model")
+    loaded = Segmenter.load(tmp_path / "model")
+    assert torch.equal(loaded.logits(images), segmenter.logits(images))
+    assert loaded.hash == segmenter.hash
+    assert (loaded.sequences, loaded.labels, loaded.size) == (segmenter.sequences, segmenter.labels, 32)
+    assert loaded.hookpoints == segmenter.hookpoints
+    assert list(loaded.hookpoints) == list(segmenter.hookpoints)
+    assert not loaded.network.training
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+    with pytest.raises(ArtifactError, match="exists"):
+        segmenter.save(tmp_path / "model")
+
+
+def test_the_hash_is_that_of_the_weights():
+    assert tiny(0).hash == tiny(0).hash != tiny(1).hash
+
+
+def test_a_wrapped_network_is_saved_and_needs_the_network_to_load(tmp_path):
+    segmenter = wrapped(hookpoints={"first": Hookpoint("0", "BCHW"), "tokens": Hookpoint("1", "BNC", 1)})
+    segmenter.save(tmp_path / "model")
+    with pytest.raises(ValueError, match="give network="):
+        Segmenter.load(tmp_path / "model")
+    other = network()
+    nn.init.zeros_(other[0].weight)
+    loaded = Segmenter.load(tmp_path / "model", other)
+    images = torch.randn(1, 2, 16, 16)
+    assert torch.equal(loaded.logits(images), segmenter.logits(images))
+    assert loaded.hookpoints["tokens"] == Hookpoint("1", "BNC", 1)
+    with pytest.raises(ValueError, match=r"not of this network: 2.weight is \(3, 4, 1, 1\), the network needs \(5, 4"):
+        Segmenter.load(tmp_path / "model", network(5))
+
+
+def test_tied_weights_can_be_saved(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Conv2d(2, 2, 1)
+            self.second = self.first
+
+        def forward(self, images):
+            return self.second(self.first(images))
+
+    segmenter = Segmenter.wrap(
+        Tied(), sequences=("T1", "T2"), labels={0: "background", 1: "tumour"}, hookpoints={}, size=8
+    )
+    segmenter.save(tmp_path / "model")
+    assert Segmenter.load(tmp_path / "model", Tied()).hash == segmenter.hash
+
+
+def test_device_and_number_of_classes():
+    segmenter = tiny()
+    assert segmenter.to("cpu") is segmenter
+    assert (segmenter.device, segmenter.n_classes) == (torch.device("cpu"), 3)
+    parameterless = Segmenter.wrap(nn.Identity(), sequences=("a", "b", "c"), labels=LABELS, hookpoints={}, size=8)
+    assert parameterless.device == torch.device("cpu")
+
+
+def test_many_faults_in_weights_are_cut_short():
+    big, empty = nn.ModuleList(nn.Linear(1, 1) for _ in range(6)), {"extra": torch.zeros(1)}
+    with pytest.raises(ValueError, match=r"0.weight is missing; .*and 5 more"):
+        fit_weights(big, empty, "file")
+
+
+class Evil:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('code was run')",)
+
+
+def test_foreign_weights_are_read_without_running_code(tmp_path):
+    weights = network().state_dict()
+    torch.save({"state_dict": weights}, tmp_path / "good.pt")
+    read = read_weights(tmp_path / "good.pt")
+    assert set(read) == set(weights)
+    assert torch.equal(read["0.weight"], weights["0.weight"])
+
+    torch.save({"weights": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(ValueError, match="A file that runs code is never opened"):
+        read_weights(tmp_path / "evil.pt")
+    torch.save({"epoch": 3}, tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match="holds no state dict"):
+        read_weights(tmp_path / "odd.pt")
+    with zipfile.ZipFile(tmp_path / "cut.pth", "w") as file:
+        file.writestr("nothing", "")
+    with pytest.raises(ValueError, match="cannot be read as plain weights"):
+        read_weights(tmp_path / "cut.pth")
+    with pytest.raises(ValueError, match=r"read from .safetensors, .pt"):
+        read_weights(tmp_path / "weights.onnx")
+
+
+def test_foreign_safetensors(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.ones(2)}, tmp_path / "good.safetensors")
+    assert torch.equal(read_weights(tmp_path / "good.safetensors")["a"], torch.ones(2))
+    (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 64)
+    with pytest.raises(ValueError, match="not a sound safetensors file"):
+        read_weights(tmp_path / "bad.safetensors")
