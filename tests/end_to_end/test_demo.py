@@ -1,0 +1,119 @@
+"""The quick demo: every stage, stable keys, reuse, and equal hashes after kills."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from contextlib import nullcontext
+from html.parser import HTMLParser
+
+import pytest
+from tests.crash import run_with_kills, verified_hashes
+
+from seglens.progress import silent
+from seglens.studies.demo import demo_settings
+from seglens.studies.run import Run
+from seglens.studies.study import run_stages, run_study
+
+CONVENTIONS = {"dice_pooled", "dice_volume", "dice_slice_present", "dice_slice_empty1"}
+SCORES = CONVENTIONS | {"precision", "recall"}
+
+
+def test_every_stage_left_an_artifact(quick_run):
+    kinds = {stage.split("/")[0] for stage in quick_run.stages()}
+    assert kinds == {
+        *("phantom", "check", "slices", "segmenter", "scores", "effects", "store", "dictionary", "quality", "atlas"),
+        *("variant", "alignment", "steering", "failures"),
+    }
+    assert not list((quick_run.path / "artifacts").glob(".*"))
+    assert not list((quick_run.path / "checkpoints").iterdir())
+
+
+def test_summary_has_its_stable_keys(quick_run):
+    summary = quick_run.summary
+    for key in ("cohorts", "segmenters", "dictionaries", "alignments", "steering", "failures", "timings", "findings"):
+        assert summary[key], key
+    assert summary["peak_rss_mib"] > 100
+    for segmenter in summary["segmenters"]:
+        assert {"name", "architecture", "trained_on", "seconds", "scores"} <= set(segmenter)
+        for scores in segmenter["scores"].values():
+            assert SCORES | {"n"} <= set(scores)
+            assert set(scores["dice_pooled"]) == {"necrotic_core", "edema", "enhancing", "foreground"}
+    for dictionary in summary["dictionaries"]:
+        figures = ("explained_variance", "l0", "dead_share", "dice_kept", "control_explained_variance")
+        assert all(dictionary[figure] is None or math.isfinite(dictionary[figure]) for figure in figures)
+    for alignment in summary["alignments"]:
+        assert {"source", "target", "shared", "floor", "ceiling", "functional"} <= set(alignment)
+        assert 0 <= alignment["floor"] <= 1
+    for entry in summary["steering"]:
+        assert {"source", "target", "class", "policy", "edit", "alpha", "before", "after", "baselines"} <= set(entry)
+        assert set(entry["before"]) >= SCORES
+        assert {"logit_bias", "drop_class", "predict_nothing", "random_latents"} <= set(entry["baselines"])
+    assert {entry["policy"] for entry in summary["steering"]} == {"oracle", "held_out"}
+    for entry in summary["failures"]:
+        assert {"policy", "n", "recovered", "random_recovered"} <= set(entry)
+
+
+def test_selection_and_evaluation_patients_are_disjoint(quick_run):
+    from seglens.cohorts.slice_set import SliceSet
+
+    for name in ("adult", "pediatric"):
+        index = SliceSet.read(quick_run.artifact(f"slices/{name}")).index
+        patients = {split: set(index.filter(index["split"] == split)["patient"]) for split in ("train", "val", "test")}
+        assert all(patients.values())
+        assert not patients["train"] & patients["val"]
+        assert not patients["train"] & patients["test"]
+        assert not patients["val"] & patients["test"]
+
+
+def test_the_report_is_one_self_contained_page(quick_run):
+    class References(HTMLParser):
+        found: list[str]
+
+        def handle_starttag(self, tag, attrs):
+            self.found += [value for name, value in attrs if name in ("src", "href") and value]
+
+    text = (quick_run.path / "report.html").read_text()
+    parser = References()
+    parser.found = []
+    parser.feed(text)
+    assert parser.found
+    assert [link for link in parser.found if not link.startswith(("data:", "#"))] == []
+    assert len(text) < 15e6
+
+
+def test_a_second_run_computes_nothing(quick_run):
+    announced = []
+
+    def announce(stage):
+        announced.append(stage)
+        return nullcontext(silent)
+
+    before = quick_run.hashes
+    again = run_study(demo_settings(seed=0, quick=True), quick_run.path, announce=announce)
+    assert announced == []
+    assert again.hashes == before
+
+
+def test_a_stage_verb_takes_what_is_finished(quick_run):
+    run = run_stages(demo_settings(seed=0, quick=True), quick_run.path, ("atlas",), ("adult",))
+    assert run.hashes == quick_run.hashes
+    with pytest.raises(ValueError, match="no segmenter nobody; the study has adult, pediatric"):
+        run_stages(demo_settings(seed=0, quick=True), quick_run.path, ("atlas",), ("nobody",))
+
+
+def test_killed_and_run_again_it_leaves_the_same(quick_run, tmp_path):
+    run_with_kills(tmp_path / "run", 3, longest=25.0)
+    assert verified_hashes(tmp_path / "run") == quick_run.hashes
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["study"] == "phantom cohorts, quick"
+
+
+def test_report_verb_writes_the_page_again(quick_run):
+    page = quick_run.path / "report.html"
+    page.unlink()
+    command = [sys.executable, "-m", "seglens.cli", "report", str(quick_run.path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    assert page.is_file()
+    assert Run(quick_run.path).summary["findings"]
