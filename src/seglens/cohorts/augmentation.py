@@ -67,6 +67,9 @@ def _recolour(images: Tensor, generator: Generator) -> Tensor:
     contrast = 1 + _uniform(n * channels, CONTRAST, generator, images).reshape(each)
     brightness = _uniform(n * channels, BRIGHTNESS, generator, images).reshape(each)
     strength = (_uniform(n, 0.5, generator, images) + 0.5).reshape(n, 1, 1, 1) * NOISE
-    noise = torch.randn(images.shape, generator=generator, device=generator.device).to(images.device)
-    bent = ((images - low) / reach).pow(gamma).mul_(reach).add_(low)
+    # a field of noise a slice, shifted for each channel: as good as one each, and drawing is what costs most
+    field = torch.randn((n, 1, *images.shape[2:]), generator=generator, device=generator.device).to(images.device)
+    noise = torch.cat([field.roll(37 * channel, dims=-1) for channel in range(channels)], 1)
+    # exp and log are several times as fast as pow
+    bent = images.sub(low).div_(reach).clamp_min_(1e-6).log_().mul_(gamma).exp_().mul_(reach).add_(low)
     return bent.mul_(contrast).add_(brightness).addcmul_(noise, strength).mul_(inside)

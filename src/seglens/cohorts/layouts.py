@@ -112,7 +112,8 @@ def read_cohort(
         splits = None
     elif images is not None or masks is not None or inverted or transposed or (channels and layout == "brats"):
         raise ValueError(
-            f"`images`, `masks`, `channels`, `inverted` and `transposed` describe 2-D folders; {root} is read as {layout}"
+            f"`images`, `masks`, `channels`, `inverted` and `transposed` describe 2-D folders; "
+            f"{root} is read as {layout}"
         )
     elif layout == "brats":
         labels = labels or TUMOUR_LABELS
