@@ -81,7 +81,7 @@ def measure(
         pooled = rearrange(pool_regions(regions, grid), "B R h w -> (B h w) R")
         region_pixels += regions.sum((0, 2, 3), dtype=torch.float64)
         sums += mass_in_regions(codes, pooled)
-        mass += torch.bincount(codes.latents, weights=codes.values.double(), minlength=m)
+        mass += torch.bincount(codes.latents, weights=codes.values.double(), minlength=m).double()
         firings += codes.firing_counts()
         n_tokens += codes.n
         exemplars = exemplars or TopExemplars(m, top_k, grid, n_regions, rank_by)
@@ -168,7 +168,11 @@ def category_mass(table: pl.DataFrame, labels: Mapping[int, str]) -> dict[str, f
         .then(pl.lit("background"))
         .otherwise(pl.lit("foreground"))
     )
-    sums = table.filter(~pl.col("dead")).group_by(category.alias("category"), maintain_order=True).agg(pl.col("mass").sum())
+    sums = (
+        table.filter(~pl.col("dead"))
+        .group_by(category.alias("category"), maintain_order=True)
+        .agg(pl.col("mass").sum())
+    )
     mass = dict(zip(sums["category"], sums["mass"], strict=True))
     total = sum(mass.values())
     return {
@@ -181,4 +185,4 @@ def _means(latents: Int64[Tensor, " e"], values: Tensor, m: int) -> Float64[Tens
     """Mean of the finite values of each latent; NaN where there is none."""
     known = values.isfinite()
     latents, values = latents[known], values[known].double()
-    return torch.bincount(latents, weights=values, minlength=m) / torch.bincount(latents, minlength=m)
+    return torch.bincount(latents, weights=values, minlength=m).double() / torch.bincount(latents, minlength=m)

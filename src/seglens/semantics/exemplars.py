@@ -87,5 +87,5 @@ class TopExemplars:
 
     def _score(self, key: Int64[Tensor, " nnz"], values: Float[Tensor, " nnz"], n: int) -> Float[Tensor, " n"]:
         if self.rank_by == "mass":
-            return torch.bincount(key, weights=values.double(), minlength=n)
+            return torch.bincount(key, weights=values.double(), minlength=n).double()  # integers where nothing fires
         return torch.zeros(n, dtype=torch.float64).scatter_reduce_(0, key, values.double(), "amax")

@@ -1,0 +1,107 @@
+from math import atan2, exp, log, pi
+
+import polars as pl
+import pytest
+import torch
+from torch.nn import functional
+
+from seglens.cohorts.slices import SliceSet
+from seglens.semantics import geometry, localisation
+
+SIZE = (24, 20)
+
+
+@pytest.fixture
+def brain():
+    rows, columns = torch.meshgrid(torch.arange(24), torch.arange(20), indexing="ij")
+    return ((rows - 11.5) / 10) ** 2 + ((columns - 9) / 8) ** 2 < 1
+
+
+def slow(h, brain, edge):
+    """Each metric by its definition, pixel by pixel, on a full-resolution map."""
+    total, peak = float(h.sum()), float(h.max())
+    inside = [(int(row), int(column)) for row, column in brain.nonzero()]
+    top, bottom = min(row for row, _ in inside), max(row for row, _ in inside)
+    right, left = min(column for _, column in inside), max(column for _, column in inside)
+    centre = [sum(place[axis] for place in inside) / len(inside) for axis in (0, 1)]
+    entropy, rows, columns, bins = 0.0, [], [], set()
+    for row in range(h.shape[0]):
+        for column in range(h.shape[1]):
+            p = float(h[row, column]) / total
+            entropy -= p * log(p + 1e-12)
+            if float(h[row, column]) >= 0.5 * peak:
+                rows.append((row - top) / (bottom - top))
+                columns.append((column - right) / (left - right))
+                if edge[row, column]:
+                    angle = atan2(row - centre[0], column - centre[1])
+                    bins.add(min(int((angle + pi) / (2 * pi) * 36), 35))
+    return {
+        "entropy": entropy,
+        "spread": exp(entropy) / len(inside),
+        "centroid_row": sum(rows) / len(rows),
+        "centroid_column": sum(columns) / len(columns),
+        "lateral_spread": sum(abs(column - 0.5) for column in columns) / len(columns),
+        "angular_coverage": len(bins) / 36,
+    }
+
+
+@pytest.mark.parametrize("density", [0.05, 0.3, 1.0])
+def test_equals_the_definitions_on_upsampled_maps(brain, density):
+    maps = torch.rand(5, 6, 5, generator=torch.Generator().manual_seed(1)) + 0.1
+    maps *= torch.rand(5, 6, 5, generator=torch.Generator().manual_seed(2)) < density
+    maps[:, 2, 1] += 0.2
+    edge = geometry.edge_band(geometry.brain_depth(brain[None]), brain[None])[0]
+    got = localisation.localise_in_slice(maps, brain, edge)
+    full = functional.interpolate(maps[:, None], size=SIZE, mode="bilinear", align_corners=False)[:, 0]
+    for number, h in enumerate(full):
+        for name, value in slow(h, brain, edge).items():
+            assert float(got[name][number]) == pytest.approx(value, rel=1e-5, abs=1e-5), name
+
+
+def test_sides_rows_and_concentration_are_told_apart(brain):
+    maps = torch.zeros(4, 12, 10)
+    maps[0, 6, 2] = maps[1, 6, 7] = maps[2, 1, 4] = 1
+    maps[3] = 1
+    edge = geometry.edge_band(geometry.brain_depth(brain[None]), brain[None])[0]
+    got = localisation.localise_in_slice(maps, brain, edge)
+    assert got["centroid_column"][0] < 0.35 and got["centroid_column"][1] > 0.65
+    assert got["centroid_row"][2] < 0.2
+    assert got["entropy"][3] == pytest.approx(log(24 * 20), rel=1e-5)
+    assert (got["entropy"][:3] < log(40)).all()
+
+
+def test_a_ring_covers_all_angles_and_a_spot_few(brain):
+    edge = geometry.edge_band(geometry.brain_depth(brain[None]), brain[None])[0]
+    spot = torch.zeros_like(brain)
+    spot[2:5, 8:11] = True
+    covered = localisation.angular_coverage(torch.stack([edge, spot, ~brain]), brain, edge)
+    assert covered[0] > 0.9 and 0 < covered[1] < 0.3 and covered[2] == 0
+
+
+def test_a_slice_without_brain_uses_the_whole_image():
+    maps = torch.zeros(1, 6, 5)
+    maps[0, 0, 4] = 1
+    got = localisation.localise_in_slice(maps, torch.zeros(SIZE, dtype=torch.bool), torch.zeros(SIZE, dtype=torch.bool))
+    assert got["centroid_column"] > 0.8 and got["centroid_row"] < 0.2 and got["angular_coverage"] == 0
+
+
+def test_maps_are_put_over_their_own_slices(brain):
+    brains = torch.stack([brain, brain.roll(2, 1), brain.roll(-1, 0)])
+    slices = SliceSet.from_tensors(
+        torch.zeros(3, 1, *SIZE),
+        torch.zeros(3, *SIZE, dtype=torch.uint8),
+        brains,
+        pl.DataFrame({"case": ["a", "b", "c"], "spacing_row_mm": [1.0, 2.0, 1.0]}),
+        name="x",
+        sequences=["T1"],
+        labels={0: "background"},
+    )
+    rows = torch.tensor([2, 0, 2, 1, 0])
+    maps = torch.rand(5, 6, 5, generator=torch.Generator().manual_seed(3))
+    got = localisation.localise(maps, rows, slices)
+    depth = geometry.brain_depth(brains, [(1.0, 1.0), (2.0, 1.0), (1.0, 1.0)])
+    edges = geometry.edge_band(depth, brains)
+    for number, row in enumerate(rows.tolist()):
+        expected = localisation.localise_in_slice(maps[number : number + 1], brains[row], edges[row])
+        for name in localisation.METRICS:
+            torch.testing.assert_close(got[name][number : number + 1], expected[name])
