@@ -25,22 +25,21 @@ from seglens.steering.baselines import (
     drop_class,
     flip_logits,
     predict_nothing,
-    random_latents,
     tune_rules,
 )
 from seglens.steering.edits import LatentEdit, change_of, check_edits
 from seglens.steering.policies import (
     ALPHAS,
-    COARSE_SLICES,
     N_LATENTS,
-    ChosenEdit,
+    NEUTRAL,
     choose_edit,
     evenly_spaced,
     label_of,
     oracle_scores,
     pooled_objective,
+    random_edits,
 )
-from seglens.steering.sweep import UNEDITED, RowChange, always, identity_edit, part_of, sweep, sweep_changes
+from seglens.steering.sweep import UNEDITED, RowChange, always, identity_edit, part_of, sweep_changes
 
 OPERATIONS = ("multiply", "add")
 Summary = dict[str, Any]
@@ -52,9 +51,9 @@ class SteeringResult:
 
     Attributes:
         results: one dictionary a policy and operation, best held-out first: source (segmenter), target (cohort), class,
-            policy, edit, operation, latents, alpha (None for the oracle: one a slice), chosen (this row is the policy's own
-            choice), chosen_by, before, after and baselines {name: after} (each a ``Scores.summary``), settings (of tuned
-            baselines), selection and evaluation (patients, slices).
+            policy, edit, operation, latents, alpha (None for the oracle: one a slice), chosen (this row is the policy's
+            own choice), chosen_by, before, after and baselines {name: after} (each a ``Scores.summary``), settings (of
+            tuned baselines), selection and evaluation (patients, slices).
         curves: figures over alpha on the evaluation slices, a description and never a selection: operation, latents
             ("chosen" or "random"), alpha (the neutral one is the untouched network), class (the target, "foreground"),
             dice_pooled, dice_volume, dice_slice_present, dice_slice_empty1, precision, recall.
@@ -136,9 +135,21 @@ def steer_between(
         progress=part_of(progress, 0, steps),
     )
     tuned = tune_on(segmenter, selection, target=label, batch_size=batch_size)
-    random = _random_edits(
-        segmenter, dictionary, selection, chosen, target, alphas, random_draws, seed=seed, batch_size=batch_size
-    )
+    random = {
+        operation: random_edits(
+            segmenter,
+            dictionary,
+            selection,
+            edit,
+            chosen.effects,
+            alphas=alphas[operation],
+            draws=random_draws,
+            objective=lambda scores: pooled_objective(scores, target),
+            seed=seed,
+            batch_size=batch_size,
+        )
+        for operation, edit in chosen.by_operation.items()
+    }
     edits: dict[str, LatentEdit] = {}
     points: list[dict[str, Any]] = []
     for operation, edit in chosen.by_operation.items():
@@ -147,11 +158,19 @@ def steer_between(
                 name = f"{kind} {operation} {alpha:g}"
                 edits[name] = LatentEdit(dictionary.hookpoint, dictionary.hash, latents, operation, alpha)
                 points.append({"operation": operation, "latents": kind, "alpha": float(alpha), "edit": name})
-            neutral = 1.0 if operation == "multiply" else 0.0
-            points.append({"operation": operation, "latents": kind, "alpha": neutral, "edit": UNEDITED})
+            points.append({"operation": operation, "latents": kind, "alpha": NEUTRAL[operation], "edit": UNEDITED})
         for number, drawn in enumerate(random[operation]):
             edits[f"random_latents {operation} {number}"] = drawn
-    scores = _evaluated(segmenter, dictionary, evaluation, edits, label, tuned, batch_size, part_of(progress, 2 * len(selection), steps))
+    scores = _evaluated(
+        segmenter,
+        dictionary,
+        evaluation,
+        edits,
+        label=label,
+        tuned=tuned,
+        batch_size=batch_size,
+        progress=part_of(progress, 2 * len(selection), steps),
+    )
     tables = [scores]
     for operation in chosen.by_operation:
         for kind in ("chosen", "random"):
@@ -243,38 +262,12 @@ def mean_summary(summaries: Sequence[Summary]) -> Summary:
     return result
 
 
-def _random_edits(
-    segmenter: Segmenter,
-    dictionary: SparseAutoencoder,
-    selection: SliceSet,
-    chosen: ChosenEdit,
-    target: str,
-    alphas: Mapping[str, Sequence[float]],
-    draws: int,
-    *,
-    seed: int,
-    batch_size: int,
-) -> dict[str, list[LatentEdit]]:
-    """Random latents matched by firing rate, with their alpha tuned as the chosen latents' is (coarse slices)."""
-    coarse = selection.select(evenly_spaced(len(selection), COARSE_SLICES))
-    result = {}
-    for operation, edit in chosen.by_operation.items():
-        grids = [
-            [LatentEdit(dictionary.hookpoint, dictionary.hash, latents, operation, alpha) for alpha in alphas[operation]]
-            for latents in random_latents(chosen.effects.firing, edit.latents, draws=draws, seed=seed)
-        ]
-        scored = sweep(segmenter, dictionary, coarse, {e.name: e for grid in grids for e in grid}, batch_size=batch_size)
-        dice = pooled_objective(scored, target)
-        # A random set must act, even where doing nothing is better: the control is an edit of the same kind.
-        result[operation] = [max(grid, key=lambda candidate: dice[candidate.name]) for grid in grids]
-    return result
-
-
 def _evaluated(
     segmenter: Segmenter,
     dictionary: SparseAutoencoder,
     evaluation: SliceSet,
     edits: Mapping[str, LatentEdit],
+    *,
     label: int,
     tuned: Mapping[str, Tuned],
     batch_size: int,

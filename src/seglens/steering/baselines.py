@@ -43,7 +43,7 @@ def component_filter(scope: Scope, minimum_pixels: int | None = None) -> Rule:
 
 def keep_components(masks: Masks, scope: Scope, minimum_pixels: int | None) -> Masks:
     """The masks without the components that `component_filter` drops."""
-    from scipy import ndimage  # noqa: PLC0415 - slow to import
+    from scipy import ndimage
 
     kept = masks.cpu().numpy().copy()
     structure = np.ones((3, 3), dtype=bool)
@@ -108,7 +108,9 @@ def flip_logits(segmenter: Segmenter, images: Images) -> Logits:
     return ((plain + mirrored) / 2).clamp_min(torch.finfo(plain.dtype).tiny).log()
 
 
-def pooled_counts(predictions: UInt8[Tensor, "..."], masks: UInt8[Tensor, "..."], n_classes: int) -> Int64[Tensor, "K 3"]:
+def pooled_counts(
+    predictions: UInt8[Tensor, "..."], masks: UInt8[Tensor, "..."], n_classes: int
+) -> Int64[Tensor, "K 3"]:
     """True positives, predicted and true pixels of each class, summed over everything given."""
     joint = torch.bincount(
         masks.reshape(-1).long() * n_classes + predictions.reshape(-1).long(), minlength=n_classes**2
@@ -117,7 +119,7 @@ def pooled_counts(predictions: UInt8[Tensor, "..."], masks: UInt8[Tensor, "..."]
 
 
 def dice_of_counts(counts: Int64[Tensor, "K 3"], target: int | None) -> float:
-    """Pooled Dice of a class, or (``target`` None) the mean over the foreground classes that occur; NaN if none does."""
+    """Pooled Dice of a class, or (``target`` None) the mean over the foreground classes that occur; NaN where none."""
     tp, predicted, truth = counts.double().unbind(1)
     dice = 2 * tp / (predicted + truth)
     return float(dice[target] if target is not None else dice[1:].nanmean())
@@ -181,7 +183,9 @@ def random_latents(
     pool = alive.clone()
     pool[list(latents)] = False
     if int(pool.sum()) < len(latents):
-        raise ValueError(f"{len(latents)} latents cannot be matched: only {int(pool.sum())} others ever fire; take fewer")
+        raise ValueError(
+            f"{len(latents)} latents cannot be matched: only {int(pool.sum())} others ever fire; take fewer"
+        )
     log_rates = firing_rates.double().clamp_min(1e-12).log()
     generator = torch.Generator().manual_seed(seed)
     sets = []

@@ -30,8 +30,8 @@ SwapSource = Callable[[Tokens, tuple[int, ...]], Float[Tensor, "n s"]]
 class LatentEdit:
     """One operation on some latents of one dictionary.
 
-    Paper, section 6.1 and section 7: MLS is ``multiply`` (z_k <- value * z_k), ALS is ``add`` (z_k <- z_k + value, at every token,
-    whether the latent fires there or not, and with no floor at zero), ablation is ``zero``; section 5.3: ``swap``.
+    Paper, sections 6.1 and 7: MLS is ``multiply`` (z_k <- value * z_k), ALS is ``add`` (z_k <- z_k + value, at every
+    token, whether the latent fires there or not, and with no floor at zero), ablation is ``zero``; 5.3: ``swap``.
     ``clamp`` pins a latent to ``value``. Values are in the dictionary's scaled units (E||x||^2 = d_in): useful ones lie
     within about -2..3; beyond 10 a segmentation is destroyed.
 
@@ -93,9 +93,7 @@ class LatentEdit:
         fields["latents"] = tuple(fields["latents"])
         return cls(**fields)
 
-    def edited(
-        self, codes: Float[Tensor, "n s"], swapped: Float[Tensor, "n s"] | None = None
-    ) -> Float[Tensor, "n s"]:
+    def edited(self, codes: Float[Tensor, "n s"], swapped: Float[Tensor, "n s"] | None = None) -> Float[Tensor, "n s"]:
         """Apply to the codes of this edit's own latents, in their order.
 
         Args:
@@ -182,7 +180,9 @@ def check_edits(segmenter: Segmenter, dictionary: SparseAutoencoder, edits: Sequ
         if edit.dictionary_hash != identity:
             problems.append(f"edit {edit.name!r} is for dictionary {edit.dictionary_hash[:12]}, not {identity[:12]}")
         if edit.hookpoint != dictionary.hookpoint:
-            problems.append(f"edit {edit.name!r} is for {edit.hookpoint!r}, the dictionary for {dictionary.hookpoint!r}")
+            problems.append(
+                f"edit {edit.name!r} is for {edit.hookpoint!r}, the dictionary for {dictionary.hookpoint!r}"
+            )
         outside = [latent for latent in edit.latents if latent >= dictionary.n_latents]
         if outside:
             problems.append(f"edit {edit.name!r} has latents {outside[:5]}; legal are 0..{dictionary.n_latents - 1}")
@@ -192,9 +192,7 @@ def check_edits(segmenter: Segmenter, dictionary: SparseAutoencoder, edits: Sequ
         raise ValueError("; ".join(problems))
 
 
-def change_of(
-    dictionary: SparseAutoencoder, edits: Sequence[LatentEdit], source: SwapSource | None = None
-) -> Change:
+def change_of(dictionary: SparseAutoencoder, edits: Sequence[LatentEdit], source: SwapSource | None = None) -> Change:
     """The change of an activation that edits make, one after the other (not checked against a segmenter)."""
     if any(edit.mode == "replace" for edit in edits):
         return _replacement(dictionary, edits, source)
@@ -221,7 +219,7 @@ def slice_change(dictionary: SparseAutoencoder, latents: Int[Tensor, "B s"], val
     """Multiply, in each slice of a batch, that slice's own latents by ``value`` (paper, section 6.1)."""
 
     def change(grid: TokenGrid) -> TokenGrid:
-        tokens = dictionary.normalise(grid.flatten(1, 2).to(dictionary.W_enc.dtype))
+        tokens = dictionary.normalise(grid.flatten(0, 2).to(dictionary.W_enc.dtype)).view(len(grid), -1, grid.shape[-1])
         columns = dictionary.W_enc.T[latents]  # [B s d_in]
         offset = dictionary.b_enc[latents] - columns @ dictionary.b_dec
         pre = torch.baddbmm(offset[:, None, :], tokens, columns.mT)

@@ -28,9 +28,9 @@ MINIMUM_FIRING = 1e-4
 class LatentEffects:
     """First-order effect of every latent on a class, per pixel of three regions, over the selection slices.
 
-    ``scale[r][i]`` is the sum over tokens of code x gradient: how the class's log odds in region r rise when latent i is
-    multiplied by 1 + epsilon. ``shift[r][i]`` is the sum of gradients along the latent's direction: the same for adding
-    epsilon at every token. Both are divided by the region's pixels, and 0 where the region is empty.
+    ``scale[r][i]`` is the sum over tokens of code x gradient: how the class's log odds in region r rise when latent i
+    is multiplied by 1 + epsilon. ``shift[r][i]`` is the sum of gradients along the latent's direction: the same for
+    adding epsilon at every token. Both are divided by the region's pixels, and 0 where the region is empty.
 
     Attributes:
         scale: {"hit", "false_positive", "false_negative": [m]}.

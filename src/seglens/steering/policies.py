@@ -6,7 +6,7 @@ slice's own mask (the paper, as far as it says): an upper bound, not a method th
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
@@ -16,6 +16,7 @@ from seglens.progress import Progress, silent
 from seglens.segmenters.scoring import Scores
 from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas
+from seglens.steering.baselines import random_latents
 from seglens.steering.edits import LatentEdit, Operation
 from seglens.steering.levers import LatentEffects, associated_latents, causal_latents, latent_effects
 from seglens.steering.sweep import UNEDITED, part_of, sweep
@@ -25,6 +26,7 @@ ALPHAS: Mapping[str, tuple[float, ...]] = {
     "add": (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0),
 }
 """In the dictionary's scaled units; beyond about -2..3 a segmentation is destroyed."""
+NEUTRAL: Mapping[str, float] = {"multiply": 1.0, "add": 0.0}
 N_LATENTS = (5, 20, 60)
 COARSE_SLICES = 40
 FINALISTS = 6
@@ -46,7 +48,7 @@ class ChosenEdit:
     """
 
     edit: LatentEdit
-    by_operation: Mapping[str, LatentEdit]
+    by_operation: Mapping[Operation, LatentEdit]
     selection: pl.DataFrame
     effects: LatentEffects
 
@@ -110,23 +112,19 @@ def choose_edit(
     if unknown:
         raise ValueError(f"no alphas for {', '.join(unknown)}; give them, or choose among {', '.join(alphas)}")
     effects = latent_effects(segmenter, dictionary, selection, target=label, batch_size=batch_size)
-    entries: list[Candidate] = []
-    for operation in operations:
-        rankings = [("association", associated_latents(atlas, target), 0)]
-        kind = "scale" if operation == "multiply" else "shift"
-        up, down = causal_latents(effects, kind)
-        rankings += [("causal", up, 1), ("causal", down, -1)]
-        for chosen_by, ranking, direction in rankings:
-            ranking = [latent for latent in ranking if candidates is None or latent in candidates]
-            entries += [
-                Candidate(edit, chosen_by)
-                for edit in grid_of_edits(dictionary, ranking, operation, alphas[operation], n_latents, direction)
-            ]
+    allowed = set(range(dictionary.n_latents) if candidates is None else candidates)
     return search(
         segmenter,
         dictionary,
         selection,
-        entries,
+        candidates_of(
+            dictionary,
+            effects,
+            [("association", [latent for latent in associated_latents(atlas, target) if latent in allowed])],
+            operations={operation: alphas[operation] for operation in operations},
+            n_latents=n_latents,
+            allowed=allowed,
+        ),
         effects,
         objective=lambda scores: pooled_objective(scores, target),
         operations=operations,
@@ -135,34 +133,45 @@ def choose_edit(
     )
 
 
-def grid_of_edits(
+def candidates_of(
     dictionary: SparseAutoencoder,
-    ranking: Sequence[int],
-    operation: Operation,
-    alphas: Sequence[float],
+    effects: LatentEffects,
+    rankings: Sequence[tuple[str, Sequence[int]]],
+    *,
+    operations: Mapping[Operation, Sequence[float]],
     n_latents: Sequence[int],
-    direction: int = 0,
-) -> list[LatentEdit]:
-    """Edits of a ranking's first n latents.
+    allowed: set[int],
+) -> list[Candidate]:
+    """Edits of the first n latents of each ranking, and of the causal rankings.
+
+    A causal ranking is tried only with the alphas that go the way its effect points. At most half of the latents that
+    fire are edited together, so that as many random ones are left as a control.
 
     Args:
         dictionary: whose latents they are.
-        ranking: latents, best first.
-        operation: of the edits.
-        alphas: their values.
-        n_latents: how many latents together; more than the ranking has means all of it.
-        direction: 1 keeps alphas that strengthen (above 1 for multiply, 0 for add), -1 those that weaken, 0 all.
+        effects: on the selection slices; they give the causal rankings.
+        rankings: further rankings by name, best latent first, tried with every alpha.
+        operations: alphas of each operation.
+        n_latents: how many latents together.
+        allowed: latents that may be chosen.
     """
-    neutral = 1.0 if operation == "multiply" else 0.0
-    values = [value for value in alphas if value != neutral and (value - neutral) * direction >= 0]
-    sizes = sorted({min(n, len(ranking), max(1, dictionary.n_latents // 4)) for n in n_latents})
+    live = effects.firing > 0
+    most = int(live.sum()) // 2
     identity = dictionary.hash
-    return [
-        LatentEdit(dictionary.hookpoint, identity, tuple(ranking[:size]), operation, value)
-        for size in sizes
-        if size
-        for value in values
-    ]
+    found = []
+    for operation, alphas in operations.items():
+        neutral = NEUTRAL[operation]
+        up, down = causal_latents(effects, "scale" if operation == "multiply" else "shift")
+        directed = [(name, ranking, 0) for name, ranking in rankings] + [("causal", up, 1), ("causal", down, -1)]
+        for name, ranking, direction in directed:
+            usable = [latent for latent in ranking if live[latent] and latent in allowed]
+            values = [value for value in alphas if value != neutral and (value - neutral) * direction >= 0]
+            found += [
+                Candidate(LatentEdit(dictionary.hookpoint, identity, tuple(usable[:size]), operation, value), name)
+                for size in sorted({min(n, len(usable), most) for n in n_latents} - {0})
+                for value in values
+            ]
+    return found
 
 
 def search(
@@ -177,7 +186,7 @@ def search(
     batch_size: int = 16,
     progress: Progress = silent,
 ) -> ChosenEdit:
-    """Score candidates on evenly spaced slices, the best of each operation on all, and take the best (see `choose_edit`)."""
+    """Score candidates on evenly spaced slices, each operation's best on all; take the best (see `choose_edit`)."""
     by_name = {candidate.edit.name: candidate for candidate in reversed(candidates)}
     by_name = dict(sorted(by_name.items()))
     names = {
@@ -211,15 +220,16 @@ def search(
             progress=part_of(progress, len(coarse), steps),
         )
     )
-    by_operation = {}
+    by_operation: dict[Operation, LatentEdit] = {}
     for operation, group in names.items():
         entered = sorted((name for name in group if name in final), key=lambda name: (-final[name], name))
         if entered and final[entered[0]] > final[UNEDITED]:
             by_operation[operation] = coarse_edits[entered[0]]
         else:
             latents = coarse_edits[entered[0]].latents if entered else ()
-            neutral = 1.0 if operation == "multiply" else 0.0
-            by_operation[operation] = LatentEdit(dictionary.hookpoint, dictionary.hash, latents, operation, neutral)
+            by_operation[operation] = LatentEdit(
+                dictionary.hookpoint, dictionary.hash, latents, operation, NEUTRAL[operation]
+            )
     best = max(by_operation.values(), key=lambda edit: final.get(edit.name, final[UNEDITED]))
     rows = [
         _row(name, values[name], stage, by_name.get(name))
@@ -229,7 +239,35 @@ def search(
     return ChosenEdit(best, by_operation, pl.DataFrame(rows, schema=SELECTION_SCHEMA), effects)
 
 
-SELECTION_SCHEMA = {
+def random_edits(
+    segmenter: Segmenter,
+    dictionary: SparseAutoencoder,
+    selection: SliceSet,
+    edit: LatentEdit,
+    effects: LatentEffects,
+    *,
+    alphas: Sequence[float],
+    draws: int,
+    objective: Objective,
+    seed: int,
+    batch_size: int = 16,
+) -> list[LatentEdit]:
+    """The control of an edit: random latents of the same firing rates, alpha tuned on the coarse selection slices.
+
+    A random set must act, even where doing nothing would be better: the control is an edit of the same kind.
+    """
+    coarse = selection.select(evenly_spaced(len(selection), COARSE_SLICES))
+    identity = dictionary.hash
+    grids = [
+        [LatentEdit(dictionary.hookpoint, identity, latents, edit.operation, alpha) for alpha in alphas]
+        for latents in random_latents(effects.firing, edit.latents, draws=draws, seed=seed)
+    ]
+    named = {candidate.name: candidate for grid in grids for candidate in grid}
+    values = objective(sweep(segmenter, dictionary, coarse, named, batch_size=batch_size))
+    return [max(grid, key=lambda candidate: values[candidate.name]) for grid in grids]
+
+
+SELECTION_SCHEMA: Mapping[str, Any] = {
     "edit": pl.String,
     "chosen_by": pl.String,
     "operation": pl.String,
@@ -270,8 +308,10 @@ def slice_dice(scores: Scores, target: int | None) -> pl.DataFrame:
     """
     both = pl.col("predicted") + pl.col("truth")
     dice = pl.when(both > 0).then(2 * pl.col("tp") / both).otherwise(1.0)
-    rows = scores.table.filter(pl.col("label") == target) if target is not None else scores.table.filter(
-        (pl.col("label") > 0) & (pl.col("truth") > 0)
+    rows = (
+        scores.table.filter(pl.col("label") == target)
+        if target is not None
+        else scores.table.filter((pl.col("label") > 0) & (pl.col("truth") > 0))
     )
     return rows.group_by("edit", "row", maintain_order=True).agg(dice.mean().alias("dice"))
 

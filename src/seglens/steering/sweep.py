@@ -116,15 +116,17 @@ def always(change: Change) -> RowChange:
     return lambda _rows: change
 
 
-def part_of(progress: Progress, before: int, total: int) -> Progress:
-    """Progress of one step of several: ``before`` of ``total`` are done when it starts."""
+def part_of(progress: Progress, before: int, whole: int) -> Progress:
+    """Progress of one step of several: ``before`` of ``whole`` are done when it starts."""
 
-    def report(done: int, _total: int, **figures: float) -> None:
-        progress(before + done, total, **figures)
+    def report(done: int, total: int, **figures: float) -> None:
+        progress(before + done, whole, **figures)
 
     return report
 
 
 def identity_edit(dictionary: SparseAutoencoder, *, replace: bool = False) -> LatentEdit:
-    """An edit of nothing; with ``replace`` the reconstruct-only control: the decoded codes in place of the activation."""
-    return LatentEdit(dictionary.hookpoint, dictionary.hash, (), "multiply", 1.0, "replace" if replace else "difference")
+    """An edit of nothing; with ``replace`` the reconstruct-only control: decoded codes in place of the activation."""
+    return LatentEdit(
+        dictionary.hookpoint, dictionary.hash, (), "multiply", 1.0, "replace" if replace else "difference"
+    )

@@ -36,9 +36,7 @@ class InPlace(Shared):
 
 def wrapped(network, hookpoint):
     torch.manual_seed(0)
-    return Segmenter.wrap(
-        network(), sequences=("T1",), labels=LABELS, hookpoints={"here": hookpoint}, size=16
-    )
+    return Segmenter.wrap(network(), sequences=("T1",), labels=LABELS, hookpoints={"here": hookpoint}, size=16)
 
 
 def scaled(grid):
@@ -160,8 +158,6 @@ def test_misuse_is_explained():
     with pytest.raises(ValueError, match="here"):
         Replay(segmenter, "her")
     segmenter.network.unused = nn.Conv2d(1, 1, 1)
-    unused = Segmenter.wrap(
-        segmenter.network, sequences=("T1",), labels=LABELS, hookpoints={"here": "unused"}, size=16
-    )
+    unused = Segmenter.wrap(segmenter.network, sequences=("T1",), labels=LABELS, hookpoints={"here": "unused"}, size=16)
     with pytest.raises(ValueError, match="does not run"):
         Replay(unused, "here").record(images(1, 16))

@@ -1,0 +1,111 @@
+"""A network of two convolutions with a planted fault: its masks are what it would say with latent 3 three times as strong."""
+
+import polars as pl
+import pytest
+import torch
+from torch import nn
+
+from seglens.cohorts.slices import SliceSet
+from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.segmenters.segmenter import Segmenter
+from seglens.semantics.atlas import LatentAtlas
+from seglens.steering.edits import LatentEdit, steer
+
+LABELS = {0: "background", 1: "core", 2: "edema"}
+PLANTED = 3
+
+
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(2, 8, 3, stride=2, padding=1), nn.Tanh())
+        self.head = nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, images):
+        return self.head(self.stem(images))
+
+
+@pytest.fixture
+def segmenter():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Tiny()
+    return Segmenter.wrap(network, sequences=("T1", "FLAIR"), labels=LABELS, hookpoints={"here": "stem"}, size=16)
+
+
+@pytest.fixture
+def dictionary(segmenter):
+    dictionary = SparseAutoencoder(8, 24, k=4, seed=0, hookpoint="here", segmenter_hash=segmenter.hash)
+    dictionary.theta.fill_(0.4)
+    dictionary.scale.fill_(2.0)
+    dictionary.centre.fill_(0.05)
+    dictionary.b_enc.data.copy_(torch.linspace(-0.1, 0.1, 24))
+    dictionary.b_dec.data.copy_(torch.linspace(0.1, -0.1, 8))
+    # the planted latent drives edema
+    with torch.no_grad():
+        direction = segmenter.network.head.weight[2].mean((1, 2)) - segmenter.network.head.weight[:2].mean((0, 2, 3))
+        direction = direction / direction.norm()
+        dictionary.W_dec[PLANTED] = direction
+        dictionary.W_enc[:, PLANTED] = direction
+    return dictionary
+
+
+def _edit(dictionary, latents=(1, 5, PLANTED), operation="multiply", value=2.0, **settings):
+    return LatentEdit(dictionary.hookpoint, dictionary.hash, tuple(latents), operation, value, **settings)
+
+
+def _slices(segmenter, dictionary, *, seed, patients, per_patient=4, name="target"):
+    generator = torch.Generator().manual_seed(seed)
+    count = patients * per_patient
+    images = torch.randn(count, 2, 16, 16, generator=generator)
+    images = nn.functional.avg_pool2d(images, 3, 1, 1) * 2
+    with steer(segmenter, dictionary, [_edit(dictionary, (PLANTED,), "multiply", 3.0)]):
+        masks = segmenter.predict(images)
+    patient = [f"{name}{seed}-{number // per_patient}" for number in range(count)]
+    index = pl.DataFrame({"case": patient, "patient": patient})
+    return SliceSet.from_tensors(
+        images,
+        masks,
+        torch.ones(count, 16, 16, dtype=torch.bool),
+        index,
+        name=name,
+        sequences=("T1", "FLAIR"),
+        labels=LABELS,
+    )
+
+
+@pytest.fixture
+def make_edit():
+    return _edit
+
+
+@pytest.fixture
+def make_slices():
+    return _slices
+
+
+@pytest.fixture
+def selection(segmenter, dictionary):
+    return _slices(segmenter, dictionary, seed=1, patients=4)
+
+
+@pytest.fixture
+def evaluation(segmenter, dictionary):
+    return _slices(segmenter, dictionary, seed=2, patients=5)
+
+
+@pytest.fixture
+def atlas(dictionary):
+    m = dictionary.n_latents
+    table = pl.DataFrame(
+        {
+            "latent": pl.Series(range(m), dtype=pl.Int32),
+            "mass": [float(number % 7 + 1) for number in range(m)],
+            "p_edema": [number / m for number in range(m)],
+            "lift_edema": [number / 6 for number in range(m)],
+            "p_edema_top": [0.0] * m,
+            "dead": [number == 7 for number in range(m)],
+        }
+    )
+    exemplars = pl.DataFrame(schema={"latent": pl.Int32, "rank": pl.Int32, "row": pl.UInt32, "score": pl.Float32})
+    return LatentAtlas(table, exemplars, torch.zeros(0, 8, 8, dtype=torch.float16), LABELS, {"edema": 0.1}, {})
