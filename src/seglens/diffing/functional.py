@@ -113,7 +113,7 @@ def weight_matched_function(alignment: Alignment, source: Codes, target: Codes) 
     shared = alignment.shared
     if not shared.height:
         return None
-    latents = [torch.from_numpy(shared[name].to_numpy()).long() for name in ("source_latent", "target_latent")]
+    latents = [torch.tensor(shared[name].to_list()).long() for name in ("source_latent", "target_latent")]
     return float(pair_correlations(source, target, *latents).mean())
 
 

@@ -26,7 +26,7 @@ def unit_rows(vectors: Float[Tensor, "n d"]) -> Float32[Tensor, "n d"]:
     return torch.where(norms > 0, rows / norms.clamp_min(torch.finfo(torch.float32).tiny), torch.zeros_like(rows))
 
 
-def cosine(a: Float[Tensor, "n_a d"], b: Float[Tensor, "n_b d"]) -> Float32[np.ndarray, "n_a n_b"]:
+def cosine(a: Float[Tensor, "n_a d"], b: Float[Tensor, "n_b d_too"]) -> Float32[np.ndarray, "n_a n_b"]:
     """Cosine of every row of ``a`` with every row of ``b``, -1..1; 0 where a row is zero.
 
     Args:

@@ -10,7 +10,7 @@ from seglens.diffing.functional import pair_correlations
 
 
 def swap_codes(
-    source: Codes, target: Codes, source_latents: Int[Tensor, " p"], target_latents: Int[Tensor, " p"]
+    source: Codes, target: Codes, source_latents: Int[Tensor, " p"], target_latents: Int[Tensor, " p_too"]
 ) -> Codes:
     """Source codes in which each listed latent holds its partner's code instead of its own.
 
@@ -89,7 +89,7 @@ def swap_correlation(before: Codes, after: Codes, latents: Int[Tensor, " p"]) ->
 
 def pairs_of(pairs: pl.DataFrame, *, shared: bool) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"]]:
     """Source and target latents of an alignment's pairs inside S, or (``shared=False``) matched but outside S."""
-    chosen: Bool[Tensor, " n"] = torch.from_numpy(pairs["shared"].to_numpy().copy())
+    chosen: Bool[Tensor, " n"] = torch.tensor(pairs["shared"].to_list()).bool()
     kept = chosen if shared else ~chosen
-    columns = [torch.from_numpy(pairs[name].to_numpy().copy()).long() for name in ("source_latent", "target_latent")]
+    columns = [torch.tensor(pairs[name].to_list()).long() for name in ("source_latent", "target_latent")]
     return columns[0][kept], columns[1][kept]
