@@ -30,13 +30,22 @@ class ImageRef:
         channel: which channel of a 2-D file with several (RGB, RGBA), counted from 0 as Pillow reads them; None where
             the file has one.
         inverted: stored upside down in intensity: the value is 255 - x where x > 0 (2-D files only).
-        transposed: stored with rows and columns exchanged, as a NIfTI array saved [x y] is (2-D files only).
+        orientation: where the file's rows run to and where its columns run to, of A P and of L R (2-D files only).
+            ``"PL"``: from anterior to posterior and from right to left, as slices are here; ``"RA"``: a RAS array
+            [x y] saved as a picture.
     """
 
     path: Path
     channel: int | None = None
     inverted: bool = False
-    transposed: bool = False
+    orientation: str = "PL"
+
+    def __post_init__(self) -> None:
+        if sorted("AP" if letter in "AP" else letter for letter in self.orientation) not in (["AP", "L"], ["AP", "R"]):
+            raise ValueError(
+                f"orientation {self.orientation!r}: give two letters, where rows and where columns run to, one of A P "
+                'and one of L R, such as "PL" (the front at the top, the patient\'s left at the right)'
+            )
 
 
 @dataclass(frozen=True)

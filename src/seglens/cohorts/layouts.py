@@ -40,7 +40,7 @@ def read_cohort(
     patient: str | None = None,
     channels: Mapping[str, int] | None = None,
     inverted: bool = False,
-    transposed: bool = False,
+    orientation: str = "PL",
     mask_values: Mapping[int, int] | None = None,
     fractions: Mapping[str, float] = FRACTIONS,
     seed: int = 0,
@@ -72,8 +72,8 @@ def read_cohort(
             the id without its timepoint (BraTS), the case id (nnU-Net), the field ``{patient}`` (folder).
         channels: sequence name to channel number, for files with several channels (RGB, RGBA; as Pillow reads them).
         inverted: 2-D intensities are stored as 255 - x where x > 0.
-        transposed: 2-D files, masks too, have rows and columns exchanged: the patient's front is at the left, not at
-            the top.
+        orientation: of 2-D files, masks too: where rows and where columns run to, of A P and of L R. ``"PL"``: the
+            patient's front at the top and left at the right; ``"RA"``: arrays [x y] of RAS volumes saved as they are.
         mask_values: value in the mask files to value in ``labels``; a value that is not in it is a finding and never
             merged. Default: the layout's own codes; 0 and 255 for a 2-D mask with two labels.
         fractions: split name to share of the patients, where the data set has no split of its own.
@@ -106,13 +106,13 @@ def read_cohort(
             sequences=sequences,
             channels=channels or {},
             inverted=inverted,
-            transposed=transposed,
+            orientation=orientation,
             mask_values=table,
         )
         splits = None
-    elif images is not None or masks is not None or inverted or transposed or (channels and layout == "brats"):
+    elif images is not None or masks is not None or inverted or orientation != "PL" or (channels and layout == "brats"):
         raise ValueError(
-            f"`images`, `masks`, `channels`, `inverted` and `transposed` describe 2-D folders; "
+            f"`images`, `masks`, `channels`, `inverted` and `orientation` describe 2-D folders; "
             f"{root} is read as {layout}"
         )
     elif layout == "brats":
@@ -212,7 +212,7 @@ def _read_folder(
     sequences: Sequence[str] | None,
     channels: Mapping[str, int],
     inverted: bool,
-    transposed: bool,
+    orientation: str,
     mask_values: Mapping[int, int],
 ) -> tuple[Case, ...]:
     pattern = Pattern(images)
@@ -235,12 +235,12 @@ def _read_folder(
         new: Iterable[tuple[str, ImageRef]]
         if channels:
             new = [
-                (canonical_sequence(key), ImageRef(file, channel, inverted, transposed))
+                (canonical_sequence(key), ImageRef(file, channel, inverted, orientation))
                 for key, channel in channels.items()
             ]
         else:
             sequence = fields["sequence"] if "sequence" in fields else (sequences or ("",))[0]
-            new = [(canonical_sequence(sequence), ImageRef(file, None, inverted, transposed))]
+            new = [(canonical_sequence(sequence), ImageRef(file, None, inverted, orientation))]
         for sequence, ref in new:
             if sequence in refs:
                 raise ValueError(
@@ -250,7 +250,7 @@ def _read_folder(
     cases = []
     for case_id, (keys, refs) in found.items():
         who = find_patient(case_id, keys.get("patient", case_id))
-        mask = ImageRef(mask_pattern.path(root, keys), transposed=transposed) if mask_pattern is not None else None
+        mask = ImageRef(mask_pattern.path(root, keys), orientation=orientation) if mask_pattern is not None else None
         position = int(keys["slice"]) if "slice" in keys else None
         if mask is not None and not mask.path.is_file():
             mask = None

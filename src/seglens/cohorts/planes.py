@@ -27,7 +27,7 @@ def read_plane(ref: ImageRef, *, constant: bool = False) -> tuple[NDArray[np.flo
         constant: also accept a file in which every pixel is the same (an empty mask).
 
     Returns:
-        Pixels [H W] float32, oriented as in the file unless it is transposed, and the sha256 of the file's bytes.
+        Pixels [H W] float32, rows from anterior to posterior, columns from right to left, and the sha256 of the bytes.
 
     Raises:
         VolumeError: whatever is wrong with the file.
@@ -55,9 +55,14 @@ def read_plane(ref: ImageRef, *, constant: bool = False) -> tuple[NDArray[np.flo
                 "read it without `inverted`",
             )
         plane = np.where(plane > 0, 255 - plane, 0).astype(np.float32)
-    if ref.transposed:
-        plane = np.ascontiguousarray(plane.T)
-    return plane, hashlib.sha256(raw).hexdigest()
+    return oriented(plane, ref.orientation), hashlib.sha256(raw).hexdigest()
+
+
+def oriented(plane: NDArray[np.float32], orientation: str) -> NDArray[np.float32]:
+    """The plane [H W] with rows to posterior and columns to left, from the `ImageRef.orientation` it is in."""
+    if orientation[0] in "LR":
+        plane, orientation = plane.T, orientation[::-1]
+    return np.ascontiguousarray(plane[:: 1 if orientation[0] == "P" else -1, :: 1 if orientation[1] == "L" else -1])
 
 
 def _read_bytes(path: Path) -> bytes:
