@@ -1,8 +1,8 @@
 """What a page is made of: plain frozen values, which the template turns into HTML (and escapes)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal, TypeAlias
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from markupsafe import Markup
 
@@ -110,10 +110,17 @@ class Cards:
 
     title: str
     cards: tuple[Card, ...]
-    caption: str
+    caption: str = ""
     keys: tuple[Key, ...] = ()
-    scale: Markup = field(default_factory=Markup)
     kind: ClassVar[str] = "cards"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A small drawing without a caption."""
+
+    svg: Markup
+    kind: ClassVar[str] = "drawing"
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,7 @@ class Fold:
     kind: ClassVar[str] = "fold"
 
 
-Block: TypeAlias = Paragraph | Bullets | Table | Chart | Pictures | Cards | Terms | Code | Heading | Fold
+Block: TypeAlias = Paragraph | Bullets | Table | Chart | Drawing | Pictures | Cards | Terms | Code | Heading | Fold
 
 
 @dataclass(frozen=True)
@@ -173,7 +180,7 @@ def row(*cells: "Cell | str") -> tuple[Cell, ...]:
 
 
 def table(
-    caption: str, columns: Sequence[str], rows: Sequence[Sequence["Cell | str"]], note: str = "", *, heat: bool = False
+    caption: str, columns: Sequence[str], rows: Iterable[Iterable[Any]], note: str = "", *, heat: bool = False
 ) -> Table:
     """A table from loosely typed rows."""
     return Table(caption, tuple(columns), tuple(row(*cells) for cells in rows), note, heat)

@@ -1,4 +1,4 @@
-"""Drawings as SVG text: lines over an axis, ranges between a floor and a ceiling, bars. Every text in them is escaped."""
+"""Drawings as SVG text: lines over an axis, bars, and the pieces of others. Every text in them is escaped."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -165,7 +165,7 @@ def line_chart(
         parts.append(text(middle, top - 5, word, anchor="middle", colour=MUTED, size=11))
     for level in levels:
         parts.append(
-            line(left, at_y(level.y), width - right, at_y(level.y), colour=level.colour, width=1.6, dash=level.dash)
+            line(left, at_y(level.y), width - right, at_y(level.y), colour=level.colour, width=1.3, dash=level.dash)
         )
     for one in series:
         parts += _run_of_points(one, at_x, at_y)
@@ -185,7 +185,7 @@ def _run_of_points(one: Series, at_x, at_y) -> list[str]:  # type: ignore[no-unt
             points = " ".join(f"{x:.1f},{y:.1f}" for x, y in piece)
             dashed = f' stroke-dasharray="{one.dash}"' if one.dash else ""
             parts.append(
-                f'<polyline points="{points}" fill="none" stroke="{one.colour}" stroke-width="2.2" '
+                f'<polyline points="{points}" fill="none" stroke="{one.colour}" stroke-width="2.6" '
                 f'stroke-linejoin="round"{dashed}/>'
             )
         if one.markers or len(piece) == 1:
@@ -248,10 +248,10 @@ def colour_scale(title: str, colours: Sequence[str], low: float | str, high: flo
     """A strip of colours with the values at its two ends."""
     words = [value if isinstance(value, str) else number(value) for value in (low, high)]
     step = 120 / len(colours)
-    start = 6.5 * len(words[0]) + 6
+    start = 7.4 * len(words[0]) + 8
     strip = [
         f'<rect x="{start + place * step:.2f}" y="2" width="{step + 0.3:.2f}" height="12" fill="{colour}"/>'
         for place, colour in enumerate(colours)
     ]
     ends = [text(start - 5, 13, words[0], anchor="end", colour=MUTED), text(start + 125, 13, words[1], colour=MUTED)]
-    return svg(start + 132 + 6.5 * len(words[1]), 17, title, [*strip, *ends])
+    return svg(start + 132 + 7.4 * len(words[1]), 17, title, [*strip, *ends])

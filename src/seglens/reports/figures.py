@@ -89,7 +89,7 @@ def main_figure(summary: Mapping[str, Any]) -> str:
         f'<rect x="0" y="0" width="{WIDE}" height="{_wide_height(rows, 96):g}" fill="#ffffff"/>',
         text(16, 26, "Which latents do two models share?", size=17, bold=True),
         text(
-            16, 46, "Share of live latents matched at the cosine threshold. Read it only between its floor and its ceiling.",
+            16, 46, "Share of live latents matched at the threshold. Read it only between its floor and its ceiling.",
             colour=MUTED,
         ),
     ]  # fmt: skip
@@ -147,8 +147,8 @@ def _wide(rows: Sequence[RangeRow], width: int, title: str) -> Markup:
 
 
 def _wide_parts(rows: Sequence[RangeRow], width: int, top: float) -> list[str]:
-    left = min(210.0, 20 + max(7.0 * len(one.label) for one in rows))
-    left = max(left, 150.0)
+    labels = [20 + 7.4 * len(one.label) for one in rows]
+    left = min(240.0, max(150.0, *labels, *(22 + 5.9 * len(one.sub) for one in rows)))
     right = width - 286.0
     centres = (right + 68, right + 154, right + 240)
 

@@ -1,26 +1,26 @@
 """Sentences that follow from a summary's numbers, and only from them: another sign gives another sentence."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from seglens.reports.verdicts import compared, steering_findings
 from seglens.reports.wording import (
+    UNDEFINED,
     classes_of,
     count,
     defined,
     dig,
+    listed,
     number,
     pair_of,
     percent,
     plain,
     plural,
     score,
-    signed,
 )
 
-CONTROLS = ("random_latents", "reconstruct_only")
-"""Entries among a steering's baselines that are controls of the edit, not rivals without latents."""
-STEP = 0.005
-"""Smallest difference of two Dice values that is called one: half of the last printed digit."""
+WEAK = 0.1
+"""Fall of foreground Dice below which a hookpoint is said to matter little."""
 
 
 def plain_findings(summary: Mapping[str, Any]) -> list[str]:
@@ -33,191 +33,115 @@ def plain_findings(summary: Mapping[str, Any]) -> list[str]:
         Sentences without mark-up; names from the data are taken as they are, so escape them.
     """
     return [
-        *_segmentation(summary),
-        *_alignment(summary),
-        *_steering(summary),
+        *steering_findings(summary),
         *_failures(summary),
+        *_alignment(summary),
+        *_segmentation(summary),
         *_hookpoints(summary),
         *_dictionaries(summary),
         *_quarantine(summary),
     ]
 
 
-def rivals_of(entry: Mapping[str, Any], name: str) -> tuple[tuple[str, float] | None, dict[str, float]]:
-    """The best rival of an edit and its controls, by pooled Dice of one class.
-
-    Args:
-        entry: one entry of ``summary["steering"]``.
-        name: the class.
-
-    Returns:
-        Name and value of the best rival (None where there is none), and the controls' values by name.
-    """
-    values = {key: score(after, "dice_pooled", name) for key, after in (entry.get("baselines") or {}).items()}
-    known = {key: value for key, value in values.items() if value is not None}
-    controls = {key: value for key, value in known.items() if key in CONTROLS}
-    rivals = {key: value for key, value in known.items() if key not in CONTROLS}
-    best = max(rivals.items(), key=lambda item: item[1]) if rivals else None
-    return best, controls
-
-
-def compared(value: float, other: float) -> int:
-    """1, 0 or -1: above, equal to the printed digits, below."""
-    return 0 if abs(value - other) < STEP else 1 if value > other else -1
-
-
-def steering_finding(entry: Mapping[str, Any]) -> str:
-    """What one edit did to its class, beside its best rival and its controls."""
-    name = str(entry.get("class"))
-    before = score(entry.get("before"), "dice_pooled", name)
-    after = score(entry.get("after"), "dice_pooled", name)
-    assert before is not None and after is not None
-    policy = plain(entry.get("policy") or "chosen")
-    verb = {1: "raised", 0: "left", -1: "lowered"}[compared(after, before)]
-    where = f"{plain(name)}, {pair_of(entry)}"
-    if entry.get("latents") == []:
-        return (
-            f"{policy[0].upper()}{policy[1:]} steering ({where}): nothing beat the untouched network on the selection "
-            f"patients, so nothing was changed and pooled Dice stays at {number(before)}."
-        )
-    if verb == "left":
-        moved = f"left pooled Dice at {number(after)} (before: {number(before)})"
-    else:
-        moved = f"{verb} pooled Dice from {number(before)} to {number(after)}"
-    text = f"{policy[0].upper()}{policy[1:]} steering ({where}) {moved}"
-    best, controls = rivals_of(entry, name)
-    beside = [f"{plain(key)} gave {number(value)}" for key, value in controls.items()]
-    if best is not None:
-        beside.insert(0, f"the best rival without latents, {plain(best[0])}, reached {number(best[1])}")
-    if beside:
-        text += f"; {', '.join(beside)}"
-    text += ". " + _verdict(after, before, best, controls)
-    return text + _convention_warning(entry, name, compared(after, before))
-
-
-def _verdict(after: float, before: float, best: tuple[str, float] | None, controls: Mapping[str, float]) -> str:
-    gain = compared(after, before)
-    if gain < 0:
-        return "So the edit made this class worse."
-    if gain == 0:
-        return "So the edit changed nothing that shows in two digits."
-    if best is None and not controls:
-        return "Nothing was run beside it, so this says nothing about the latents yet."
-    lost = [plain(key) for key, value in controls.items() if compared(after, value) <= 0]
-    if lost:
-        return f"So the gain is not due to the chosen latents: {' and '.join(lost)} did as well."
-    if best is None:
-        return "No rival at the output was run beside it."
-    place = compared(after, best[1])
-    if place > 0:
-        return f"So it beats every rival that was run, by {signed(after - best[1])}."
-    if place == 0:
-        return f"So it is level with {plain(best[0])}, which needs no latents."
-    return f"So it does not beat {plain(best[0])}, which needs no latents."
-
-
-def _steering(summary: Mapping[str, Any]) -> Iterable[str]:
-    """The policies' own choices, each with the gap to the oracle on the same slices."""
-    entries = [entry for entry in summary.get("steering") or [] if _judged(entry) and entry.get("chosen", True)]
-    for entry in entries:
-        if entry.get("policy") == "oracle":
-            continue
-        text = steering_finding(entry)
-        same = [
-            other
-            for other in entries
-            if other.get("policy") == "oracle"
-            and all(other.get(k) == entry.get(k) for k in ("source", "target", "class"))
-        ]
-        if same:
-            best = max(score(other["after"], "dice_pooled", str(entry["class"])) or 0.0 for other in same)
-            text += f" With each slice's own mask to choose by (oracle, not deployable): {number(best)}."
-        yield text
-
-
-def _convention_warning(entry: Mapping[str, Any], name: str, pooled: int) -> str:
-    before = score(entry.get("before"), "dice_slice_empty1", name)
-    after = score(entry.get("after"), "dice_slice_empty1", name)
-    if before is None or after is None or compared(after, before) == pooled:
-        return ""
-    return (
-        f" Counting slices without the class as 1 would have told another story: {number(before)} to {number(after)}."
-    )
-
-
-def _judged(entry: Mapping[str, Any]) -> bool:
-    name = str(entry.get("class"))
-    return None not in (
-        score(entry.get("before"), "dice_pooled", name),
-        score(entry.get("after"), "dice_pooled", name),
-    )
-
-
 def _segmentation(summary: Mapping[str, Any]) -> Iterable[str]:
-    segmenters = summary.get("segmenters") or []
-    for one in segmenters:
-        own = one.get("trained_on")
-        home = score(dig(one, "scores", str(own)), "dice_pooled", "foreground")
+    for one in summary.get("segmenters") or []:
+        own = str(one.get("trained_on"))
+        scores = one.get("scores") or {}
+        home = score(scores.get(own), "dice_pooled", "foreground")
         if home is None:
             continue
-        weakest = [
-            (value, name)
-            for name in classes_of(dig(one, "scores", str(own)))
-            if (value := score(dig(one, "scores", str(own)), "dice_pooled", name)) is not None
-        ]
-        text = f"Segmenter {plain(one['name'])} reaches {number(home)} foreground pooled Dice on its own cohort ({plain(own)})"
-        if len(weakest) > 1:
-            value, name = min(weakest)
-            text += f", {number(value)} for its weakest class ({plain(name)})"
-        away = [
-            (value, cohort)
-            for cohort, scores in (one.get("scores") or {}).items()
-            if cohort != own and (value := score(scores, "dice_pooled", "foreground")) is not None
-        ]
+        text = (
+            f"Model {plain(one['name'])} reaches {number(home)} foreground pooled Dice on its own cohort ({plain(own)}"
+        )
+        classes = {name: score(scores[own], "dice_pooled", name) for name in classes_of(scores[own])}
+        known = {name: value for name, value in classes.items() if value is not None}
+        if len(known) > 1:
+            weakest = min(known, key=lambda name: known[name])
+            text += f"; weakest class: {plain(weakest)}, {number(known[weakest])}"
+        text += ")"
+        everywhere = {cohort: score(found, "dice_pooled", "foreground") for cohort, found in scores.items()}
+        away = {cohort: value for cohort, value in everywhere.items() if cohort != own and value is not None}
         if away:
-            value, cohort = min(away)
-            if compared(value, home) < 0:
-                text += f" and {number(value)} on {plain(cohort)}, where it does worst"
+            worst = min(away, key=lambda cohort: away[cohort])
+            if compared(away[worst], home) < 0:
+                text += f" and {number(away[worst])} on {plain(worst)}, where it does worst"
             else:
-                text += f" and no less on any other (lowest: {plain(cohort)}, {number(value)})"
+                text += f" and no less on any other (lowest: {plain(worst)}, {number(away[worst])})"
         yield text + "."
+
+
+MANY = 3
+"""From this many alike sentences on, one sentence with the range says it."""
 
 
 def _alignment(summary: Mapping[str, Any]) -> Iterable[str]:
-    for entry in summary.get("alignments") or []:
-        raw = defined(entry.get("shared"))
-        if raw is None:
-            continue
-        floor, ceiling = defined(entry.get("floor")), defined(entry.get("ceiling"))
-        text = f"{pair_of(entry)}: {percent(raw)} of live latents are called shared"
-        if (tau := defined(entry.get("tau"))) is not None:
-            text += f" at tau {tau:g}"
-        if floor is None or ceiling is None:
-            text += "; floor and ceiling were not both measured, so this share cannot be read"
-        else:
-            text += f"; the floor is {percent(floor)}, the ceiling {percent(ceiling)}: "
-            calibrated = defined(entry.get("calibrated"))
-            if calibrated is None:
-                text += "they do not part, so the share says nothing here"
-            else:
-                text += f"calibrated {number(calibrated)}"
-                if calibrated < 0.1:
-                    text += ", hardly more than a common seed gives"
-                elif calibrated > 0.9:
-                    text += ", nearly what one model gives twice"
-        together = defined(dig(entry, "functional", "matched_by_weight"))
-        if together is not None:
-            text += f". The pairs matched by weight fire together with a mean correlation of {number(together)}"
-            by_function = defined(dig(entry, "functional", "matched_by_function"))
-            if by_function is not None:
-                text += f"; matched by function instead, {number(by_function)}"
-        yield text + "."
+    entries = [entry for entry in summary.get("alignments") or [] if defined(entry.get("shared")) is not None]
+    bounded = [entry for entry in entries if defined(entry.get("calibrated")) is not None]
+    if len(entries) >= MANY and len(bounded) == len(entries):
+        order = sorted(bounded, key=lambda entry: float(entry["calibrated"]))
+        spans = {key: span([entry.get(key) for entry in bounded], percent) for key in ("shared", "floor", "ceiling")}
+        yield (
+            f"Over {len(bounded)} pairs of models, {spans['shared']} of live latents are called shared; the floor is "
+            f"{spans['floor']}, the ceiling {spans['ceiling']}. Calibrated between the two, the share is highest for "
+            f"{pair_of(order[-1])} ({number(order[-1]['calibrated'])}{_read_share(order[-1]['calibrated'])}) and "
+            f"lowest for "
+            f"{pair_of(order[0])} ({number(order[0]['calibrated'])}{_read_share(order[0]['calibrated'])})."
+        )
+    else:
+        yield from (_shared(entry) for entry in entries)
+    yield from _together(summary.get("alignments") or [])
     universal = summary.get("universal") or {}
     if defined(universal.get("n")) is not None:
-        text = f"{plural(universal['n'], 'latent')} would be called universal (shared in every pair)"
-        if defined(universal.get("share")) is not None:
-            text += f", {percent(universal['share'])}"
-        yield text + "; this number has the same floor as the pairs it is built from."
+        text = f"{plural(universal['n'], 'latent')} would be called universal (shared in every pair"
+        share = defined(universal.get("share"))
+        yield f"{text}{'' if share is None else f'; {percent(share)}'}); this number has the floor of its pairs."
+
+
+def span(values: Iterable[Any], written: Callable[[Any], str]) -> str:
+    """``"49% to 84%"``, or one value where they are written alike."""
+    known = [value for value in map(defined, values) if value is not None]
+    if not known:
+        return UNDEFINED
+    low, high = written(min(known)), written(max(known))
+    return low if low == high else f"{low} to {high}"
+
+
+def _shared(entry: Mapping[str, Any]) -> str:
+    text = f"{pair_of(entry)}: {percent(entry['shared'])} of live latents are called shared"
+    if (tau := defined(entry.get("tau"))) is not None:
+        text += f" at tau {tau:g}"
+    floor, ceiling = defined(entry.get("floor")), defined(entry.get("ceiling"))
+    if floor is None or ceiling is None:
+        return text + "; floor and ceiling were not both measured, so this share cannot be read."
+    text += f"; the floor is {percent(floor)}, the ceiling {percent(ceiling)}: "
+    calibrated = defined(entry.get("calibrated"))
+    if calibrated is None:
+        return text + "they do not part, so the share says nothing here."
+    return f"{text}calibrated {number(calibrated)}{_read_share(calibrated)}."
+
+
+def _read_share(calibrated: float) -> str:
+    if calibrated < 0:
+        return ", less than a common seed gives"
+    if calibrated < 0.1:
+        return ", hardly more than a common seed gives"
+    return ", nearly what one model gives twice" if calibrated > 0.9 else ""
+
+
+def _together(entries: Iterable[Mapping[str, Any]]) -> Iterable[str]:
+    by_weight = [defined(dig(entry, "functional", "matched_by_weight")) for entry in entries]
+    by_function = [defined(dig(entry, "functional", "matched_by_function")) for entry in entries]
+    nulls = [defined(dig(entry, "functional", "floor")) for entry in entries]
+    parts = []
+    if any(value is not None for value in by_weight):
+        parts.append(f"latents matched by weight fire together with a mean correlation of {span(by_weight, number)}")
+    if any(value is not None for value in by_function):
+        text = f"matched by function instead, {span(by_function, number)}"
+        null = span(nulls, number)
+        parts.append(text + (f" (null: {null})" if null != UNDEFINED else ""))
+    if parts:
+        text = "; ".join(parts)
+        yield f"On the same slices, {text}."
 
 
 def _failures(summary: Mapping[str, Any]) -> Iterable[str]:
@@ -254,6 +178,7 @@ def _some(value: float) -> str:
 
 
 def _hookpoints(summary: Mapping[str, Any]) -> Iterable[str]:
+    parts, weak = [], []
     for one in summary.get("segmenters") or []:
         for effect in one.get("effects") or []:
             if effect.get("hookpoint") != one.get("hookpoint") or effect.get("class") != "foreground":
@@ -261,33 +186,35 @@ def _hookpoints(summary: Mapping[str, Any]) -> Iterable[str]:
             before, after = defined(effect.get("dice_before")), defined(effect.get("dice_ablated"))
             if before is None or after is None:
                 continue
-            text = (
-                f"{plain(one['name'])} is opened at {plain(one['hookpoint'])}: with its activation replaced by the mean, "
-                f"foreground Dice goes from {number(before)} to {number(after)}"
-            )
-            yield text + (
-                "." if before - after >= 0.1 else ", so little passes through it and edits there can do little."
-            )
+            parts.append(f"{plain(one['name'])} at {plain(one['hookpoint'])} from {number(before)} to {number(after)}")
+            if before - after < WEAK:
+                weak.append(plain(one["name"]))
+    if parts:
+        text = f"With the opened activation replaced by its mean, foreground Dice goes: {', '.join(parts)}."
+        yield text + (f" So little passes through it in {listed(weak)}, and edits there can do little." if weak else "")
 
 
 def _dictionaries(summary: Mapping[str, Any]) -> Iterable[str]:
-    for one in summary.get("dictionaries") or []:
-        explained = defined(one.get("explained_variance"))
-        if explained is None:
-            continue
-        text = f"Dictionary {plain(one['name'])} explains {percent(explained)} of the activation's variance"
-        control = defined(one.get("control_explained_variance"))
-        text += (
-            "; no untrained segmenter was run beside it"
-            if control is None
-            else f"; a dictionary of an untrained segmenter explains {percent(control)}"
-            + (", so this alone proves nothing" if control > explained - 0.05 else "")
-        )
-        kept = defined(one.get("dice_kept"))
-        text += f". It keeps {percent(kept)} of what the activation gives to Dice" if kept is not None else ""
-        dead = defined(one.get("dead_share"))
-        text += f"; {percent(dead)} of its latents never fire" if dead is not None and kept is not None else ""
-        yield text + "."
+    entries = [one for one in summary.get("dictionaries") or [] if defined(one.get("explained_variance")) is not None]
+    if not entries:
+        return
+    names = listed(plain(one["name"]) for one in entries)
+    one = len(entries) == 1
+    explained = span((entry["explained_variance"] for entry in entries), percent)
+    subject = f"The dictionary of {names} explains" if one else f"The dictionaries of {names} explain"
+    text = f"{subject} {explained} of variance"
+    pairs = [(entry["explained_variance"], defined(entry.get("control_explained_variance"))) for entry in entries]
+    controls = [control for _, control in pairs if control is not None]
+    if not controls:
+        text += "; no untrained model was run beside"
+    else:
+        text += f"; those of an untrained model {span(controls, percent)}"
+        if any(control is not None and control > explained_by - 0.05 for explained_by, control in pairs):
+            text += ", so explained variance alone proves nothing"
+    kept = span((entry.get("dice_kept") for entry in entries), percent)
+    dead = span((entry.get("dead_share") for entry in entries), percent)
+    text += f". Kept of what the activation gives to Dice: {kept}" if kept != UNDEFINED else ""
+    yield text + (f". Latents that never fire: {dead}." if dead != UNDEFINED else ".")
 
 
 def _quarantine(summary: Mapping[str, Any]) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""Colours that readers with any colour vision can tell apart (Okabe and Ito 2008) and a scale of even lightness steps."""
+"""Colours that any reader can tell apart (Okabe and Ito 2008), and a scale of even lightness steps (viridis)."""
 
 from collections.abc import Mapping
 

@@ -65,7 +65,7 @@ def enlarged(array: np.ndarray, side: int, *, smooth: bool) -> np.ndarray:
 
 
 def with_mask(
-    scan: UInt8[np.ndarray, "S S 3"], mask: Int[np.ndarray, "S S"], colours: Mapping[int, str], opacity: float = 0.38
+    scan: UInt8[np.ndarray, "S S 3"], mask: Int[np.ndarray, "S S"], colours: Mapping[int, str], opacity: float = 0.3
 ) -> UInt8[np.ndarray, "S S 3"]:
     """The scan with each class tinted and outlined in its colour."""
     tinted = scan.astype(np.float32)
@@ -134,6 +134,7 @@ def heat_picture(
     brain: Bool[np.ndarray, "H W"],
     grid: Float[np.ndarray, "h w"],
     strongest: float,
+    *,
     region: Bool[np.ndarray, "H W"] | None = None,
     side: int = 144,
 ) -> str:

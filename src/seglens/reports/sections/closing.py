@@ -7,33 +7,124 @@ from typing import Any
 from seglens.reports.blocks import Block, Cell, Code, Fold, Heading, Paragraph, Section, Terms, head, table
 
 TERMS = (
-    ("Token", "One place on the coarse grid on which the network works inside; a slice gives a few hundred of them."),
-    ("Activation", "The numbers that the network holds at each token, at one place (hookpoint) between its layers."),
-    ("Dictionary", "A sparse autoencoder: writes an activation as a sum of a few latents out of many."),
-    ("Latent", "One entry of a dictionary: a direction in the activation. It fires where its code is above zero."),
-    ("k and L0", "The average number of latents active at a token: asked for (k), and measured at inference (L0)."),
-    ("Variance explained", "How much of the activation the dictionary gives back. Proves nothing without its control."),
-    ("Dice kept", "(Dice with latents − Dice with the mean) / (Dice untouched − Dice with the mean)."),
-    ("Lift", "How many times more of a latent's activation lies on a class than the class's share of the pixels."),
-    ("Shared, specific", "A pair of latents is shared if encoder and decoder pick the same partner with a cosine of at least tau; the rest are specific."),
-    ("Floor", "The shared share that means nothing: same SAE seed, fitted to randomly rotated activations."),
-    ("Ceiling", "The shared share of the same model and data twice: other token order, or other SAE seed."),
-    ("Calibrated share", "(raw − floor) / (ceiling − floor). Not defined where the two do not part."),
-    ("Correlation of codes", "Whether two latents fire on the same tokens of the same slices; needs no common weights."),
-    ("Edit", "Multiply, add to, zero, clamp or swap codes; only the difference is added to the activation, so an edit that changes no code changes no bit."),
-    ("Oracle, held-out, label-free", "What an edit was chosen with: the judged slice's own mask (not deployable); masks of other patients of the target cohort; images only."),
-    ("Random latents", "The same number of other latents that fire about as often, edited in the same way: what any edit does."),
-    ("Reconstruction only", "The activation replaced by its decoded codes, nothing edited: what the dictionary itself costs."),
-    ("CCF, UF, logit bias", "Rivals at the output: keep large components; turn uncertain foreground into background; add a number to a class's logit. Tuned on the same patients."),
-    ("Drop class, predict nothing", "Never predict the class, or anything: shows which figures such a model would win."),
-    ("HD95", "95th percentile of the distance between two outlines, in mm. Slices where the class is missed have none and are counted."),
-)  # fmt: skip
+    (
+        "Token",
+        "One place on the coarse grid on which the network works inside; a slice gives a few hundred of them.",
+    ),
+    (
+        "Activation",
+        "The numbers that the network holds at each token, at one place (hookpoint) between its layers.",
+    ),
+    (
+        "Dictionary",
+        "A sparse autoencoder: writes an activation as a sum of a few latents out of many.",
+    ),
+    (
+        "Latent",
+        "One entry of a dictionary: a direction in the activation. It fires where its code is above zero.",
+    ),
+    (
+        "k and L0",
+        "The average number of latents active at a token: asked for (k), and measured at inference (L0).",
+    ),
+    (
+        "Variance explained",
+        "How much of the activation the dictionary gives back. Proves nothing without its control.",
+    ),
+    (
+        "Dice kept",
+        "(Dice with latents − Dice with the mean) / (Dice untouched − Dice with the mean).",
+    ),
+    (
+        "Lift",
+        "How many times more of a latent's activation lies on a class than the class's share of the pixels.",
+    ),
+    (
+        "Shared, specific",
+        (
+            "A pair of latents is shared if encoder and decoder pick the same partner with a cosine of at least tau; "
+            "the rest are specific."
+        ),
+    ),
+    (
+        "Floor",
+        "The shared share that means nothing: same SAE seed, fitted to randomly rotated activations.",
+    ),
+    (
+        "Ceiling",
+        "The shared share of the same model and data twice: other token order, or other SAE seed.",
+    ),
+    (
+        "Calibrated share",
+        "(raw − floor) / (ceiling − floor). Not defined where the two do not part.",
+    ),
+    (
+        "Correlation of codes",
+        "Whether two latents fire on the same tokens of the same slices; needs no common weights.",
+    ),
+    (
+        "Edit",
+        (
+            "Multiply, add to, zero, clamp or swap codes; only the difference is added to the activation, so an edit "
+            "that changes no code changes no bit."
+        ),
+    ),
+    (
+        "Oracle, held-out, label-free",
+        (
+            "What an edit was chosen with: the judged slice's own mask (not deployable); masks of other patients of "
+            "the target cohort; images only."
+        ),
+    ),
+    (
+        "Random latents",
+        "The same number of other latents that fire about as often, edited in the same way: what any edit does.",
+    ),
+    (
+        "Reconstruction only",
+        "The activation replaced by its decoded codes, nothing edited: what the dictionary itself costs.",
+    ),
+    (
+        "CCF, UF, logit bias",
+        (
+            "Rivals at the output: keep large components; turn uncertain foreground into background; add a number to "
+            "a class's logit. Tuned on the same patients."
+        ),
+    ),
+    (
+        "Drop class, predict nothing",
+        "Never predict the class, or anything: shows which figures such a model would win.",
+    ),
+    (
+        "HD95",
+        (
+            "95th percentile of the distance between two outlines, in mm. Slices where the class is missed have none "
+            "and are counted."
+        ),
+    ),
+)
 CONVENTION_ROWS = (
-    ("Pooled", "true positives, predictions and truth summed over every evaluated slice", "not defined only if the class is nowhere"),
-    ("Per volume", "summed over a volume, then the mean over the volumes whose mask has the class", "the field's standard"),
-    ("Per slice, class present", "mean over the slices whose mask has the class", "does not see false alarms elsewhere"),
-    ("Per slice, empty = 1", "mean over all slices; absent from both counts as 1", "rewards never predicting the class"),
-)  # fmt: skip
+    (
+        "Pooled",
+        "true positives, predictions and truth summed over every evaluated slice",
+        "not defined only if the class is nowhere",
+    ),
+    (
+        "Per volume",
+        "summed over a volume, then the mean over the volumes whose mask has the class",
+        "the field's standard",
+    ),
+    (
+        "Per slice, class present",
+        "mean over the slices whose mask has the class",
+        "does not see false alarms elsewhere",
+    ),
+    (
+        "Per slice, empty = 1",
+        "mean over all slices; absent from both counts as 1",
+        "rewards never predicting the class",
+    ),
+)
 
 
 def glossary_section() -> Section:
@@ -43,7 +134,8 @@ def glossary_section() -> Section:
         "Four ways to count Dice",
         ("Convention", "How", "Mind"),
         rows,
-        "A slice where a class is absent from both mask and prediction has no Dice; the conventions differ in what they "
+        "A slice where a class is absent from both mask and prediction has no Dice; the conventions differ in what "
+        "they "
         "make of it. “Foreground” is the mean over the foreground classes. A dash means not defined or not measured, "
         "never zero. Slices and volumes are counted as such.",
     )

@@ -10,7 +10,7 @@ from seglens.reports.blocks import Block, Cell, Fold, Heading, Paragraph, Pictur
 from seglens.reports.palette import class_colours
 from seglens.reports.pictures import best_sequence, mask_picture
 from seglens.reports.sections.cohorts import class_keys
-from seglens.reports.wording import UNDEFINED, count, defined, number, percent, plain, plural, signed
+from seglens.reports.wording import UNDEFINED, count, defined, dig, number, percent, plain, plural, signed
 from seglens.steering.failures import FailureResult
 from seglens.studies.run import Run
 
@@ -71,13 +71,12 @@ def _recovered(entries: list[Mapping[str, Any]]) -> Block:
             )
         )
     for name, outcome in (first.get("baselines") or {}).items():
-        outcome = outcome if isinstance(outcome, Mapping) else {"mean_after": outcome}
         rows.append(
             (
                 head(plain(name), "rival without latents"),
-                share_of(outcome.get("recovered"), n),
+                share_of(dig(outcome, "recovered"), n),
                 UNDEFINED,
-                *_means(outcome.get("mean_after"), first),
+                *_means(dig(outcome, "mean_after"), first),
                 UNDEFINED,
             )
         )
@@ -85,7 +84,8 @@ def _recovered(entries: list[Mapping[str, Any]]) -> Block:
     note = (
         f"{plural(n, 'slice')}; mean foreground Dice of these slices untouched: {number(first.get('mean_before'), 3)}. "
         + (f"Recovered means that {rule}. " if rule else "")
-        + "The held-out edit was chosen on other patients; the oracle takes for each slice the strength that the slice's "
+        + "The held-out edit was chosen on other patients; the oracle takes for each slice the strength that the "
+        "slice's "
         "own mask favours, which nobody can do in practice. Slices that are chosen for being bad rise by regression to "
         "the mean as well, which is what the random latents show."
     )
@@ -143,7 +143,8 @@ def _examples(run: Run, segmenter: str, cohort: str) -> list[Block]:
             pictures.append(Picture(uri, f"{where}: {words}", SIDE, SIDE, label))
     panels = sum(key in examples for key, _ in PANELS)
     caption = (
-        f"{slices.sequences[channel]} slices, evenly spaced from the largest gain of the held-out edit (top) to its smallest "
+        f"{slices.sequences[channel]} slices, evenly spaced from the largest gain of the held-out edit (top) to its "
+        f"smallest "
         "or its largest loss (bottom), so not a selection of successes. Dice: foreground, of this slice."
     )
     return [Pictures("Before and after", tuple(pictures), caption, class_keys(slices.labels), per_row=panels)]

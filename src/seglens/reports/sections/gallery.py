@@ -8,7 +8,7 @@ import polars as pl
 from markupsafe import Markup
 
 from seglens.cohorts.slices import SliceSet
-from seglens.reports.blocks import Block, Card, Cards, Paragraph, Picture, Section
+from seglens.reports.blocks import Block, Card, Cards, Drawing, Paragraph, Picture, Section
 from seglens.reports.charts import colour_scale
 from seglens.reports.palette import INFERNO
 from seglens.reports.pictures import best_sequence, heat_picture
@@ -21,6 +21,11 @@ EXEMPLARS = 4
 SIDE = 144
 MINIMUM_FIRING = 1e-3
 """Share of tokens; latents that fire less often are shown only where nothing else is there."""
+CAPTION = (
+    "Below: the slices on which each latent is strongest, with its activation painted over them (bright: strong; one "
+    "scale for the slices of one latent) and the class that it is named after outlined in white. Neither the model nor "
+    "the dictionary has seen them in training. The patient's right is on the left of the picture."
+)
 TOTAL_PICTURES = 260
 """Of all galleries together, so that the page stays small enough to be sent."""
 
@@ -28,7 +33,8 @@ TOTAL_PICTURES = 260
 def gallery_section(run: Run, summary: Mapping[str, Any]) -> Section:
     """Cards for each dictionary that has an atlas."""
     lead = (
-        "Names are made by rules from where and on what a latent fires; they say what it goes with, not what it is for. "
+        "Names are made by rules from where and on what a latent fires; they say what it goes with, not what it is "
+        "for. "
         "“Lift” is how many times more often its activation lies on the class than chance would have it."
     )
     stages = run.stages("atlas/")
@@ -37,7 +43,7 @@ def gallery_section(run: Run, summary: Mapping[str, Any]) -> Section:
         return Section("latents", "What the latents mean", lead, (Paragraph(text, "missing"),))
     trained_on = {one["name"]: one.get("trained_on") for one in summary.get("segmenters") or []}
     share = max(3, min(LATENTS, TOTAL_PICTURES // EXEMPLARS // len(stages)))
-    blocks: list[Block] = []
+    blocks: list[Block] = [Paragraph(CAPTION, "note"), Drawing(_scale())]
     for stage in stages:
         name = stage.split("/", 1)[1]
         cohort = trained_on.get(name) or name
@@ -101,16 +107,11 @@ def _cards(name: str, atlas: LatentAtlas, slices: SliceSet | None, wanted: int) 
     if not latents:
         return Paragraph(f"{plain(name)}: no latent fires on the described slices.", "missing")
     cards = tuple(_card(atlas, latent, slices) for latent in latents)
-    caption = (
-        "The slices on which each latent is strongest, with its activation painted over them (bright: strong; one scale "
-        "for the slices of one latent) and the class it is named after outlined in white. They were seen neither by the "
-        "model nor by the dictionary in training. The patient's right is on the left."
-    )
-    return Cards(title, cards, caption, (), _scale())
+    return Cards(title, cards)
 
 
 def _scale() -> Markup:
-    colours = ["#%02x%02x%02x" % tuple(int(c) for c in INFERNO[level]) for level in range(55, 256, 10)]
+    colours = [f"#{bytes(INFERNO[level].tolist()).hex()}" for level in range(55, 256, 10)]
     return colour_scale("Colours of the activation, from weak to strong", colours, "weak", "strong")
 
 
@@ -128,17 +129,18 @@ def _card(atlas: LatentAtlas, latent: int, slices: SliceSet | None) -> Card:
         lift = f"lift {number(facts.get(f'lift_{top}'), 1)}"
         lines.insert(0, (plain(top), f"{percent(facts[f'p_{top}'])} of its mass ({lift}; base rate {base})"))
     name = str(facts.get("name") or "unnamed")
-    pictures = () if slices is None else _pictures(name, str(top), exemplars, maps.float().numpy(), atlas, slices)
+    pictures = () if slices is None else _pictures(facts, exemplars, maps.float().numpy(), atlas, slices)
     return Card(name, f"latent {latent}", tuple(lines), pictures)
 
 
 def _pictures(
-    name: str, top: str, exemplars: pl.DataFrame, maps: np.ndarray, atlas: LatentAtlas, slices: SliceSet
+    facts: Mapping[str, Any], exemplars: pl.DataFrame, maps: np.ndarray, atlas: LatentAtlas, slices: SliceSet
 ) -> tuple[Picture, ...]:
     rows = exemplars["row"].cast(pl.Int64).to_list()[:EXEMPLARS]
     if not rows or max(rows) >= len(slices):
         return ()
     maps = maps[: len(rows)]
+    name, top = str(facts.get("name") or "unnamed"), str(facts.get("top_class"))
     channel = best_sequence(slices.sequences, top)
     value = next((value for value, label in atlas.labels.items() if label == top), None)
     images, masks, brains = (part.numpy() for part in (slices.images(rows), slices.masks(rows), slices.brains(rows)))
@@ -147,7 +149,7 @@ def _pictures(
     for place, row in enumerate(rows):
         entry = slices.index.row(row, named=True)
         region = masks[place] == value if value else None
-        uri = heat_picture(images[place, channel], brains[place], maps[place], strongest, region, SIDE)
+        uri = heat_picture(images[place, channel], brains[place], maps[place], strongest, region=region, side=SIDE)
         where = f"{entry['case']}, slice {entry['position']}"
         alt = f"{slices.sequences[channel]} slice of {where} with the activation of the latent “{name}” over it"
         pictures.append(Picture(uri, alt, SIDE, SIDE, ""))

@@ -15,14 +15,19 @@ def hookpoints_section(summary: Mapping[str, Any]) -> Section:
     """One chart for each segmenter, one table for all."""
     lead = (
         "A hookpoint is a place in the network where its activation can be read and changed. Here each one is replaced "
-        "by its mean: if Dice hardly falls, hardly anything passes through it, and changing latents there can do little."
+        "by its mean: if Dice hardly falls, hardly anything passes through it, and changing latents there can do "
+        "little."
     )
     measured = [one for one in summary.get("segmenters") or [] if one.get("effects")]
     if not measured:
         return Section(
             "hookpoints", "Where the network is opened", lead, (Paragraph("No hookpoint was measured.", "missing"),)
         )
-    blocks: list[Block] = [_chart(one) for one in measured]
+    how = (
+        "Bars: how far foreground pooled Dice falls, on the val slices of the model's own cohort. Blue and bold: the "
+        "hookpoint that was chosen."
+    )
+    blocks: list[Block] = [Paragraph(how, "note"), *(_chart(one) for one in measured)]
     blocks.append(Fold("Every class at every hookpoint", tuple(_table(one) for one in measured)))
     return Section("hookpoints", "Where the network is opened", lead, tuple(blocks))
 
@@ -45,10 +50,7 @@ def _chart(one: Mapping[str, Any]) -> Chart:
             )
         )
     title = f"{plain(one['name'])}: fall of foreground Dice when a hookpoint is replaced by its mean"
-    caption = (
-        f"{plain(one['name'])}. Bar: how far foreground pooled Dice falls. Blue and bold: "
-        f"{plain(one.get('hookpoint') or 'none')}, the one that was chosen. Measured on the val slices of its own cohort."
-    )
+    caption = f"{plain(one['name'])}: opened at {plain(one.get('hookpoint') or 'none of them')}."
     return Chart(title, bar_chart(title, bars), bar_chart(title, bars, width=NARROW), caption)
 
 

@@ -18,7 +18,8 @@ def findings_section(summary: Mapping[str, Any]) -> Section:
             Bullets(tuple(str(finding) for finding in findings)),
             Paragraph(
                 "These sentences are written by rules from the numbers below; nothing in them was expected beforehand. "
-                "Dice is pooled over all evaluated slices unless another convention is named.",
+                "Dice is pooled over all evaluated slices unless another convention is named. There are no confidence "
+                "intervals: over a handful of patients, a difference of a few hundredths may be chance.",
                 "note",
             ),
         )

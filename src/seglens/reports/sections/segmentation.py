@@ -40,7 +40,8 @@ def _matrix(segmenters: Sequence[Mapping[str, Any]], cohorts: Sequence[str]) -> 
         "Foreground pooled Dice: model (row) on the test slices of a cohort (column)",
         ("Model", *(plain(cohort) for cohort in cohorts)),
         rows,
-        "Mean over the foreground classes; outlined: the cohort that the model was trained on. – : the cohort has other "
+        "Mean over the foreground classes; outlined: the cohort that the model was trained on. – : the cohort has "
+        "other "
         "labels, or was not scored. Dark is low, light is high (0 to 1).",
         heat=True,
     )
@@ -59,7 +60,8 @@ def _conventions(segmenters: Sequence[Mapping[str, Any]]) -> Block:
         rows,
         "The same masks, counted in four ways. “Empty = 1” counts a slice without the class in mask and prediction as "
         "perfect, which flatters a model that never predicts it. n: slices, volumes, or slices with the class, summed "
-        "up as the smallest and largest over the classes. The last column also averages over background, as many papers do.",
+        "up as the smallest and largest over the classes. The last column also averages over background, as many "
+        "papers do.",
     )
 
 
@@ -83,8 +85,10 @@ SCORE_COLUMNS = (
     "Class", *(f"Dice {name}" for name in CONVENTIONS.values()), "Precision", "Recall", "HD95 mm", "Missed",
 )  # fmt: skip
 SCORE_NOTE = (
-    "Precision and recall are pooled. HD95: the 95th percentile of the distance between the two outlines, mean over the "
-    "slices where both have the class. Missed: slices that have the class and where the model predicts none of it; they "
+    "Precision and recall are pooled. HD95: the 95th percentile of the distance between the two outlines, mean "
+    "over the "
+    "slices where both have the class. Missed: slices that have the class and where the model predicts none of it; "
+    "they "
     "have no HD95 and are counted here instead of being dropped."
 )
 

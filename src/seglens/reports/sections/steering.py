@@ -7,8 +7,8 @@ import polars as pl
 
 from seglens.reports.blocks import Block, Cell, Chart, Fold, Heading, Key, Paragraph, Section, head, table
 from seglens.reports.charts import NARROW, Level, Series, line_chart
-from seglens.reports.findings import CONTROLS, steering_finding
 from seglens.reports.palette import BLUE, DASHES, INK, MUTED, SERIES
+from seglens.reports.verdicts import CONTROLS, steering_finding
 from seglens.reports.wording import (
     CONVENTIONS,
     UNDEFINED,
@@ -26,7 +26,8 @@ from seglens.studies.run import Run
 
 LEAD = (
     "A model is run on a cohort that it was not trained on, and latents of one class are changed. Latents and strength "
-    "are chosen on some patients of that cohort and judged on others. Whatever can be had without latents stands beside it."
+    "are chosen on some patients of that cohort and judged on others. Whatever can be had without latents stands "
+    "beside it."
 )
 AXES = {
     "multiply": "alpha: factor on the codes (1 = untouched)",
@@ -101,19 +102,19 @@ def _curves(curves: pl.DataFrame, name: str, entries: list[Mapping[str, Any]]) -
     return [*blocks, Fold("The same curves in all four conventions", tuple(more))]
 
 
-def _series(own: pl.DataFrame, latents: str, figure: str, label: str, colour: str, dash: str = "") -> Series | None:
+def _series(own: pl.DataFrame, latents: str, figure: str, key: Key) -> Series | None:
     rows = own.filter(pl.col("latents") == latents).sort("alpha")
     if rows.is_empty():
         return None
     ys = tuple(defined(value) for value in rows[figure].to_list())
-    return Series(label, tuple(rows["alpha"].to_list()), ys, colour, dash)
+    return Series(key.label, tuple(rows["alpha"].to_list()), ys, key.colour, key.dash)
 
 
 def _curve(own: pl.DataFrame, operation: str, name: str, entry: Mapping[str, Any]) -> Chart:
     n = len(entry.get("latents") or [])
     candidates = [
-        _series(own, "chosen", "dice_pooled", f"chosen latents ({n})", BLUE),
-        _series(own, "random", "dice_pooled", "random latents, same number and firing rates", MUTED, "4 3"),
+        _series(own, "chosen", "dice_pooled", Key(f"chosen latents ({n})", BLUE)),
+        _series(own, "random", "dice_pooled", Key("random latents, same number and firing rates", MUTED, dash="4 3")),
     ]
     series = [one for one in candidates if one is not None]
     before = score(entry.get("before"), "dice_pooled", name)
@@ -137,8 +138,10 @@ def _curve(own: pl.DataFrame, operation: str, name: str, entry: Mapping[str, Any
     keys += [Key(level.name, level.colour, "line", level.dash, number(level.y, 3)) for level in levels]
     chosen = f" The dotted upright line marks the strength that was chosen ({number(alpha)})." if marks else ""
     caption = (
-        f"{operation[:1].upper()}{operation[1:]}. Points: the class's pooled Dice on the evaluation slices at each strength; "
-        f"a description, nothing was chosen from it.{chosen} Level lines: the untouched model and each rival or control, tuned on "
+        f"{operation[:1].upper()}{operation[1:]}. Points: the class's pooled Dice on the evaluation slices at each "
+        f"strength; "
+        f"a description, nothing was chosen from it.{chosen} Level lines: the untouched model and each rival or "
+        f"control, tuned on "
         "the same selection patients, best first."
     )
     return Chart(title, drawn[760], drawn[NARROW], caption, tuple(keys))
@@ -147,12 +150,17 @@ def _curve(own: pl.DataFrame, operation: str, name: str, entry: Mapping[str, Any
 def _conventions(own: pl.DataFrame, operation: str, name: str) -> Chart:
     series = []
     for place, (figure, label) in enumerate(CONVENTIONS.items()):
-        one = _series(own, "chosen", figure, label, SERIES[place], DASHES[place]) if figure in own.columns else None
+        one = (
+            _series(own, "chosen", figure, Key(label, SERIES[place], dash=DASHES[place]))
+            if figure in own.columns
+            else None
+        )
         series += [one] if one is not None else []
     title = f"Dice of {plain(name)} over alpha in four conventions, {operation}"
     wide, narrow = (
         line_chart(
-            title, series, [], x_label=AXES.get(operation, "alpha"), y_label=f"Dice, {plain(name)}", width=width, height=280
+            title, series, [], x_label=AXES.get(operation, "alpha"), y_label=f"Dice, {plain(name)}",
+            width=width, height=280,
         )
         for width in (760, NARROW)
     )  # fmt: skip
@@ -177,7 +185,8 @@ def _outcomes(entries: list[Mapping[str, Any]], name: str) -> Block:
             remark = "control" if key in CONTROLS else "best rival without latents"
             rows.append((head(plain(key), remark), head(UNDEFINED), *_figures(after, before, name)))
     note = (
-        "Small: difference to the untouched model. Oracle: for each slice the alpha that its own mask favours; an upper bound, not a "
+        "Small: difference to the untouched model. Oracle: for each slice the alpha that its own mask favours; an "
+        "upper bound, not a "
         "method. “Multiply” is the paper's MLS, “add” its ALS."
     )
     return table(f"{plain(name)[:1].upper()}{plain(name)[1:]} before and after", OUTCOME_COLUMNS, rows, note)
@@ -199,7 +208,7 @@ def _edit(entry: Mapping[str, Any]) -> tuple[str, str]:
         return "none", str(entry.get("chosen_by") or "")
     alpha = "best alpha a slice" if defined(entry.get("alpha")) is None else f"alpha {number(entry.get('alpha'))}"
     chosen_by = entry.get("chosen_by")
-    sub = f"latents by {chosen_by}" if chosen_by in ("association", "causal") else ""
+    sub = {"association": "latents by class association", "causal": "latents by causal effect"}.get(str(chosen_by), "")
     return f"{plain(entry.get('operation'))}, {plural(n, 'latent')}, {alpha}", sub
 
 
@@ -246,8 +255,11 @@ def _rivals(entries: list[Mapping[str, Any]], name: str) -> tuple[Block, ...]:
     start = (head("untouched"), *_figures(entries[0].get("before"), None, "foreground"))
     blocks.append(
         table(
-            "What the same edits did to the foreground mean of all classes", ("", *OUTCOME_COLUMNS[2:]), [start, *foreground],
-            f"Background included, the pooled mean is {number(dig(entries[0], 'before', 'mean_dice_with_background'), 3)} untouched and "
+            "What the same edits did to the foreground mean of all classes",
+            ("", *OUTCOME_COLUMNS[2:]),
+            [start, *foreground],
+            f"Background included, the pooled mean is "
+            f"{number(dig(entries[0], 'before', 'mean_dice_with_background'), 3)} untouched and "
             f"{number(dig(entries[0], 'after', 'mean_dice_with_background'), 3)} after the first edit. "
             f"n: {count(dig(entries[0], 'before', 'n', 'dice_pooled', name))} slices, of which "
             f"{count(dig(entries[0], 'before', 'n', 'dice_slice_present', name))} have the class.",
@@ -260,11 +272,12 @@ def _setting(entry: Mapping[str, Any], key: str) -> str:
     setting = dig(entry, "settings", key)
     if not isinstance(setting, Mapping):
         return ""
-    parts = []
-    for name, value in setting.items():
-        if isinstance(value, list | tuple):
-            value = ", ".join(number(one) for one in value)
-        elif defined(value) is not None:
-            value = number(value)
-        parts.append(f"{plain(name)} {UNDEFINED if value is None else value}")
-    return "; ".join(parts)
+    return "; ".join(f"{plain(name)} {_value(value)}" for name, value in setting.items())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(_value(one) for one in value)
+    if value is None or defined(value) is not None:
+        return number(value)
+    return str(value)

@@ -1,0 +1,123 @@
+"""What an edit did to its class, judged only against the numbers of its rivals and controls."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from seglens.reports.wording import number, pair_of, plain, score, signed
+
+CONTROLS = ("random_latents", "reconstruct_only")
+"""Entries among a steering's baselines that are controls of the edit, not rivals without latents."""
+STEP = 0.005
+"""Smallest difference of two Dice values that is called one: half of the last printed digit."""
+
+
+def rivals_of(entry: Mapping[str, Any], name: str) -> tuple[tuple[str, float] | None, dict[str, float]]:
+    """The best rival of an edit and its controls, by pooled Dice of one class.
+
+    Args:
+        entry: one entry of ``summary["steering"]``.
+        name: the class.
+
+    Returns:
+        Name and value of the best rival (None where there is none), and the controls' values by name.
+    """
+    values = {key: score(after, "dice_pooled", name) for key, after in (entry.get("baselines") or {}).items()}
+    known = {key: value for key, value in values.items() if value is not None}
+    controls = {key: value for key, value in known.items() if key in CONTROLS}
+    rivals = {key: value for key, value in known.items() if key not in CONTROLS}
+    best = max(rivals.items(), key=lambda item: item[1]) if rivals else None
+    return best, controls
+
+
+def compared(value: float, other: float) -> int:
+    """1, 0 or -1: above, equal to the printed digits, below."""
+    return 0 if abs(value - other) < STEP else 1 if value > other else -1
+
+
+def steering_finding(entry: Mapping[str, Any]) -> str:
+    """What one edit did to its class, beside its best rival and its controls."""
+    name = str(entry.get("class"))
+    before = score(entry.get("before"), "dice_pooled", name)
+    after = score(entry.get("after"), "dice_pooled", name)
+    assert before is not None and after is not None
+    policy = plain(entry.get("policy") or "chosen")
+    verb = {1: "raised", 0: "left", -1: "lowered"}[compared(after, before)]
+    where = f"{plain(name)}, {pair_of(entry)}"
+    if entry.get("latents") == []:
+        return (
+            f"{policy[0].upper()}{policy[1:]} steering ({where}): nothing beat the untouched network on the selection "
+            f"patients, so nothing was changed and pooled Dice stays at {number(before)}."
+        )
+    digits = 3 if max(before, after) < 0.1 else 2
+    if verb == "left":
+        moved = f"left pooled Dice at {number(after, digits)} (before: {number(before, digits)})"
+    else:
+        moved = f"{verb} pooled Dice from {number(before, digits)} to {number(after, digits)}"
+    text = f"{policy[0].upper()}{policy[1:]} steering ({where}) {moved}"
+    best, controls = rivals_of(entry, name)
+    beside = [f"{plain(key)} gave {number(value, digits)}" for key, value in controls.items()]
+    if best is not None:
+        beside.insert(0, f"the best rival without latents, {plain(best[0])}, reached {number(best[1], digits)}")
+    if beside:
+        text += f"; {', '.join(beside)}"
+    text += ". " + _verdict(after, before, best, controls)
+    return text + _convention_warning(entry, name, compared(after, before))
+
+
+def _verdict(after: float, before: float, best: tuple[str, float] | None, controls: Mapping[str, float]) -> str:
+    gain = compared(after, before)
+    if gain < 0:
+        return "So the edit made this class worse."
+    if gain == 0:
+        return "So the edit changed hardly anything."
+    if best is None and not controls:
+        return "Nothing was run beside it, so this says nothing about the latents yet."
+    lost = [plain(key) for key, value in controls.items() if compared(after, value) <= 0]
+    if lost:
+        return f"So the gain is not due to the chosen latents: {' and '.join(lost)} did as well."
+    if best is None:
+        return "No rival at the output was run beside it."
+    place = compared(after, best[1])
+    if place > 0:
+        return f"So it beats every rival that was run, by {signed(after - best[1])}."
+    if place == 0:
+        return f"So it is level with {plain(best[0])}, which needs no latents."
+    return f"So it does not beat {plain(best[0])}, which needs no latents."
+
+
+def steering_findings(summary: Mapping[str, Any]) -> Iterable[str]:
+    """The policies' own choices, each with the gap to the oracle on the same slices."""
+    entries = [entry for entry in summary.get("steering") or [] if _judged(entry) and entry.get("chosen", True)]
+    for entry in entries:
+        if entry.get("policy") == "oracle":
+            continue
+        text = steering_finding(entry)
+        same = [
+            other
+            for other in entries
+            if other.get("policy") == "oracle"
+            and all(other.get(k) == entry.get(k) for k in ("source", "target", "class"))
+        ]
+        if same:
+            best = max(score(other["after"], "dice_pooled", str(entry["class"])) or 0.0 for other in same)
+            digits = 3 if best < 0.1 else 2
+            text += f" With each slice's own mask to choose by (oracle, not deployable): {number(best, digits)}."
+        yield text
+
+
+def _convention_warning(entry: Mapping[str, Any], name: str, pooled: int) -> str:
+    before = score(entry.get("before"), "dice_slice_empty1", name)
+    after = score(entry.get("after"), "dice_slice_empty1", name)
+    if before is None or after is None or compared(after, before) == pooled:
+        return ""
+    return (
+        f" Counting slices without the class as 1 would have told another story: {number(before)} to {number(after)}."
+    )
+
+
+def _judged(entry: Mapping[str, Any]) -> bool:
+    name = str(entry.get("class"))
+    return None not in (
+        score(entry.get("before"), "dice_pooled", name),
+        score(entry.get("after"), "dice_pooled", name),
+    )
