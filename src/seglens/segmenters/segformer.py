@@ -20,7 +20,7 @@ from torch.nn import functional
 def without_broken_torchvision() -> Iterator[None]:
     """Hide a torchvision that does not import, as it is when it was built for another torch.
 
-    transformers imports torchvision wherever it is installed, though SegFormer does not need it, and would fail with it.
+    transformers imports torchvision wherever it is installed, though SegFormer does not need it, and fails with it.
     """
     broken = False
     if "torchvision" not in sys.modules:

@@ -216,7 +216,7 @@ def _optimised(
                 with autocast:
                     logits = raw_logits(parallel, images)
                 loss = dice_cross_entropy(resized(logits.float(), (masks.shape[1], masks.shape[2])), masks)
-                value = float(loss)
+                value = float(loss.detach())
                 if not math.isfinite(value):
                     raise ValueError(
                         f"the loss is {value} at step {step + 1}; lower learning_rate (now {settings.learning_rate}) "
