@@ -6,6 +6,7 @@ the others show how much of a gain needs no look inside the network.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations, product
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ Scope = Literal["class", "foreground"]
 BIASES = (-4.0, -3.0, -2.0, -1.5, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 ENTROPIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 MINIMUM_PIXELS = (5, 20, 50, 150)
+BIAS_PIXELS = 30_000
 TUNING_BYTES = 256 * 2**20
 """Logits kept for tuning; of a larger selection set evenly spaced slices are used."""
 
@@ -228,24 +230,42 @@ def _tune_entropy(logits: Logits, masks: Masks, target: int | None) -> Tuned:
 
 
 def _tune_bias(logits: Logits, masks: Masks, target: int | None, *, rounds: int = 2) -> Tuned:
-    """Coordinate search over one bias a foreground class."""
+    """Search over one bias a foreground class: pairs of classes on a sample of the pixels, then one class at a time.
+
+    One class at a time alone gets stuck where two biases must change together, and a weak rival flatters the edit.
+    """
     n_classes = logits.shape[1]
     # Where background leads by more than the largest bias, no setting can change the prediction.
     open_ = logits[:, 1:].amax(dim=1) + max(BIASES) >= logits[:, 0]
     pixels, truth = logits.movedim(1, -1)[open_], masks[open_]
     closed = pooled_counts(torch.zeros_like(masks[~open_]), masks[~open_], n_classes)
 
-    def dice_with(bias: list[float]) -> float:
-        predicted = (pixels + torch.tensor(bias)).argmax(dim=1).to(torch.uint8)
-        return dice_of_counts(closed + pooled_counts(predicted, truth, n_classes), target)
+    def dice_with(bias: list[float], step: int = 1) -> float:
+        predicted = (pixels[::step] + torch.tensor(bias)).argmax(dim=1).to(torch.uint8)
+        counts = pooled_counts(predicted, truth[::step], n_classes) + torch.div(closed, step, rounding_mode="floor")
+        return dice_of_counts(counts, target)
 
-    bias = [0.0] * n_classes
-    best = dice_with(bias)
-    for _ in range(rounds):
-        for label in range(1, n_classes):
-            for value in sorted(BIASES, key=abs):
-                trial = [*bias[:label], value, *bias[label + 1 :]]
-                dice = dice_with(trial)
-                if dice > best:
-                    best, bias = dice, trial
-    return Tuned(logit_bias(bias), {"bias": bias}, best)
+    def improved(bias: list[float], groups: list[tuple[int, ...]], step: int = 1) -> tuple[list[float], float]:
+        best = dice_with(bias, step)
+        for _ in range(rounds):
+            for group in groups:
+                for values in sorted(product(BIASES, repeat=len(group)), key=lambda values: sum(map(abs, values))):
+                    trial = list(bias)
+                    for label, value in zip(group, values, strict=True):
+                        trial[label] = value
+                    dice = dice_with(trial, step)
+                    if dice > best:
+                        best, bias = dice, trial
+        return bias, best
+
+    labels = range(1, n_classes)
+    singles: list[tuple[int, ...]] = [(label,) for label in labels]
+    pairs = [pair for pair in combinations(labels, 2) if target in pair or (target is None and n_classes <= 4)]
+    zero = [0.0] * n_classes
+    bias, dice = improved(zero, singles)
+    if pairs:
+        start, _ = improved(zero, pairs, step=max(1, len(pixels) // BIAS_PIXELS))
+        other, better = improved(start, singles)
+        if better > dice:
+            bias, dice = other, better
+    return Tuned(logit_bias(bias), {"bias": bias}, dice)
