@@ -183,6 +183,7 @@ def doctor() -> int:
 
 
 def _run(settings: "StudySettings", out: Path) -> int:
+    from seglens.reports.findings import plain_findings
     from seglens.reports.report import write_report
     from seglens.studies.study import run_study
     from seglens.terminal import StageDisplay
@@ -191,7 +192,7 @@ def _run(settings: "StudySettings", out: Path) -> int:
     finished = run_study(settings, out, announce=display)
     with display("report"):
         page = write_report(finished)
-    for finding in finished.summary.get("findings", []):
+    for finding in plain_findings(finished.summary):
         print(f"- {finding}")
     print(page)
     return _exit_code(finished)
@@ -229,6 +230,9 @@ def main() -> None:
             raise
         print(f"seglens: {error}", file=sys.stderr)
         code = REFUSED
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = DONE
     except KeyboardInterrupt:
         print("seglens: stopped; the next run continues at the last checkpoint", file=sys.stderr)
         code = 130

@@ -32,7 +32,7 @@ def test_every_stage_left_an_artifact(quick_run):
 
 def test_summary_has_its_stable_keys(quick_run):
     summary = quick_run.summary
-    for key in ("cohorts", "segmenters", "dictionaries", "alignments", "steering", "failures", "timings", "findings"):
+    for key in ("cohorts", "segmenters", "dictionaries", "alignments", "steering", "failures", "timings"):
         assert summary[key], key
     assert summary["peak_rss_mib"] > 100
     for segmenter in summary["segmenters"]:
@@ -116,4 +116,3 @@ def test_report_verb_writes_the_page_again(quick_run):
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
     assert done.returncode == 0, done.stderr
     assert page.is_file()
-    assert Run(quick_run.path).summary["findings"]

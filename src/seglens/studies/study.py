@@ -255,7 +255,7 @@ class Study:
             extract(segmenter, slices, hookpoint, folder=path, progress=progress)
 
         inputs = {"segmenter": segmenter.hash, "slices": slices.hash, "hookpoint": hookpoint}
-        return ActivationStore.read(self._do(Stage(f"store/{name}", "store", inputs), make))
+        return ActivationStore.read(self._do(Stage(f"store/{name}", "activations", inputs), make))
 
     def dictionary(self, name: str, variant: str = PLAIN) -> SparseAutoencoder:
         """A segmenter's dictionary, or one of the variants that floors and ceilings need."""

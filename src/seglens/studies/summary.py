@@ -107,10 +107,18 @@ def _alignment(run: Run, stage: str) -> dict[str, Any]:
             "dead_target": alignment.dead_target,
             "n_source": alignment.n_source,
             "n_target": alignment.n_target,
-            "methods": artifact.table("methods").to_dicts(),
+            "methods": _methods(artifact.table("methods")),
             **alignment.notes,
         }
     return entry
+
+
+def _methods(table: pl.DataFrame) -> dict[str, Any]:
+    """Method -> filter -> figures."""
+    nested: dict[str, Any] = {}
+    for row in table.to_dicts():
+        nested.setdefault(row.pop("method"), {})[row.pop("filter")] = row
+    return nested
 
 
 def _universal(run: Run) -> dict[str, Any] | None:
