@@ -1,0 +1,147 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seglens.cohorts.case import TUMOUR_LABELS, WHOLE_TUMOUR_LABELS
+from seglens.cohorts.layouts import read_cohort
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, write_picture) -> Path:
+    """Two patients with slices 0, 1, 10; RGB images and masks of 0 and 255."""
+    root = tmp_path / "pictures"
+    rng = np.random.default_rng(0)
+    for patient in ("P-1", "P-2"):
+        for number in (0, 1, 10):
+            write_picture(root / f"images/{patient}-{number}.png", rng.integers(0, 256, (9, 8, 3)).astype(np.uint8))
+            write_picture(root / f"masks/{patient}-{number}_m.png", np.eye(9, 8, dtype=np.uint8) * 255)
+    return root
+
+
+PATTERNS = {"images": "images/{patient}-{slice}.png", "masks": "masks/{patient}-{slice}_m.png"}
+
+
+def test_brats_until_2021(tmp_path: Path, write_brats) -> None:
+    cohort = read_cohort(write_brats(tmp_path / "adult", ["BraTS2021_00002", "BraTS2021_00001"]))
+    assert cohort.name == "adult"
+    assert cohort.sequences == ("T1", "T1c", "T2", "FLAIR")
+    assert cohort.labels == TUMOUR_LABELS
+    first = cohort.cases[0]
+    assert (first.id, first.patient, first.volume) == ("BraTS2021_00001",) * 3
+    assert first.mask_values == {0: 0, 1: 1, 2: 2, 4: 3}
+    assert first.images["T1c"].path.name == "BraTS2021_00001_t1ce.nii.gz"
+    assert first.mask is not None
+    assert first.mask.path.name == "BraTS2021_00001_seg.nii.gz"
+
+
+def test_brats_from_2023_has_timepoints(tmp_path: Path, write_brats) -> None:
+    ids = [f"BraTS-GLI-{i:05d}-{visit:03d}" for i in range(4) for visit in range(2)]
+    cohort = read_cohort(write_brats(tmp_path, ids, style="new"), name="gli")
+    assert [case.id for case in cohort.cases] == ids
+    assert [case.patient for case in cohort.cases][:3] == ["BraTS-GLI-00000"] * 2 + ["BraTS-GLI-00001"]
+    assert cohort.cases[0].mask_values == {0: 0, 1: 1, 2: 2, 3: 3}
+    assert cohort.cases[0].images["FLAIR"].path.name.endswith("-t2f.nii.gz")
+    split = cohort.split_of()
+    assert all(split[f"BraTS-GLI-{i:05d}-000"] == split[f"BraTS-GLI-{i:05d}-001"] for i in range(4))
+
+
+def test_both_namings_side_by_side_capitals_and_a_missing_sequence(tmp_path: Path, write_brats) -> None:
+    write_brats(tmp_path / "old", ["BraTS2021_1"])
+    write_brats(tmp_path / "new", ["BraTS-PED-00001-000"], style="new")
+    folder = tmp_path / "new/BraTS-PED-00001-000"
+    (folder / "BraTS-PED-00001-000-t2w.nii.gz").rename(folder / "BraTS-PED-00001-000-t2W.nii.gz")
+    (folder / "BraTS-PED-00001-000-t1n.nii.gz").unlink()
+    (folder / "BraTS-PED-00001-000-seg.nii.gz").unlink()
+    ped, old = read_cohort(tmp_path, layout="brats").cases
+    assert set(ped.images) == {"T1c", "T2", "FLAIR"}
+    assert ped.mask is None
+    assert ped.mask_values[3] == 3
+    assert old.mask_values[4] == 3
+
+
+def test_brats_doubles_are_refused(tmp_path: Path, write_brats) -> None:
+    folder = write_brats(tmp_path, ["a"]) / "a"
+    (folder / "a_T2.nii").write_bytes(b"")
+    with pytest.raises(ValueError, match="same sequence of one case"):
+        read_cohort(tmp_path)
+    (folder / "a_T2.nii").rename(folder / "a-t2w.nii")
+    with pytest.raises(ValueError, match="as until 2021 and as from 2023"):
+        read_cohort(tmp_path)
+
+
+def test_brats_with_other_labels_needs_a_table(tmp_path: Path, write_brats) -> None:
+    write_brats(tmp_path, ["a"])
+    with pytest.raises(ValueError, match="by `mask_values`"):
+        read_cohort(tmp_path, labels=WHOLE_TUMOUR_LABELS)
+    cohort = read_cohort(tmp_path, labels=WHOLE_TUMOUR_LABELS, mask_values={0: 0, 1: 1, 2: 1, 4: 1}, sequences=["t1ce"])
+    assert cohort.cases[0].mask_values == {0: 0, 1: 1, 2: 1, 4: 1}
+    assert cohort.sequences == ("T1c",)
+
+
+def test_pictures_with_masks(pictures: Path) -> None:
+    cohort = read_cohort(pictures, **PATTERNS, channels={"flair": 1}, inverted=True, orientation="RA")
+    assert [case.id for case in cohort.cases] == [f"P-{p}-{s}" for p in (1, 2) for s in (0, 1, 10)]
+    assert [case.position for case in cohort.cases] == [0, 1, 10, 0, 1, 10]
+    assert {case.volume for case in cohort.cases} == {"P-1", "P-2"}
+    assert cohort.sequences == ("FLAIR",)
+    assert cohort.labels == WHOLE_TUMOUR_LABELS
+    case = cohort.cases[1]
+    ref = case.images["FLAIR"]
+    assert (ref.path.name, ref.channel, ref.inverted, ref.orientation) == ("P-1-1.png", 1, True, "RA")
+    assert case.mask is not None
+    assert (case.mask.path.name, case.mask.inverted, case.mask.orientation) == ("P-1-1_m.png", False, "RA")
+    assert case.mask_values == {0: 0, 255: 1}
+    assert {len(ids) for ids in cohort.splits.values()} == {3, 0}
+
+
+def test_a_picture_without_a_mask_stays_a_case(pictures: Path) -> None:
+    (pictures / "masks/P-2-1_m.png").unlink()
+    cohort = read_cohort(pictures, **PATTERNS, channels={"FLAIR": 0})
+    assert [case.id for case in cohort.cases if case.mask is None] == ["P-2-1"]
+
+
+def test_a_file_for_each_sequence_and_own_labels(tmp_path: Path, write_picture) -> None:
+    for name in ("p1_t1ce_3", "p1_flair_3", "p2_t1ce_3"):
+        write_picture(tmp_path / f"{name}.png", np.eye(8, dtype=np.uint8))
+    cohort = read_cohort(tmp_path, images="{patient}_{sequence}_{slice}.png", labels={0: "b", 1: "x", 2: "y"})
+    assert cohort.sequences == ("T1c", "FLAIR")
+    assert [set(case.images) for case in cohort.cases] == [{"T1c", "FLAIR"}, {"T1c"}]
+    assert cohort.cases[0].mask_values == {0: 0, 1: 1, 2: 2}
+    with pytest.raises(ValueError, match="are both T1c of the case p1-3"):
+        write_picture(tmp_path / "p1_t1c_3.png", np.eye(8, dtype=np.uint8))
+        read_cohort(tmp_path, images="{patient}_{sequence}_{slice}.png")
+
+
+def test_the_patient_by_an_expression(pictures: Path) -> None:
+    one = {"images": "images/{name}.png", "sequences": ["T1"]}
+    cohort = read_cohort(pictures, **one, patient=r"(P-\d+)-")
+    assert {case.patient for case in cohort.cases} == {"P-1", "P-2"}
+    assert read_cohort(pictures, **one, patient=r"P-\d").cases[0].patient == "P-1"
+    with pytest.raises(ValueError, match="does not match the case 'P-1-0'"):
+        read_cohort(pictures, **one, patient="Q")
+    assert {case.patient for case in read_cohort(pictures, images="images/*.png", sequences=["T1"]).cases} == {
+        f"images/P-{p}-{s}" for p in (1, 2) for s in (0, 1, 10)
+    }
+
+
+def test_arguments_that_do_not_fit(pictures: Path, tmp_path: Path, write_brats) -> None:
+    with pytest.raises(ValueError, match="is not a folder"):
+        read_cohort(tmp_path / "none")
+    with pytest.raises(ValueError, match="needs `images`"):
+        read_cohort(pictures, layout="folder")
+    with pytest.raises(ValueError, match="neither BraTS names"):
+        read_cohort(pictures)
+    with pytest.raises(ValueError, match="name what the files show"):
+        read_cohort(pictures, images="images/{patient}-{slice}.png")
+    with pytest.raises(ValueError, match=r"has the fields \['site'\]"):
+        read_cohort(pictures, images="images/{patient}-{slice}.png", masks="{site}.png", channels={"T1": 0})
+    with pytest.raises(ValueError, match=r"no case found in the folder layout.*jpg"):
+        read_cohort(pictures, images="images/{patient}.jpg", channels={"T1": 0})
+    brats = write_brats(tmp_path / "brats", ["a"])
+    with pytest.raises(ValueError, match="describe 2-D folders"):
+        read_cohort(brats, inverted=True)
+    with pytest.raises(ValueError, match="layout 'bids' is unknown"):
+        read_cohort(brats, layout="bids")
+    with pytest.raises(ValueError, match="no case has ADC; there are T1, T1c, T2, FLAIR"):
+        read_cohort(brats, sequences=["T1", "ADC"])
