@@ -1,9 +1,9 @@
 """Gliomas: a front that runs fast along white matter, cut into necrosis, enhancing rim and edema.
 
 The front's arrival time is a shortest path over a coarse lattice, where a step costs its length over the speed of the
-tissue (the eikonal limit of the reaction-diffusion model of Swanson et al., Cell Prolif 33, 2000, and of Konukoglu et al.,
-IEEE TMI 29, 2010). Arrival times are turned into equivalent radii (of a ball as large as what the front has reached), so
-that a compartment has the size that its prior says, whatever the tissue around it.
+tissue (the eikonal limit of the reaction-diffusion model of Swanson et al., Cell Prolif 33, 2000, and of Konukoglu et
+al., IEEE TMI 29, 2010). Arrival times are turned into equivalent radii (of a ball as large as what the front has
+reached), so that a compartment has the size that its prior says, whatever the tissue around it.
 """
 
 from dataclasses import dataclass

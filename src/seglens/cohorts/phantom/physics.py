@@ -1,7 +1,7 @@
 """MR signal equations: relaxation times and proton density in, image intensity out.
 
-All of them are plain torch, so that a gradient flows to the tissue and to the protocol alike. Times are in ms, angles in
-degrees. Notation of Bernstein, King and Zhou, *Handbook of MRI Pulse Sequences* (2004), chapter 14.
+All of them are plain torch, so that a gradient flows to the tissue and to the protocol alike. Times are in ms, angles
+in degrees. Notation of Bernstein, King and Zhou, *Handbook of MRI Pulse Sequences* (2004), chapter 14.
 """
 
 from dataclasses import dataclass

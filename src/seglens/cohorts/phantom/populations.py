@@ -4,8 +4,8 @@ A population is a choice of prior for every factor, so any single difference bet
 alone. Every range is drawn uniformly, and every prior of a factor consumes the same random numbers: with one seed, two
 populations differ subject by subject only in the factors whose priors differ.
 
-Sources: BraTS 2021 (Baid et al., arXiv 2107.02314), BraTS-PEDs (Kazerooni et al., arXiv 2305.17033), BraTS-Africa (Adewole
-et al., arXiv 2305.19369), CBTRUS (Ostrom et al., Neuro-Oncology 2021) for sites, and those named at the values.
+Sources: BraTS 2021 (Baid et al., arXiv 2107.02314), BraTS-PEDs (Kazerooni et al., arXiv 2305.17033), BraTS-Africa
+(Adewole et al., arXiv 2305.19369), CBTRUS (Ostrom et al., Neuro-Oncology 2021) for sites, and those at the values.
 """
 
 from collections.abc import Mapping

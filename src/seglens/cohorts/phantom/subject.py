@@ -30,13 +30,14 @@ from seglens.cohorts.phantom.tissue import (
     TUMOUR_LABELS,
     TissueState,
     label_shares,
+    labels_of,
     signal,
     tissue_maps,
 )
 
 SEQUENCES = ("T1", "T1c", "T2", "FLAIR")
 FIELD_OF_VIEW_MM = 208.0
-HEALTHY_RANGE_MM = (-34.0, 27.0)
+HEALTHY_RANGE_MM = (-32.0, 25.0)
 """Template heights between which a healthy subject is sliced: pons and cerebellum to the top of the caudate."""
 WHITE_MATTER_LEVEL = 500.0
 """Intensity of white matter in the files, in each sequence."""
@@ -83,37 +84,21 @@ def make_subject(priors: Population, *, seed: int, subject: int, size: int = 128
         Images, labels, affine and the planted truth.
     """
     with _one_thread(), torch.no_grad():
-        template = load_template()
-        drawn: dict[str, dict[str, Any]] = {}
-        for name in FACTORS:
-            values = _draw(getattr(priors, name), stream(seed, subject, name), template)
-            if values is not None:
-                drawn[name] = values
-        head = make_head(
-            scale=drawn["head"]["scale"],
-            proportions=drawn["head"]["proportions"],
-            degrees=drawn["head"]["degrees"],
-            displacement=smooth_field(stream(seed, subject, "shape"), channels=3, knot_mm=32.0),
-            amplitude_mm=drawn["head"]["elastic_mm"],
-        )
-        lesion = _grow(template, head, drawn, seed, subject) if priors.has_lesion else None
-        heights, gap = _plan_slices(lesion, head, slices)
-        protocol = _protocol(drawn["contrast"])
-        state = _tissue_state(drawn)
-        pure, labels, brain = _image(template, head, lesion, heights, drawn, protocol, state, size, seed, subject)
-        images = _scan(pure, brain, heights, drawn, protocol, state, seed, subject)
+        plan = _plan(priors, seed, subject, slices)
+        pure, labels, brain = _image(plan, size)
+        images = _scan(plan, pure, brain)
     pixel = FIELD_OF_VIEW_MM / size
-    affine = np.diag([pixel, pixel, gap, 1.0])
+    affine = np.diag([pixel, pixel, plan.gap_mm, 1.0])
     first = (pixel - FIELD_OF_VIEW_MM) / 2
-    affine[:3, 3] = [first + CENTRE[0], first + CENTRE[1], float(heights[0])]
+    affine[:3, 3] = [first + CENTRE[0], first + CENTRE[1], float(plan.heights[0])]
     truth: dict[str, Any] = {
-        "factors": drawn,
+        "factors": plan.drawn,
         "slices": {
-            "heights_mm": [float(value) for value in heights],
-            "spacing_mm": gap,
-            "thickness_mm": drawn["thickness"]["slice_mm"],
+            "heights_mm": [float(value) for value in plan.heights],
+            "spacing_mm": plan.gap_mm,
+            "thickness_mm": plan.drawn["thickness"]["slice_mm"],
         },
-        "lesion": None if lesion is None else lesion.truth(),
+        "lesion": None if plan.lesion is None else plan.lesion.truth(),
     }
     return PhantomSubject(
         images=images.permute(0, 3, 2, 1).contiguous().numpy(),
@@ -123,86 +108,113 @@ def make_subject(priors: Population, *, seed: int, subject: int, size: int = 128
     )
 
 
-def _grow(template: Template, head: Head, drawn: Drawn, seed: int, subject: int) -> Lesion:
-    return grow(
-        template,
-        head,
-        drawn["place"]["template_mm"],
-        core_mm=drawn["size"]["core_mm"],
-        necrosis_share=drawn["enhancement"]["necrosis"],
-        edema_mm=drawn["edema"]["width_mm"],
-        coverage=drawn["enhancement"]["coverage"],
-        irregularity=smooth_field(stream(seed, subject, "irregularity"), channels=1, knot_mm=14.0),
-        pattern=smooth_field(stream(seed, subject, "pattern"), channels=1, knot_mm=18.0),
+@dataclass(frozen=True)
+class _Plan:
+    """A subject before it is imaged."""
+
+    template: Template
+    head: Head
+    lesion: Lesion | None
+    heights: Tensor
+    gap_mm: float
+    drawn: dict[str, dict[str, Any]]
+    protocol: Protocol
+    state: TissueState
+    seed: int
+    subject: int
+
+    def stream(self, name: str) -> Generator:
+        return stream(self.seed, self.subject, name)
+
+
+def _plan(priors: Population, seed: int, subject: int, slices: int) -> _Plan:
+    template = load_template()
+    drawn: dict[str, dict[str, Any]] = {}
+    for name in FACTORS:
+        values = _draw(getattr(priors, name), stream(seed, subject, name), template)
+        if values is not None:
+            drawn[name] = values
+    head = make_head(
+        scale=drawn["head"]["scale"],
+        proportions=drawn["head"]["proportions"],
+        degrees=drawn["head"]["degrees"],
+        displacement=smooth_field(stream(seed, subject, "shape"), channels=3, knot_mm=32.0),
+        amplitude_mm=drawn["head"]["elastic_mm"],
+    )
+    lesion = None
+    if priors.has_lesion:
+        lesion = grow(
+            template,
+            head,
+            drawn["place"]["template_mm"],
+            core_mm=drawn["size"]["core_mm"],
+            necrosis_share=drawn["enhancement"]["necrosis"],
+            edema_mm=drawn["edema"]["width_mm"],
+            coverage=drawn["enhancement"]["coverage"],
+            irregularity=smooth_field(stream(seed, subject, "irregularity"), channels=1, knot_mm=14.0),
+            pattern=smooth_field(stream(seed, subject, "pattern"), channels=1, knot_mm=18.0),
+        )
+    heights, gap = _plan_slices(lesion, head, slices)
+    return _Plan(
+        template=template,
+        head=head,
+        lesion=lesion,
+        heights=heights,
+        gap_mm=gap,
+        drawn=drawn,
+        protocol=_protocol(drawn["contrast"]),
+        state=_tissue_state(drawn),
+        seed=seed,
+        subject=subject,
     )
 
 
-def _image(
-    template: Template,
-    head: Head,
-    lesion: Lesion | None,
-    heights: Tensor,
-    drawn: Drawn,
-    protocol: Protocol,
-    state: TissueState,
-    size: int,
-    seed: int,
-    subject: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _image(plan: _Plan, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Noise-free signal [4 D H W], labels [D H W] and brain share [D H W] of the slices."""
-    thickness = drawn["thickness"]["slice_mm"]
+    thickness = plan.drawn["thickness"]["slice_mm"]
     axis = ((torch.arange(size, dtype=torch.float32) + 0.5) / size - 0.5) * FIELD_OF_VIEW_MM
-    texture = smooth_field(stream(seed, subject, "texture"), channels=2, knot_mm=9.0)
+    texture = smooth_field(plan.stream("texture"), channels=2, knot_mm=9.0)
     n_thin = max(1, int(np.ceil(thickness / THIN_MM)))
-    grid = (len(heights), size, size)
+    grid = (len(plan.heights), size, size)
     pure = torch.zeros(len(SEQUENCES), *grid)
-    shares = torch.zeros(len(TUMOUR_LABELS if lesion else HEALTHY_LABELS), *grid)
+    shares = torch.zeros(len(TUMOUR_LABELS if plan.lesion else HEALTHY_LABELS), *grid)
     brain = torch.zeros(grid)
     for thin in range(n_thin):
         offset = ((thin + 0.5) / n_thin - 0.5) * thickness
-        z, y, x = torch.meshgrid(heights + offset, axis + CENTRE[1], axis + CENTRE[0], indexing="ij")
+        z, y, x = torch.meshgrid(plan.heights + offset, axis + CENTRE[1], axis + CENTRE[0], indexing="ij")
         points = torch.stack([x, y, z], -1).reshape(-1, 3)
-        anatomy = sample_anatomy(template, head.to_template(points))
+        anatomy = sample_anatomy(plan.template, plan.head.to_template(points))
         kept = anatomy.brain > 0.02
         points, anatomy = points[kept], anatomy.select(kept)
-        grown = None if lesion is None else compartments(lesion, points, anatomy)
-        maps = tissue_maps(anatomy, grown, state, tesla=protocol.tesla, texture=texture(points))
+        grown = None if plan.lesion is None else compartments(plan.lesion, points, anatomy)
+        maps = tissue_maps(anatomy, grown, plan.state, tesla=plan.protocol.tesla, texture=texture(points))
         place = kept.reshape(grid)
         brain[place] += anatomy.brain / n_thin
-        pure[:, place] += signal(maps, protocol) / n_thin
+        pure[:, place] += signal(maps, plan.protocol) / n_thin
         shares[:, place] += label_shares(anatomy, grown) / n_thin
-    labels = shares.argmax(0).to(torch.uint8)
+    labels = labels_of(shares)
     labels[brain < 0.5] = 0
     return pure, labels, brain
 
 
-def _scan(
-    pure: Tensor,
-    brain: Tensor,
-    heights: Tensor,
-    drawn: Drawn,
-    protocol: Protocol,
-    state: TissueState,
-    seed: int,
-    subject: int,
-) -> Tensor:
+def _scan(plan: _Plan, pure: Tensor, brain: Tensor) -> Tensor:
     """Blur, coil shading, noise and scaling: what the scanner adds to the signal; int16 [4 D H W]."""
     from scipy.ndimage import gaussian_filter1d
 
     slices, size = brain.shape[0], brain.shape[-1]
-    sigma = drawn["resolution"]["blur_mm"] / 2.355 / (FIELD_OF_VIEW_MM / size)
+    sigma = plan.drawn["resolution"]["blur_mm"] / 2.355 / (FIELD_OF_VIEW_MM / size)
     blurred = gaussian_filter1d(gaussian_filter1d(pure.numpy(), sigma, axis=-1), sigma, axis=-2)
-    white = [torch.tensor([value]) for value in (*state.white(protocol.tesla), BLOOD_MILLIMOLAR["white"])]
-    level = torch.from_numpy(blurred) / acquire(white[0], white[1], white[2], white[3], protocol)[:, :, None, None]
-    shading = smooth_field(stream(seed, subject, "shading"), channels=len(SEQUENCES), knot_mm=85.0)
+    white = [torch.tensor([value]) for value in (*plan.state.white(plan.protocol.tesla), BLOOD_MILLIMOLAR["white"])]
+    level = torch.from_numpy(blurred) / acquire(white[0], white[1], white[2], white[3], plan.protocol)[:, :, None, None]
+    shading = smooth_field(plan.stream("shading"), channels=len(SEQUENCES), knot_mm=85.0)
     n = 24
     coarse = torch.linspace(-FIELD_OF_VIEW_MM / 2, FIELD_OF_VIEW_MM / 2, n)
-    z, y, x = torch.meshgrid(heights, coarse + CENTRE[1], coarse + CENTRE[0], indexing="ij")
+    z, y, x = torch.meshgrid(plan.heights, coarse + CENTRE[1], coarse + CENTRE[0], indexing="ij")
     field = shading(torch.stack([x, y, z], -1).reshape(-1, 3)).reshape(len(SEQUENCES), slices, n, n)
     field = torch.nn.functional.interpolate(field, size=(size, size), mode="bilinear", align_corners=True)
-    level = level * torch.exp(drawn["bias"]["strength"] * field)
-    draws = stream(seed, subject, "noise draws").standard_normal((2, *level.shape), dtype=np.float32)
-    noisy = rician(level, torch.from_numpy(draws[0]), torch.from_numpy(draws[1]), sigma=1 / drawn["noise"]["snr"])
+    level = level * torch.exp(plan.drawn["bias"]["strength"] * field)
+    draws = plan.stream("noise draws").standard_normal((2, *level.shape), dtype=np.float32)
+    noisy = rician(level, torch.from_numpy(draws[0]), torch.from_numpy(draws[1]), sigma=1 / plan.drawn["noise"]["snr"])
     # skull stripping leaves zeros outside; a voxel of the brain is never zero, so the brain can be read off the image
     scaled = (WHITE_MATTER_LEVEL * noisy).round().clamp(1, 32000).to(torch.int16)
     return torch.where(brain >= 0.5, scaled, torch.zeros_like(scaled))
@@ -214,7 +226,8 @@ def _plan_slices(lesion: Lesion | None, head: Head, slices: int) -> tuple[Tensor
         low, high = (float(head.from_template((0.0, -17.0, z))[2]) for z in HEALTHY_RANGE_MM)
     else:
         low, high = lesion.heights_mm()
-    gap = max(1.0, round((high - low) / max(1.0, slices - 0.5), 3))
+    # a little more than the structure: the outermost of ten slices lie just beyond it
+    gap = max(1.0, round(1.15 * (high - low) / slices, 3))
     return (low + high) / 2 + (torch.arange(slices, dtype=torch.float32) - (slices - 1) / 2) * gap, gap
 
 
@@ -253,7 +266,7 @@ def _draw(prior: Any, generator: Generator, template: Template) -> dict[str, Any
         return None
     if isinstance(prior, PlacePrior):
         return _draw_place(prior, generator, template)
-    drawn = {n: v if isinstance(v, str) else _uniform(generator, v) for n, v in vars(prior).items()}
+    drawn: dict[str, Any] = {n: v if isinstance(v, str) else _uniform(generator, v) for n, v in vars(prior).items()}
     if "elastic_mm" in drawn:
         drawn["proportions"] = tuple(_uniform(generator, (0.97, 1.03)) for _ in range(3))
         drawn["degrees"] = tuple(float(value) for value in generator.normal(0, (3.0, 2.5, 3.5)))

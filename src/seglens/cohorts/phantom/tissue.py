@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from seglens.cohorts.phantom.anatomy import Anatomy
@@ -33,8 +33,8 @@ class Relaxation(NamedTuple):
     pd: float
 
 
-# White and grey: Rooney et al. (MRM 57, 2007) and Wansapura et al. (JMRI 9, 1999); deep grey, shorter for its iron: Gelman et
-# al. (MRM 45, 2001); tumour and edema: Eis et al. (MRM 34, 1995), Hattingen et al. (Neuro-Oncology 15, 2013).
+# White and grey: Rooney et al. (MRM 57, 2007) and Wansapura et al. (JMRI 9, 1999); deep grey, shorter for its iron:
+# Gelman et al. (MRM 45, 2001); tumour and edema: Eis et al. (MRM 34, 1995), Hattingen et al. (Neuro-Oncology 15, 2013).
 WHITE = Relaxation(885.0, 79.0, 0.70)
 GREY = Relaxation(1295.0, 95.0, 0.82)
 FLUID = Relaxation(4300.0, 1800.0, 1.0)
@@ -186,3 +186,24 @@ def label_shares(anatomy: Anatomy, grown: Compartments | None) -> Float[Tensor, 
     named["ventricles"] = anatomy.region("ventricles") * anatomy.fluid
     shares = torch.stack([named[name] for value, name in HEALTHY_LABELS.items() if value])
     return torch.cat([1 - shares.sum(0, keepdim=True), shares])
+
+
+def labels_of(shares: Float[Tensor, "classes *grid"]) -> UInt8[Tensor, "*grid"]:
+    """The label of each voxel from the shares of its volume.
+
+    Tumour labels are nested as in BraTS: half of the voxel is lesion; more of that is core than edema; more of the core
+    enhances than does not. So what the core is made of never moves the border of the edema. Anatomical labels go to the
+    largest share.
+
+    Args:
+        shares: as `label_shares` gives them, averaged over the voxel.
+
+    Returns:
+        Label values.
+    """
+    if len(shares) != len(TUMOUR_LABELS):
+        return shares.argmax(0).to(torch.uint8)
+    _, inner, edema, enhancing = shares
+    core = torch.where(enhancing > inner, 3, 1)
+    lesion = torch.where(inner + enhancing > edema, core, 2)
+    return torch.where(inner + enhancing + edema > 0.5, lesion, 0).to(torch.uint8)
