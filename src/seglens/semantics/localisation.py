@@ -19,7 +19,8 @@ HIGH_SHARE = 0.5
 """A pixel is highly activated from this share of its map's peak on."""
 ANGULAR_BINS = 36
 """Of 10 degrees each, around the brain's centroid."""
-MAPS_AT_ONCE = 256
+MAPS_AT_ONCE = 16
+"""So many full-resolution maps stay in the cache; larger batches are slower."""
 SLICES_AT_ONCE = 32
 
 METRICS = ("entropy", "spread", "centroid_row", "centroid_column", "lateral_spread", "angular_coverage")
@@ -51,9 +52,8 @@ def localise(
         edges = edge_band(depth, brains)
         for row, brain, edge in zip(wanted.tolist(), brains, edges, strict=True):
             mine = order[torch.searchsorted(rows[order], row) : torch.searchsorted(rows[order], row, right=True)]
-            for part in mine.split(MAPS_AT_ONCE):
-                for name, values in localise_in_slice(maps[part], brain, edge).items():
-                    out[name][part] = values
+            for name, values in localise_in_slice(maps[mine], brain, edge).items():
+                out[name][mine] = values
     return out
 
 
@@ -64,34 +64,55 @@ def localise_in_slice(
     if not brain.any():
         brain = torch.ones_like(brain)
     size = (brain.shape[0], brain.shape[1])
-    full = upsample(maps.float(), size)
-    share = full / full.sum((1, 2), keepdim=True)
-    entropy = -(share * (share + EPSILON).log()).sum((1, 2))
-    high = full >= HIGH_SHARE * full.amax((1, 2), keepdim=True)
-    by_row, by_column = high.sum(2).float(), high.sum(1).float()
-    pixels = by_row.sum(1)
     row_place, column_place = _extent(brain, 1), _extent(brain, 0)
-    return {
-        "entropy": entropy,
-        "spread": entropy.exp() / brain.sum(),
-        "centroid_row": by_row @ row_place / pixels,
-        "centroid_column": by_column @ column_place / pixels,
-        "lateral_spread": by_column @ (column_place - 0.5).abs() / pixels,
-        "angular_coverage": angular_coverage(high, brain, edge),
-    }
+    to_sum = torch.stack([torch.ones(size[1]), column_place, (column_place - 0.5).abs()], dim=1)
+    sectors = _sectors(brain, edge)
+    parts = []
+    for part in maps.float().split(MAPS_AT_ONCE):
+        full = upsample(part, size)
+        total = full.sum((1, 2))
+        # -sum p log p with p = h / total, in two passes over the pixels; EPSILON only guards log 0
+        logs = full.clamp_min(EPSILON * EPSILON).log_()
+        entropy = total.log() - logs.mul_(full).sum((1, 2)) / total
+        high = (full >= HIGH_SHARE * full.amax((1, 2), keepdim=True)).float()
+        by_row = high @ to_sum
+        pixels, columns, distances = by_row.sum(1).unbind(1)
+        parts.append(
+            {
+                "entropy": entropy,
+                "spread": entropy.exp() / brain.sum(),
+                "centroid_row": by_row[:, :, 0] @ row_place / pixels,
+                "centroid_column": columns / pixels,
+                "lateral_spread": distances / pixels,
+                "angular_coverage": _coverage(high, sectors),
+            }
+        )
+    return {name: torch.cat([part[name] for part in parts]) for name in METRICS}
 
 
 def angular_coverage(
     high: Bool[Tensor, "e H W"], brain: Bool[Tensor, "H W"], edge: Bool[Tensor, "H W"], bins: int = ANGULAR_BINS
 ) -> Float[Tensor, " e"]:
     """Share of angular bins around the brain's centroid that hold a highly activated pixel of the edge band, 0..1."""
-    centre = brain.nonzero().float().mean(0)
+    return _coverage(high.float(), _sectors(brain, edge, bins))
+
+
+def _sectors(
+    brain: Bool[Tensor, "H W"], edge: Bool[Tensor, "H W"], bins: int = ANGULAR_BINS
+) -> tuple[Int64[Tensor, " p"], Float[Tensor, "p bins"]]:
+    """The edge band's pixels (as places in the flat slice) and which angular bin each lies in."""
     place = edge.nonzero()
-    offset = place.float() - centre
+    offset = place.float() - brain.nonzero().float().mean(0)
     angle = torch.atan2(offset[:, 0], offset[:, 1])
     number = ((angle + pi) / (2 * pi) * bins).long().clamp(0, bins - 1)
     member = torch.zeros(len(place), bins).scatter_(1, number[:, None], 1.0)
-    hits = rearrange(high, "e H W -> e (H W)")[:, edge.flatten()].float() @ member
+    return place[:, 0] * edge.shape[1] + place[:, 1], member
+
+
+def _coverage(
+    high: Float[Tensor, "e H W"], sectors: tuple[Int64[Tensor, " p"], Float[Tensor, "p bins"]]
+) -> Float[Tensor, " e"]:
+    hits = rearrange(high, "e H W -> e (H W)").index_select(1, sectors[0]) @ sectors[1]
     return (hits > 0).float().mean(1)
 
 

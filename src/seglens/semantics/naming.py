@@ -3,9 +3,9 @@
 A name is "what, side, depth, extent", such as "edema, left, deep, localised":
 
 - what: the class with most mass among those with ``lift >= MIN_LIFT`` and ``p >= MIN_SHARE``; else "background" where
-  its lift is at least 1 (no less background than by chance); else "(mixed)". ", boundary" follows from
-  ``MIN_BOUNDARY`` on. A background latent with less than ``MIN_BRAIN`` of its mass in the brain is "background,
-  outside the brain".
+  its lift is at least ``BACKGROUND_LIFT`` (about as much background as by chance, or more); else "(mixed)".
+  ", boundary" follows from ``MIN_BOUNDARY`` on. A background latent with less than ``MIN_BRAIN`` of its mass in the
+  brain is "background, outside the brain".
 - side: from the centroid of the highly activated pixels of its exemplars (patient's left and right).
 - depth: "brain edge" from ``MIN_EDGE`` on (", ring" where the responses surround the brain); else "deep" or
   "superficial".
@@ -21,6 +21,8 @@ MIN_LIFT = 2.0
 """Twice the class's base rate."""
 MIN_SHARE = 0.2
 """A fifth of the latent's mass."""
+BACKGROUND_LIFT = 0.95
+"""A latent that fires everywhere alike is background; below this it leans to a class, but to none clearly."""
 MIN_BOUNDARY = 0.4
 MIN_BRAIN = 0.2
 MIN_EDGE = 0.5
@@ -54,7 +56,7 @@ def top_class(facts: Facts, labels: Mapping[int, str]) -> str:
     }
     if shares:
         return max(shares, key=lambda name: shares[name])
-    if 0 in labels and (facts[f"lift_{labels[0]}"] or 0) >= 1:
+    if 0 in labels and (facts[f"lift_{labels[0]}"] or 0) >= BACKGROUND_LIFT:
         return labels[0]
     return MIXED
 

@@ -50,6 +50,7 @@ def test_names(row, labels, name):
 def test_a_class_needs_lift_and_share():
     assert naming.top_class(facts(edema=0.2, background=0.8), TUMOUR) == "edema"
     assert naming.top_class(facts(edema=0.19, background=0.81), TUMOUR) == "mixed"
+    assert naming.top_class(facts(edema=0.09, background=0.91), TUMOUR) == "background"
     common = {"background": 0.5, "edema": 0.3}
     assert naming.top_class(facts(base=common, edema=0.55, background=0.45), TUMOUR) == "mixed"
     assert naming.top_class(facts(base=common, edema=0.61, background=0.39), TUMOUR) == "edema"
