@@ -71,7 +71,7 @@ def control_explained_variance(
     own: DictionarySettings,
     seed: int,
     progress: Progress,
-) -> float:
+) -> float | None:
     """What a dictionary of an untrained segmenter of the same architecture explains on the same slices.
 
     Explained variance alone proves nothing: random features are explained too.
@@ -91,8 +91,7 @@ def control_explained_variance(
         checkpoint=None,
         progress=progress,
     )
-    explained: float = dictionary_quality(dictionary, extract(untrained, test, hookpoint))["explained_variance"]
-    return explained
+    return dictionary_quality(dictionary, extract(untrained, test, hookpoint))["explained_variance"]
 
 
 def alive_latents(dictionary: SparseAutoencoder, store: ActivationStore) -> Tensor:

@@ -1,0 +1,395 @@
+"""The stages of a study: the order they come in, and what each is made from."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from seglens.activations.effects import choose_hookpoint, hookpoint_effects
+from seglens.activations.extraction import extract
+from seglens.activations.store import ActivationStore
+from seglens.artifacts import Artifact, Draft, new_artifact
+from seglens.cohorts.slice_set import SliceSet
+from seglens.dictionaries.quality import dictionary_quality
+from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.progress import Progress, silent
+from seglens.segmenters.architectures import build_segmenter
+from seglens.segmenters.scoring import evaluate
+from seglens.segmenters.segmenter import Segmenter
+from seglens.segmenters.training import TrainingSettings, train_segmenter
+from seglens.semantics.atlas import LatentAtlas, describe
+from seglens.steering.adaptation import SteeringResult, steer_between
+from seglens.steering.failures import FailureResult, recover
+from seglens.studies.cohort_stages import prepare
+from seglens.studies.dictionary_stages import (
+    PLAIN,
+    REORDERED,
+    RESEEDED,
+    ROTATED,
+    alive_latents,
+    control_explained_variance,
+    fit_to_store,
+    variant_seeds,
+    variant_store,
+)
+from seglens.studies.pair_stages import Controls, Side, compare, probe_of, same_start
+from seglens.studies.run import Run, Stage
+from seglens.studies.settings import SegmenterSettings, StudySettings
+
+Announce = Callable[[str], AbstractContextManager[Progress]]
+"""Told a stage's name when it starts; the context lasts as long as the stage and gives its progress callback."""
+
+
+def unseen(stage: str) -> AbstractContextManager[Progress]:
+    """Announce nothing."""
+    return nullcontext(silent)
+
+
+class Study:
+    """The stages of one study, each done when it is asked for and not done before."""
+
+    def __init__(self, settings: StudySettings, run: Run, announce: Announce = unseen):
+        self.settings = settings
+        self.run = run
+        self.announce = announce
+        wanted = settings.device
+        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+        self._slices: dict[str, SliceSet] = {}
+        self._segmenters: dict[str, Segmenter] = {}
+        self._hookpoints: dict[str, str] = {}
+        self._alive: dict[tuple[str, str], tuple[SparseAutoencoder, Tensor]] = {}
+
+    def run_all(self) -> None:
+        """Every stage, in the order in which a reader wants the results."""
+        for cohort in self.settings.cohorts:
+            self.slices(cohort)
+        for segmenter in self.settings.segmenters:
+            self.segmenter(segmenter)
+            self.scores(segmenter)
+        for segmenter in self.settings.segmenters:
+            self.effects(segmenter)
+        for segmenter in self.settings.segmenters:
+            self.dictionary(segmenter)
+            self.quality(segmenter)
+            self.atlas(segmenter)
+        self.alignments()
+        self.steerings()
+        self.recoveries()
+
+    def alignments(self) -> None:
+        """Every pair of segmenters."""
+        for source, target in itertools.combinations(self.settings.segmenters, 2):
+            self.alignment(source, target)
+
+    def steerings(self) -> None:
+        """Every adaptation that the study asks for."""
+        for entry in self.settings.steering:
+            self.steering(entry.segmenter, entry.cohort, entry.label)
+
+    def recoveries(self) -> None:
+        """Every failure recovery that the study asks for."""
+        for entry in self.settings.failures:
+            self.failures(entry.segmenter, entry.cohort, entry.worst)
+
+    # one method a stage
+
+    def slices(self, cohort: str) -> SliceSet:
+        """Slices of a cohort, all splits; its cases are checked first, and those that fail are left out."""
+        if cohort not in self._slices:
+            self._slices[cohort] = SliceSet.read(prepare(self._do, self.settings, cohort))
+        return self._slices[cohort]
+
+    def segmenter(self, name: str) -> Segmenter:
+        """A trained segmenter."""
+        if name not in self._segmenters:
+            own = self.settings.segmenters[name]
+            start = self.segmenter(own.init_from) if own.init_from else None
+            slices = self.own_slices(name, "train")
+            inputs = {
+                "slices": slices.hash,
+                "settings": own.model_dump(mode="json"),
+                "init_from": start.hash if start else None,
+                "seed": self.settings.seed,
+            }
+            stage = Stage(f"segmenter/{name}", "segmenter", inputs)
+
+            def make(path: Path, checkpoint: Path, progress: Progress) -> None:
+                trained = train_segmenter(
+                    slices,
+                    architecture=own.architecture,
+                    init_from=start or self._pretrained(own, slices),
+                    settings=training_settings(own),
+                    seed=self.settings.seed,
+                    device=self.device,
+                    checkpoint=checkpoint,
+                    progress=progress,
+                )
+                with new_artifact(path, kind=stage.kind, inputs=inputs) as draft:
+                    trained.write(draft)
+
+            self._segmenters[name] = Segmenter.read(self._do(stage, make)).to(self.device)
+        return self._segmenters[name]
+
+    def scores(self, name: str) -> None:
+        """Scores of a segmenter on the test split of every cohort with its labels."""
+        segmenter = self.segmenter(name)
+        for cohort in self.settings.cohorts:
+            slices = self.slices(cohort)
+            if dict(slices.labels) == dict(segmenter.labels):
+                self._score(name, cohort, slices.split("test"))
+
+    def _score(self, name: str, cohort: str, slices: SliceSet) -> None:
+        segmenter = self.segmenter(name)
+
+        def make(draft: Draft, progress: Progress) -> None:
+            draft.save_table("scores", evaluate(segmenter, slices, hd95=True, progress=progress).table)
+
+        inputs = {"segmenter": segmenter.hash, "slices": slices.hash}
+        self._draft(Stage(f"scores/{name}@{cohort}", "scores", inputs), make)
+
+    def effects(self, name: str) -> Artifact:
+        """What mean ablation at each hookpoint does; measured on the val split of the segmenter's own cohort."""
+        segmenter, slices = self.segmenter(name), self.own_slices(name, "val")
+
+        def make(draft: Draft, progress: Progress) -> None:
+            draft.save_table("effects", hookpoint_effects(segmenter, slices, progress=progress))
+
+        inputs = {"segmenter": segmenter.hash, "slices": slices.hash}
+        return self._draft(Stage(f"effects/{name}", "effects", inputs), make)
+
+    def hookpoint(self, name: str) -> str:
+        """Where a segmenter is opened: one hookpoint for all segmenters of an architecture.
+
+        ``auto`` takes the deepest encoder stage whose mean ablation has a real effect in every one of them; where none
+        has, the stage whose smallest effect is largest.
+        """
+        architecture = self.settings.segmenters[name].architecture
+        wanted, own = self.settings.hookpoint, self.segmenter(name)
+        if wanted != "auto" and wanted in own.hookpoints:
+            return wanted
+        if architecture not in self._hookpoints:
+            alike = [n for n, settings in self.settings.segmenters.items() if settings.architecture == architecture]
+            self._hookpoints[architecture] = choose_hookpoint(
+                smallest_effects([self.effects(n).table("effects") for n in alike]),
+                candidates=[hookpoint for hookpoint in own.hookpoints if not hookpoint.startswith("decoder")],
+                minimum_drop=self.settings.minimum_effect,
+            )
+        return self._hookpoints[architecture]
+
+    def store(self, name: str) -> ActivationStore:
+        """Activations of a segmenter on its own training slices."""
+        segmenter, slices, hookpoint = self.segmenter(name), self.own_slices(name, "train"), self.hookpoint(name)
+
+        def make(path: Path, checkpoint: Path, progress: Progress) -> None:
+            extract(segmenter, slices, hookpoint, folder=path, progress=progress)
+
+        inputs = {"segmenter": segmenter.hash, "slices": slices.hash, "hookpoint": hookpoint}
+        return ActivationStore.read(self._do(Stage(f"store/{name}", "activations", inputs), make))
+
+    def dictionary(self, name: str, variant: str = PLAIN) -> SparseAutoencoder:
+        """A segmenter's dictionary, or one of the variants that floors and ceilings need."""
+        store, seed = self.store(name), self.settings.seed
+        inputs = {
+            "store": store.hash,
+            "settings": self.settings.dictionaries.model_dump(mode="json", exclude={"controls"}),
+            "seed": seed,
+            "variant": variant,
+        }
+        stage = Stage(f"dictionary/{name}" if variant == PLAIN else f"variant/{name}-{variant}", "dictionary", inputs)
+
+        def make(path: Path, checkpoint: Path, progress: Progress) -> None:
+            fitted = fit_to_store(
+                variant_store(store, variant, seed),
+                self.settings.dictionaries,
+                seeds=variant_seeds(variant, seed),
+                device=self.device,
+                checkpoint=checkpoint,
+                progress=progress,
+            )
+            with new_artifact(path, kind=stage.kind, inputs=inputs) as draft:
+                fitted.write(draft)
+
+        return SparseAutoencoder.read(self._do(stage, make))
+
+    def quality(self, name: str) -> Artifact:
+        """How well a dictionary stands for the activation on the test split, and the untrained segmenter's control."""
+        segmenter, dictionary, slices = self.segmenter(name), self.dictionary(name), self.own_slices(name, "test")
+        settings = self.settings
+
+        def make(draft: Draft, progress: Progress) -> None:
+            store = extract(segmenter, slices, dictionary.hookpoint)
+            quality = dictionary_quality(dictionary, store, segmenter=segmenter, slices=slices)
+            quality["control_explained_variance"] = None
+            if settings.dictionaries.controls:
+                quality["control_explained_variance"] = control_explained_variance(
+                    segmenter,
+                    dictionary.hookpoint,
+                    architecture=settings.segmenters[name].architecture,
+                    training=self.own_slices(name, "train"),
+                    test=slices,
+                    own=settings.dictionaries,
+                    seed=settings.seed,
+                    progress=progress,
+                )
+            draft.save_document("quality", quality)
+
+        inputs = {
+            "dictionary": dictionary.hash,
+            "slices": slices.hash,
+            "settings": settings.dictionaries.model_dump(mode="json"),
+        }
+        return self._draft(Stage(f"quality/{name}", "quality", inputs), make)
+
+    def atlas(self, name: str) -> Artifact:
+        """What each latent means, on slices that neither the segmenter nor the dictionary was trained on."""
+        segmenter, dictionary, slices = self.segmenter(name), self.dictionary(name), self.unseen_slices(name)
+        top_k = self.settings.atlas_top_k
+
+        def make(draft: Draft, progress: Progress) -> None:
+            describe(dictionary, segmenter, slices, top_k=top_k, progress=progress).write(draft)
+
+        inputs = {"dictionary": dictionary.hash, "slices": slices.hash, "top_k": top_k}
+        return self._draft(Stage(f"atlas/{name}", "atlas", inputs), make)
+
+    def alignment(self, source: str, target: str) -> Artifact:
+        """Which latents two dictionaries share, between floor and ceiling."""
+        sides = self._side(source), self._side(target)
+        own = self.settings.segmenters
+        controls = None
+        if own[source].architecture == own[target].architecture and self.settings.dictionaries.controls:
+            controls = Controls(
+                self._with_alive(target, ROTATED),
+                self._with_alive(source, REORDERED),
+                self._with_alive(source, RESEEDED),
+            )
+        notes = {"same_segmenter_start": same_start(own, source, target), "same_sae_seed": True}
+
+        def make(draft: Draft, progress: Progress) -> None:
+            compare(
+                sides,
+                controls,
+                tau=self.settings.tau,
+                seed=self.settings.seed,
+                notes=notes,
+                draft=draft,
+                progress=progress,
+            )
+
+        inputs = {
+            "dictionaries": [side.dictionary.hash for side in sides],
+            "probes": [side.probe.hash for side in sides],
+            "controls": [dictionary.hash for dictionary, _ in controls.all()] if controls else None,
+            "tau": self.settings.tau,
+            "seed": self.settings.seed,
+            "notes": notes,
+        }
+        return self._draft(Stage(f"alignment/{source}~{target}", "alignment", inputs), make)
+
+    def steering(self, name: str, cohort: str, label: str) -> Artifact:
+        """Adapt a segmenter to a cohort by changing latents of one class."""
+        correct = partial(steer_between, target=label, source=name)
+        return self._corrected(f"steering/{name}-{cohort}-{label}", name, cohort, correct, {"label": label})
+
+    def failures(self, name: str, cohort: str, worst: int) -> Artifact:
+        """Recover a segmenter's worst slices of a cohort."""
+        return self._corrected(
+            f"failures/{name}-{cohort}", name, cohort, partial(recover, worst=worst), {"worst": worst}
+        )
+
+    def _corrected(
+        self,
+        stage_name: str,
+        name: str,
+        cohort: str,
+        correct: Callable[..., SteeringResult | FailureResult],
+        asked: dict[str, Any],
+    ) -> Artifact:
+        """Whatever is corrected is chosen on the val patients of a cohort and judged on its test patients."""
+        segmenter, dictionary, atlas = self.segmenter(name), self.dictionary(name), self.atlas(name)
+        selection, judged = self.slices(cohort).split("val"), self.slices(cohort).split("test")
+        seed = self.settings.seed
+
+        def make(draft: Draft, progress: Progress) -> None:
+            meanings = LatentAtlas.read(atlas)
+            correct(segmenter, dictionary, meanings, selection, judged, seed=seed, progress=progress).write(draft)
+
+        inputs = asked | {
+            "dictionary": dictionary.hash,
+            "atlas": atlas.hash,
+            "selection": selection.hash,
+            "evaluation": judged.hash,
+            "seed": seed,
+        }
+        return self._draft(Stage(stage_name, stage_name.split("/", maxsplit=1)[0], inputs), make)
+
+    # helpers
+
+    def own_slices(self, name: str, split: str) -> SliceSet:
+        """A split of the cohort that a segmenter is trained on."""
+        return self.slices(self.settings.segmenters[name].cohort).split(split)
+
+    def unseen_slices(self, name: str) -> SliceSet:
+        """Val and test slices of a segmenter's own cohort."""
+        slices = self.slices(self.settings.segmenters[name].cohort)
+        rows = [row for row, split in enumerate(slices.index["split"]) if split in ("val", "test")]
+        return slices.select(rows)
+
+    def _pretrained(self, own: SegmenterSettings, slices: SliceSet) -> Segmenter | None:
+        if own.pretrained is None:
+            return None
+        return build_segmenter(
+            own.architecture,
+            sequences=slices.sequences,
+            labels=slices.labels,
+            size=self.settings.size,
+            seed=self.settings.seed,
+            pretrained=own.pretrained,
+        )
+
+    def _side(self, name: str) -> Side:
+        dictionary, alive = self._with_alive(name, PLAIN)
+        return Side(name, self.segmenter(name), dictionary, alive, probe_of(self.own_slices(name, "test")))
+
+    def _with_alive(self, name: str, variant: str) -> tuple[SparseAutoencoder, Tensor]:
+        """A dictionary and which of its latents fire on the activations that it was fitted to."""
+        if (name, variant) not in self._alive:
+            dictionary = self.dictionary(name, variant)
+            store = variant_store(self.store(name), variant, self.settings.seed)
+            self._alive[name, variant] = dictionary, alive_latents(dictionary, store)
+        return self._alive[name, variant]
+
+    def _do(self, stage: Stage, make: Callable[[Path, Path, Progress], None]) -> Artifact:
+        def announced(path: Path, checkpoint: Path) -> None:
+            with self.announce(stage.name) as progress:
+                make(path, checkpoint, progress)
+
+        return self.run.finish(stage, announced)
+
+    def _draft(self, stage: Stage, make: Callable[[Draft, Progress], None]) -> Artifact:
+        def drafted(path: Path, checkpoint: Path, progress: Progress) -> None:
+            with new_artifact(path, kind=stage.kind, inputs=stage.inputs) as draft:
+                make(draft, progress)
+
+        return self._do(stage, drafted)
+
+
+def training_settings(own: SegmenterSettings) -> TrainingSettings:
+    """A study's settings of one segmenter as the trainer takes them."""
+    settings = TrainingSettings(steps=own.steps, batch_size=own.batch_size)
+    return settings if own.learning_rate is None else replace(settings, learning_rate=own.learning_rate)
+
+
+def smallest_effects(effects: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Of several segmenters' effects, at each hookpoint and class the one with the smallest drop of Dice."""
+    return (
+        pl.concat(effects)
+        .sort(pl.col("dice_before") - pl.col("dice_ablated"))
+        .unique(["hookpoint", "class"], keep="first", maintain_order=True)
+    )
