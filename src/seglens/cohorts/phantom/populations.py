@@ -190,8 +190,8 @@ _ADULT = Population(
     thickness=ThicknessPrior(slice_mm=(1.5, 3.0)),
     place=_SUPRATENTORIAL,
     size=SizePrior(core_mm=(15.0, 23.0)),
-    edema=EdemaPrior(width_mm=(8.0, 14.0), strength=(0.8, 1.2)),
-    enhancement=EnhancementPrior(necrosis=(0.55, 0.75), coverage=(0.9, 1.0), millimolar=(0.15, 0.45)),
+    edema=EdemaPrior(width_mm=(8.0, 14.0), strength=(0.6, 1.1)),
+    enhancement=EnhancementPrior(necrosis=(0.55, 0.75), coverage=(0.8, 1.0), millimolar=(0.1, 0.4)),
 )
 
 POPULATIONS: Mapping[str, Population] = {
@@ -218,7 +218,7 @@ POPULATIONS: Mapping[str, Population] = {
         head=_ADULT.head,
         tissue=_ADULT.tissue,
         contrast=ContrastPrior(
-            tesla=(0.3, 1.0),
+            tesla=(0.25, 0.7),
             t1_sequence="spin_echo",
             t1_tr_ms=(400.0, 600.0),
             t1_te_ms=(10.0, 18.0),
@@ -228,16 +228,16 @@ POPULATIONS: Mapping[str, Population] = {
             t2_te_ms=(90.0, 120.0),
             flair_tr_ms=(6500.0, 8500.0),
             flair_te_ms=(90.0, 120.0),
-            flair_null=(0.8, 0.95),
+            flair_null=(0.62, 0.85),
         ),
-        bias=BiasPrior(strength=(0.08, 0.16)),
-        noise=NoisePrior(snr=(9.0, 16.0)),
-        resolution=ResolutionPrior(blur_mm=(1.8, 2.8)),
-        thickness=ThicknessPrior(slice_mm=(5.0, 7.0)),
+        bias=BiasPrior(strength=(0.12, 0.22)),
+        noise=NoisePrior(snr=(7.0, 12.0)),
+        resolution=ResolutionPrior(blur_mm=(2.0, 3.2)),
+        thickness=ThicknessPrior(slice_mm=(5.0, 8.0)),
         place=_SUPRATENTORIAL,
         size=SizePrior(core_mm=(19.0, 27.0)),
-        edema=EdemaPrior(width_mm=(9.0, 15.0), strength=(0.8, 1.2)),
-        enhancement=EnhancementPrior(necrosis=(0.55, 0.75), coverage=(0.85, 1.0), millimolar=(0.15, 0.45)),
+        edema=EdemaPrior(width_mm=(9.0, 15.0), strength=(0.6, 1.1)),
+        enhancement=EnhancementPrior(necrosis=(0.55, 0.75), coverage=(0.85, 1.0), millimolar=(0.1, 0.35)),
     ),
     "healthy": Population(
         head=_ADULT.head,
