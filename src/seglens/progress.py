@@ -1,8 +1,9 @@
 """Progress as a callback: core functions report, the command line draws."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Told how far a stage has come: ``done`` of ``total`` steps, with figures worth showing (loss, Dice)."""
 
