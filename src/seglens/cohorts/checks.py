@@ -95,7 +95,7 @@ def check_cohort(cohort: Cohort, *, progress: Progress = silent) -> CheckReport:
     sha256: dict[Path, str] = {}
     for number, case in enumerate(cohort.cases):
         findings += _check_case(case, cohort, sha256)
-        progress(number + 1, len(cohort.cases), findings=len(findings))
+        progress(number + 1, len(cohort.cases), findings=float(len(findings)))
     return CheckReport(cohort.name, tuple(case.id for case in cohort.cases), tuple(findings), sha256)
 
 

@@ -76,7 +76,8 @@ def otsu_threshold(values: NDArray[np.float32]) -> float:
     mass = np.cumsum(counts * centres)
     with np.errstate(divide="ignore", invalid="ignore"):
         between = below * above * (mass / below - (mass[-1] - mass) / above) ** 2
-    return float(centres[int(np.nanargmax(between[:-1]))])
+    best = np.flatnonzero(between[:-1] >= np.nanmax(between[:-1]) * (1 - 1e-9))
+    return float((centres[best[0]] + centres[best[-1]]) / 2)  # the middle of a gap, where every bin is as good
 
 
 @dataclass(frozen=True)
@@ -121,17 +122,26 @@ def resize(
 
     Shrinking averages over what falls into a pixel (no aliasing). Images are 0 outside the resized brain.
     """
-    height, width = images.shape[-2:]
+    images = F.pad(images, _to_square(*images.shape[-2:]))
+    if images.shape[-1] != size:
+        images = F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=True)
+    masks = resize_nearest(masks, size)
+    brains = resize_nearest(brains.to(torch.uint8), size).bool()
+    return images * brains[:, None], masks, brains
+
+
+def resize_nearest(masks: UInt8[Tensor, "B H W"], size: int) -> UInt8[Tensor, "B s s"]:
+    """Pad to a square about the centre, then take the nearest pixel."""
+    masks = F.pad(masks, _to_square(*masks.shape[-2:]))
+    if masks.shape[-1] == size:
+        return masks
+    return F.interpolate(masks[:, None], (size, size), mode="nearest-exact")[:, 0].contiguous()
+
+
+def _to_square(height: int, width: int) -> tuple[int, int, int, int]:
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2
-    around = (left, side - width - left, top, side - height - top)
-    images, masks, brains = F.pad(images, around), F.pad(masks, around), F.pad(brains, around)
-    if side != size:
-        images = F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=True)
-        both = torch.stack([masks, brains.to(torch.uint8)], dim=1)
-        both = F.interpolate(both, (size, size), mode="nearest-exact")
-        masks, brains = both[:, 0].contiguous(), both[:, 1].bool()
-    return images * brains[:, None], masks, brains
+    return left, side - width - left, top, side - height - top
 
 
 def _percentiles(values: NDArray[np.float32], percentiles: Sequence[float]) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from seglens.artifacts import Draft, hash_tensors, new_artifact, read_artifact
 from seglens.cohorts.augmentation import augment
 from seglens.cohorts.case import Case, Cohort
-from seglens.cohorts.normalising import Intensities, brains_of, resize
+from seglens.cohorts.normalising import Intensities, brains_of, resize, resize_nearest
 from seglens.cohorts.slice_set import (
     KIND,
     Preprocessing,
@@ -48,8 +48,8 @@ def prepare_slices(
 
     Intensities are clipped and z-scored over the brain of a whole volume (of all slices of a patient where the files
     are 2-D). Of each volume the slices with enough brain are candidates: those that show a lesion, thinned to
-    ``slices_per_volume``, and so many others, drawn at random, that in each split ``lesion_free_share`` of the kept
-    slices show none, as far as the volumes seen so far allow. One volume is in memory at a time.
+    ``slices_per_volume``, and so many without any, drawn at random, that in each split ``lesion_free_share`` of the
+    kept slices show none, as far as the volumes seen so far allow. One volume is in memory at a time.
 
     Args:
         cohort: cases with masks.
@@ -144,7 +144,7 @@ def _prepare(
     units = _units(cases)
     for number, unit in enumerate(units):
         parts = _read_unit(unit, cohort)
-        scales = _intensities(parts, preprocessing.clip_percentiles)
+        scales = _intensities(parts, preprocessing.clip_percentiles) if parts else []
         split = splits.get(unit[0].id, UNASSIGNED)
         for part, chosen in _choose(parts, split, preprocessing, quota, seed):
             waiting.append(_tensors(part, chosen, scales, size))
@@ -152,7 +152,7 @@ def _prepare(
         while sum(map(len, waiting)) >= step:
             shard, waiting = _take(waiting, step)
             close(shard)
-        progress(number + 1, len(units), slices=len(index))
+        progress(number + 1, len(units), slices=float(len(index)))
     if not index:
         raise ValueError(
             f"{cohort.name}: no slice of {len(cases)} cases is kept; lower minimum_brain_share "
@@ -193,13 +193,19 @@ def _choose(
     parts: Sequence[_Part], split: str, preprocessing: Preprocessing, quota: _Quota, seed: int
 ) -> Iterator[tuple[_Part, NDArray[np.int64]]]:
     """Of each part the slices to keep, in order; parts without any are left out."""
+    if not parts:
+        return
     lesion: list[tuple[int, int]] = []
     free: list[tuple[int, int]] = []
     for number, part in enumerate(parts):
         enough = part.brains.mean((1, 2)) >= preprocessing.minimum_brain_share
-        shows = part.masks.max((1, 2)) > 0
+        has = part.masks.max((1, 2)) > 0
+        shows = resize_nearest(torch.from_numpy(part.masks), preprocessing.size).flatten(1).amax(1).numpy() > 0
         for depth in np.flatnonzero(enough).tolist():
-            (lesion if shows[depth] else free).append((number, depth))
+            if shows[depth]:
+                lesion.append((number, depth))
+            elif not has[depth]:  # a lesion that resizing loses is neither shown nor absent
+                free.append((number, depth))
     limit = preprocessing.slices_per_volume
     if preprocessing.lesion_free_share >= 1:
         lesion = []
