@@ -1,8 +1,9 @@
 """Drawings as SVG text: lines over an axis, bars, and the pieces of others. Every text in them is escaped."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from markupsafe import Markup, escape
 
@@ -10,6 +11,10 @@ from seglens.reports.palette import BLUE, GRID, INK, MUTED, PAPER
 from seglens.reports.wording import number
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+Number: TypeAlias = float | int
+"""Either; the run-time check of types takes a whole number for no float."""
+Place: TypeAlias = Callable[[Number], Number]
+"""From a value to its pixel."""
 WIDE = 760
 NARROW = 350
 
@@ -19,8 +24,8 @@ class Series:
     """A line; points whose y is None break it."""
 
     name: str
-    x: tuple[float, ...]
-    y: tuple[float | None, ...]
+    x: tuple[Number, ...]
+    y: tuple[Number | None, ...]
     colour: str
     dash: str = ""
     markers: bool = True
@@ -31,7 +36,7 @@ class Level:
     """A horizontal line across the chart."""
 
     name: str
-    y: float
+    y: Number
     colour: str
     dash: str
 
@@ -41,13 +46,13 @@ class Bar:
     """One bar from ``start`` to ``value``; ``text`` stands at its end."""
 
     label: str
-    value: float | None
+    value: Number | None
     text: str
     colour: str = BLUE
     strong: bool = False
 
 
-def svg(width: float, height: float, title: str, parts: Iterable[str]) -> Markup:
+def svg(width: Number, height: Number, title: str, parts: Iterable[str]) -> Markup:
     """A whole drawing that scales to its box; ``title`` is what a screen reader says."""
     body = "".join(parts)
     return Markup(
@@ -58,7 +63,14 @@ def svg(width: float, height: float, title: str, parts: Iterable[str]) -> Markup
 
 
 def text(
-    x: float, y: float, content: str, *, anchor: str = "start", colour: str = INK, size: float = 12, bold: bool = False
+    x: Number,
+    y: Number,
+    content: str,
+    *,
+    anchor: str = "start",
+    colour: str = INK,
+    size: Number = 12,
+    bold: bool = False,
 ) -> str:
     """One line of text; ``y`` is its baseline."""
     weight = ' font-weight="600"' if bold else ""
@@ -68,7 +80,9 @@ def text(
     )
 
 
-def line(x1: float, y1: float, x2: float, y2: float, *, colour: str = GRID, width: float = 1, dash: str = "") -> str:
+def line(
+    x1: Number, y1: Number, x2: Number, y2: Number, *, colour: str = GRID, width: Number = 1, dash: str = ""
+) -> str:
     """One straight line."""
     dashed = f' stroke-dasharray="{dash}"' if dash else ""
     return (
@@ -77,7 +91,7 @@ def line(x1: float, y1: float, x2: float, y2: float, *, colour: str = GRID, widt
     )
 
 
-def dot(x: float, y: float, radius: float, colour: str, *, hollow: bool = False) -> str:
+def dot(x: Number, y: Number, radius: Number, colour: str, *, hollow: bool = False) -> str:
     """A filled circle, or a ring."""
     fill, stroke, width = (PAPER, colour, 2) if hollow else (colour, PAPER, 1)
     return (
@@ -85,13 +99,13 @@ def dot(x: float, y: float, radius: float, colour: str, *, hollow: bool = False)
     )
 
 
-def fitted(content: str, width: float, size: float = 12) -> str:
+def fitted(content: str, width: Number, size: Number = 12) -> str:
     """The text, cut with an ellipsis where it would be wider than ``width`` pixels (by an average letter)."""
     room = max(3, int(width / (size * 0.54)))
     return content if len(content) <= room else content[: room - 1].rstrip() + "…"
 
 
-def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+def nice_ticks(low: Number, high: Number, wanted: int = 5) -> list[Number]:
     """Round numbers that cover ``low``..``high``, about ``wanted`` of them."""
     if not math.isfinite(low) or not math.isfinite(high) or high <= low:
         high = low + 1.0 if math.isfinite(low) else 1.0
@@ -104,7 +118,7 @@ def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     return [round(place * step, 10) for place in range(first, last + 1)]
 
 
-def stretched(x: float) -> float:
+def stretched(x: Number) -> Number:
     """A place on a symmetric logarithmic axis: sign(x) log2(1 + |x|)."""
     return math.copysign(math.log2(1 + abs(x)), x)
 
@@ -118,7 +132,7 @@ def line_chart(
     y_label: str,
     width: int = WIDE,
     height: int = 320,
-    marks: Sequence[tuple[float, str]] = (),
+    marks: Sequence[tuple[Number, str]] = (),
 ) -> Markup:
     """Lines over a numeric axis with horizontal reference lines.
 
@@ -141,11 +155,11 @@ def line_chart(
     places = [stretched(x) if logarithmic else x for x in xs]
     x_low, x_high = places[0], places[-1] if places[-1] > places[0] else places[0] + 1
 
-    def at_x(x: float) -> float:
+    def at_x(x: Number) -> Number:
         share = ((stretched(x) if logarithmic else x) - x_low) / (x_high - x_low)
         return left + 8 + share * (width - left - right - 16)
 
-    def at_y(y: float) -> float:
+    def at_y(y: Number) -> Number:
         share = (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
         return height - bottom - share * (height - top - bottom)
 
@@ -172,8 +186,8 @@ def line_chart(
     return svg(width, height, title, parts)
 
 
-def _run_of_points(one: Series, at_x, at_y) -> list[str]:  # type: ignore[no-untyped-def]
-    pieces: list[list[tuple[float, float]]] = [[]]
+def _run_of_points(one: Series, at_x: Place, at_y: Place) -> list[str]:
+    pieces: list[list[tuple[Number, Number]]] = [[]]
     for x, y in zip(one.x, one.y, strict=True):
         if y is None:
             pieces.append([])
@@ -193,24 +207,24 @@ def _run_of_points(one: Series, at_x, at_y) -> list[str]:  # type: ignore[no-unt
     return parts
 
 
-def _round(x: float) -> bool:
+def _round(x: Number) -> bool:
     return x == 0 or (abs(x) >= 1 and float(f"{x:.1g}") == x)
 
 
-def _short(x: float) -> str:
+def _short(x: Number) -> str:
     return f"{x:g}".replace("-", "−")
 
 
-def _spaced(values: Sequence[float], at, gap: float) -> list[float]:  # type: ignore[no-untyped-def]
+def _spaced(values: Sequence[Number], at: Place, gap: Number) -> list[Number]:
     """Values whose places are at least ``gap`` pixels apart; zero is kept before others."""
-    kept: list[float] = []
+    kept: list[Number] = []
     for value in sorted(values, key=lambda v: (v != 0, v != values[0] and v != values[-1], v)):
         if all(abs(at(value) - at(other)) >= gap for other in kept):
             kept.append(value)
     return sorted(kept)
 
 
-def bar_chart(title: str, bars: Sequence[Bar], *, width: int = WIDE, high: float | None = None) -> Markup:
+def bar_chart(title: str, bars: Sequence[Bar], *, width: int = WIDE, high: Number | None = None) -> Markup:
     """Horizontal bars from zero, each with its label before and its text behind.
 
     Args:
@@ -244,7 +258,7 @@ def bar_chart(title: str, bars: Sequence[Bar], *, width: int = WIDE, high: float
     return svg(width, 4 + len(bars) * step, title, parts)
 
 
-def colour_scale(title: str, colours: Sequence[str], low: float | str, high: float | str) -> Markup:
+def colour_scale(title: str, colours: Sequence[str], low: Number | str, high: Number | str) -> Markup:
     """A strip of colours with the values at its two ends."""
     words = [value if isinstance(value, str) else number(value) for value in (low, high)]
     step = 120 / len(colours)

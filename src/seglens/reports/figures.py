@@ -6,10 +6,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from seglens.reports.charts import WIDE, dot, fitted, line, svg, text
+from seglens.reports.charts import WIDE, Number, Place, dot, fitted, line, svg, text
 from seglens.reports.palette import BLUE, GRID, INK, MUTED, VERMILLION
 from seglens.reports.wording import UNDEFINED, defined, dig, number, pair_of, percent
 
+TOP = 124.0
+"""Room above the rows of the stand-alone figure."""
 BAND = "#c9d6e2"
 TITLE = "Shared latents of every pair of models, between floor and ceiling"
 
@@ -84,9 +86,9 @@ def main_figure(summary: Mapping[str, Any]) -> str:
         return str(
             svg(WIDE, 60, TITLE, [text(20, 36, "No pair of dictionaries was compared in this run.", colour=MUTED)])
         )
-    body = _wide_parts(rows, WIDE, top=96)
+    body = _wide_parts(rows, WIDE, top=TOP)
     legend = [
-        f'<rect x="0" y="0" width="{WIDE}" height="{_wide_height(rows, 96):g}" fill="#ffffff"/>',
+        f'<rect x="0" y="0" width="{WIDE}" height="{_wide_height(rows, TOP):g}" fill="#ffffff"/>',
         text(16, 26, "Which latents do two models share?", size=17, bold=True),
         text(
             16, 46, "Share of live latents matched at the threshold. Read it only between its floor and its ceiling.",
@@ -98,7 +100,7 @@ def main_figure(summary: Mapping[str, Any]) -> str:
         legend += _marker(kind, x + 8, 66)
         legend.append(text(x + 22, 70, words, colour=MUTED, size=11.5))
         x += 34 + 5.9 * len(words)
-    return str(svg(WIDE, _wide_height(rows, 96), TITLE, [*legend, *body]))
+    return str(svg(WIDE, _wide_height(rows, TOP), TITLE, [*legend, *body]))
 
 
 LEGEND = (
@@ -110,7 +112,7 @@ LEGEND = (
 """Marker and what it means."""
 
 
-def _marker(kind: str, x: float, y: float) -> list[str]:
+def _marker(kind: str, x: Number, y: Number) -> list[str]:
     if kind == "floor":
         return [line(x, y - 8, x, y + 8, colour=VERMILLION, width=3)]
     if kind == "ceiling":
@@ -120,7 +122,7 @@ def _marker(kind: str, x: float, y: float) -> list[str]:
     return [dot(x, y, 4.5, MUTED, hollow=True)]
 
 
-def _bar(one: RangeRow, at, y: float) -> list[str]:  # type: ignore[no-untyped-def]
+def _bar(one: RangeRow, at: Place, y: Number) -> list[str]:
     parts = []
     if one.floor is not None and one.ceiling is not None:
         low, high = sorted((at(one.floor), at(one.ceiling)))
@@ -138,7 +140,7 @@ def _bar(one: RangeRow, at, y: float) -> list[str]:  # type: ignore[no-untyped-d
 ROW = 44.0
 
 
-def _wide_height(rows: Sequence[RangeRow], top: float) -> float:
+def _wide_height(rows: Sequence[RangeRow], top: Number) -> Number:
     return top + ROW * len(rows) + 34
 
 
@@ -146,13 +148,13 @@ def _wide(rows: Sequence[RangeRow], width: int, title: str) -> Markup:
     return svg(width, _wide_height(rows, 44), title, _wide_parts(rows, width, top=44))
 
 
-def _wide_parts(rows: Sequence[RangeRow], width: int, top: float) -> list[str]:
+def _wide_parts(rows: Sequence[RangeRow], width: int, top: Number) -> list[str]:
     labels = [20 + 7.4 * len(one.label) for one in rows]
     left = min(240.0, max(150.0, *labels, *(22 + 5.9 * len(one.sub) for one in rows)))
     right = width - 286.0
     centres = (right + 68, right + 154, right + 240)
 
-    def at(share: float) -> float:
+    def at(share: Number) -> Number:
         return left + 8 + share * (right - left - 16)
 
     bottom = top + ROW * len(rows)
@@ -194,7 +196,7 @@ def _wide_parts(rows: Sequence[RangeRow], width: int, top: float) -> list[str]:
 def _narrow(rows: Sequence[RangeRow], width: int, title: str) -> Markup:
     step, top = 92.0, 6.0
 
-    def at(share: float) -> float:
+    def at(share: Number) -> Number:
         return 14 + share * (width - 28)
 
     bottom = top + step * len(rows)

@@ -76,7 +76,7 @@ def heat(value: float, low: float = 0.0, high: float = 1.0) -> tuple[str, str]:
     """
     share = 0.0 if high <= low else min(1.0, max(0.0, (value - low) / (high - low)))
     red, green, blue = (int(channel) for channel in VIRIDIS[round(share * 255)])
-    ink = "#ffffff" if luminance(red, green, blue) < 0.18 else "#101418"
+    ink = "#ffffff" if luminance(red, green, blue) < 0.179 else "#000000"
     return f"#{red:02x}{green:02x}{blue:02x}", ink
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from seglens.reports.palette import INFERNO, intensities, rgb
@@ -65,7 +65,7 @@ def enlarged(array: np.ndarray, side: int, *, smooth: bool) -> np.ndarray:
 
 
 def with_mask(
-    scan: UInt8[np.ndarray, "S S 3"], mask: Int[np.ndarray, "S S"], colours: Mapping[int, str], opacity: float = 0.3
+    scan: UInt8[np.ndarray, "S S 3"], mask: UInt8[np.ndarray, "S S"], colours: Mapping[int, str], opacity: float = 0.3
 ) -> UInt8[np.ndarray, "S S 3"]:
     """The scan with each class tinted and outlined in its colour."""
     tinted = scan.astype(np.float32)
@@ -117,7 +117,7 @@ def scan_of(
 def mask_picture(
     image: Float[np.ndarray, "H W"],
     brain: Bool[np.ndarray, "H W"],
-    mask: Int[np.ndarray, "H W"] | None,
+    mask: UInt8[np.ndarray, "H W"] | None,
     colours: Mapping[int, str],
     side: int = 208,
 ) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from seglens.cohorts.slices import SliceSet
+from seglens.cohorts.slice_set import SliceSet
 from seglens.reports.blocks import Block, Fold, Heading, Key, Paragraph, Picture, Pictures, Section, head, table
 from seglens.reports.palette import class_colours
 from seglens.reports.pictures import best_sequence, mask_picture

@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from seglens.cohorts.slices import SliceSet
+from seglens.cohorts.slice_set import SliceSet
 from seglens.reports.blocks import Block, Cell, Fold, Heading, Paragraph, Picture, Pictures, Section, head, table
 from seglens.reports.palette import class_colours
 from seglens.reports.pictures import best_sequence, mask_picture
@@ -32,19 +32,30 @@ def failures_section(run: Run, summary: Mapping[str, Any]) -> Section:
     """One part for each segmenter and cohort."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for entry in summary.get("failures") or []:
-        groups.setdefault((str(entry.get("segmenter")), str(entry.get("cohort"))), []).append(entry)
+        groups.setdefault((str(entry.get("segmenter") or ""), str(entry.get("cohort"))), []).append(entry)
     if not groups:
         text = "No recovery of failures was run."
         return Section("failures", "Recovered failures", LEAD, (Paragraph(text, "missing"),))
     blocks: list[Block] = []
     for (segmenter, cohort), entries in groups.items():
-        blocks.append(Heading(f"{plain(segmenter)} on {plain(cohort)}"))
+        stage = _stage(run, segmenter, cohort)
+        name = segmenter or (stage or "").removeprefix("failures/").removesuffix(f"-{cohort}") or "model"
+        blocks.append(Heading(f"{plain(name)} on {plain(cohort)}"))
         blocks.append(_recovered(entries))
-        blocks += _examples(run, segmenter, cohort)
+        blocks += _examples(run, stage, cohort)
         modes = [(plain(entry.get("policy")), entry["modes"]) for entry in entries if entry.get("modes")]
         if modes:
             blocks.append(Fold("By kind of error", (_modes(modes, str(entries[0].get("mode_rule") or "")),)))
     return Section("failures", "Recovered failures", LEAD, tuple(blocks))
+
+
+def _stage(run: Run, segmenter: str, cohort: str) -> str | None:
+    """The stage that left these results; a result that does not name its segmenter is known by its cohort."""
+    exact = f"failures/{segmenter}-{cohort}"
+    if exact in run:
+        return exact
+    found = [stage for stage in run.stages("failures/") if stage.endswith(f"-{cohort}")]
+    return found[0] if len(found) == 1 and not segmenter else None
 
 
 def share_of(part: Any, n: Any) -> str:
@@ -86,8 +97,8 @@ def _recovered(entries: list[Mapping[str, Any]]) -> Block:
         + (f"Recovered means that {rule}. " if rule else "")
         + "The held-out edit was chosen on other patients; the oracle takes for each slice the strength that the "
         "slice's "
-        "own mask favours, which nobody can do in practice. Slices that are chosen for being bad rise by regression to "
-        "the mean as well, which is what the random latents show."
+        "own mask favours, which nobody can do in practice. Slices that are chosen for being bad can hardly get "
+        "worse, so any change lifts some of them; random latents show how many."
     )
     columns = ("", "Recovered", "Random latents recovered", "Mean Dice after", "Change", "… with random latents")
     return table("Worst slices, recovered", columns, rows, note)
@@ -115,9 +126,8 @@ def _modes(modes: list[tuple[str, Mapping[str, Any]]], rule: str) -> Block:
     return table("Too much (FP), too little (FN), or both", columns, rows, f"{rule}." if rule else "")
 
 
-def _examples(run: Run, segmenter: str, cohort: str) -> list[Block]:
-    stage = f"failures/{segmenter}-{cohort}"
-    if stage not in run or f"slices/{cohort}" not in run:
+def _examples(run: Run, stage: str | None, cohort: str) -> list[Block]:
+    if stage is None or f"slices/{cohort}" not in run:
         return [Paragraph("No pictures of these slices are kept in this run.", "missing")]
     result = FailureResult.read(run.artifact(stage))
     examples = result.examples

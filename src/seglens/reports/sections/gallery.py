@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from markupsafe import Markup
 
-from seglens.cohorts.slices import SliceSet
+from seglens.cohorts.slice_set import SliceSet
 from seglens.reports.blocks import Block, Card, Cards, Drawing, Paragraph, Picture, Section
 from seglens.reports.charts import colour_scale
 from seglens.reports.palette import INFERNO

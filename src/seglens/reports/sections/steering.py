@@ -8,7 +8,7 @@ import polars as pl
 from seglens.reports.blocks import Block, Cell, Chart, Fold, Heading, Key, Paragraph, Section, head, table
 from seglens.reports.charts import NARROW, Level, Series, line_chart
 from seglens.reports.palette import BLUE, DASHES, INK, MUTED, SERIES
-from seglens.reports.verdicts import CONTROLS, steering_finding
+from seglens.reports.verdicts import CONTROLS, rivals_of, steering_finding
 from seglens.reports.wording import (
     CONVENTIONS,
     UNDEFINED,
@@ -76,7 +76,7 @@ def _group(run: Run, stage: str, name: str, entries: list[Mapping[str, Any]]) ->
     else:
         blocks += _curves(curves, name, entries)
     blocks.append(_outcomes(entries, name))
-    blocks.append(Fold("Every rival in every convention, with precision and recall", _rivals(entries, name)))
+    blocks.append(Fold("The rivals of each other edit, and what the edits did to all classes", _rivals(entries, name)))
     return blocks
 
 
@@ -139,10 +139,8 @@ def _curve(own: pl.DataFrame, operation: str, name: str, entry: Mapping[str, Any
     chosen = f" The dotted upright line marks the strength that was chosen ({number(alpha)})." if marks else ""
     caption = (
         f"{operation[:1].upper()}{operation[1:]}. Points: the class's pooled Dice on the evaluation slices at each "
-        f"strength; "
-        f"a description, nothing was chosen from it.{chosen} Level lines: the untouched model and each rival or "
-        f"control, tuned on "
-        "the same selection patients, best first."
+        f"strength; a description, nothing was chosen from it.{chosen} Level lines: the untouched model and each rival "
+        "or control, tuned on the same selection patients, best first."
     )
     return Chart(title, drawn[760], drawn[NARROW], caption, tuple(keys))
 
@@ -150,11 +148,8 @@ def _curve(own: pl.DataFrame, operation: str, name: str, entry: Mapping[str, Any
 def _conventions(own: pl.DataFrame, operation: str, name: str) -> Chart:
     series = []
     for place, (figure, label) in enumerate(CONVENTIONS.items()):
-        one = (
-            _series(own, "chosen", figure, Key(label, SERIES[place], dash=DASHES[place]))
-            if figure in own.columns
-            else None
-        )
+        key = Key(label, SERIES[place], dash=DASHES[place])
+        one = _series(own, "chosen", figure, key) if figure in own.columns else None
         series += [one] if one is not None else []
     title = f"Dice of {plain(name)} over alpha in four conventions, {operation}"
     wide, narrow = (
@@ -168,7 +163,13 @@ def _conventions(own: pl.DataFrame, operation: str, name: str) -> Chart:
     return Chart(title, wide, narrow, f"{operation[:1].upper()}{operation[1:]}, the chosen latents.", keys)
 
 
-OUTCOME_COLUMNS = ("Policy", "Edit", *(f"Dice {name}" for name in CONVENTIONS.values()), "Precision", "Recall")
+OUTCOME_COLUMNS = (
+    "Policy or rival",
+    "Edit or setting",
+    *(f"Dice {name}" for name in CONVENTIONS.values()),
+    "Precision",
+    "Recall",
+)
 
 
 def _outcomes(entries: list[Mapping[str, Any]], name: str) -> Block:
@@ -179,26 +180,19 @@ def _outcomes(entries: list[Mapping[str, Any]], name: str) -> Block:
         rows.append(
             (head(plain(entry.get("policy")), chosen), head(*_edit(entry)), *_figures(entry.get("after"), before, name))
         )
-    best = _best(entries[0], name)
+    best, _ = rivals_of(entries[0], name)
     for key, after in (entries[0].get("baselines") or {}).items():
-        if key in CONTROLS or key in best:
-            remark = "control" if key in CONTROLS else "best rival without latents"
-            rows.append((head(plain(key), remark), head(UNDEFINED), *_figures(after, before, name)))
+        remark = "control" if key in CONTROLS else "rival without latents"
+        if best is not None and key == best[0]:
+            remark = "best rival without latents"
+        setting = _setting(entries[0], key) or UNDEFINED
+        rows.append((head(plain(key), remark), head(setting), *_figures(after, before, name)))
     note = (
         "Small: difference to the untouched model. Oracle: for each slice the alpha that its own mask favours; an "
         "upper bound, not a "
         "method. “Multiply” is the paper's MLS, “add” its ALS."
     )
     return table(f"{plain(name)[:1].upper()}{plain(name)[1:]} before and after", OUTCOME_COLUMNS, rows, note)
-
-
-def _best(entry: Mapping[str, Any], name: str) -> list[str]:
-    values = {
-        key: value
-        for key, after in (entry.get("baselines") or {}).items()
-        if key not in CONTROLS and (value := score(after, "dice_pooled", name)) is not None
-    }
-    return [max(values, key=lambda key: values[key])] if values else []
 
 
 def _edit(entry: Mapping[str, Any]) -> tuple[str, str]:
@@ -223,8 +217,8 @@ def _figures(after: Any, before: Any, name: str) -> list[Cell]:
 
 def _rivals(entries: list[Mapping[str, Any]], name: str) -> tuple[Block, ...]:
     blocks: list[Block] = []
-    seen: list[Any] = []
-    for entry in entries:
+    seen: list[Any] = [entries[0].get("baselines")]
+    for entry in entries[1:]:
         baselines = entry.get("baselines") or {}
         if not baselines or baselines in seen:
             continue

@@ -1,0 +1,33 @@
+from seglens.reports.sections.steering import steering_section
+from seglens.studies.run import Run
+
+
+def test_curves_show_every_baseline_as_a_level(full_run: Run) -> None:
+    section = steering_section(full_run, full_run.summary)
+    charts = [block for block in section.blocks if block.kind == "chart"]
+    assert len(charts) == 2
+    labels = {key.label: key.value for key in charts[0].keys}
+    assert labels["logit bias"] == "0.056"
+    assert labels["whole activation at its mean"] == "0.144"
+    assert labels["untouched"] == "0.053"
+    assert len(labels) == 13  # two curves, the untouched model, ten baselines
+    assert len({(key.colour, key.dash) for key in charts[0].keys}) == 13
+    assert "chosen (2.00)" in charts[0].caption
+
+
+def test_the_table_holds_each_policy_and_rival_with_its_difference(full_run: Run) -> None:
+    section = steering_section(full_run, full_run.summary)
+    table = next(block for block in section.blocks if block.kind == "table")
+    by_name = {row[0].text: row for row in table.rows}
+    assert {"untouched", "held-out", "oracle", "logit bias", "random latents", "reconstruction only"} <= set(by_name)
+    assert (by_name["logit bias"][2].text, by_name["logit bias"][2].sub) == ("0.056", "+0.003")
+    assert by_name["logit bias"][1].text == "bias 0.00, 0.50, −0.50"
+    assert by_name["whole activation at its mean"][0].sub == "best rival without latents"
+    assert by_name["random latents"][0].sub == "control"
+
+
+def test_without_curves_the_numbers_remain(full_run: Run, small_run: Run) -> None:
+    section = steering_section(small_run, {"steering": full_run.summary["steering"]})
+    assert not [block for block in section.blocks if block.kind == "chart"]
+    assert any(block.kind == "paragraph" and "No curve over alpha" in block.text for block in section.blocks)
+    assert any(block.kind == "table" for block in section.blocks)

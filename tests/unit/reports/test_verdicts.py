@@ -1,0 +1,84 @@
+from typing import Any
+
+import pytest
+
+from seglens.reports.verdicts import compared, rivals_of, steering_finding, steering_findings
+
+
+def figures(pooled: float | None, empty1: float | None = None) -> dict[str, Any]:
+    return {
+        "dice_pooled": {"edema": pooled, "foreground": pooled},
+        "dice_slice_empty1": {"edema": empty1},
+    }
+
+
+def entry(before: float, after: float, **baselines: float) -> dict[str, Any]:
+    return {
+        "source": "adult",
+        "target": "pediatric",
+        "class": "edema",
+        "policy": "held_out",
+        "latents": [1, 2],
+        "before": figures(before),
+        "after": figures(after),
+        "baselines": {name: figures(value) for name, value in baselines.items()},
+    }
+
+
+def test_a_difference_below_the_printed_digit_is_none() -> None:
+    assert [compared(a, 0.5) for a in (0.504, 0.496, 0.506, 0.494)] == [0, 0, 1, -1]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "baselines", "words"),
+    [
+        (0.30, 0.45, {"logit_bias": 0.40, "random_latents": 0.31}, "beats every rival that was run, by +0.05"),
+        (0.30, 0.45, {"logit_bias": 0.50, "random_latents": 0.31}, "does not beat logit bias"),
+        (0.30, 0.45, {"logit_bias": 0.452, "random_latents": 0.31}, "level with logit bias"),
+        (0.30, 0.45, {"logit_bias": 0.40, "random_latents": 0.46}, "not due to the chosen latents: random latents"),
+        (0.30, 0.45, {"logit_bias": 0.40, "reconstruct_only": 0.45}, "not due to the chosen latents: reconstruction"),
+        (0.30, 0.45, {"random_latents": 0.31}, "No rival at the output was run"),
+        (0.30, 0.45, {}, "Nothing was run beside it"),
+        (0.45, 0.30, {"logit_bias": 0.20}, "made this class worse"),
+        (0.30, 0.302, {"logit_bias": 0.20}, "changed hardly anything"),
+    ],
+)
+def test_the_verdict_follows_the_numbers(before: float, after: float, baselines: dict[str, float], words: str) -> None:
+    assert words in steering_finding(entry(before, after, **baselines))
+
+
+def test_the_sentence_turns_with_the_sign() -> None:
+    assert "raised pooled Dice from 0.30 to 0.45" in steering_finding(entry(0.30, 0.45))
+    assert "lowered pooled Dice from 0.45 to 0.30" in steering_finding(entry(0.45, 0.30))
+    assert "left pooled Dice at 0.30 (before: 0.30)" in steering_finding(entry(0.30, 0.301))
+    assert "from 0.053 to 0.060" in steering_finding(entry(0.053, 0.060)), "small values keep three digits"
+
+
+def test_no_edit_is_said_to_be_none() -> None:
+    text = steering_finding(entry(0.3, 0.3) | {"latents": []})
+    assert "nothing was changed and pooled Dice stays at 0.30" in text
+
+
+def test_a_convention_that_tells_another_story_is_named() -> None:
+    story = entry(0.05, 0.0, drop_class=0.0) | {"before": figures(0.05, 0.48), "after": figures(0.0, 0.65)}
+    assert "another story: 0.48 to 0.65" in steering_finding(story)
+    same = entry(0.3, 0.5) | {"before": figures(0.3, 0.3), "after": figures(0.5, 0.5)}
+    assert "another story" not in steering_finding(same)
+
+
+def test_the_best_rival_is_no_control() -> None:
+    best, controls = rivals_of(entry(0.1, 0.2, ccf=0.11, uf=0.15, random_latents=0.3, reconstruct_only=0.4), "edema")
+    assert best == ("uf", 0.15)
+    assert controls == {"random_latents": 0.3, "reconstruct_only": 0.4}
+    assert rivals_of(entry(0.1, 0.2), "edema") == (None, {})
+
+
+def test_the_oracle_is_a_gap_not_a_finding() -> None:
+    chosen = entry(0.3, 0.4, logit_bias=0.35) | {"chosen": True}
+    other = entry(0.3, 0.39, logit_bias=0.35) | {"chosen": False}
+    oracle = entry(0.3, 0.6, logit_bias=0.35) | {"policy": "oracle", "chosen": True}
+    elsewhere = oracle | {"target": "ssa", "after": figures(0.9)}
+    undefined = entry(0.3, 0.4) | {"after": figures(None)}
+    texts = list(steering_findings({"steering": [chosen, other, oracle, elsewhere, undefined]}))
+    assert len(texts) == 1
+    assert texts[0].endswith("(oracle, not deployable): 0.60.")
