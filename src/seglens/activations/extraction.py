@@ -66,13 +66,15 @@ def extract(
     if rank == 0:
         with new_artifact(folder, kind=KIND, inputs=inputs) as draft:
             _broadcast(draft.path)
-            _gathered(own_shards(draft))
+            own_shards(draft)
+            _wait()
             n_shards = len(list(draft.path.glob("shard_*.safetensors")))
             _store([_load(draft, number) for number in range(n_shards)], segmenter, slices, hookpoint).write_head(draft)
         _wait()
     else:
-        _gathered(own_shards(Draft(_broadcast(None))))
-        _wait()
+        own_shards(Draft(_broadcast(None)))
+        _wait()  # every shard is there
+        _wait()  # the artifact is there
     return ActivationStore.read(read_artifact(folder, KIND))
 
 
@@ -151,12 +153,12 @@ def _broadcast(value: Any) -> Any:
 
 
 def _gathered(own: dict[int, Tensor | None]) -> list[Tensor]:
-    """All processes' shards in order; waits until everyone has made theirs."""
+    """All processes' shards in order."""
     parts: list[Any] = [own]
     if _in_group():
         parts = [None] * distributed.get_world_size()
         distributed.all_gather_object(parts, own)
-    everything = {number: shard for part in parts for number, shard in part.items()}
+    everything = {number: shard for part in parts for number, shard in part.items() if shard is not None}
     return [everything[number] for number in sorted(everything)]
 
 
