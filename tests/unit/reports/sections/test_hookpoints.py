@@ -1,0 +1,20 @@
+from seglens.reports.sections.hookpoints import hookpoints_section
+
+
+def test_bars_tell_the_fall_and_which_one_was_chosen() -> None:
+    effects = [
+        {"hookpoint": hook, "class": name, "dice_before": 0.7, "dice_ablated": after}
+        for hook, after in (("s1", 0.1), ("s2", None))
+        for name in ("edema", "foreground")
+    ]
+    section = hookpoints_section({"segmenters": [{"name": "m", "hookpoint": "s1", "effects": effects}]})
+    chart = next(block for block in section.blocks if block.kind == "chart")
+    assert "−0.60  (0.70 → 0.10)" in chart.wide
+    assert "(0.70 → –)" in chart.wide
+    table = next(block for block in section.blocks if block.kind == "fold").blocks[0]
+    assert table.rows[0][0].sub == "chosen"
+    assert [cell.text for cell in table.rows[1][1:]] == ["0.70 → –", "0.70 → –"]
+
+
+def test_unmeasured_is_said() -> None:
+    assert hookpoints_section({}).blocks[0].text == "No hookpoint was measured."
