@@ -1,5 +1,6 @@
 """The state of a training run on disk: written whole, and read only by the same run."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from seglens.artifacts import new_artifact, read_artifact
+from seglens.artifacts import canonical_json, new_artifact, read_artifact
 
 KIND = "training-checkpoint"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -78,7 +79,8 @@ def newest_checkpoint(folder: Path, run: Mapping[str, Any]) -> Checkpoint | None
     if not finished:
         return None
     artifact = read_artifact(finished[-1], KIND, verify=True)
-    before, now = _flat(artifact.inputs), _flat(run)
+    # through JSON, as the manifest went: tuples become lists
+    before, now = _flat(artifact.inputs), _flat(json.loads(canonical_json(run)))
     differences = [
         f"{name} was {before.get(name)}, is {now.get(name)}"
         for name in sorted({*before, *now})

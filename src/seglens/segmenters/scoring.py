@@ -207,9 +207,9 @@ def score_predictions(
         edit_name: what the rows are called.
         batch_size: slices counted at once.
     """
-    if len(predictions) != len(slices):
+    if tuple(predictions.shape) != (len(slices), *slices.size):
         raise ValueError(
-            f"{len(predictions)} predictions for the {len(slices)} slices of {slices.name!r}; give one each"
+            f"the predictions are {tuple(predictions.shape)}; {slices.name!r} needs {(len(slices), *slices.size)}"
         )
     counts: list[Tensor] = []
     distances: list[float | None] = []

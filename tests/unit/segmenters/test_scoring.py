@@ -198,9 +198,10 @@ def test_refusals():
     segmenter = Segmenter.wrap(FromImage(), sequences=("T1",), labels=LABELS, hookpoints={}, size=12)
     with pytest.raises(ValueError, match="its labels are"):
         evaluate(segmenter, slices_of(masks, labels={0: "background", 1: "tumour", 2: "other"}))
-    with pytest.raises(ValueError, match="3 predictions for the 9 slices"):
-        score_predictions(masks[:3], slices)
-    with pytest.raises(ValueError, match="differ in shape"):
-        count_scores(masks[:3], masks, LABELS)
+    for wrong in (masks[:3], masks[:, :4]):
+        with pytest.raises(ValueError, match=r"predictions are .*'toy' needs \(9, 12, 12\)"):
+            score_predictions(wrong, slices)
+    with pytest.raises((ValueError, TypeError)):
+        count_scores(masks[:1], masks, LABELS)
     with pytest.raises(ValueError, match="masks hold the value 2, labels are"):
         count_scores(torch.zeros_like(masks), masks, {0: "background", 1: "tumour"})

@@ -34,19 +34,6 @@ def test_equals_all_pairwise_distances_and_doubles_with_the_spacing(seed):
     assert hd95(truth, predicted, (0.7, 1.9)) == pytest.approx(value)
 
 
-def test_equals_monai():
-    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
-
-    generator = torch.Generator().manual_seed(1)
-    predicted, truth = torch.zeros(2, 20, 20, dtype=torch.bool)
-    predicted[3:9, 4:12] = True
-    truth[6:15, 2:10] = torch.rand(9, 8, generator=generator) < 0.8
-    theirs = compute_hausdorff_distance(
-        predicted[None, None], truth[None, None], include_background=True, percentile=95, spacing=[1.0, 2.0]
-    )
-    assert hd95(predicted, truth, (1.0, 2.0)) == pytest.approx(float(theirs), rel=1e-5)
-
-
 def test_same_masks_are_zero_apart_and_an_empty_one_has_no_distance():
     mask = torch.zeros(8, 8, dtype=torch.bool)
     assert hd95(mask, mask, (1.0, 1.0)) is None

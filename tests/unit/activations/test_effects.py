@@ -1,0 +1,101 @@
+import polars as pl
+import pytest
+import torch
+from torch import nn
+
+from seglens.activations.effects import choose_hookpoint, hookpoint_effects, to_mean
+from seglens.activations.hooks import activations, edit
+from seglens.cohorts.slices import SliceSet
+from seglens.segmenters.scoring import evaluate
+from seglens.segmenters.segmenter import Segmenter
+
+LABELS = {0: "background", 1: "edema", 2: "enhancing"}
+
+
+class Shown(nn.Module):
+    """Reads the label off the image; what ``aside`` computes is thrown away."""
+
+    def __init__(self):
+        super().__init__()
+        self.used = nn.Conv2d(1, 1, 1)
+        self.aside = nn.Conv2d(1, 2, 1)
+        nn.init.ones_(self.used.weight)
+        nn.init.zeros_(self.used.bias)
+
+    def forward(self, images):
+        labels = torch.arange(3.0).view(1, 3, 1, 1)
+        return -(self.used(images) - labels).square() + 0 * self.aside(images)[:, :1]
+
+
+def slices_of(n=6):
+    masks = torch.randint(0, 3, (n, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    index = pl.DataFrame({"case": [f"c{row}" for row in range(n)]})
+    images = masks[:, None].float()
+    return SliceSet.from_tensors(images, masks, masks >= 0, index, name="toy", sequences=("T1",), labels=LABELS)
+
+
+def segmenter():
+    torch.manual_seed(0)
+    hookpoints = {"used": "used", "aside": "aside"}
+    return Segmenter.wrap(Shown(), sequences=("T1",), labels=LABELS, hookpoints=hookpoints, size=8)
+
+
+def test_ablating_what_matters_costs_dice_and_what_does_not_costs_nothing():
+    slices, seen = slices_of(), []
+    effects = hookpoint_effects(
+        segmenter(), slices, batch_size=4, progress=lambda done, total, **_: seen.append((done, total))
+    )
+    assert effects.columns == ["hookpoint", "class", "dice_before", "dice_ablated"]
+    assert effects["class"].to_list() == ["edema", "enhancing", "foreground"] * 2
+    assert effects["dice_before"].to_list() == [1.0] * 6
+    assert seen == [(done, 6) for done in range(1, 7)]
+    aside = effects.filter(pl.col("hookpoint") == "aside")
+    assert aside["dice_ablated"].to_list() == [1.0] * 3
+
+    # by hand: the mean of all tokens of all slices in the place of each
+    model = segmenter()
+    mean = activations(model, "used", slices.images()).mean((0, 1, 2))
+    with edit(model, "used", to_mean(mean.detach())):
+        by_hand = evaluate(model, slices).summary()["dice_pooled"]
+    used = dict(effects.filter(pl.col("hookpoint") == "used").select("class", "dice_ablated").rows())
+    assert used == pytest.approx(by_hand)
+    assert used["foreground"] < 0.5
+
+
+def test_some_hookpoints_only_and_refusals():
+    model, slices = segmenter(), slices_of()
+    assert hookpoint_effects(model, slices, hookpoints=["aside"])["hookpoint"].unique().to_list() == ["aside"]
+    with pytest.raises(ValueError, match="no hookpoint 'used2'"):
+        hookpoint_effects(model, slices, hookpoints=["used2"])
+
+
+def effects_of(**ablated):
+    rows = [(name, "foreground", 0.8, value) for name, value in ablated.items()]
+    return pl.DataFrame(rows, schema=["hookpoint", "class", "dice_before", "dice_ablated"], orient="row")
+
+
+@pytest.mark.parametrize(
+    ("ablated", "chosen"),
+    [
+        ({"a": 0.1, "b": 0.3, "c": 0.79}, "b"),
+        ({"a": 0.1, "b": 0.3, "c": 0.4}, "c"),
+        ({"a": 0.75, "b": 0.7, "c": 0.9}, "b"),
+        ({"a": 0.8, "b": 0.8, "c": None}, "c"),
+    ],
+)
+def test_the_deepest_with_a_real_effect_is_chosen(ablated, chosen):
+    assert choose_hookpoint(effects_of(**ablated), candidates=list(ablated)) == chosen
+
+
+def test_choosing_among_what_was_not_measured_is_refused():
+    with pytest.raises(ValueError, match="no effects measured at d; there are a, b"):
+        choose_hookpoint(effects_of(a=0.1, b=0.2), candidates=["a", "d"])
+    with pytest.raises(ValueError, match="at any candidate"):
+        choose_hookpoint(effects_of(a=0.1), candidates=[])
+
+
+def test_a_segmenter_without_any_dice_loses_nothing():
+    effects = pl.DataFrame(
+        {"hookpoint": ["a", "b"], "class": ["foreground"] * 2, "dice_before": [0.0, 0.0], "dice_ablated": [0.0, 0.1]}
+    )
+    assert choose_hookpoint(effects, candidates=["a", "b"]) == "a"

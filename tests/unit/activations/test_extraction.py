@@ -1,0 +1,161 @@
+import os
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+import torch
+from einops import rearrange
+from torch import nn
+
+from seglens.activations import extraction
+from seglens.activations.extraction import extract
+from seglens.activations.hooks import capture, edit
+from seglens.artifacts import ArtifactError
+from seglens.cohorts.slices import SliceSet
+from seglens.segmenters.segmenter import Segmenter
+
+LABELS = {0: "background", 1: "tumour"}
+
+
+def segmenter():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 6, 3, stride=4, padding=1), nn.GELU(), nn.Conv2d(6, 2, 1))
+    return Segmenter.wrap(network, sequences=("T1",), labels=LABELS, hookpoints={"middle": "1"}, size=16)
+
+
+def slices_of(n=11, sequences=("T1",)):
+    images = torch.randn(n, len(sequences), 16, 16, generator=torch.Generator().manual_seed(1))
+    masks = torch.zeros(n, 16, 16, dtype=torch.uint8)
+    index = pl.DataFrame({"case": [f"case{row // 4}" for row in range(n)], "position": [10 + row for row in range(n)]})
+    return SliceSet.from_tensors(images, masks, masks == 0, index, name="toy", sequences=sequences, labels=LABELS)
+
+
+def by_hand(slices):
+    network = segmenter().network
+    with torch.no_grad():
+        return rearrange(network[1](network[0](slices.images())), "B d h w -> B h w d")
+
+
+@pytest.mark.parametrize("shard_bytes", [1, 10_000, 2**26])
+def test_tokens_are_the_activations_in_order(tmp_path, monkeypatch, shard_bytes):
+    monkeypatch.setattr(extraction, "SHARD_BYTES", shard_bytes)
+    slices, seen = slices_of(), []
+    store = extract(
+        segmenter(), slices, "middle", batch_size=4, progress=lambda done, total, **_: seen.append((done, total))
+    )
+    assert torch.allclose(store.slice_tokens(torch.arange(11)), by_hand(slices), atol=1e-6)
+    assert (store.segmenter_hash, store.slices_hash, store.hookpoint) == (segmenter().hash, slices.hash, "middle")
+    assert store.index.equals(slices.index)
+    assert seen == [(4, 11), (8, 11), (11, 11)]
+    assert len(store.shards) == (3 if shard_bytes == 1 else 1)
+
+    on_disk = extract(segmenter(), slices, "middle", batch_size=4, folder=tmp_path / "store")
+    assert on_disk.hash == store.hash
+    assert torch.equal(on_disk.tokens(torch.arange(len(store))), store.tokens(torch.arange(len(store))))
+    assert on_disk.scale == store.scale
+    with pytest.raises(ArtifactError, match="exists"):
+        extract(segmenter(), slices, "middle", folder=tmp_path / "store")
+
+
+def test_nothing_behind_the_hookpoint_runs():
+    model = segmenter()
+    with capture(model, "middle"):
+        model.network[2].forward = None  # would fail if it were called
+        store = extract(model, slices_of(), "middle")
+    assert store.n_slices == 11
+
+
+def test_an_edit_in_force_is_seen():
+    model = segmenter()
+    with edit(model, "middle", torch.zeros_like):
+        assert float(extract(model, slices_of(), "middle").centre.abs().sum()) == 0.0
+
+
+def test_half_precision_is_kept_and_read_as_float32():
+    store = extract(segmenter(), slices_of(), "middle", dtype=torch.float16)
+    assert store.shards[0].dtype == torch.float16
+    assert store.tokens(torch.arange(2)).dtype == torch.float32
+    assert torch.allclose(store.slice_tokens(torch.arange(11)), by_hand(slices_of()), atol=1e-3)
+
+
+def test_activations_that_are_not_finite_name_the_slice_and_nothing_is_stored(tmp_path):
+    model, slices = segmenter(), slices_of()
+    images = slices.images()
+    images[6, 0, 3, 3] = float("nan")
+    bad = SliceSet.from_tensors(
+        images, slices.masks(), slices.brains(), slices.index, name="bad", sequences=("T1",), labels=LABELS
+    )
+    with pytest.raises(ValueError, match="at 'middle' are not finite as float32 in 1 slices: case1 slice 16; check"):
+        extract(model, bad, "middle", batch_size=4, folder=tmp_path / "store")
+    assert list(tmp_path.iterdir()) == []
+    with torch.no_grad():
+        model.network[0].weight.mul_(1e6)
+    with pytest.raises(ValueError, match="not finite as float16 in 11 slices: case0 slice 10, case0 slice 11, "):
+        extract(model, slices, "middle", dtype=torch.float16)
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="no hookpoint 'midle'; did you mean 'middle'"):
+        extract(segmenter(), slices_of(), "midle")
+    with pytest.raises(ValueError, match="its sequences are T2"):
+        extract(segmenter(), slices_of(sequences=("T2",)), "middle")
+    with pytest.raises(ValueError, match="'toy' has no slices"):
+        extract(segmenter(), slices_of().select([]), "middle")
+
+
+TWO_PROCESSES = """
+import sys
+from pathlib import Path
+
+import polars as pl
+import torch
+from torch import distributed, nn
+
+from seglens.activations import extraction
+from seglens.cohorts.slices import SliceSet
+from seglens.segmenters.segmenter import Segmenter
+
+folder, rank, world = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+torch.set_num_threads(1)
+distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+extraction.SHARD_BYTES = 1
+images = torch.randn(11, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+masks = torch.zeros(11, 16, 16, dtype=torch.uint8)
+index = pl.DataFrame({"case": [f"case{row // 4}" for row in range(11)], "position": [10 + row for row in range(11)]})
+labels = {0: "background", 1: "tumour"}
+slices = SliceSet.from_tensors(images, masks, masks == 0, index, name="toy", sequences=("T1",), labels=labels)
+torch.manual_seed(0)
+network = nn.Sequential(nn.Conv2d(1, 6, 3, stride=4, padding=1), nn.GELU(), nn.Conv2d(6, 2, 1))
+model = Segmenter.wrap(network, sequences=("T1",), labels=labels, hookpoints={"middle": "1"}, size=16)
+seen = []
+in_memory = extraction.extract(model, slices, "middle", batch_size=4, progress=lambda done, total: seen.append(done))
+on_disk = extraction.extract(model, slices, "middle", batch_size=4, folder=folder / "store")
+assert in_memory.hash == on_disk.hash and in_memory.n_slices == 11
+print(in_memory.hash, in_memory.scale, in_memory.centre.tolist(), seen[-1], sep="|")
+distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_equal_one_bit_for_bit(tmp_path, monkeypatch):
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_PROCESSES, str(tmp_path), str(rank), "2"],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    monkeypatch.setattr(extraction, "SHARD_BYTES", 1)
+    torch.set_num_threads(1)
+    alone = extract(segmenter(), slices_of(), "middle", batch_size=4)
+    answers = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0, 0], answers
+    for (answer, _), n_own in zip(answers, (7, 4), strict=True):
+        content, scale, centre, done = answer.strip().split("|")
+        assert content == alone.hash
+        assert float(scale) == alone.scale
+        assert centre == str(alone.centre.tolist())
+        assert int(done) == n_own
