@@ -122,7 +122,7 @@ def steer_between(
     check_disjoint(selection, evaluation)
     check_edits(segmenter, dictionary, [])
     label = label_of(segmenter, target)
-    steps = 2 * len(selection) + len(evaluation)
+    steps = len(selection) + len(evaluation)
     chosen = choose_edit(
         segmenter,
         dictionary,
@@ -152,6 +152,7 @@ def steer_between(
     }
     edits: dict[str, LatentEdit] = {}
     points: list[dict[str, Any]] = []
+    controls: dict[str, list[str]] = {}
     for operation, edit in chosen.by_operation.items():
         for kind, latents in (("chosen", edit.latents), ("random", random[operation][0].latents)):
             for alpha in alphas[operation] if latents else ():
@@ -159,8 +160,11 @@ def steer_between(
                 edits[name] = LatentEdit(dictionary.hookpoint, dictionary.hash, latents, operation, alpha)
                 points.append({"operation": operation, "latents": kind, "alpha": float(alpha), "edit": name})
             points.append({"operation": operation, "latents": kind, "alpha": NEUTRAL[operation], "edit": UNEDITED})
-        for number, drawn in enumerate(random[operation]):
-            edits[f"random_latents {operation} {number}"] = drawn
+        # the first draw is on the curve already
+        controls[operation] = [f"random {operation} {random[operation][0].value:g}" if edit.latents else UNEDITED]
+        for number, drawn in enumerate(random[operation][1:], start=1):
+            controls[operation].append(f"random_latents {operation} {number}")
+            edits[controls[operation][-1]] = drawn
     scores = _evaluated(
         segmenter,
         dictionary,
@@ -169,7 +173,7 @@ def steer_between(
         label=label,
         tuned=tuned,
         batch_size=batch_size,
-        progress=part_of(progress, 2 * len(selection), steps),
+        progress=part_of(progress, len(selection), steps),
     )
     tables = [scores]
     for operation in chosen.by_operation:
@@ -190,7 +194,7 @@ def steer_between(
     shared = {name: summaries[name] for name in summaries if name in (*tuned, *RIVALS)}
     results = []
     for operation, edit in sorted(chosen.by_operation.items(), key=lambda item: item[1] != chosen.edit):
-        draws = [summaries[f"random_latents {operation} {number}"] for number in range(len(random[operation]))]
+        draws = [summaries[name] for name in controls[operation]]
         results.append(
             common
             | {

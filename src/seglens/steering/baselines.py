@@ -245,7 +245,7 @@ def _tune_bias(logits: Logits, masks: Masks, target: int | None, *, rounds: int 
         counts = pooled_counts(predicted, truth[::step], n_classes) + torch.div(closed, step, rounding_mode="floor")
         return dice_of_counts(counts, target)
 
-    def improved(bias: list[float], groups: list[tuple[int, ...]], step: int = 1) -> tuple[list[float], float]:
+    def improved(bias: list[float], groups: Sequence[tuple[int, ...]], step: int = 1) -> tuple[list[float], float]:
         best = dice_with(bias, step)
         for _ in range(rounds):
             for group in groups:
@@ -259,7 +259,7 @@ def _tune_bias(logits: Logits, masks: Masks, target: int | None, *, rounds: int 
         return bias, best
 
     labels = range(1, n_classes)
-    singles: list[tuple[int, ...]] = [(label,) for label in labels]
+    singles = [(label,) for label in labels]
     pairs = [pair for pair in combinations(labels, 2) if target in pair or (target is None and n_classes <= 4)]
     zero = [0.0] * n_classes
     bias, dice = improved(zero, singles)

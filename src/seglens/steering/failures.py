@@ -109,7 +109,7 @@ def recover(
     """
     check_disjoint(selection, evaluation)
     check_edits(segmenter, dictionary, [])
-    steps = len(selection) + len(evaluation) + 3 * worst
+    steps = len(selection) + len(evaluation) + 2 * worst
     chosen_from, _ = worst_slices(segmenter, selection, worst, batch_size, part_of(progress, 0, steps))
     done = len(selection)
     failing, rows = worst_slices(segmenter, evaluation, worst, batch_size, part_of(progress, done, steps))

@@ -22,13 +22,13 @@ from seglens.steering.levers import LatentEffects, associated_latents, causal_la
 from seglens.steering.sweep import UNEDITED, part_of, sweep
 
 ALPHAS: Mapping[str, tuple[float, ...]] = {
-    "multiply": (-2.0, -1.0, 0.0, 0.5, 1.5, 2.0, 3.0),
+    "multiply": (-1.0, 0.0, 0.5, 1.5, 2.0, 3.0),
     "add": (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0),
 }
 """In the dictionary's scaled units; beyond about -2..3 a segmentation is destroyed."""
 NEUTRAL: Mapping[str, float] = {"multiply": 1.0, "add": 0.0}
-N_LATENTS = (5, 20, 60)
-COARSE_SLICES = 40
+N_LATENTS = (10, 60)
+COARSE_SLICES = 32
 FINALISTS = 6
 
 Objective = Callable[[Scores], dict[str, float]]
@@ -193,50 +193,45 @@ def search(
         operation: [name for name, candidate in by_name.items() if candidate.edit.operation == operation]
         for operation in operations
     }
-    coarse = selection.select(evenly_spaced(len(selection), COARSE_SLICES))
-    coarse_edits = {name: candidate.edit for name, candidate in by_name.items()}
-    steps = len(coarse) + len(selection)
-    scored = sweep(
-        segmenter,
-        dictionary,
-        coarse,
-        coarse_edits,
-        batch_size=batch_size,
-        progress=part_of(progress, 0, steps),
-    )
-    first = objective(scored)
+    edits = {name: candidate.edit for name, candidate in by_name.items()}
+    rows = evenly_spaced(len(selection), COARSE_SLICES)
+    rest = sorted(set(range(len(selection))) - set(rows))
+
+    def scored(chosen: Sequence[int], some: Mapping[str, LatentEdit], before: int) -> Scores:
+        step = part_of(progress, before, len(selection))
+        part = selection.select(chosen)
+        table = sweep(segmenter, dictionary, part, some, batch_size=batch_size, progress=step).table
+        numbers = pl.Series(chosen, dtype=pl.UInt32)
+        return Scores(table.with_columns(numbers.gather(table["row"]).alias("row")))
+
+    coarse = scored(rows, edits, 0)
+    first = objective(coarse)
     finalists = {
-        name: coarse_edits[name]
+        name: edits[name]
         for group in names.values()
         for name in sorted(group, key=lambda name: (-first[name], name))[:FINALISTS]
     }
-    final = objective(
-        sweep(
-            segmenter,
-            dictionary,
-            selection,
-            finalists,
-            batch_size=batch_size,
-            progress=part_of(progress, len(coarse), steps),
-        )
-    )
+    both = [Scores(coarse.table.filter(pl.col("edit").is_in([UNEDITED, *finalists])))]
+    if rest:
+        both.append(scored(rest, finalists, len(rows)))
+    final = objective(Scores.merged(both))
     by_operation: dict[Operation, LatentEdit] = {}
     for operation, group in names.items():
         entered = sorted((name for name in group if name in final), key=lambda name: (-final[name], name))
         if entered and final[entered[0]] > final[UNEDITED]:
-            by_operation[operation] = coarse_edits[entered[0]]
+            by_operation[operation] = edits[entered[0]]
         else:
-            latents = coarse_edits[entered[0]].latents if entered else ()
+            latents = edits[entered[0]].latents if entered else ()
             by_operation[operation] = LatentEdit(
                 dictionary.hookpoint, dictionary.hash, latents, operation, NEUTRAL[operation]
             )
     best = max(by_operation.values(), key=lambda edit: final.get(edit.name, final[UNEDITED]))
-    rows = [
+    tried = [
         _row(name, values[name], stage, by_name.get(name))
         for stage, values in (("coarse", first), ("full", final))
         for name in values
     ]
-    return ChosenEdit(best, by_operation, pl.DataFrame(rows, schema=SELECTION_SCHEMA), effects)
+    return ChosenEdit(best, by_operation, pl.DataFrame(tried, schema=SELECTION_SCHEMA), effects)
 
 
 def random_edits(

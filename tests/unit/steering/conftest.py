@@ -1,4 +1,6 @@
-"""A network of two convolutions with a planted fault: its masks are what it would say with latent 3 three times as strong."""
+"""A network of two convolutions with a planted fault: its masks are what latent 3 three times as strong would give."""
+
+from dataclasses import dataclass
 
 import polars as pl
 import pytest
@@ -25,16 +27,14 @@ class Tiny(nn.Module):
         return self.head(self.stem(images))
 
 
-@pytest.fixture
-def segmenter():
+def _segmenter():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = Tiny()
     return Segmenter.wrap(network, sequences=("T1", "FLAIR"), labels=LABELS, hookpoints={"here": "stem"}, size=16)
 
 
-@pytest.fixture
-def dictionary(segmenter):
+def _dictionary(segmenter):
     dictionary = SparseAutoencoder(8, 24, k=4, seed=0, hookpoint="here", segmenter_hash=segmenter.hash)
     dictionary.theta.fill_(0.4)
     dictionary.scale.fill_(2.0)
@@ -74,28 +74,7 @@ def _slices(segmenter, dictionary, *, seed, patients, per_patient=4, name="targe
     )
 
 
-@pytest.fixture
-def make_edit():
-    return _edit
-
-
-@pytest.fixture
-def make_slices():
-    return _slices
-
-
-@pytest.fixture
-def selection(segmenter, dictionary):
-    return _slices(segmenter, dictionary, seed=1, patients=4)
-
-
-@pytest.fixture
-def evaluation(segmenter, dictionary):
-    return _slices(segmenter, dictionary, seed=2, patients=5)
-
-
-@pytest.fixture
-def atlas(dictionary):
+def _atlas(dictionary):
     m = dictionary.n_latents
     table = pl.DataFrame(
         {
@@ -109,3 +88,56 @@ def atlas(dictionary):
     )
     exemplars = pl.DataFrame(schema={"latent": pl.Int32, "rank": pl.Int32, "row": pl.UInt32, "score": pl.Float32})
     return LatentAtlas(table, exemplars, torch.zeros(0, 8, 8, dtype=torch.float16), LABELS, {"edema": 0.1}, {})
+
+
+@dataclass(frozen=True)
+class World:
+    segmenter: Segmenter
+    dictionary: SparseAutoencoder
+    atlas: LatentAtlas
+    selection: SliceSet
+    evaluation: SliceSet
+
+    @property
+    def parts(self):
+        return self.segmenter, self.dictionary, self.atlas, self.selection, self.evaluation
+
+
+@pytest.fixture(scope="session")
+def world():
+    """Everything once, for results that several tests read; whoever changes a part takes the fixtures below."""
+    segmenter = _segmenter()
+    dictionary = _dictionary(segmenter)
+    selection = _slices(segmenter, dictionary, seed=1, patients=4)
+    evaluation = _slices(segmenter, dictionary, seed=2, patients=5)
+    return World(segmenter, dictionary, _atlas(dictionary), selection, evaluation)
+
+
+@pytest.fixture
+def segmenter():
+    return _segmenter()
+
+
+@pytest.fixture
+def dictionary(segmenter):
+    return _dictionary(segmenter)
+
+
+@pytest.fixture
+def atlas(dictionary):
+    return _atlas(dictionary)
+
+
+@pytest.fixture
+def selection(world):
+    return world.selection
+
+
+@pytest.fixture
+def evaluation(world):
+    return world.evaluation
+
+
+@pytest.fixture
+def make_edit():
+    return _edit

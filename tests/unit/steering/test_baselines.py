@@ -48,7 +48,7 @@ def flood(group):
                     component.add(pixel)
                     queue.append(pixel)
         found.append(component)
-    return sorted(found, key=lambda component: min(component))
+    return sorted(found, key=min)
 
 
 @pytest.mark.parametrize("scope", ["class", "foreground"])

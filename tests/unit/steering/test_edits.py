@@ -69,7 +69,8 @@ def test_apply_equals_a_loop_over_tokens_and_latents(dictionary, operation, valu
 
 
 @pytest.mark.parametrize(("operation", "value", "where"), OPERATIONS)
-def test_steering_adds_the_decoded_difference(segmenter, dictionary, operation, value, where, make_edit):
+def test_steering_adds_the_decoded_difference(world, operation, value, where, make_edit):
+    segmenter, dictionary = world.segmenter, world.dictionary
     edit = make_edit(dictionary, operation=operation, value=value, where=where)
     other = SparseAutoencoder(8, 12, k=2, seed=5)
     source = swap_source(other, {1: 4, 3: 0, 5: 11}) if operation == "swap" else None
@@ -98,11 +99,10 @@ def test_edits_apply_one_after_the_other(segmenter, dictionary, make_edit):
     assert torch.allclose(change_of(dictionary, [first, second])(tokens).flatten(0, 2), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("operation", "value", "latents"), [("multiply", 1, (1, 3)), ("add", 0, (1, 3)), ("zero", 0, ())]
-)
+@pytest.mark.parametrize("identity", [("multiply", 1, (1, 3)), ("add", 0, (1, 3)), ("zero", 0, ())])
 @pytest.mark.parametrize(("architecture", "hookpoint"), ARCHITECTURES)
-def test_an_identity_edit_changes_no_bit(architecture, hookpoint, operation, value, latents, make_edit):
+def test_an_identity_edit_changes_no_bit(architecture, hookpoint, identity, make_edit):
+    operation, value, latents = identity
     segmenter, dictionary = real(architecture, hookpoint)
     before = segmenter.logits(images(size=32))
     with steer(segmenter, dictionary, [make_edit(dictionary, latents, operation, value)]):

@@ -13,9 +13,9 @@ from seglens.steering.policies import slice_dice
 SETTINGS = {"worst": 10, "n_latents": (1, 3), "n_most_active": 2, "random_draws": 2, "batch_size": 4, "source": "adult"}
 
 
-@pytest.fixture
-def result(segmenter, dictionary, atlas, selection, evaluation):
-    return recover(segmenter, dictionary, atlas, selection, evaluation, **SETTINGS)
+@pytest.fixture(scope="module")
+def result(world):
+    return recover(*world.parts, **SETTINGS)
 
 
 def dices(segmenter, slices, rows, masks):
@@ -101,14 +101,15 @@ def test_examples_are_the_masks_of_their_rows(segmenter, dictionary, evaluation,
     assert (gains[0], gains[-1]) == (max(table.values()), min(table.values()))
 
 
-def test_held_out_does_not_see_evaluation_masks(segmenter, dictionary, atlas, selection, evaluation, result):
+def test_held_out_does_not_see_evaluation_masks(world, result):
+    evaluation = world.evaluation
     masks = evaluation.masks()
     masks[masks == 1] = 2
     other = evaluation.from_tensors(
         evaluation.images(), masks, evaluation.brains(), evaluation.index,
         name=evaluation.name, sequences=evaluation.sequences, labels=evaluation.labels,
     )  # fmt: skip
-    again = recover(segmenter, dictionary, atlas, selection, other, **SETTINGS)
+    again = recover(*world.parts[:4], other, **SETTINGS)
     for key in ("edit", "latents", "alpha"):
         assert again.results[0][key] == result.results[0][key]
     assert again.results[0]["mean_after"] != result.results[0]["mean_after"]

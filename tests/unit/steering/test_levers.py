@@ -115,5 +115,5 @@ def test_association_demands_mass_and_lift(atlas):
 
 
 def test_an_unknown_class_is_named(atlas):
-    with pytest.raises(ValueError, match="it has edema$"):
+    with pytest.raises(ValueError, match=r"it has edema$"):
         associated_latents(atlas, "oedema")

@@ -14,12 +14,13 @@ from seglens.steering.policies import (
 PLANTED = 3
 
 
-@pytest.fixture
-def chosen(segmenter, dictionary, atlas, selection):
-    return choose_edit(segmenter, dictionary, atlas, selection, target="edema", n_latents=(1, 3))
+@pytest.fixture(scope="module")
+def chosen(world):
+    return choose_edit(*world.parts[:4], target="edema", n_latents=(1, 3))
 
 
-def test_the_planted_latent_is_found_and_cures(segmenter, dictionary, atlas, selection, evaluation, chosen):
+def test_the_planted_latent_is_found_and_cures(world, chosen):
+    segmenter, dictionary, evaluation = world.segmenter, world.dictionary, world.evaluation
     assert chosen.edit.latents == (PLANTED,)
     assert (chosen.edit.operation, chosen.edit.value) == ("multiply", 3.0)
     assert chosen.chosen_by(chosen.edit) == "causal"
