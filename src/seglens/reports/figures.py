@@ -37,8 +37,8 @@ def range_rows(summary: Mapping[str, Any]) -> list[RangeRow]:
     rows = []
     for entry in summary.get("alignments") or []:
         facts = [
-            _fact(entry.get("same_segmenter_start"), "common start", "separate starts"),
-            _fact(entry.get("same_sae_seed"), "same SAE seed", "other SAE seed"),
+            fact(entry.get("same_segmenter_start"), "common start", "separate starts"),
+            fact(entry.get("same_sae_seed"), "same SAE seed", "other SAE seed"),
         ]
         rows.append(
             RangeRow(
@@ -57,7 +57,8 @@ def range_rows(summary: Mapping[str, Any]) -> list[RangeRow]:
     return sorted(rows, key=lambda one: (one.raw is None, one.calibrated is None, -(one.calibrated or 0.0)))
 
 
-def _fact(value: Any, yes: str, no: str) -> str:
+def fact(value: Any, yes: str, no: str) -> str:
+    """The word for a yes or a no; nothing where it is not known."""
     return "" if value is None else yes if value else no
 
 

@@ -18,6 +18,8 @@ from seglens.studies.run import Run
 
 LATENTS = 10
 EXEMPLARS = 4
+OTHERS = 4
+"""Latents of the background or of no class, at most."""
 SIDE = 144
 MINIMUM_FIRING = 1e-3
 """Share of tokens; latents that fire less often are shown only where nothing else is there."""
@@ -61,7 +63,8 @@ def described_slices(run: Run, cohort: str) -> SliceSet:
 
 
 def chosen_latents(table: pl.DataFrame, classes: list[str], wanted: int) -> list[int]:
-    """Latents worth showing: in turn for each class the one with the highest lift that fires often enough.
+    """Latents worth showing: in turn for each class the one with the highest lift that fires often enough;
+    where classes have too few, some of the others, heaviest first, each of another name.
 
     Args:
         table: an atlas's table.
@@ -83,7 +86,10 @@ def chosen_latents(table: pl.DataFrame, classes: list[str], wanted: int) -> list
             own = live.filter((pl.col("top_class") == name) & pl.col(lift).is_not_null())
             ranked[name] = own.sort([lift, "latent"], descending=[True, False])["latent"].to_list()
     others = live.filter(~pl.col("top_class").is_in(list(ranked)) | pl.col("top_class").is_null())
-    ranked[""] = others.sort(["mass", "latent"], descending=[True, False])["latent"].to_list()
+    others = others.sort(["mass", "latent"], descending=[True, False])
+    if "name" in others.columns:  # one of each kind: the heaviest latents of the background are all alike
+        others = others.unique("name", keep="first", maintain_order=True)
+    ranked[""] = others["latent"].to_list()[:OTHERS]
     taken: dict[str, int] = dict.fromkeys(ranked, 0)
     names = [name for name in ranked if name]
     while sum(taken.values()) < wanted:

@@ -5,7 +5,7 @@ from typing import Any
 
 from seglens.reports.blocks import Block, Cell, Chart, Fold, Key, Paragraph, Section, head, table
 from seglens.reports.charts import NARROW
-from seglens.reports.figures import TITLE, range_chart, range_rows
+from seglens.reports.figures import TITLE, fact, range_chart, range_rows
 from seglens.reports.palette import BLUE, INK, MUTED, VERMILLION, heat
 from seglens.reports.wording import (
     UNDEFINED,
@@ -115,18 +115,16 @@ def _numbers(entries: list[Mapping[str, Any]]) -> Block:
         ]
         rows.append(
             (
-                head(pair_of(entry), f"tau {number(entry.get('tau'), 2)}"),
+                head(pair_of(entry), _circumstances(entry)),
                 *(percent(entry.get(key), 1) for key in ("floor", "shared", "ceiling", "ceiling_other_seed")),
                 Cell(number(entry.get("calibrated")), strong=True),
                 *(number(value) for value in together),
                 Cell(f"{count(entry.get('dead_source'))} / {count(entry.get('dead_target'))}"),
-                head(_yes(entry.get("same_segmenter_start"))),
-                head(_yes(entry.get("same_sae_seed"))),
             )
         )
     columns = (
         "Pair", "Floor", "Raw share", "Ceiling", "Ceiling, other seed", "Calibrated", "Correlation, by weight",
-        "… by function", "… null", "… same model", "Dead left out", "Common start", "Same SAE seed",
+        "… by function", "… null", "… same model", "Dead left out",
     )  # fmt: skip
     note = (
         "Shares are of the live latents of the narrower side; dead latents (source / target) are left out and counted. "
@@ -136,8 +134,14 @@ def _numbers(entries: list[Mapping[str, Any]]) -> Block:
     return table("Every pair in numbers", columns, rows, note)
 
 
-def _yes(value: Any) -> str:
-    return UNDEFINED if value is None else "yes" if value else "no"
+def _circumstances(entry: Mapping[str, Any]) -> str:
+    tau = defined(entry.get("tau"))
+    facts = [
+        "" if tau is None else f"tau {tau:g}",
+        fact(entry.get("same_segmenter_start"), "common start", "separate starts"),
+        fact(entry.get("same_sae_seed"), "same SAE seed", "other SAE seed"),
+    ]
+    return ", ".join(one for one in facts if one)
 
 
 def _methods(entry: Mapping[str, Any]) -> Block | None:
@@ -145,8 +149,19 @@ def _methods(entry: Mapping[str, Any]) -> Block | None:
     columns = list(dict.fromkeys(key for values in methods.values() for key in values))
     if not columns:
         return None
-    rows = [(head(plain(name)), *(number(values.get(key), 3) for key in columns)) for name, values in methods.items()]
-    return table(pair_of(entry), ("Method", *(plain(key) for key in columns)), rows)
+    rows = [(head(plain(name)), *(_figure(values.get(key)) for key in columns)) for name, values in methods.items()]
+    return table(pair_of(entry), ("Method", *(_column(key) for key in columns)), rows)
+
+
+FILTERS = {"none": "no filter", "tau": "cosine ≥ tau", "shared": "the shared set only", "n": "pairs"}
+
+
+def _column(key: str) -> str:
+    return ", ".join(FILTERS.get(part, plain(part)) for part in key.split(", "))
+
+
+def _figure(value: Any) -> str:
+    return count(value) if isinstance(value, int) else number(value, 3)
 
 
 def flattened(values: Any, before: str = "") -> dict[str, Any]:

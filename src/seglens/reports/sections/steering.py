@@ -121,8 +121,10 @@ def _curve(own: pl.DataFrame, operation: str, name: str, entry: Mapping[str, Any
     levels = [] if before is None else [Level("untouched", before, INK, "")]
     values = {key: score(after, "dice_pooled", name) for key, after in (entry.get("baselines") or {}).items()}
     known = sorted(((value, key) for key, value in values.items() if value is not None), reverse=True)
-    for place, (value, key) in enumerate(known):
+    places = {key: place for place, key in enumerate(values)}  # a rival keeps its look from chart to chart
+    for value, key in known:
         label = f"{plain(key)}, at its tuned alpha" if key == "random_latents" else plain(key)
+        place = places[key]
         levels.append(Level(label, value, LEVELS[place % len(LEVELS)], DASHES[1 + place % (len(DASHES) - 1)]))
     alpha = defined(entry.get("alpha"))
     marks = [(alpha, "chosen")] if alpha is not None and n and entry.get("operation") == operation else []

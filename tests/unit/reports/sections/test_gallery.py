@@ -37,6 +37,12 @@ def test_the_highest_lift_of_each_class_in_turn_then_the_heaviest_of_the_rest() 
     assert chosen_latents(table, ["edema", "core"], 99) == [1, 0, 2, 6, 5, 7]
 
 
+def test_others_are_few_and_each_of_another_name() -> None:
+    names = ["outside", "outside", "diffuse", "midline", "left", "right", "deep"]
+    table = table_of([("background", 1.0, 0.5, 90.0 - place, False) for place in range(7)])
+    assert chosen_latents(table.with_columns(pl.Series("name", names)), ["edema", "core"], 10) == [0, 2, 3, 4]
+
+
 def test_rare_latents_are_shown_where_nothing_else_is_there() -> None:
     assert chosen_latents(table_of([("core", 3.0, 1e-6, 1.0, False)]), ["edema", "core"], 5) == [0]
     assert chosen_latents(table_of([("core", 3.0, 0.0, 0.0, True)]), ["edema", "core"], 5) == []

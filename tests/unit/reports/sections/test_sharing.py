@@ -17,6 +17,7 @@ def test_every_shared_share_stands_between_its_bounds(full_run: Run) -> None:
     assert all("[62% – 93%]" in cell.sub and "specific" in cell.sub for cell in filled)
     places = [numbers.columns.index(name) for name in ("Floor", "Raw share", "Ceiling", "Calibrated")]
     assert [numbers.rows[0][place].text for place in places] == ["62.0%", "84.0%", "93.0%", "0.71"]
+    assert numbers.rows[0][0].sub == "tau 0.8, common start, same SAE seed"
     assert any(row[0].text == "healthy → adult-unet" and row[places[1]].text == "–" for row in numbers.rows)
 
 
