@@ -43,10 +43,10 @@ class Codes:
 
     def __post_init__(self) -> None:
         """Refuse parts that do not belong together."""
-        if len(self.offsets) < 1 or len(self.latents) != len(self.values):
+        if int(self.offsets[-1]) != len(self.latents):
             raise ValueError(
-                f"codes need offsets [n+1] and as many latents as values; got {len(self.offsets)} offsets, "
-                f"{len(self.latents)} latents and {len(self.values)} values"
+                f"these codes' offsets end at {int(self.offsets[-1])}, but there are {len(self.latents)} latents; "
+                "give offsets [n+1] that start at 0 and end at the number of entries"
             )
 
     @property

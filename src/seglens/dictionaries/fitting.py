@@ -18,6 +18,10 @@ from seglens.dictionaries.sae import CHUNK_ELEMENTS, SparseAutoencoder
 from seglens.progress import Progress, silent
 from seglens.shapes import Tokens
 
+LARGEST_LR = 2e-3
+"""Measured on d_in 64, m 1024, 400 steps: 4e-3 gains 0.2 to 3 points of explained variance and kills 5 to 10 times as
+many latents."""
+
 
 @runtime_checkable
 class TokenSource(Protocol):
@@ -68,7 +72,7 @@ class FitSettings:
         steps: optimiser steps.
         batch_size: tokens a step, over all processes.
         lr: peak learning rate; None: ``LR / sqrt(m / 2^14)`` with LR = 5e-4 up to 1000 steps, falling to the 2e-4 of
-            long runs at 6250 steps and beyond (a short run must move further a step).
+            long runs at 6250 steps and beyond (a short run must move further a step), and never above 2e-3.
         warmup: share of the steps over which the rate rises to its peak.
         decay: share of the steps, at the end, over which it falls to 0.
         clip: largest norm of the gradient.
@@ -116,7 +120,7 @@ class FitSettings:
     def learning_rate(self, step: int, n_latents: int) -> float:
         """The rate of step 0..steps-1: linear warm-up, constant, linear decay to 0."""
         base = 2e-4 * min(2.5, max(1.0, math.sqrt(6250 / self.steps)))
-        peak = self.lr if self.lr is not None else base / math.sqrt(n_latents / 2**14)
+        peak = self.lr if self.lr is not None else min(LARGEST_LR, base / math.sqrt(n_latents / 2**14))
         rise = (step + 1) / max(self.warmup * self.steps, 1.0)
         fall = (self.steps - step) / max(self.decay * self.steps, 1.0)
         return peak * min(1.0, rise, fall)

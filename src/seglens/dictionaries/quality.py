@@ -71,7 +71,7 @@ def dictionary_quality(
 
 
 def participation_ratio(covariance: Float[Tensor, "d d"]) -> float | None:
-    """``(sum of eigenvalues)^2 / sum of squared eigenvalues``: the effective number of dimensions; None if all are 0."""
+    """``(sum of eigenvalues)^2 / sum of their squares``, the effective number of dimensions; None if all are 0."""
     squared = float(covariance.square().sum())
     return float(covariance.trace()) ** 2 / squared if squared > 0 else None
 
