@@ -70,6 +70,7 @@ def check(
     labels: Annotated[str | None, Parameter(help="Values and their names, such as 0=background,1=tumour.")] = None,
     mask_values: Annotated[str | None, Parameter(help="Codes in the masks, such as 0=0,255=1.")] = None,
     inverted: Annotated[bool, Parameter(help="2-D folders: intensities are 255 - x.", negative="")] = False,
+    orientation: Annotated[str, Parameter(help="2-D folders: where rows and columns run to.")] = "PL",
 ) -> int:
     """List all that is wrong with the data, per case, with the cure; exit 3 if a case is quarantined."""
     from seglens.cohorts.checks import check_cohort
@@ -86,6 +87,7 @@ def check(
         labels={int(value): name for value, name in _pairs(labels).items()} or None,
         mask_values={int(code): int(value) for code, value in _pairs(mask_values).items()} or None,
         inverted=inverted,
+        orientation=orientation,
     )
     with StageDisplay()(f"check {found.name}") as progress:
         report = check_cohort(found, progress=progress)

@@ -31,6 +31,7 @@ class SourceSettings(_Strict):
         masks: 2-D folders: pattern of the masks with the same fields.
         channels: 2-D folders: sequence name to channel number (as Pillow reads them, from 0).
         inverted: 2-D folders: intensities are stored as 255 - x where x > 0.
+        orientation: 2-D folders: where rows and columns run to, of A P and of L R; ``PL`` is the radiological display.
         patient: a regular expression with one group that takes the patient out of the case's name; None takes the
             layout's rule.
     """
@@ -43,6 +44,7 @@ class SourceSettings(_Strict):
     masks: str | None = None
     channels: dict[str, int] | None = None
     inverted: bool = False
+    orientation: str = "PL"
     patient: str | None = None
 
 
