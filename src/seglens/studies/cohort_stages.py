@@ -122,7 +122,9 @@ def _read(settings: StudySettings, name: str) -> tuple[Cohort, str]:
         for sequence, ref in [*case.images.items(), *([("mask", case.mask)] if case.mask else [])]
     }
     digests = {path: hash_file(path) for path in sorted({ref.path for ref in refs.values()}) if path.is_file()}
-    identity = {place: [digests.get(ref.path), ref.channel, ref.inverted, ref.orientation] for place, ref in refs.items()}
+    identity = {
+        place: [digests.get(ref.path), ref.channel, ref.inverted, ref.orientation] for place, ref in refs.items()
+    }
     values = {case.id: {str(a): b for a, b in case.mask_values.items()} for case in cohort.cases}
     return cohort, hash_of({"files": identity, "values": values, "splits": _splits(cohort)})
 

@@ -37,7 +37,7 @@ from seglens.cohorts.phantom.tissue import (
 
 SEQUENCES = ("T1", "T1c", "T2", "FLAIR")
 FIELD_OF_VIEW_MM = 208.0
-HEALTHY_RANGE_MM = (-32.0, 25.0)
+HEALTHY_RANGE_MM = (-28.0, 22.0)
 """Template heights between which a healthy subject is sliced: pons and cerebellum to the top of the caudate."""
 WHITE_MATTER_LEVEL = 500.0
 """Intensity of white matter in the files, in each sequence."""
@@ -226,8 +226,8 @@ def _plan_slices(lesion: Lesion | None, head: Head, slices: int) -> tuple[Tensor
         low, high = (float(head.from_template((0.0, -17.0, z))[2]) for z in HEALTHY_RANGE_MM)
     else:
         low, high = lesion.heights_mm()
-    # a little more than the structure: the outermost of ten slices lie just beyond it
-    gap = max(1.0, round(1.15 * (high - low) / slices, 3))
+    # more than the structure: of ten slices one or two lie beyond it, so that brain without lesion is seen too
+    gap = max(1.0, round(1.3 * (high - low) / slices, 3))
     return (low + high) / 2 + (torch.arange(slices, dtype=torch.float32) - (slices - 1) / 2) * gap, gap
 
 
