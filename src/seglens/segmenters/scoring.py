@@ -44,8 +44,8 @@ class Scores:
 
     Attributes:
         table: one row a slice x class x edit, background included: edit, row (in the SliceSet), case, patient, volume,
-            label, class, tp, predicted, truth (pixels), hd95_mm (null where not asked for, or where the class is absent
-            from mask or prediction).
+            label, class, tp, predicted, truth (pixels), hd95_mm (null where not asked for, where the pixel spacing is
+            unknown, or where the class is absent from mask or prediction).
     """
 
     table: pl.DataFrame
@@ -217,12 +217,13 @@ def score_predictions(
         predicted, truth = predictions[rows[0] : rows[-1] + 1], slices.masks(rows)
         counts.append(count_scores(predicted, truth, slices.labels))
         if with_hd95:
-            spacing = slices.index.select("spacing_row_mm", "spacing_column_mm")[rows].to_numpy()
+            spacing = slices.index.select("spacing_row_mm", "spacing_column_mm")[rows].rows()
             for one_predicted, one_truth, (row_mm, column_mm) in zip(predicted, truth, spacing, strict=True):
-                spacing_mm = (float(row_mm), float(column_mm))
                 distances.append(None)  # the background has no lesion surface
                 distances += [
-                    surface.hd95(one_predicted == label, one_truth == label, spacing_mm)
+                    surface.hd95(one_predicted == label, one_truth == label, (row_mm, column_mm))
+                    if row_mm and column_mm
+                    else None
                     for label in sorted(slices.labels)[1:]
                 ]
     return scores_from_counts(torch.cat(counts), slices, edit_name=edit_name, distances=distances or None)
