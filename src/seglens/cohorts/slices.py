@@ -92,7 +92,7 @@ class _Part:
     sequences: list[NDArray[np.float32]]
     masks: NDArray[np.uint8]
     brains: NDArray[np.bool_]
-    spacing_mm: tuple[float, float]
+    spacing_mm: tuple[float, float] | None
 
     def position(self, slice_number: int) -> int:
         return slice_number if self.case.position is None else self.case.position
@@ -246,14 +246,15 @@ def _tensors(part: _Part, chosen: NDArray[np.int64], scales: Sequence[Intensitie
 
 def _rows(part: _Part, chosen: NDArray[np.int64], split: str, size: int) -> list[dict[str, Any]]:
     zoom = max(part.masks.shape[1:]) / size
+    row_mm, column_mm = (None, None) if part.spacing_mm is None else (side * zoom for side in part.spacing_mm)
     return [
         {
             "case": part.case.id,
             "patient": part.case.patient,
             "volume": part.case.volume,
             "position": part.position(depth),
-            "spacing_row_mm": part.spacing_mm[0] * zoom,
-            "spacing_column_mm": part.spacing_mm[1] * zoom,
+            "spacing_row_mm": row_mm,
+            "spacing_column_mm": column_mm,
             "split": split,
         }
         for depth in chosen.tolist()

@@ -21,13 +21,13 @@ class Stack:
     Attributes:
         values: [D H W] float32; rows from anterior to posterior, columns from the patient's right to left; a 2-D file
             gives one slice, as it is.
-        spacing_mm: between rows, between columns; 1 mm where the file does not say (2-D).
+        spacing_mm: between rows, between columns; None where the file does not say (2-D).
         affine: of the canonical volume; None for a 2-D file.
         sha256: of the file's bytes.
     """
 
     values: NDArray[np.float32]
-    spacing_mm: tuple[float, float]
+    spacing_mm: tuple[float, float] | None
     affine: NDArray[np.float64] | None
     sha256: str
 
@@ -44,7 +44,7 @@ def read_stack(ref: ImageRef, *, constant: bool = False) -> Stack:
     """
     if ref.path.suffix.lower() in SUFFIXES:
         plane, sha256 = read_plane(ref, constant=constant)
-        return Stack(plane[None], (1.0, 1.0), None, sha256)
+        return Stack(plane[None], None, None, sha256)
     volume = read_volume(ref.path, constant=constant)
     return Stack(volume.axial(), (volume.spacing_mm[1], volume.spacing_mm[0]), volume.affine, volume.sha256)
 

@@ -185,7 +185,7 @@ def test_pictures_of_differing_size_are_normalised_as_one_volume(tmp_path: Path,
     slices = prepare_slices(cohort, Preprocessing(("T1",), size=16, clip_percentiles=(0.0, 100.0)))
     assert slices.index["position"].to_list() == [1, 3, 12]
     assert slices.index["volume"].unique().to_list() == ["p"]
-    np.testing.assert_allclose(slices.index["spacing_row_mm"].to_numpy(), [24 / 16, 30 / 16, 1.0])
+    assert slices.index["spacing_row_mm"].null_count() == 3  # a picture does not say how large its pixels are
     inside = np.concatenate([image[image > 0].astype(float) for image in pixels.values()])
     expected = np.where(pixels[12] > 0, (pixels[12] - inside.mean()) / inside.std(), 0)
     np.testing.assert_allclose(slices.images([2])[0, 0].numpy(), expected, atol=1e-4)

@@ -27,7 +27,7 @@ def slices_of(masks, *, volumes=None, spacing=1.0, labels=LABELS):
             "case": [f"case{row}" for row in range(n)],
             "volume": volumes or [f"v{row // 3}" for row in range(n)],
             "spacing_row_mm": [spacing] * n,
-            "spacing_column_mm": [2.0 * spacing] * n,
+            "spacing_column_mm": [spacing and 2.0 * spacing] * n,
         }
     )
     images = masks[:, None].float()
@@ -145,6 +145,14 @@ def test_pooled_dice_is_that_of_the_summary():
     counts = count_scores(predictions, masks, LABELS)
     assert pooled_dice(counts, LABELS) == pytest.approx(scores_from_counts(counts, slices).summary()["dice_pooled"])
     assert pooled_dice(torch.zeros(1, 4, 3, dtype=torch.int64), LABELS)["foreground"] is None
+
+
+def test_without_a_spacing_there_is_no_distance_in_mm():
+    masks = random_masks(2)
+    summary = score_predictions(masks, slices_of(masks, spacing=None), with_hd95=True).summary()
+    assert summary["hd95_mm"]["edema"] is None
+    assert summary["n"]["hd95_mm"]["edema"] == 0
+    assert summary["dice_pooled"]["edema"] == 1.0
 
 
 def test_hd95_uses_the_spacing_and_counts_what_is_missed():
