@@ -92,12 +92,12 @@ def _counts(segmenter: Segmenter, slices: SliceSet, rows: Sequence[int]) -> Coun
 
 
 def choose_hookpoint(effects: pl.DataFrame, *, candidates: Sequence[str], minimum_drop: float = 0.2) -> str:
-    """The deepest hookpoint whose mean ablation costs a real share of the foreground Dice.
+    """The deepest hookpoint whose mean ablation really costs foreground Dice.
 
     Args:
         effects: of :func:`hookpoint_effects`.
         candidates: hookpoints from shallow to deep.
-        minimum_drop: share (0..1) of the untouched Dice that must be lost.
+        minimum_drop: how much of the foreground's pooled Dice must be lost (0..1, absolute).
 
     Returns:
         The deepest candidate that loses at least ``minimum_drop``; if none does, the one that loses most.
@@ -112,14 +112,8 @@ def choose_hookpoint(effects: pl.DataFrame, *, candidates: Sequence[str], minimu
         raise ValueError(
             f"no effects measured at {', '.join(unknown) or 'any candidate'}; there are {', '.join(rows) or 'none'}"
         )
-    drops = {name: _relative_drop(rows[name]["dice_before"], rows[name]["dice_ablated"]) for name in candidates}
+    drops = {name: (rows[name]["dice_before"] or 0.0) - (rows[name]["dice_ablated"] or 0.0) for name in candidates}
     for name in reversed(candidates):
         if drops[name] >= minimum_drop:
             return name
     return max(candidates, key=lambda name: drops[name])
-
-
-def _relative_drop(before: float | None, ablated: float | None) -> float:
-    if not before:
-        return 0.0
-    return (before - (ablated or 0.0)) / before
