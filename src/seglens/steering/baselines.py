@@ -29,8 +29,9 @@ TUNING_BYTES = 256 * 2**20
 
 
 def most_likely(logits: Logits) -> Masks:
-    """The class with the largest logit: what the network itself says."""
-    return logits.argmax(dim=1).to(torch.uint8)
+    """The class with the largest logit, the first of equal ones: what the network itself says."""
+    # torch's argmax over a dimension that is not the last takes seven times as long on a CPU
+    return logits.max(dim=1).indices.to(torch.uint8)
 
 
 def component_filter(scope: Scope, minimum_pixels: int | None = None) -> Rule:

@@ -106,6 +106,11 @@ def test_simple_rules():
     assert torch.equal(logit_bias([0.0, 0.0, 0.0])(logits), most_likely(logits))
 
 
+def test_most_likely_is_argmax_also_where_logits_are_equal():
+    for logits in (random_logits(0), random_logits(1).round(), torch.zeros(1, 3, 4, 4)):
+        assert torch.equal(most_likely(logits), logits.argmax(dim=1).to(torch.uint8))
+
+
 def test_mirror_augmentation_of_a_symmetric_slice_is_symmetric(segmenter):
     images = torch.randn(2, 2, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
