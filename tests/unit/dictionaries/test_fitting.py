@@ -136,17 +136,6 @@ def test_a_fit_explains_held_out_tokens_at_the_l0_asked_for():
     torch.testing.assert_close(fitted.centre, store.centre)
 
 
-def test_the_auxiliary_loss_keeps_latents_alive():
-    store = FakeStore(mixture(4000))
-    settings = FitSettings(k=4, expansion=8, steps=150, batch_size=512)
-
-    def dead(coefficient):
-        fitted = fit_dictionary(store, settings=replace(settings, auxiliary_coefficient=coefficient))
-        return float((fitted.encode(store.raw).firing_counts() == 0).double().mean())
-
-    assert dead(1 / 32) < 0.7 * dead(0.0)
-
-
 def test_seeds_decide_weights_and_order_apart():
     store = FakeStore(mixture(400))
     base = fit_dictionary(store, settings=SMALL, seed=1)
