@@ -161,7 +161,8 @@ def steer_between(
                 points.append({"operation": operation, "latents": kind, "alpha": float(alpha), "edit": name})
             points.append({"operation": operation, "latents": kind, "alpha": NEUTRAL[operation], "edit": UNEDITED})
         # the first draw is on the curve already
-        controls[operation] = [f"random {operation} {random[operation][0].value:g}" if edit.latents else UNEDITED]
+        first = random[operation][0]
+        controls[operation] = [UNEDITED if first.is_identity else f"random {operation} {first.value:g}"]
         for number, drawn in enumerate(random[operation][1:], start=1):
             controls[operation].append(f"random_latents {operation} {number}")
             edits[controls[operation][-1]] = drawn

@@ -249,7 +249,7 @@ def random_edits(
 ) -> list[LatentEdit]:
     """The control of an edit: random latents of the same firing rates, alpha tuned on the coarse selection slices.
 
-    A random set must act, even where doing nothing would be better: the control is an edit of the same kind.
+    Like the edit itself, a random set that does not beat the untouched network there is left an identity.
     """
     coarse = selection.select(evenly_spaced(len(selection), COARSE_SLICES))
     identity = dictionary.hash
@@ -259,7 +259,13 @@ def random_edits(
     ]
     named = {candidate.name: candidate for grid in grids for candidate in grid}
     values = objective(sweep(segmenter, dictionary, coarse, named, batch_size=batch_size))
-    return [max(grid, key=lambda candidate: values[candidate.name]) for grid in grids]
+    best = [max(grid, key=lambda candidate: values[candidate.name]) for grid in grids]
+    return [
+        drawn
+        if values[drawn.name] > values[UNEDITED]
+        else LatentEdit(dictionary.hookpoint, identity, drawn.latents, edit.operation, NEUTRAL[edit.operation])
+        for drawn in best
+    ]
 
 
 SELECTION_SCHEMA: Mapping[str, Any] = {

@@ -8,6 +8,7 @@ from seglens.steering.policies import (
     evenly_spaced,
     oracle_scores,
     pooled_objective,
+    random_edits,
     slice_dice,
 )
 
@@ -147,3 +148,19 @@ def test_pooled_objective_sums_over_slices():
 def test_evenly_spaced():
     assert evenly_spaced(3, 10) == [0, 1, 2]
     assert evenly_spaced(10, 4) == [0, 2, 5, 7]
+
+
+def test_random_latents_follow_the_same_policy(world, chosen):
+    parts = (world.segmenter, world.dictionary, world.selection, chosen.edit, chosen.effects)
+
+    def draw(objective):
+        return random_edits(*parts, alphas=(0.5, 2.0), draws=4, objective=objective, seed=1)
+
+    def doubling(scores):
+        return {name: float(name.startswith("multiply 2")) for name in scores.table["edit"].unique()}
+
+    assert [edit.value for edit in draw(doubling)] == [2.0] * 4
+    nothing = draw(lambda scores: {name: float(name == "none") for name in scores.table["edit"].unique()})
+    assert all(edit.is_identity and edit.latents for edit in nothing)
+    assert [edit.latents for edit in nothing] == [edit.latents for edit in draw(doubling)]
+    assert all(PLANTED not in edit.latents for edit in nothing)
