@@ -226,7 +226,7 @@ def main() -> None:
     """Entry point; exit codes: 0 done, 1 fault of ours, 2 refused, 3 done with quarantined cases."""
     debug = bool(os.environ.get("SEGLENS_DEBUG"))
     try:
-        code = app(exit_on_error=False, print_error=True, result_action="return_value")
+        code = app(sys.argv[1:], exit_on_error=False, print_error=True, result_action="return_value")
     except ValueError as error:
         if debug:
             raise

@@ -1,0 +1,82 @@
+"""The command: fast help, plain refusals, exit codes."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from seglens import cli
+from seglens.studies.settings import EXAMPLE
+
+
+def run(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["seglens", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code
+
+
+def test_help_imports_nothing_heavy():
+    script = (
+        "import sys; sys.argv = ['seglens', '--help']\n"
+        "from seglens import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit as stop: code = stop.code\n"
+        "print(code, sorted({'torch', 'transformers', 'monai', 'polars', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 []"
+    for verb in ("demo", "run", "check", "phantom", "train", "extract", "fit", "describe", "diff", "steer", "report"):
+        assert f"{verb} " in done.stdout
+
+
+def test_the_example_is_printed(monkeypatch, capsys):
+    assert run(monkeypatch, "run", "--example") == cli.DONE
+    assert yaml.safe_load(capsys.readouterr().out) == yaml.safe_load(EXAMPLE)
+
+
+def test_refusals_say_what_to_do_without_a_traceback(monkeypatch, capsys, tmp_path):
+    assert run(monkeypatch, "run") == cli.REFUSED
+    assert "write one with `seglens run --example > study.yaml`" in capsys.readouterr().err
+    assert run(monkeypatch, "check", str(tmp_path)) == cli.REFUSED
+    assert str(tmp_path) in capsys.readouterr().err
+    assert run(monkeypatch, "no-such-verb") == cli.REFUSED
+    assert run(monkeypatch, "report", str(tmp_path)) == cli.REFUSED
+    assert "no summary.json" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    monkeypatch.setenv("SEGLENS_DEBUG", "1")
+    monkeypatch.setattr(sys, "argv", ["seglens", "run"])
+    with pytest.raises(ValueError, match="no study file given"):
+        cli.main()
+
+
+def test_a_fault_of_ours_is_exit_1(monkeypatch, capsys):
+    monkeypatch.setattr("seglens.doctor.examine", lambda: 1 / 0)
+    assert run(monkeypatch, "doctor") == cli.FAULT
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_doctor(monkeypatch, capsys):
+    assert run(monkeypatch, "doctor") == cli.DONE
+    assert "all is well" in capsys.readouterr().out
+
+
+def test_phantom_then_check(monkeypatch, capsys, tmp_path):
+    arguments = ("--population", "adult", "--subjects", "2", "--size", "32", "--slices", "3", "--factor", "noise=ssa")
+    assert run(monkeypatch, "phantom", "--out", str(tmp_path / "c"), *arguments) == cli.DONE
+    assert run(monkeypatch, "check", str(tmp_path / "c")) == cli.DONE
+    assert "2 cases, nothing wrong" in capsys.readouterr().out
+    image = next((tmp_path / "c" / "imagesTr").glob("*_0001.nii.gz"))
+    image.write_bytes(image.read_bytes()[:-20])
+    assert run(monkeypatch, "check", str(tmp_path / "c")) == cli.QUARANTINED
+    assert image.name.split("_")[0] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["a", "a=1,b"])
+def test_pairs_must_be_pairs(text):
+    with pytest.raises(ValueError, match="name=value"):
+        cli._pairs(text)
