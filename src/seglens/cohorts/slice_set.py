@@ -86,8 +86,8 @@ class SliceSet:
         sequences: the channels, in order.
         labels: value in the masks to class name.
         index: one row a slice, in order: row (UInt32), case, patient, volume, position (Int32, slice number in its
-            volume), spacing_row_mm, spacing_column_mm (Float32, of the resized pixels; null where unknown), split, origin
-            (UInt32, row in the set first prepared).
+            volume), spacing_row_mm, spacing_column_mm (Float32, of the resized pixels; null where unknown), split,
+            origin (UInt32, row in the set first prepared).
         hash: identity of the content.
     """
 
