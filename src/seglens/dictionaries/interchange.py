@@ -18,6 +18,8 @@ from seglens.dictionaries.sae import SparseAutoencoder
 CONFIGURATION = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
 OURS = "seglens"
+FORMAT = "6.0.0"
+"""The layout of cfg.json that is written; sae-lens takes a file without a version for an older one and drops metadata."""
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
 
 
@@ -62,7 +64,7 @@ def export_saelens(dictionary: SparseAutoencoder, folder: Path) -> Path:
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "metadata": {"hook_name": dictionary.hookpoint, OURS: description},
+        "metadata": {"sae_lens_version": FORMAT, "hook_name": dictionary.hookpoint, OURS: description},
     }
     (folder / CONFIGURATION).write_text(json.dumps(configuration, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return folder
