@@ -19,7 +19,7 @@ CONFIGURATION = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
 OURS = "seglens"
 FORMAT = "6.0.0"
-"""The layout of cfg.json that is written; sae-lens takes a file without a version for an older one and drops metadata."""
+"""Layout of the cfg.json written here; sae-lens takes a file without it for an older one and drops the metadata."""
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
 
 
