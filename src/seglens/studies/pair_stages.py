@@ -74,18 +74,21 @@ def compare(
             files and methods.parquet.
         progress: of 3 steps.
     """
+    from seglens.diffing.functional import common_grid, weight_matched_function
+
     source, target = sides
     probes = [source.probe] if source.probe.hash == target.probe.hash else [source.probe, target.probe]
-    figures, functional = _by_function(source, target, controls, probes)
+    seen = _Seen(source, probes), _Seen(target, probes)
+    grid = common_grid(seen[0].grid, seen[1].grid)
+    codes = seen[0].codes(source.dictionary, grid), seen[1].codes(target.dictionary, grid)
+    again = seen[0].codes(controls.reseeded_source[0], grid) if controls else None
+    figures, functional = _by_function(codes, again, grid)
     progress(1, 3)
     if controls is not None:
         alignment, figures_by_weight, methods = _by_weights(source, target, controls, tau, seed)
-        draft.save_table("methods", methods)
-        codes = [_codes(side.segmenter, side.dictionary, probes)[0] for side in (source, target)]
-        from seglens.diffing.functional import weight_matched_function
-
         figures |= figures_by_weight | {"function": weight_matched_function(alignment, *codes)}
         alignment.with_figures(**figures).with_notes(notes).write(draft)
+        draft.save_table("methods", methods)
     progress(2, 3)
     draft.save_table("functional", functional)
     draft.save_document(
@@ -119,21 +122,42 @@ def probe_of(slices: SliceSet) -> SliceSet:
     return slices.select(list(range(0, len(slices), step))[: PROBE_SLICES // 2])
 
 
-def _by_function(
-    source: Side, target: Side, controls: Controls | None, probes: Sequence[SliceSet]
-) -> tuple[dict[str, float | None], pl.DataFrame]:
-    from seglens.diffing.functional import common_grid, functional_alignment, pool_codes
+class _Seen:
+    """What one side's network computes at its hookpoint on the probes: one pass for any number of dictionaries."""
 
-    codes_a, grid_a = _codes(source.segmenter, source.dictionary, probes)
-    codes_b, grid_b = _codes(target.segmenter, target.dictionary, probes)
-    grid = common_grid(grid_a, grid_b)
-    codes_a, codes_b = pool_codes(codes_a, grid_a, grid), pool_codes(codes_b, grid_b, grid)
-    found = functional_alignment(codes_a, codes_b)
-    elsewhere = functional_alignment(codes_a, _other_slices(codes_b, grid[0] * grid[1]))
-    figures = {"functional": found.mean_correlation, "functional_floor": elsewhere.mean_correlation}
-    if controls is not None:
-        again = pool_codes(_codes(source.segmenter, controls.reseeded_source[0], probes)[0], grid_a, grid)
-        figures["functional_ceiling"] = functional_alignment(codes_a, again).mean_correlation
+    def __init__(self, side: Side, probes: Sequence[SliceSet]):
+        from seglens.activations.hooks import activations
+
+        with torch.no_grad():
+            grids = [
+                activations(side.segmenter, side.dictionary.hookpoint, slices.images(rows).to(side.segmenter.device))
+                for slices in probes
+                for rows in slices.batches(32)
+            ]
+        tokens = torch.cat([grid.cpu() for grid in grids])
+        self.grid = (tokens.shape[1], tokens.shape[2])
+        self._tokens = tokens.flatten(0, 2)
+
+    def codes(self, dictionary: SparseAutoencoder, grid: tuple[int, int]) -> Codes:
+        """Codes of the probe slices, slice after slice, pooled to a common grid."""
+        from seglens.diffing.functional import pool_codes
+
+        return pool_codes(dictionary.encode(self._tokens), self.grid, grid)
+
+
+def _by_function(
+    codes: tuple[Codes, Codes], again: Codes | None, grid: tuple[int, int]
+) -> tuple[dict[str, float | None], pl.DataFrame]:
+    """Matching by function, its null (same place, other slices) and its ceiling (``again``: one model, other seed)."""
+    from seglens.diffing.functional import functional_alignment
+
+    found = functional_alignment(*codes)
+    figures = {
+        "functional": found.mean_correlation,
+        "functional_floor": functional_alignment(codes[0], _other_slices(codes[1], grid[0] * grid[1])).mean_correlation,
+    }
+    if again is not None:
+        figures["functional_ceiling"] = functional_alignment(codes[0], again).mean_correlation
     return figures, found.pairs
 
 
@@ -169,23 +193,6 @@ def _by_weights(
         seed=seed,
     )
     return alignment, figures, methods
-
-
-def _codes(
-    segmenter: Segmenter, dictionary: SparseAutoencoder, probes: Sequence[SliceSet]
-) -> tuple[Codes, tuple[int, int]]:
-    """Codes of the probe slices, slice after slice, and the token grid."""
-    from seglens.activations.hooks import activations
-
-    with torch.no_grad():
-        grid = torch.cat(
-            [
-                activations(segmenter, dictionary.hookpoint, slices.images(rows).to(segmenter.device)).cpu()
-                for slices in probes
-                for rows in slices.batches(32)
-            ]
-        )
-    return dictionary.encode(grid.flatten(0, 2)), (grid.shape[1], grid.shape[2])
 
 
 def _other_slices(codes: Codes, tokens_a_slice: int) -> Codes:
