@@ -194,6 +194,7 @@ def _run(settings: "StudySettings", out: Path) -> int:
     finished = run_study(settings, out, announce=display)
     with display("report"):
         page = write_report(finished)
+    _print_effects(finished)
     for finding in plain_findings(finished.summary):
         print(f"- {finding}")
     print(page)
@@ -205,7 +206,19 @@ def _stages(study: Path, out: Path, names: tuple[str, ...], stages: tuple[str, .
     from seglens.studies.study import run_stages
     from seglens.terminal import StageDisplay
 
-    return _exit_code(run_stages(StudySettings.read(study), out, stages, names, announce=StageDisplay()))
+    finished = run_stages(StudySettings.read(study), out, stages, names, announce=StageDisplay())
+    if "effects" in stages:
+        _print_effects(finished)
+    return _exit_code(finished)
+
+
+def _print_effects(run: "Run") -> None:
+    """Foreground Dice before and after each hookpoint's activation is replaced by its mean."""
+    for stage in run.stages("effects/"):
+        table = run.artifact(stage).table("effects")
+        rows = table.filter(table["class"] == "foreground").to_dicts()
+        drops = [f"{row['hookpoint']} {row['dice_before'] or 0:.2f} to {row['dice_ablated'] or 0:.2f}" for row in rows]
+        print(f"mean ablation, {stage.removeprefix('effects/')}: {', '.join(drops)}")
 
 
 def _exit_code(run: "Run") -> int:

@@ -23,7 +23,8 @@ MIN_SHARE = 0.2
 """A fifth of the latent's mass."""
 BACKGROUND_LIFT = 0.95
 """A latent that fires everywhere alike is background; below this it leans to a class, but to none clearly."""
-MIN_BOUNDARY = 0.4
+MIN_BOUNDARY = 0.75
+"""Labels are small: an even latent on a tumour already has 0.5 to 0.7 of its mass within the band."""
 MIN_BRAIN = 0.2
 MIN_EDGE = 0.5
 """Half of the mass in the brain; the edge band is about a quarter of the brain."""

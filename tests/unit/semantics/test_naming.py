@@ -36,7 +36,7 @@ def facts(labels=TUMOUR, base=None, **given):
             HEALTHY,
             "ventricles, midline, deep",
         ),
-        (facts(necrotic_core=0.3, background=0.7, boundary=0.5), TUMOUR, "necrotic core, boundary"),
+        (facts(necrotic_core=0.3, background=0.7, boundary=0.8), TUMOUR, "necrotic core, boundary"),
         (facts(edema=0.15, background=0.85, side="right", depth=0.1), TUMOUR, "(mixed), right, superficial"),
         (facts(background=1.0, brain=0.1, side="left"), TUMOUR, "background, outside the brain"),
         (facts(edema=0.4, enhancing=0.3, background=0.3, side="bilateral"), TUMOUR, "edema, bilateral"),
