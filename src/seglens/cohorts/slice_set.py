@@ -239,6 +239,11 @@ class SliceSet:
         return gathered
 
 
+def evenly_spaced(n: int, most: int) -> list[int]:
+    """At most ``most`` of the numbers 0..n-1, evenly spaced over all of them."""
+    return [number * n // most for number in range(most)] if n > most else list(range(n))
+
+
 def complete_index(index: pl.DataFrame) -> pl.DataFrame:
     """Fill the columns that are missing (see `SliceSet.from_tensors`), number the rows, order and type the columns."""
     if "case" not in index.columns:

@@ -45,7 +45,7 @@ def dictionary_quality(
         ``dead_share`` (latents that never fire on this store), ``participation_ratio`` of the activation's covariance
         (its effective number of dimensions, 1..d_in), ``n_tokens``, ``dice_untouched``, ``dice_reconstructed``,
         ``dice_mean_ablated``, ``dice_kept``. None where a figure is undefined: no variance, no foreground, or a mean
-        ablation that changes Dice by less than 0.001.
+        ablation that costs less than 0.001 of Dice.
 
     Raises:
         ValueError: the dictionary is of another hookpoint, network or width, or only one of segmenter and slices given.
@@ -126,7 +126,7 @@ def _dice_figures(
     share = None
     if untouched is not None and kept is not None and ablated is not None:
         effect = untouched - ablated
-        share = (kept - ablated) / effect if abs(effect) >= SMALLEST_EFFECT else None
+        share = (kept - ablated) / effect if effect >= SMALLEST_EFFECT else None
     return {
         "dice_untouched": untouched,
         "dice_reconstructed": kept,

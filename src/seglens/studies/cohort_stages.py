@@ -85,7 +85,7 @@ def _phantom(do: Do, settings: StudySettings, name: str) -> tuple[Cohort, str]:
         fractions=own.fractions.model_dump(),
         seed=settings.seed,
     )
-    return cohort, hash_of({"phantom": made.hash, "fractions": own.fractions.model_dump(), "splits": _splits(cohort)})
+    return cohort, hash_of({"phantom": made.hash, "cohort": _facts_of_cases(cohort)})
 
 
 def _read(settings: StudySettings, name: str) -> tuple[Cohort, str]:
@@ -125,12 +125,25 @@ def _read(settings: StudySettings, name: str) -> tuple[Cohort, str]:
     identity = {
         place: [digests.get(ref.path), ref.channel, ref.inverted, ref.orientation] for place, ref in refs.items()
     }
-    values = {case.id: {str(a): b for a, b in case.mask_values.items()} for case in cohort.cases}
-    return cohort, hash_of({"files": identity, "values": values, "splits": _splits(cohort)})
+    return cohort, hash_of({"files": identity, "cohort": _facts_of_cases(cohort)})
 
 
-def _splits(cohort: Cohort) -> dict[str, list[str]]:
-    return {split: sorted(ids) for split, ids in cohort.splits.items()}
+def _facts_of_cases(cohort: Cohort) -> dict[str, Any]:
+    """All that slices depend on beside the files' bytes."""
+    return {
+        "labels": {str(value): name for value, name in cohort.labels.items()},
+        "sequences": list(cohort.sequences),
+        "splits": {split: sorted(ids) for split, ids in cohort.splits.items()},
+        "cases": {
+            case.id: [
+                case.patient,
+                case.volume,
+                case.position,
+                {str(code): value for code, value in case.mask_values.items()},
+            ]
+            for case in cohort.cases
+        },
+    }
 
 
 def _cohort_facts(cohort: Cohort, settings: CohortSettings) -> dict[str, Any]:

@@ -1,23 +1,28 @@
 """What two dictionaries share: by weights where they live in one activation space, by function always."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 import torch
 from torch import Tensor
 
 from seglens.artifacts import Draft
-from seglens.cohorts.slice_set import SliceSet
+from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.alignment import Alignment
 from seglens.progress import Progress
 from seglens.segmenters.segmenter import Segmenter
+from seglens.studies.dictionary_stages import REORDERED, RESEEDED, ROTATED
 from seglens.studies.settings import SegmenterSettings
 
 PROBE_SLICES = 200
 """Slices, half of each cohort, on which two segmenters' codes are compared."""
+
+
+Variant = tuple[SparseAutoencoder, Tensor]
+"""A dictionary and which of its latents are alive, bool [m]."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class Side:
         dictionary: plain fit.
         alive: bool [m].
         probe: unseen slices of its cohort.
+        variants: the rotated, reordered and reseeded fits, which bound what a shared fraction can mean; empty where the
+            two sides do not live in one activation space.
     """
 
     name: str
@@ -37,24 +44,12 @@ class Side:
     dictionary: SparseAutoencoder
     alive: Tensor
     probe: SliceSet
-
-
-@dataclass(frozen=True)
-class Controls:
-    """Dictionaries, with their live latents, that bound what a shared fraction can mean."""
-
-    rotated_target: tuple[SparseAutoencoder, Tensor]
-    reordered_source: tuple[SparseAutoencoder, Tensor]
-    reseeded_source: tuple[SparseAutoencoder, Tensor]
-
-    def all(self) -> list[tuple[SparseAutoencoder, Tensor]]:
-        """The three, in a fixed order."""
-        return [self.rotated_target, self.reordered_source, self.reseeded_source]
+    variants: Mapping[str, Variant] = field(default_factory=dict)
 
 
 def compare(
-    sides: tuple[Side, Side],
-    controls: Controls | None,
+    source: Side,
+    target: Side,
     *,
     tau: float,
     seed: int,
@@ -62,31 +57,40 @@ def compare(
     draft: Draft,
     progress: Progress,
 ) -> None:
-    """Align two dictionaries and write what was found.
+    """Align two dictionaries and write what was found; by function only where a side has no variants.
+
+    Floors and ceilings are means over both sides, so that they do not depend on which one is called the source.
 
     Args:
-        sides: source and target.
-        controls: None where the two do not live in one activation space: then only function is compared.
+        source: one side.
+        target: the other.
         tau: cosine threshold of S.
         seed: of the bootstrap of stability.
         notes: what the reader must know of the pair.
-        draft: of kind ``alignment``: functional.parquet and pair.json; with ``controls`` also `Alignment.write`'s
-            files and methods.parquet.
+        draft: of kind ``alignment``: functional.parquet and pair.json; with variants also `Alignment.write`'s files and
+            methods.parquet.
         progress: of 3 steps.
     """
     from seglens.diffing.functional import common_grid, weight_matched_function
 
-    source, target = sides
+    by_weights = bool(source.variants and target.variants)
     probes = [source.probe] if source.probe.hash == target.probe.hash else [source.probe, target.probe]
     seen = _Seen(source, probes), _Seen(target, probes)
     grid = common_grid(seen[0].grid, seen[1].grid)
     codes = seen[0].codes(source.dictionary, grid), seen[1].codes(target.dictionary, grid)
-    again = seen[0].codes(controls.reseeded_source[0], grid) if controls else None
-    figures, functional = _by_function(codes, again, grid)
+    elsewhere = _other_slices(codes[1], grid[0] * grid[1], [len(slices) for slices in probes])
+    figures, functional = _by_function(codes, elsewhere)
+    bounds: dict[str, list[float]] = {}
     progress(1, 3)
-    if controls is not None:
-        alignment, figures_by_weight, methods = _by_weights(source, target, controls, tau, seed)
-        figures |= figures_by_weight | {"function": weight_matched_function(alignment, *codes)}
+    if by_weights:
+        again = [
+            side_seen.codes(side.variants[RESEEDED][0], grid)
+            for side_seen, side in zip(seen, (source, target), strict=True)
+        ]
+        bounds = _weight_bounds(source, target, tau) | _functional_ceilings(codes, again)
+        figures |= {name: sum(values) / len(values) if values else None for name, values in bounds.items()}
+        alignment, methods = _by_weights(source, target, tau, seed)
+        figures["function"] = weight_matched_function(alignment, *codes)
         alignment.with_figures(**figures).with_notes(notes).write(draft)
         draft.save_table("methods", methods)
     progress(2, 3)
@@ -96,8 +100,9 @@ def compare(
         {
             "source": source.name,
             "target": target.name,
-            "comparable_by_weights": controls is not None,
+            "comparable_by_weights": by_weights,
             "figures": figures,
+            "bounds_by_side": bounds,
             "n_probe_slices": sum(len(slices) for slices in probes),
         },
     )
@@ -118,8 +123,7 @@ def same_start(segmenters: Mapping[str, SegmenterSettings], source: str, target:
 
 def probe_of(slices: SliceSet) -> SliceSet:
     """At most half of `PROBE_SLICES`, evenly spaced."""
-    step = max(1, len(slices) // (PROBE_SLICES // 2))
-    return slices.select(list(range(0, len(slices), step))[: PROBE_SLICES // 2])
+    return slices.select(evenly_spaced(len(slices), PROBE_SLICES // 2))
 
 
 class _Seen:
@@ -145,30 +149,42 @@ class _Seen:
         return pool_codes(dictionary.encode(self._tokens), self.grid, grid)
 
 
-def _by_function(
-    codes: tuple[Codes, Codes], again: Codes | None, grid: tuple[int, int]
-) -> tuple[dict[str, float | None], pl.DataFrame]:
-    """Matching by function, its null (same place, other slices) and its ceiling (``again``: one model, other seed)."""
+def _by_function(codes: tuple[Codes, Codes], elsewhere: Codes) -> tuple[dict[str, float | None], pl.DataFrame]:
+    """Matching by function and its null: the target's codes of other slices at the same places."""
     from seglens.diffing.functional import functional_alignment
 
-    found = functional_alignment(*codes)
-    figures = {
-        "functional": found.mean_correlation,
-        "functional_floor": functional_alignment(codes[0], _other_slices(codes[1], grid[0] * grid[1])).mean_correlation,
-    }
-    if again is not None:
-        figures["functional_ceiling"] = functional_alignment(codes[0], again).mean_correlation
-    return figures, found.pairs
+    found, null = functional_alignment(*codes), functional_alignment(codes[0], elsewhere)
+    return {"functional": found.mean_correlation, "functional_floor": null.mean_correlation}, found.pairs
 
 
-def _by_weights(
-    source: Side, target: Side, controls: Controls, tau: float, seed: int
-) -> tuple[Alignment, dict[str, float | None], pl.DataFrame]:
-    from seglens.diffing.agreement import alignment_metrics
+def _functional_ceilings(codes: tuple[Codes, Codes], again: Sequence[Codes]) -> dict[str, list[float]]:
+    """What matching by function finds between two dictionaries of one model, for each side."""
+    from seglens.diffing.functional import functional_alignment
+
+    found = [functional_alignment(plain, other).mean_correlation for plain, other in zip(codes, again, strict=True)]
+    return {"functional_ceiling": [value for value in found if value is not None]}
+
+
+def _weight_bounds(source: Side, target: Side, tau: float) -> dict[str, list[float]]:
+    """Shared fractions of the null (one side rotated) and of one model with itself, for each side."""
     from seglens.diffing.sharing import align
 
-    def aligned(dictionary: SparseAutoencoder, alive: Tensor) -> Alignment:
-        return align(source.dictionary, dictionary, tau=tau, alive_source=source.alive, alive_target=alive)
+    def share(one: Variant, other: Variant) -> float:
+        return align(one[0], other[0], tau=tau, alive_source=one[1], alive_target=other[1]).shared_share
+
+    plain = [(side.dictionary, side.alive) for side in (source, target)]
+    return {
+        "floor": [share(plain[0], target.variants[ROTATED]), share(plain[1], source.variants[ROTATED])],
+        "ceiling": [share(own, side.variants[REORDERED]) for own, side in zip(plain, (source, target), strict=True)],
+        "ceiling_other_seed": [
+            share(own, side.variants[RESEEDED]) for own, side in zip(plain, (source, target), strict=True)
+        ],
+    }
+
+
+def _by_weights(source: Side, target: Side, tau: float, seed: int) -> tuple[Alignment, pl.DataFrame]:
+    from seglens.diffing.agreement import alignment_metrics
+    from seglens.diffing.sharing import align
 
     alignment = align(
         source.dictionary,
@@ -179,11 +195,6 @@ def _by_weights(
         source_name=source.name,
         target_name=target.name,
     )
-    figures: dict[str, float | None] = {
-        "floor": aligned(*controls.rotated_target).shared_share,
-        "ceiling": aligned(*controls.reordered_source).shared_share,
-        "ceiling_other_seed": aligned(*controls.reseeded_source).shared_share,
-    }
     methods = alignment_metrics(
         source.dictionary,
         target.dictionary,
@@ -192,11 +203,17 @@ def _by_weights(
         alive_target=target.alive,
         seed=seed,
     )
-    return alignment, figures, methods
+    return alignment, methods
 
 
-def _other_slices(codes: Codes, tokens_a_slice: int) -> Codes:
-    """Codes of another slice at the same position, half the probe away: only place is in common."""
-    n_slices = codes.n // tokens_a_slice
-    order = torch.arange(codes.n).reshape(n_slices, tokens_a_slice).roll(n_slices // 2 or 1, dims=0)
-    return codes.rows(order.reshape(-1))
+def _other_slices(codes: Codes, tokens_a_slice: int, block_sizes: Sequence[int]) -> Codes:
+    """Codes of another slice of the same cohort at the same place: only cohort and place are in common.
+
+    Args:
+        codes: of whole slices, cohort after cohort.
+        tokens_a_slice: of the grid.
+        block_sizes: slices of each cohort; each is shifted by half of itself.
+    """
+    order = torch.arange(codes.n).reshape(-1, tokens_a_slice)
+    blocks = [block.roll(max(1, len(block) // 2), dims=0) for block in order.split(list(block_sizes))]
+    return codes.rows(torch.cat(blocks).reshape(-1))

@@ -24,7 +24,7 @@ from seglens.segmenters.architectures import build_segmenter
 from seglens.segmenters.scoring import evaluate
 from seglens.segmenters.segmenter import Segmenter
 from seglens.segmenters.training import TrainingSettings, train_segmenter
-from seglens.semantics.atlas import LatentAtlas, describe
+from seglens.semantics.atlas import describe
 from seglens.steering.adaptation import SteeringResult, steer_between
 from seglens.steering.failures import FailureResult, recover
 from seglens.studies.cohort_stages import prepare
@@ -39,7 +39,7 @@ from seglens.studies.dictionary_stages import (
     variant_seeds,
     variant_store,
 )
-from seglens.studies.pair_stages import Controls, Side, compare, probe_of, same_start
+from seglens.studies.pair_stages import Side, compare, probe_of, same_start
 from seglens.studies.run import Run, Stage
 from seglens.studies.settings import SegmenterSettings, StudySettings
 
@@ -260,32 +260,19 @@ class Study:
 
     def alignment(self, source: str, target: str) -> Artifact:
         """Which latents two dictionaries share, between floor and ceiling."""
-        sides = self._side(source), self._side(target)
         own = self.settings.segmenters
-        controls = None
-        if own[source].architecture == own[target].architecture and self.settings.dictionaries.controls:
-            controls = Controls(
-                self._with_alive(target, ROTATED),
-                self._with_alive(source, REORDERED),
-                self._with_alive(source, RESEEDED),
-            )
+        comparable = own[source].architecture == own[target].architecture and self.settings.dictionaries.controls
+        sides = [self._side(name, with_variants=comparable) for name in (source, target)]
         notes = {"same_segmenter_start": same_start(own, source, target), "same_sae_seed": True}
 
         def make(draft: Draft, progress: Progress) -> None:
-            compare(
-                sides,
-                controls,
-                tau=self.settings.tau,
-                seed=self.settings.seed,
-                notes=notes,
-                draft=draft,
-                progress=progress,
-            )
+            seed, tau = self.settings.seed, self.settings.tau
+            compare(*sides, tau=tau, seed=seed, notes=notes, draft=draft, progress=progress)
 
         inputs = {
             "dictionaries": [side.dictionary.hash for side in sides],
             "probes": [side.probe.hash for side in sides],
-            "controls": [dictionary.hash for dictionary, _ in controls.all()] if controls else None,
+            "variants": [{name: dictionary.hash for name, (dictionary, _) in side.variants.items()} for side in sides],
             "tau": self.settings.tau,
             "seed": self.settings.seed,
             "notes": notes,
@@ -311,18 +298,21 @@ class Study:
         correct: Callable[..., SteeringResult | FailureResult],
         asked: dict[str, Any],
     ) -> Artifact:
-        """Whatever is corrected is chosen on the val patients of a cohort and judged on its test patients."""
-        segmenter, dictionary, atlas = self.segmenter(name), self.dictionary(name), self.atlas(name)
+        """Whatever is corrected is chosen on the val patients of a cohort and judged on its test patients.
+
+        So the latents' meanings are measured on the val patients too: an atlas of the test slices would let their masks
+        rank the latents.
+        """
+        segmenter, dictionary = self.segmenter(name), self.dictionary(name)
         selection, judged = self.slices(cohort).split("val"), self.slices(cohort).split("test")
         seed = self.settings.seed
 
         def make(draft: Draft, progress: Progress) -> None:
-            meanings = LatentAtlas.read(atlas)
+            meanings = describe(dictionary, segmenter, selection, top_k=1)
             correct(segmenter, dictionary, meanings, selection, judged, seed=seed, progress=progress).write(draft)
 
         inputs = asked | {
             "dictionary": dictionary.hash,
-            "atlas": atlas.hash,
             "selection": selection.hash,
             "evaluation": judged.hash,
             "seed": seed,
@@ -353,9 +343,11 @@ class Study:
             pretrained=own.pretrained,
         )
 
-    def _side(self, name: str) -> Side:
+    def _side(self, name: str, *, with_variants: bool) -> Side:
         dictionary, alive = self._with_alive(name, PLAIN)
-        return Side(name, self.segmenter(name), dictionary, alive, probe_of(self.own_slices(name, "test")))
+        wanted = (ROTATED, REORDERED, RESEEDED) if with_variants else ()
+        variants = {variant: self._with_alive(name, variant) for variant in wanted}
+        return Side(name, self.segmenter(name), dictionary, alive, probe_of(self.own_slices(name, "test")), variants)
 
     def _with_alive(self, name: str, variant: str) -> tuple[SparseAutoencoder, Tensor]:
         """A dictionary and which of its latents fire on the activations that it was fitted to."""

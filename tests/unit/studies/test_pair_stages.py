@@ -1,13 +1,15 @@
 """Two dictionaries are compared on the same slices, with their nulls beside."""
 
+import pytest
 import torch
 
 from seglens.artifacts import new_artifact, read_artifact
 from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.fitting import FitSettings, fit_dictionary
 from seglens.diffing.sharing import align
-from seglens.studies.dictionary_stages import ROTATED, alive_latents, variant_store
-from seglens.studies.pair_stages import PROBE_SLICES, Controls, Side, _other_slices, compare, probe_of, same_start
+from seglens.progress import silent
+from seglens.studies.dictionary_stages import REORDERED, RESEEDED, ROTATED, alive_latents, variant_store
+from seglens.studies.pair_stages import PROBE_SLICES, Side, _other_slices, compare, probe_of, same_start
 from seglens.studies.settings import SegmenterSettings
 
 FIT = FitSettings(steps=20, batch_size=128)
@@ -18,24 +20,29 @@ def fitted(store, **seeds):
     return dictionary, alive_latents(dictionary, store)
 
 
-def written(tmp_path, sides, controls):
-    with new_artifact(tmp_path / "pair", kind="alignment", inputs={}) as draft:
-        compare(
-            sides, controls, tau=0.8, seed=0, notes={"same_sae_seed": True}, draft=draft, progress=lambda *a, **k: None
-        )
-    return read_artifact(tmp_path / "pair")
+def written(path, sides):
+    with new_artifact(path, kind="alignment", inputs={}) as draft:
+        compare(*sides, tau=0.8, seed=0, notes={"same_sae_seed": True}, draft=draft, progress=silent)
+    return read_artifact(path)
+
+
+def with_variants(name, store, segmenter, slices, seed=0):
+    variants = {
+        ROTATED: fitted(variant_store(store, ROTATED, 0), seed=seed),
+        REORDERED: fitted(store, seed=seed, order_seed=seed + 1),
+        RESEEDED: fitted(store, seed=seed + 1),
+    }
+    return Side(name, segmenter, *fitted(store, seed=seed), slices, variants)
 
 
 def test_a_model_with_itself_is_all_shared_and_stands_beside_its_nulls(tmp_path, store, segmenter, slices):
-    plain = fitted(store)
-    side = Side("a", segmenter, *plain, slices)
-    rotated = fitted(variant_store(store, ROTATED, 0))
-    controls = Controls(rotated, fitted(store, order_seed=1), fitted(store, seed=1))
-    artifact = written(tmp_path, (side, side), controls)
+    side = with_variants("a", store, segmenter, slices)
+    artifact = written(tmp_path / "pair", (side, side))
     document = artifact.document("alignment")
     pair = artifact.document("pair")
     assert artifact.table("pairs")["shared"].all()
-    by_hand = align(plain[0], rotated[0], tau=0.8, alive_source=plain[1], alive_target=rotated[1])
+    rotated, alive = side.variants[ROTATED]
+    by_hand = align(side.dictionary, rotated, tau=0.8, alive_source=side.alive, alive_target=alive)
     assert document["floor"] == by_hand.shared_share  # after so few steps the seed alone makes latents alike
     assert document["ceiling"] > document["ceiling_other_seed"]
     assert pair["figures"]["functional"] > pair["figures"]["functional_floor"]
@@ -43,24 +50,34 @@ def test_a_model_with_itself_is_all_shared_and_stands_beside_its_nulls(tmp_path,
     assert set(artifact.table("methods")["method"]) >= {"hungarian_dual", "greedy", "sinkhorn", "encoder_only"}
 
 
+def test_bounds_do_not_depend_on_which_side_is_the_source(tmp_path, store, segmenter, slices):
+    one = with_variants("a", store, segmenter, slices)
+    other = with_variants("b", store, segmenter, slices, seed=5)
+    forth, back = written(tmp_path / "forth", (one, other)), written(tmp_path / "back", (other, one))
+    for bound in ("floor", "ceiling", "ceiling_other_seed", "functional_ceiling"):
+        assert forth.document("pair")["figures"][bound] == pytest.approx(back.document("pair")["figures"][bound])
+    assert len(forth.document("pair")["bounds_by_side"]["ceiling"]) == 2
+
+
 def test_without_one_activation_space_only_function_is_compared(tmp_path, store, segmenter, slices):
     side = Side("a", segmenter, *fitted(store), slices)
-    artifact = written(tmp_path, (side, side), None)
+    artifact = written(tmp_path / "pair", (side, side))
     assert artifact.document("pair")["comparable_by_weights"] is False
     assert not (artifact.path / "pairs.parquet").exists()
     assert artifact.table("functional").height > 0
 
 
-def test_the_null_takes_other_slices_at_the_same_place():
-    codes = Codes.from_dense(torch.arange(24.0).reshape(12, 2) + 1)
-    moved = _other_slices(codes, 3).to_dense()
-    assert torch.equal(moved, codes.to_dense().reshape(4, 3, 2).roll(2, dims=0).reshape(12, 2))
-    assert not (moved == codes.to_dense()).any()
+def test_the_null_takes_other_slices_of_the_same_cohort_at_the_same_place():
+    codes = Codes.from_dense(torch.arange(30.0).reshape(15, 2) + 1)
+    moved = _other_slices(codes, 3, [2, 3]).to_dense().reshape(5, 3, 2)
+    own = codes.to_dense().reshape(5, 3, 2)
+    assert torch.equal(moved, own[[1, 0, 4, 2, 3]])
 
 
 def test_a_probe_is_bounded_and_spread(slices):
     many = slices.select(list(range(6)) * 60)
     assert len(probe_of(many)) == PROBE_SLICES // 2
+    assert probe_of(many.select(range(190))).index["origin"].n_unique() == 6
     assert len(probe_of(slices)) == 6
 
 
