@@ -20,6 +20,7 @@ from seglens.semantics.atlas import LatentAtlas
 from seglens.shapes import Images, Logits, TokenGrid
 from seglens.steering.baselines import (
     TUNING_BYTES,
+    CountObjective,
     Rule,
     Tuned,
     drop_class,
@@ -243,13 +244,20 @@ def check_disjoint(selection: SliceSet, evaluation: SliceSet) -> None:
 
 
 @torch.no_grad()
-def tune_on(segmenter: Segmenter, selection: SliceSet, *, target: int | None, batch_size: int = 16) -> dict[str, Tuned]:
-    """Tune the output-level rules on evenly spaced selection slices, as many as their logits fit in 256 MiB."""
+def tune_on(
+    segmenter: Segmenter,
+    selection: SliceSet,
+    *,
+    target: int | None,
+    objective: CountObjective | None = None,
+    batch_size: int = 16,
+) -> dict[str, Tuned]:
+    """Tune the output-level rules (see `tune_rules`) on evenly spaced slices, as many as fit in 256 MiB."""
     rows, columns = selection.size
     most = max(batch_size, TUNING_BYTES // (4 * segmenter.n_classes * rows * columns))
     used = selection.select(evenly_spaced(len(selection), most))
     logits = [segmenter.logits(used.images(batch).to(segmenter.device)).cpu() for batch in used.batches(batch_size)]
-    return tune_rules(torch.cat(logits), used.masks(), target=target)
+    return tune_rules(torch.cat(logits), used.masks(), target=target, objective=objective)
 
 
 def mean_summary(summaries: Sequence[Summary]) -> Summary:

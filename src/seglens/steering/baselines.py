@@ -19,8 +19,14 @@ from seglens.shapes import Images, Logits, Masks
 
 Rule = Callable[[Logits], Masks]
 Scope = Literal["class", "foreground"]
+CountObjective = Callable[[Int64[Tensor, "B K 3"]], float]
+"""From true positives, predicted and true pixels of each slice and class to one number, larger is better."""
 
-BIASES = (-4.0, -3.0, -2.0, -1.5, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+BIASES = (
+    *(-8.0, -6.0, -4.0, -3.0, -2.0, -1.5, -1.0, -0.5, -0.25, 0.0),
+    *(0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0),
+)
+REFINEMENTS = (-0.5, -0.25, 0.25, 0.5)
 ENTROPIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 MINIMUM_PIXELS = (5, 20, 50, 150)
 BIAS_PIXELS = 30_000
@@ -128,6 +134,23 @@ def dice_of_counts(counts: Int64[Tensor, "K 3"], target: int | None) -> float:
     return float(dice[target] if target is not None else dice[1:].nanmean())
 
 
+def slice_counts(predictions: Masks, masks: Masks, n_classes: int) -> Int64[Tensor, "B K 3"]:
+    """Like `pooled_counts`, slice by slice."""
+    return torch.stack([pooled_counts(said, true, n_classes) for said, true in zip(predictions, masks, strict=True)])
+
+
+def pooled_dice(target: int | None) -> CountObjective:
+    """The objective of `dice_of_counts`, summed over slices."""
+    return lambda counts: dice_of_counts(counts.sum(0), target)
+
+
+def mean_slice_foreground(counts: Int64[Tensor, "B K 3"]) -> float:
+    """Mean over slices of the mean Dice of the foreground classes in the slice's mask; NaN where no slice has any."""
+    tp, predicted, truth = counts[:, 1:].double().unbind(2)
+    dice = (2 * tp / (predicted + truth)).where(truth > 0, torch.nan)
+    return float(dice.nanmean(dim=1).nanmean())
+
+
 @dataclass(frozen=True)
 class Tuned:
     """A rule and what was chosen on the selection slices.
@@ -135,7 +158,7 @@ class Tuned:
     Attributes:
         rule: logits to masks.
         setting: the parameters chosen.
-        dice: pooled Dice on the selection slices, of the objective it was tuned on.
+        dice: value on the selection slices of the objective it was tuned on.
     """
 
     rule: Rule = field(repr=False)
@@ -143,7 +166,9 @@ class Tuned:
     dice: float
 
 
-def tune_rules(logits: Logits, masks: Masks, *, target: int | None) -> dict[str, Tuned]:
+def tune_rules(
+    logits: Logits, masks: Masks, *, target: int | None, objective: CountObjective | None = None
+) -> dict[str, Tuned]:
     """Tune CCF, UF and the per-class logit bias on selection slices.
 
     Each may also choose to do nothing, so none can look worse on the selection slices than the untouched network.
@@ -152,18 +177,22 @@ def tune_rules(logits: Logits, masks: Masks, *, target: int | None) -> dict[str,
         logits: [B K H W], of the untouched network.
         masks: [B H W], theirs.
         target: the class whose pooled Dice is raised; None for the mean over the foreground classes.
+        objective: what is raised instead: the very number that the rivals will be judged by.
 
     Returns:
-        ``ccf``, ``uf``, ``logit_bias``, and for a single class also ``logit_bias_foreground`` (tuned on the
-        foreground mean). Ties go to the mildest setting.
+        ``ccf``, ``uf``, ``logit_bias``, for a single class also ``logit_bias_foreground`` (tuned on the pooled
+        foreground mean), without one ``drop_class`` (the class whose loss does best). Ties go to the mildest setting.
     """
+    judge = objective or pooled_dice(target)
     tuned = {
-        "ccf": _tune_components(logits, masks, target),
-        "uf": _tune_entropy(logits, masks, target),
-        "logit_bias": _tune_bias(logits, masks, target),
+        "ccf": _tune_components(logits, masks, judge),
+        "uf": _tune_entropy(logits, masks, judge),
+        "logit_bias": _tune_bias(logits, masks, target, judge),
     }
     if target is not None:
-        tuned["logit_bias_foreground"] = _tune_bias(logits, masks, None)
+        tuned["logit_bias_foreground"] = _tune_bias(logits, masks, None, pooled_dice(None))
+    else:
+        tuned["drop_class"] = _tune_drop(logits, masks, judge)
     return tuned
 
 
@@ -205,50 +234,61 @@ def random_latents(
     return sets
 
 
-def _tune_components(logits: Logits, masks: Masks, target: int | None) -> Tuned:
+def _tune_components(logits: Logits, masks: Masks, judge: CountObjective) -> Tuned:
     plain, n_classes = most_likely(logits), logits.shape[1]
-    best = Tuned(most_likely, {"kept": "all"}, dice_of_counts(pooled_counts(plain, masks, n_classes), target))
+    best = Tuned(most_likely, {"kept": "all"}, judge(slice_counts(plain, masks, n_classes)))
     for scope in ("foreground", "class"):
         for minimum in (*MINIMUM_PIXELS, None):
-            filtered = keep_components(plain, scope, minimum)
-            dice = dice_of_counts(pooled_counts(filtered, masks, n_classes), target)
+            dice = judge(slice_counts(keep_components(plain, scope, minimum), masks, n_classes))
             if dice > best.dice:
                 setting = {"kept": "largest" if minimum is None else f"at least {minimum} pixels", "scope": scope}
                 best = Tuned(component_filter(scope, minimum), setting, dice)
     return best
 
 
-def _tune_entropy(logits: Logits, masks: Masks, target: int | None) -> Tuned:
+def _tune_entropy(logits: Logits, masks: Masks, judge: CountObjective) -> Tuned:
     plain, n_classes = most_likely(logits), logits.shape[1]
     entropy = normalised_entropy(logits)
-    best = Tuned(most_likely, {"threshold": None}, dice_of_counts(pooled_counts(plain, masks, n_classes), target))
+    best = Tuned(most_likely, {"threshold": None}, judge(slice_counts(plain, masks, n_classes)))
     for threshold in sorted(ENTROPIES, reverse=True):
-        filtered = plain.masked_fill(entropy > threshold, 0)
-        dice = dice_of_counts(pooled_counts(filtered, masks, n_classes), target)
+        dice = judge(slice_counts(plain.masked_fill(entropy > threshold, 0), masks, n_classes))
         if dice > best.dice:
             best = Tuned(entropy_filter(threshold), {"threshold": threshold}, dice)
     return best
 
 
-def _tune_bias(logits: Logits, masks: Masks, target: int | None, *, rounds: int = 2) -> Tuned:
+def _tune_drop(logits: Logits, masks: Masks, judge: CountObjective) -> Tuned:
+    n_classes = logits.shape[1]
+    values = {label: judge(slice_counts(drop_class(label)(logits), masks, n_classes)) for label in range(1, n_classes)}
+    label = max(values, key=lambda label: values[label])
+    return Tuned(drop_class(label), {"label": label}, values[label])
+
+
+def _tune_bias(logits: Logits, masks: Masks, target: int | None, judge: CountObjective, *, rounds: int = 2) -> Tuned:
     """Search over one bias a foreground class: pairs of classes on a sample of the pixels, then one class at a time.
 
     One class at a time alone gets stuck where two biases must change together, and a weak rival flatters the edit.
+    A last round moves each class by ``REFINEMENTS``; ``at_bound`` says that the end of the grid was still wanted.
     """
-    n_classes = logits.shape[1]
+    n_slices, n_classes = logits.shape[:2]
+    most = max(BIASES)
     # Where background leads by more than the largest bias, no setting can change the prediction.
-    open_ = logits[:, 1:].amax(dim=1) + max(BIASES) >= logits[:, 0]
-    pixels, truth = logits.movedim(1, -1)[open_], masks[open_]
-    closed = pooled_counts(torch.zeros_like(masks[~open_]), masks[~open_], n_classes)
+    open_ = logits[:, 1:].amax(dim=1) + most >= logits[:, 0]
+    pixels = logits.movedim(1, -1)[open_]
+    cells = (torch.arange(n_slices)[:, None, None] * n_classes + masks.long()) * n_classes
+    truth, n_cells = cells[open_], n_slices * n_classes**2
+    closed = torch.bincount(cells[~open_], minlength=n_cells)
 
     def dice_with(bias: list[float], step: int = 1) -> float:
-        predicted = (pixels[::step] + torch.tensor(bias)).argmax(dim=1).to(torch.uint8)
-        counts = pooled_counts(predicted, truth[::step], n_classes) + torch.div(closed, step, rounding_mode="floor")
-        return dice_of_counts(counts, target)
+        predicted = (pixels[::step] + torch.tensor(bias)).argmax(dim=1)
+        joint = torch.bincount(truth[::step] + predicted, minlength=n_cells)
+        joint = (joint + torch.div(closed, step, rounding_mode="floor")).view(n_slices, n_classes, n_classes)
+        return judge(torch.stack([joint.diagonal(dim1=1, dim2=2), joint.sum(1), joint.sum(2)], dim=2))
 
     def improved(bias: list[float], groups: Sequence[tuple[int, ...]], step: int = 1) -> tuple[list[float], float]:
         best = dice_with(bias, step)
         for _ in range(rounds):
+            before = bias
             for group in groups:
                 for values in sorted(product(BIASES, repeat=len(group)), key=lambda values: sum(map(abs, values))):
                     trial = list(bias)
@@ -257,6 +297,8 @@ def _tune_bias(logits: Logits, masks: Masks, target: int | None, *, rounds: int 
                     dice = dice_with(trial, step)
                     if dice > best:
                         best, bias = dice, trial
+            if bias == before:
+                break
         return bias, best
 
     labels = range(1, n_classes)
@@ -269,4 +311,11 @@ def _tune_bias(logits: Logits, masks: Masks, target: int | None, *, rounds: int 
         other, better = improved(start, singles)
         if better > dice:
             bias, dice = other, better
-    return Tuned(logit_bias(bias), {"bias": bias}, dice)
+    for label in labels:
+        centre = bias
+        for move in REFINEMENTS:
+            trial = list(centre)
+            trial[label] = max(-most, min(most, centre[label] + move))
+            if (better := dice_with(trial)) > dice:
+                bias, dice = trial, better
+    return Tuned(logit_bias(bias), {"bias": bias, "at_bound": max(map(abs, bias)) >= most}, dice)

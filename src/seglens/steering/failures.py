@@ -19,7 +19,7 @@ from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas
 from seglens.shapes import Masks
 from seglens.steering.adaptation import check_disjoint, tune_on
-from seglens.steering.baselines import most_likely, random_latents
+from seglens.steering.baselines import mean_slice_foreground, most_likely, random_latents
 from seglens.steering.edits import LatentEdit, change_of, check_edits, slice_change
 from seglens.steering.levers import latent_effects
 from seglens.steering.policies import N_LATENTS, candidates_of, oracle_scores, random_edits, search, slice_dice
@@ -148,7 +148,7 @@ def recover(
         seed=seed,
         batch_size=batch_size,
     )
-    tuned = tune_on(segmenter, chosen_from, target=None, batch_size=batch_size)
+    tuned = tune_on(segmenter, chosen_from, target=None, objective=mean_slice_foreground, batch_size=batch_size)
 
     mass, firing = slice_activity(segmenter, dictionary, failing, batch_size)
     most = min(n_most_active, int((firing > 0).sum()) // 2)

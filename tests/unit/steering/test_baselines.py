@@ -14,11 +14,14 @@ from seglens.steering.baselines import (
     flip_logits,
     keep_components,
     logit_bias,
+    mean_slice_foreground,
     most_likely,
     normalised_entropy,
     pooled_counts,
+    pooled_dice,
     predict_nothing,
     random_latents,
+    slice_counts,
     tune_rules,
 )
 
@@ -145,16 +148,61 @@ def test_tuning_finds_a_planted_bias():
     masks = logit_bias([0.0, 1.0, -2.0])(logits)
     for target in (1, None):
         tuned = tune_rules(logits, masks, target=target)
-        assert set(tuned) == {"ccf", "uf", "logit_bias"} | ({"logit_bias_foreground"} if target else set())
+        assert set(tuned) == {"ccf", "uf", "logit_bias", "logit_bias_foreground" if target else "drop_class"}
         before = dice_of_counts(pooled_counts(most_likely(logits), masks, 3), target)
-        for rule in tuned.values():
-            assert rule.dice >= (before if rule is not tuned.get("logit_bias_foreground") else 0)
+        for name in ("ccf", "uf", "logit_bias"):
+            assert tuned[name].dice >= before
         bias = tuned["logit_bias"]
         achieved = dice_of_counts(pooled_counts(bias.rule(logits), masks, 3), target)
         assert achieved == pytest.approx(bias.dice)
         assert bias.dice > 0.97
-        assert set(bias.setting["bias"]) <= set(BIASES)
+        assert not bias.setting["at_bound"]
     assert tuned["logit_bias"].setting["bias"] == [0.0, 1.0, -2.0]
+
+
+def test_a_bias_between_grid_points_and_beyond_them():
+    logits = torch.randn(1, 2, 40, 40, generator=torch.Generator().manual_seed(0))
+    between = tune_rules(logits, logit_bias([0.0, 1.25])(logits), target=1)["logit_bias"]
+    assert between.setting == {"bias": [0.0, 1.25], "at_bound": False}
+    assert between.dice == 1.0
+    far = tune_rules(logits * 20, logit_bias([0.0, 30.0])(logits * 20), target=1)["logit_bias"]
+    assert far.setting == {"bias": [0.0, max(BIASES)], "at_bound": True}
+
+
+def test_rules_are_tuned_on_the_objective_they_are_judged_by():
+    # a large slice and a small one want opposite biases: pooled Dice follows the large, the mean the small
+    logits = torch.zeros(3, 2, 20, 20)
+    logits[:, 1] = -5.0
+    logits[0, 1, :, :10] = -1.0
+    logits[1:, 1, :2, :2] = 1.0
+    logits[1:, 1, 4:9, 4:9] = -1.0
+    masks = torch.zeros(3, 20, 20, dtype=torch.uint8)
+    masks[0, :, :10] = 1
+    masks[1:, :2, :2] = 1
+    pooled = tune_rules(logits, masks, target=None)["logit_bias"]
+    mean = tune_rules(logits, masks, target=None, objective=mean_slice_foreground)["logit_bias"]
+    assert pooled.setting["bias"][1] > 0
+    assert mean.setting["bias"] == [0.0, 0.0]
+    assert mean.dice == pytest.approx(2 / 3)
+    for rule in (pooled, mean):
+        counts = slice_counts(rule.rule(logits), masks, 2)
+        assert rule.dice == pytest.approx((mean_slice_foreground if rule is mean else pooled_dice(None))(counts))
+
+
+def test_mean_slice_foreground_equals_loops():
+    predictions, masks = random_masks(0), random_masks(1)
+    masks[0][masks[0] == 2] = 0
+    masks[1] = 0
+    found = []
+    for said, true in zip(predictions, masks, strict=True):
+        present = [label for label in (1, 2) if (true == label).any()]
+        dices = [
+            float(2 * ((said == one) & (true == one)).sum() / ((said == one).sum() + (true == one).sum()))
+            for one in present
+        ]
+        found += [sum(dices) / len(dices)] if dices else []
+    assert mean_slice_foreground(slice_counts(predictions, masks, 3)) == pytest.approx(sum(found) / len(found))
+    assert math.isnan(mean_slice_foreground(slice_counts(predictions[1:2], masks[1:2], 3)))
 
 
 def test_tuning_is_the_best_of_the_grid():
@@ -175,7 +223,7 @@ def test_tuning_may_choose_to_do_nothing_and_filters_when_they_help():
     perfect = tune_rules(logits, masks, target=1)
     assert perfect["ccf"].setting == {"kept": "all"}
     assert perfect["uf"].setting == {"threshold": None}
-    assert perfect["logit_bias"].setting == {"bias": [0.0, 0.0, 0.0]}
+    assert perfect["logit_bias"].setting == {"bias": [0.0, 0.0, 0.0], "at_bound": False}
     speck = logits.clone()
     speck[0, 1, 15, 15] = 5.5  # small and uncertain
     tuned = tune_rules(speck, masks, target=1)

@@ -60,7 +60,7 @@ def test_results_count_slices_that_gain_enough(segmenter, dictionary, evaluation
     for row in result.results:
         assert row["n"] == 10
         assert row["random_recovered"] == sum(row["random_recovered_draws"]) / 2
-        assert set(row["baselines"]) == {"ccf", "uf", "logit_bias"}
+        assert set(row["baselines"]) == {"ccf", "uf", "logit_bias", "drop_class"}
         assert sum(mode["n"] for mode in row["modes"].values()) == 10
         assert sum(mode["recovered"] for mode in row["modes"].values()) == row["recovered"]
 
