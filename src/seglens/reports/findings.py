@@ -94,7 +94,9 @@ def _alignment(summary: Mapping[str, Any]) -> Iterable[str]:
     if defined(universal.get("n")) is not None:
         text = f"{plural(universal['n'], 'latent')} would be called universal (shared in every pair"
         share = defined(universal.get("share"))
-        yield f"{text}{'' if share is None else f'; {percent(share)}'}); this number has the floor of its pairs."
+        floors = span(universal.get("pair_floors") or [], percent)
+        known = "" if floors == UNDEFINED else f", those of its pairs are {floors}"
+        yield f"{text}{'' if share is None else f'; {percent(share)}'}); its own floor was not measured{known}."
 
 
 def span(values: Iterable[Any], written: Callable[[Any], str]) -> str:

@@ -33,15 +33,19 @@ def summarise(run: Run, settings: StudySettings) -> dict[str, Any]:
 
 def _cohort(run: Run, name: str) -> dict[str, Any]:
     check = run.artifact(f"check/{name}").document("check")
-    index = SliceSet.read(run.artifact(f"slices/{name}")).index
+    slices = SliceSet.read(run.artifact(f"slices/{name}"))
+    empty = [not bool(slices.masks([row]).any()) for row in range(len(slices))]
+    index = slices.index.with_columns(pl.Series("empty", empty))
     counted = index.group_by("split", maintain_order=True).agg(
-        pl.col("patient").n_unique().alias("patients"), pl.len().alias("slices")
+        pl.col("patient").n_unique().alias("patients"),
+        pl.len().alias("slices"),
+        pl.col("empty").sum().alias("slices_without_label"),
     )
     facts = {key: check[key] for key in ("name", "n_cases", "n_patients", "sequences", "labels", "phantom")}
     return facts | {
         "n_slices": index.height,
         "n_quarantined": len(check["quarantined"]),
-        "splits": {row["split"]: {"patients": row["patients"], "slices": row["slices"]} for row in counted.to_dicts()},
+        "splits": {row.pop("split"): row for row in counted.to_dicts()},
     }
 
 
@@ -122,17 +126,24 @@ def _methods(table: pl.DataFrame) -> dict[str, Any]:
 
 
 def _universal(run: Run) -> dict[str, Any] | None:
+    """Latents shared in every pair of segmenters that live in one activation space; None for fewer than three."""
     from seglens.diffing.alignment import Alignment
     from seglens.diffing.universal import universal_latents
 
     artifacts = [run.artifact(stage) for stage in run.stages("alignment/")]
     alignments = [Alignment.read(a) for a in artifacts if a.document("pair")["comparable_by_weights"]]
     names = {name for alignment in alignments for name in (alignment.source, alignment.target)}
-    if len(alignments) < 2 or len(alignments) != len(names) * (len(names) - 1) // 2:
+    if len(names) < 3 or len(alignments) != len(names) * (len(names) - 1) // 2:
         return None
     found = universal_latents(alignments)
     live = min(alignment.n_comparable for alignment in alignments)
-    return {"n": found.height, "share": found.height / live if live else 0.0, "cohorts": sorted(names)}
+    floors = [alignment.floor for alignment in alignments if alignment.floor is not None]
+    return {
+        "n": found.height,
+        "share": found.height / live if live else 0.0,
+        "pair_floors": [min(floors), max(floors)] if floors else None,
+        "segmenters": sorted(names),
+    }
 
 
 def _failures(run: Run, stage: str) -> list[dict[str, Any]]:

@@ -386,7 +386,7 @@ def build(
             names = list(segmenters)
             pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
             summary["alignments"] = [alignment(a, b, place) for place, (a, b) in enumerate(pairs)]
-            summary["universal"] = {"n": 17, "share": 0.27, "cohorts": names}
+            summary["universal"] = {"n": 17, "share": 0.27, "pair_floors": [0.1, 0.4], "segmenters": names}
             results = steering_results("adult", "pediatric", 0.053, 0.060)
             summary["steering"] = results
             result = SteeringResult(results, curves(), pl.DataFrame({"edit": ["x"]}), pl.DataFrame({"edit": ["x"]}))

@@ -111,8 +111,8 @@ CONVENTION_ROWS = (
     ),
     (
         "Per volume",
-        "summed over a volume, then the mean over the volumes whose mask has the class",
-        "the field's standard",
+        "summed over the evaluated slices of a volume, then the mean over the volumes whose mask has the class",
+        "the field's standard, but over the slices that were kept: see the share without lesion under Cohorts",
     ),
     (
         "Per slice, class present",
@@ -135,9 +135,8 @@ def glossary_section() -> Section:
         ("Convention", "How", "Mind"),
         rows,
         "A slice where a class is absent from both mask and prediction has no Dice; the conventions differ in what "
-        "they "
-        "make of it. “Foreground” is the mean over the foreground classes. A dash means not defined or not measured, "
-        "never zero. Slices and volumes are counted as such.",
+        "they make of it. “Foreground” is the mean over the foreground classes. A dash means not defined or not "
+        "measured, never zero. Slices and volumes are counted as such.",
     )
     return Section("glossary", "Glossary and conventions", "", (Terms(TERMS), Heading("Dice"), conventions))
 
@@ -151,7 +150,8 @@ def repeat_section(summary: Mapping[str, Any], hashes: Mapping[str, str]) -> Sec
     blocks.append(Code("seglens run study.yaml --out results"))
     blocks.append(
         Paragraph(
-            "On a CPU the same settings, data and version give the same results, bit for bit: compare the hashes.",
+            "The same settings, data and versions on the same kind of CPU with the same number of threads give the "
+            "same results, bit for bit: compare the hashes.",
             "note",
         )
     )

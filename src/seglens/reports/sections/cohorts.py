@@ -119,6 +119,7 @@ def _counts(cohorts: list[Mapping[str, Any]]) -> Block:
             for split in ("train", "val", "test")
         ]
         numbers = [count(one.get(key)) for key in ("n_cases", "n_patients", "n_slices")]
+        without = dig(one, "splits", "test", "slices_without_label")
         labels = one.get("labels") or {}
         names = [plain(name) for value, name in sorted(labels.items(), key=lambda item: int(item[0])) if int(value)]
         rows.append(
@@ -126,13 +127,22 @@ def _counts(cohorts: list[Mapping[str, Any]]) -> Block:
                 head(plain(one["name"]), "phantoms" if one.get("phantom") else ""),
                 *numbers,
                 *parts,
+                count(without),
                 count(one.get("n_quarantined")),
                 head(", ".join(one.get("sequences") or []) or UNDEFINED),
                 head(", ".join(names) or UNDEFINED),
             )
         )
-    columns = ("Cohort", "Cases", "Patients", "Slices", "Train", "Val", "Test", "Left out", "Sequences", "Classes")
-    return table("Cohorts", columns, rows, "Train, val and test: patients / slices. Left out: quarantined cases.")
+    columns = (
+        *("Cohort", "Cases", "Patients", "Slices", "Train", "Val", "Test"),
+        *("Test slices without label", "Left out", "Sequences", "Classes"),
+    )
+    note = (
+        "Train, val and test: patients / slices. Every figure is over the slices that were kept, which are chosen by "
+        "where the labels are; the fewer slices without a label, the fewer false alarms can be seen. Left out: "
+        "quarantined cases."
+    )
+    return table("Cohorts", columns, rows, note)
 
 
 def _quarantined(run: Run, cohorts: list[Mapping[str, Any]]) -> list[Block]:

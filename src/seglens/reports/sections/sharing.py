@@ -68,11 +68,14 @@ def _universal(summary: Mapping[str, Any]) -> list[Block]:
     universal = summary.get("universal") or {}
     if defined(universal.get("n")) is None:
         return []
-    cohorts = listed(plain(name) for name in universal.get("cohorts") or [])
-    text = f"Shared in every pair{f' of {cohorts}' if cohorts else ''}: {count(universal['n'])} latents"
+    names = listed(plain(name) for name in universal.get("segmenters") or [])
+    text = f"Shared in every pair{f' of {names}' if names else ''}: {count(universal['n'])} latents"
     share = f" ({percent(universal['share'])} of the live ones)" if defined(universal.get("share")) is not None else ""
     return [
-        Paragraph(f"{text}{share}. The rest are specific to some. This count is as raw as the shares it is made of.")
+        Paragraph(
+            f"{text}{share}. The rest are specific to some. This count is as raw as the shares it is made of, and its "
+            "own floor was not measured."
+        )
     ]
 
 
