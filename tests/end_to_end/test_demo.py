@@ -102,6 +102,23 @@ def test_a_stage_verb_takes_what_is_finished(quick_run):
         run_stages(demo_settings(seed=0, quick=True), quick_run.path, ("atlas",), ("nobody",))
 
 
+def test_every_stage_is_a_verb(quick_run, tmp_path, monkeypatch, capsys):
+    study = tmp_path / "study.yaml"
+    study.write_text(yaml.safe_dump(demo_settings(seed=0, quick=True).model_dump(mode="json")))
+    before = quick_run.hashes
+    verbs = [[verb, str(study), "adult"] for verb in ("train", "extract", "fit", "describe")]
+    verbs += [[verb, str(study)] for verb in ("diff", "steer", "run")]
+    for verb in verbs:
+        monkeypatch.setattr(sys, "argv", ["seglens", *verb, "--out", str(quick_run.path)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert stopped.value.code == cli.DONE, verb
+    shown = capsys.readouterr().out
+    assert "mean ablation, adult: stage1 " in shown
+    assert shown.rstrip().endswith("report.html")
+    assert Run(quick_run.path).hashes == before
+
+
 def test_killed_and_run_again_it_leaves_the_same(quick_run, tmp_path):
     run_with_kills(tmp_path / "run", 3, longest=25.0)
     assert verified_hashes(tmp_path / "run") == quick_run.hashes
