@@ -38,7 +38,7 @@ from seglens.steering.policies import (
     label_of,
     oracle_scores,
     pooled_objective,
-    random_edits,
+    random_searches,
 )
 from seglens.steering.sweep import UNEDITED, RowChange, always, identity_edit, part_of, sweep_changes
 
@@ -54,9 +54,11 @@ class SteeringResult:
         results: one dictionary a policy and operation, best held-out first: source (segmenter), target (cohort), class,
             policy, edit, operation, latents, alpha (None for the oracle: one a slice), chosen (this row is the policy's
             own choice), chosen_by, before, after and baselines {name: after} (each a ``Scores.summary``), settings (of
-            tuned baselines), selection and evaluation (patients, slices).
+            tuned baselines), selection and evaluation (patients, slices), is_identity (nothing beat the untouched
+            network on the selection slices), firing_rate (mean of its latents) and random_firing_rates (one a draw).
         curves: figures over alpha on the evaluation slices, a description and never a selection: operation, latents
-            ("chosen" or "random"), alpha (the neutral one is the untouched network), class (the target, "foreground"),
+            ("chosen", or "random": the mean over the draws),
+            alpha (the neutral one is the untouched network), class (the target, "foreground"),
             dice_pooled, dice_volume, dice_slice_present, dice_slice_empty1, precision, recall.
         selection: what was tried on the selection slices (see ChosenEdit).
         scores: the counts on the evaluation slices behind all of it (see Scores).
@@ -99,8 +101,9 @@ def steer_between(
     """Choose an edit of one class on selection patients and judge it on others, beside every policy and rival.
 
     Rivals: CCF, UF, per-class logit bias, dropping the class, predicting nothing, mirror test-time augmentation,
-    replacing the whole activation by its mean, the dictionary's reconstruction alone, and as many random latents of the
-    same firing rates whose alpha is tuned like the edit's. All are tuned on the selection slices.
+    replacing the whole activation by its mean, the dictionary's reconstruction alone, and random latents of the same
+    firing rates, searched as freely as the edit's: ``random_latents`` is the mean over the draws, ``random_best`` the
+    draw that is best on the selection slices. All are tuned on the selection slices.
 
     Args:
         segmenter: trained on another cohort, the source.
@@ -112,7 +115,7 @@ def steer_between(
         source: name of the segmenter in the results.
         n_latents: how many latents to try together.
         alphas: values of ``multiply`` (MLS) and ``add`` (ALS), in the dictionary's scaled units.
-        random_draws: sets of random latents; their summary is the mean over the draws.
+        random_draws: searches over random latents; each takes as long as the search for the edit.
         batch_size: slices at once.
         seed: of the random latents.
         progress: told as batches are done.
@@ -136,37 +139,31 @@ def steer_between(
         progress=part_of(progress, 0, steps),
     )
     tuned = tune_on(segmenter, selection, target=label, batch_size=batch_size)
-    random = {
-        operation: random_edits(
-            segmenter,
-            dictionary,
-            selection,
-            edit,
-            chosen.effects,
-            alphas=alphas[operation],
-            draws=random_draws,
-            objective=lambda scores: pooled_objective(scores, target),
-            seed=seed,
-            batch_size=batch_size,
-        )
-        for operation, edit in chosen.by_operation.items()
-    }
+    drawn = random_searches(
+        segmenter,
+        dictionary,
+        selection,
+        chosen,
+        draws=random_draws,
+        objective=lambda scores: pooled_objective(scores, target),
+        seed=seed,
+        batch_size=batch_size,
+    )
     edits: dict[str, LatentEdit] = {}
     points: list[dict[str, Any]] = []
-    controls: dict[str, list[str]] = {}
     for operation, edit in chosen.by_operation.items():
-        for kind, latents in (("chosen", edit.latents), ("random", random[operation][0].latents)):
-            for alpha in alphas[operation] if latents else ():
-                name = f"{kind} {operation} {alpha:g}"
-                edits[name] = LatentEdit(dictionary.hookpoint, dictionary.hash, latents, operation, alpha)
-                points.append({"operation": operation, "latents": kind, "alpha": float(alpha), "edit": name})
-            points.append({"operation": operation, "latents": kind, "alpha": NEUTRAL[operation], "edit": UNEDITED})
-        # the first draw is on the curve already
-        first = random[operation][0]
-        controls[operation] = [UNEDITED if first.is_identity else f"random {operation} {first.value:g}"]
-        for number, drawn in enumerate(random[operation][1:], start=1):
-            controls[operation].append(f"random_latents {operation} {number}")
-            edits[controls[operation][-1]] = drawn
+        prefixes = {"chosen": ["chosen"], "random": [f"random {draw}" for draw in range(random_draws)]}
+        latents = {"chosen": edit.latents}
+        latents |= {f"random {draw}": found.by_operation[operation].latents for draw, found in enumerate(drawn)}
+        for kind, names in prefixes.items():
+            for alpha in alphas[operation] if edit.latents else ():
+                point = {name: f"{name} {operation} {alpha:g}" for name in names}
+                for name, key in point.items():
+                    edits[key] = LatentEdit(dictionary.hookpoint, dictionary.hash, latents[name], operation, alpha)
+                points.append(
+                    {"operation": operation, "latents": kind, "alpha": float(alpha), "edits": [*point.values()]}
+                )
+            points.append({"operation": operation, "latents": kind, "alpha": NEUTRAL[operation], "edits": [UNEDITED]})
     scores = _evaluated(
         segmenter,
         dictionary,
@@ -179,8 +176,8 @@ def steer_between(
     )
     tables = [scores]
     for operation in chosen.by_operation:
-        for kind in ("chosen", "random"):
-            among = [p["edit"] for p in points if p["operation"] == operation and p["latents"] == kind]
+        for kind in ("chosen", *(f"random {draw}" for draw in range(random_draws))):
+            among = [name for name in edits if name.startswith(f"{kind} {operation} ")]
             tables.append(oracle_scores(scores, among, target=label, name=f"oracle {kind} {operation}"))
     scores = Scores.merged(tables)
     summaries = {name: scores.summary(name) for name in scores.table["edit"].unique(maintain_order=True)}
@@ -195,32 +192,45 @@ def steer_between(
     }
     shared = {name: summaries[name] for name in summaries if name in (*tuned, *RIVALS)}
     results = []
-    for operation, edit in sorted(chosen.by_operation.items(), key=lambda item: item[1] != chosen.edit):
-        draws = [summaries[name] for name in controls[operation]]
-        results.append(
-            common
-            | {
-                "policy": "held_out",
-                "chosen": edit == chosen.edit,
-                "chosen_by": chosen.chosen_by(edit),
-                "after": summaries[UNEDITED if edit.is_identity else f"chosen {operation} {edit.value:g}"],
-                "baselines": shared | {"random_latents": mean_summary(draws)},
-            }
-            | _described(edit)
-        )
-    for operation, edit in chosen.by_operation.items():
-        results.append(
-            common
-            | {
-                "policy": "oracle",
-                "chosen": edit == chosen.edit,
-                "chosen_by": "held_out, best alpha a slice by its own mask",
-                "after": summaries[f"oracle chosen {operation}"],
-                "baselines": shared | {"random_latents": summaries[f"oracle random {operation}"]},
-            }
-            | _described(edit)
-            | {"alpha": None, "edit": f"{operation}, best alpha a slice"}
-        )
+    for policy in ("held_out", "oracle"):
+        for operation, edit in sorted(chosen.by_operation.items(), key=lambda item: item[1] != chosen.edit):
+            own = [found.by_operation[operation] for found in drawn]
+            on_selection = [found.value_of(one) for found, one in zip(drawn, own, strict=True)]
+            if policy == "held_out":
+                after = UNEDITED if edit.is_identity else f"chosen {operation} {edit.value:g}"
+                of_draws = [
+                    UNEDITED if one.is_identity else f"random {draw} {operation} {one.value:g}"
+                    for draw, one in enumerate(own)
+                ]
+                described = {"chosen_by": chosen.chosen_by(edit)} | _described(edit)
+            else:
+                after = f"oracle chosen {operation}"
+                of_draws = [f"oracle random {draw} {operation}" for draw in range(random_draws)]
+                described = _described(edit) | {
+                    "chosen_by": "held_out, best alpha a slice by that slice's own Dice",
+                    "alpha": None,
+                    "edit": f"{operation}, best alpha a slice",
+                    "is_identity": not edit.latents,
+                }
+            random = {}
+            if of_draws:
+                best = max(range(random_draws), key=lambda draw: on_selection[draw])
+                random = {
+                    "random_latents": mean_summary([summaries[name] for name in of_draws]),
+                    "random_best": summaries[of_draws[best]],
+                }
+            results.append(
+                common
+                | {
+                    "policy": policy,
+                    "chosen": edit == chosen.edit,
+                    "after": summaries[after],
+                    "baselines": shared | random,
+                    "firing_rate": chosen.firing_rate(edit),
+                    "random_firing_rates": [found.firing_rate(one) for found, one in zip(drawn, own, strict=True)],
+                }
+                | described
+            )
     return SteeringResult(results, _curves(points, summaries, target), chosen.selection, scores.table)
 
 
@@ -260,6 +270,18 @@ def tune_on(
     return tune_rules(torch.cat(logits), used.masks(), target=target, objective=objective)
 
 
+def whole_activation(dictionary: SparseAutoencoder) -> dict[str, RowChange]:
+    """Controls that choose no latents: the activation replaced by its mean, or by what the dictionary makes of it."""
+
+    def to_mean(grid: TokenGrid) -> TokenGrid:
+        return dictionary.centre.to(grid.dtype).expand_as(grid)
+
+    return {
+        "mean_ablation": always(to_mean),
+        "reconstruct_only": always(change_of(dictionary, [identity_edit(dictionary, replace=True)])),
+    }
+
+
 def mean_summary(summaries: Sequence[Summary]) -> Summary:
     """Figure by figure the mean of several summaries, over those in which it is defined."""
     result: Summary = {}
@@ -286,15 +308,11 @@ def _evaluated(
     batch_size: int,
     progress: Progress,
 ) -> Scores:
-    def to_mean(grid: TokenGrid) -> TokenGrid:
-        return dictionary.centre.to(grid.dtype).expand_as(grid)
-
     def flipped(images: Images) -> Logits:
         return flip_logits(segmenter, images)
 
     changes: dict[str, RowChange] = {name: always(change_of(dictionary, [edit])) for name, edit in edits.items()}
-    changes["mean_ablation"] = always(to_mean)
-    changes["reconstruct_only"] = always(change_of(dictionary, [identity_edit(dictionary, replace=True)]))
+    changes |= whole_activation(dictionary)
     rules: dict[str, Rule] = {name: rule.rule for name, rule in tuned.items()}
     rules |= {"drop_class": drop_class(label), "predict_nothing": predict_nothing}
     return sweep_changes(
@@ -311,13 +329,14 @@ def _evaluated(
 
 def _curves(points: Sequence[Mapping[str, Any]], summaries: Mapping[str, Summary], target: str) -> pl.DataFrame:
     figures = ("dice_pooled", "dice_volume", "dice_slice_present", "dice_slice_empty1", "precision", "recall")
-    rows = [
-        {key: point[key] for key in ("operation", "latents", "alpha")}
-        | {"class": name}
-        | {figure: summaries[point["edit"]][figure][name] for figure in figures}
-        for point in points
-        for name in (target, "foreground")
-    ]
+    rows = []
+    for point in points:
+        if not point["edits"]:  # no draw was asked for
+            continue
+        found = mean_summary([summaries[name] for name in point["edits"]])
+        for name in (target, "foreground"):
+            row = {key: point[key] for key in ("operation", "latents", "alpha")} | {"class": name}
+            rows.append(row | {figure: found[figure][name] for figure in figures})
     schema = {"operation": pl.String, "latents": pl.String, "alpha": pl.Float64, "class": pl.String}
     table = pl.DataFrame(rows, schema=schema | dict.fromkeys(figures, pl.Float64))
     return table.unique(maintain_order=True).sort("operation", "latents", "class", "alpha")
@@ -329,6 +348,7 @@ def _described(edit: LatentEdit) -> dict[str, Any]:
         "operation": edit.operation,
         "latents": list(edit.latents),
         "alpha": edit.value,
+        "is_identity": edit.is_identity,
         "edit_description": edit.description(),
     }
 

@@ -197,7 +197,13 @@ def tune_rules(
 
 
 def random_latents(
-    firing_rates: Float[Tensor, " m"], latents: Sequence[int], *, draws: int, seed: int, neighbours: int = 10
+    firing_rates: Float[Tensor, " m"],
+    latents: Sequence[int],
+    *,
+    draws: int,
+    seed: int,
+    neighbours: int = 10,
+    avoid: Sequence[int] = (),
 ) -> list[tuple[int, ...]]:
     """As many other latents that fire about as often: the control of every latent edit.
 
@@ -207,6 +213,7 @@ def random_latents(
         draws: how many sets to draw.
         seed: of the draws.
         neighbours: each latent is matched by one of this many with the nearest log rate.
+        avoid: latents that are not drawn either, where enough others fire.
 
     Raises:
         ValueError: there are fewer other live latents than needed.
@@ -218,6 +225,9 @@ def random_latents(
         raise ValueError(
             f"{len(latents)} latents cannot be matched: only {int(pool.sum())} others ever fire; take fewer"
         )
+    others = pool.clone()
+    others[list(avoid)] = False
+    pool = others if int(others.sum()) >= len(latents) else pool
     log_rates = firing_rates.double().clamp_min(1e-12).log()
     generator = torch.Generator().manual_seed(seed)
     sets = []

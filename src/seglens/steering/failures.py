@@ -18,13 +18,21 @@ from seglens.segmenters.scoring import Scores, evaluate
 from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas
 from seglens.shapes import Masks
-from seglens.steering.adaptation import check_disjoint, tune_on
+from seglens.steering.adaptation import check_disjoint, tune_on, whole_activation
 from seglens.steering.baselines import mean_slice_foreground, most_likely, random_latents
 from seglens.steering.edits import LatentEdit, change_of, check_edits, slice_change
 from seglens.steering.levers import latent_effects
-from seglens.steering.policies import N_LATENTS, candidates_of, oracle_scores, random_edits, search, slice_dice
+from seglens.steering.policies import (
+    N_LATENTS,
+    candidates_of,
+    oracle_choice,
+    oracle_scores,
+    random_searches,
+    search,
+    slice_dice,
+)
 from seglens.steering.replay import Replay
-from seglens.steering.sweep import UNEDITED, RowChange, always, part_of, sweep_changes
+from seglens.steering.sweep import UNEDITED, RowChange, always, part_of, sweep, sweep_changes
 
 PAPER_ALPHAS = (0.25, 0.5, 1.0, 2.0, 5.0)
 HELD_OUT_ALPHAS: Mapping[Any, tuple[float, ...]] = {"multiply": (0.25, 0.5, 2.0, 5.0), "add": (-1.0, -0.5, 0.5, 1.0)}
@@ -38,11 +46,16 @@ class FailureResult:
     """What edits recovered of a segmenter's worst slices.
 
     Attributes:
-        results: one dictionary a policy (held_out, oracle): segmenter, cohort, policy, n, recovered, random_recovered
-            (mean over random_recovered_draws), mean_before, mean_after, random_mean_after, minimum_gain,
-            recovered_means (the rule in words), edit, operation, latents, alpha, modes {FP, FN, mixed: {n, recovered,
-            mean_before, mean_after}}, mode_rule, baselines {name: {recovered, mean_after}}. Means are of the slices'
-            foreground Dice: mean over the classes in the slice's mask.
+        results: one dictionary a policy (held_out, oracle): segmenter, cohort, policy, n, n_eligible (slices with a
+            lesion, of which the n worst are the failures), dice_of_best_failure, recovered (gain of at least
+            minimum_gain), worsened (loss of at least as much), net (recovered - worsened), the same with random_ in
+            front (mean over the draws; random_recovered_draws, random_worsened_draws), random_best_recovered,
+            random_best_worsened, random_best_net (held_out only: the draw that is best on the selection slices),
+            mean_before, mean_after, random_mean_after, minimum_gain, recovered_means (the rule in words), edit,
+            operation, latents, alpha, is_identity, modes {FP, FN, mixed: {n, recovered, worsened, mean_before,
+            mean_after}}, mode_rule, baselines {name: {recovered, worsened, net, mean_after}}. Means are of the slices'
+            foreground Dice: mean over the classes in the slice's mask. held_out also: dice_all_before, dice_all_after
+            (pooled foreground Dice of the edit on all evaluation slices), firing_rate, random_firing_rates.
         slices: one row a failing slice: row (of the evaluation set), case, patient, volume, mode, false_positive,
             false_negative (pixels), dice_before, dice_held_out, dice_oracle, oracle_alpha, oracle_latents.
         examples: up to six slices evenly spaced from the largest to the smallest gain of held_out: rows [e] (of the
@@ -86,7 +99,9 @@ def recover(
 
     ``oracle`` multiplies each slice's own most active latents by the best of 0.25, 0.5, 1, 2, 5 for that slice's mask
     (the paper). ``held_out`` takes one edit, chosen on the worst slices of the selection patients for their mean
-    foreground Dice. Random latents follow the same policy.
+    foreground Dice. Random latents follow the same policy: for ``held_out`` they are searched as freely as the edit,
+    for ``oracle`` drawn anew for each slice, with the same alphas. The rivals are tuned on what they are judged by: the
+    mean foreground Dice of the worst selection slices.
 
     Args:
         segmenter: the network.
@@ -98,7 +113,7 @@ def recover(
         minimum_gain: a slice is recovered when its foreground Dice rises by at least this.
         n_latents: how many latents ``held_out`` tries together.
         n_most_active: how many of its latents ``oracle`` scales in each slice.
-        random_draws: sets of random latents.
+        random_draws: searches over random latents; each takes as long as the search for the edit.
         source: name of the segmenter in the results.
         batch_size: slices at once.
         seed: of the random latents.
@@ -136,28 +151,29 @@ def recover(
         batch_size=batch_size,
         progress=part_of(progress, done, steps),
     )
-    controls = random_edits(
+    drawn = random_searches(
         segmenter,
         dictionary,
         chosen_from,
-        chosen.edit,
-        effects,
-        alphas=HELD_OUT_ALPHAS[chosen.edit.operation],
+        chosen,
         draws=random_draws,
         objective=mean_slice_dice,
         seed=seed,
         batch_size=batch_size,
     )
+    controls = [found.edit for found in drawn]
+    on_selection = [found.value_of(found.edit) for found in drawn]
     tuned = tune_on(segmenter, chosen_from, target=None, objective=mean_slice_foreground, batch_size=batch_size)
 
     mass, firing = slice_activity(segmenter, dictionary, failing, batch_size)
     most = min(n_most_active, int((firing > 0).sum()) // 2)
     own = mass.sort(dim=1, descending=True, stable=True).indices[:, :most]
-    drawn = _random_of_slices(firing, own, random_draws, seed)
+    of_slices = _random_of_slices(firing, own, random_draws, seed)
     changes: dict[str, RowChange] = {"held_out": always(change_of(dictionary, [chosen.edit]))}
     changes |= {f"random {number}": always(change_of(dictionary, [edit])) for number, edit in enumerate(controls)}
-    for name, latents in [("oracle", own), *((f"random oracle {d}", each) for d, each in enumerate(drawn))]:
+    for name, latents in [("oracle", own), *((f"random oracle {d}", each) for d, each in enumerate(of_slices))]:
         changes |= {f"{name} {alpha:g}": _of_slices(dictionary, latents, alpha) for alpha in PAPER_ALPHAS if alpha != 1}
+    changes |= whole_activation(dictionary)
     scores = sweep_changes(
         segmenter,
         dictionary.hookpoint,
@@ -173,15 +189,19 @@ def recover(
         tables.append(oracle_scores(scores, names, target=None, name=name))
     dice = _dice_by_slice(Scores.merged(tables))
     table = _table(failing, rows, scores, dice, own)
+    everywhere = sweep(segmenter, dictionary, evaluation, {"held_out": chosen.edit}, batch_size=batch_size)
     head = {
         "segmenter": source,
         "cohort": evaluation.name,
         "n": len(failing),
+        "n_eligible": slice_dice(everywhere, None)["row"].n_unique(),
+        "dice_of_best_failure": dice[UNEDITED].max(),
         "minimum_gain": minimum_gain,
         "recovered_means": f"the slice's foreground Dice rises by at least {minimum_gain:g}",
         "mode_rule": MODE_RULE,
         "baselines": {
-            name: _judged(dice, name, minimum_gain) | {"setting": dict(tuned[name].setting)} for name in tuned
+            name: _judged(dice, name, minimum_gain) | {"setting": dict(tuned[name].setting) if name in tuned else {}}
+            for name in (*tuned, *whole_activation(dictionary))
         },
     }
     held_out = {
@@ -191,7 +211,16 @@ def recover(
         "latents": list(chosen.edit.latents),
         "alpha": chosen.edit.value,
         "chosen_by": chosen.chosen_by(chosen.edit),
+        "is_identity": chosen.edit.is_identity,
+        "firing_rate": chosen.firing_rate(chosen.edit),
+        "random_firing_rates": [found.firing_rate(found.edit) for found in drawn],
+        "dice_all_before": everywhere.summary(UNEDITED)["dice_pooled"]["foreground"],
+        "dice_all_after": everywhere.summary("held_out")["dice_pooled"]["foreground"],
     }
+    if drawn:
+        best = max(range(random_draws), key=lambda draw: on_selection[draw])
+        judged = _judged(dice, f"random {best}", minimum_gain)
+        held_out |= {f"random_best_{key}": judged[key] for key in ("recovered", "worsened", "net", "mean_after")}
     oracle = {
         "policy": "oracle",
         "edit": f"multiply, each slice's {own.shape[1]} most active latents, best alpha a slice",
@@ -199,6 +228,7 @@ def recover(
         "latents": None,
         "alpha": None,
         "chosen_by": "the evaluated slice's own mask",
+        "is_identity": own.shape[1] == 0,
     }
     results = [
         head
@@ -277,7 +307,9 @@ def _dice_by_slice(scores: Scores) -> pl.DataFrame:
 
 def _judged(dice: pl.DataFrame, name: str, minimum_gain: float) -> dict[str, Any]:
     gain = dice[name] - dice[UNEDITED]
-    return {"recovered": int((gain >= minimum_gain).sum()), "mean_after": float(dice[name].sum()) / len(dice)}
+    recovered, worsened = int((gain >= minimum_gain).sum()), int((gain <= -minimum_gain).sum())
+    mean_after = float(dice[name].sum()) / len(dice)
+    return {"recovered": recovered, "worsened": worsened, "net": recovered - worsened, "mean_after": mean_after}
 
 
 def _outcome(
@@ -291,15 +323,19 @@ def _outcome(
         modes[mode] = {
             "n": len(rows),
             "recovered": int((gain >= minimum_gain).sum()),
+            "worsened": int((gain <= -minimum_gain).sum()),
             "mean_before": float(rows["dice_before"].sum()) / len(rows) if len(rows) else None,
             "mean_after": float(rows[f"dice_{policy}"].sum()) / len(rows) if len(rows) else None,
         }
     return _judged(dice, policy, minimum_gain) | {
         "mean_before": float(dice[UNEDITED].sum()) / len(dice),
-        "random_recovered": sum(control["recovered"] for control in controls) / draws,
-        "random_recovered_draws": [control["recovered"] for control in controls],
-        "random_mean_after": sum(control["mean_after"] for control in controls) / draws,
         "modes": modes,
+        **{
+            f"random_{key}": sum(control[key] for control in controls) / draws if draws else None
+            for key in ("recovered", "worsened", "net", "mean_after")
+        },
+        "random_recovered_draws": [control["recovered"] for control in controls],
+        "random_worsened_draws": [control["worsened"] for control in controls],
     }
 
 
@@ -315,11 +351,8 @@ def _table(
         )
         .sort("row")
     )
-    # the same order of preference as oracle_scores: the untouched network first, then the alphas as listed
-    order = [1.0, *(alpha for alpha in PAPER_ALPHAS if alpha != 1)]
-    columns = [dice[UNEDITED], *(dice[f"oracle {alpha:g}"] for alpha in order[1:])]
-    best = torch.tensor([column.to_list() for column in columns], dtype=torch.float64).max(dim=0)
-    first = (torch.tensor([column.to_list() for column in columns], dtype=torch.float64) == best.values).int().argmax(0)
+    taken = oracle_choice(scores, [f"oracle {alpha:g}" for alpha in PAPER_ALPHAS if alpha != 1], target=None)
+    alphas = {UNEDITED: 1.0} | {f"oracle {alpha:g}": alpha for alpha in PAPER_ALPHAS}
     return failing.index.select("case", "patient", "volume").with_columns(
         pl.Series("row", rows, dtype=pl.UInt32),
         pl.Series("mode", [error_mode(p, n) for p, n in wrong.select("false_positive", "false_negative").iter_rows()]),
@@ -328,7 +361,7 @@ def _table(
         dice[UNEDITED].alias("dice_before"),
         dice["held_out"].alias("dice_held_out"),
         dice["oracle"].alias("dice_oracle"),
-        pl.Series("oracle_alpha", [order[number] for number in first.tolist()]),
+        pl.Series("oracle_alpha", [alphas[edit] for edit in taken["edit"]]),
         pl.Series("oracle_latents", own.tolist(), dtype=pl.List(pl.Int32)),
     )
 

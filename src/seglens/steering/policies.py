@@ -1,11 +1,11 @@
 """How latents, operation and alpha are chosen, and what each way of choosing may look at.
 
-``held_out`` sees masks of selection patients only. ``oracle`` takes, slice by slice, the best alpha by the evaluated
-slice's own mask (the paper, as far as it says): an upper bound, not a method that can be deployed.
+``held_out`` sees masks of selection patients only. ``oracle`` takes, slice by slice, the best alpha by that slice's own
+Dice (the paper, as far as it says): not a method that can be deployed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import polars as pl
@@ -45,12 +45,24 @@ class ChosenEdit:
         selection: one row a candidate and stage: edit, chosen_by (association, causal), operation, value, n_latents,
             latents, stage (coarse: evenly spaced selection slices; full: all of them), objective.
         effects: of every latent on the target, on the selection slices.
+        candidates: all that was tried.
     """
 
     edit: LatentEdit
     by_operation: Mapping[Operation, LatentEdit]
     selection: pl.DataFrame
     effects: LatentEffects
+    candidates: tuple["Candidate", ...] = ()
+
+    def value_of(self, edit: LatentEdit) -> float:
+        """Objective of a finalist on all selection slices; of an identity that of the untouched network."""
+        full = self.selection.filter(pl.col("stage") == "full")
+        values: dict[str, float] = dict(full.select("edit", "objective").iter_rows())
+        return float(values.get(edit.name, values[UNEDITED]))
+
+    def firing_rate(self, edit: LatentEdit) -> float | None:
+        """Mean share of the selection slices' tokens at which the edit's latents fire; None without latents."""
+        return float(self.effects.firing[list(edit.latents)].mean()) if edit.latents else None
 
     def chosen_by(self, edit: LatentEdit) -> str:
         """``association`` or ``causal``: the ranking that an edit's latents come from."""
@@ -231,41 +243,52 @@ def search(
         for stage, values in (("coarse", first), ("full", final))
         for name in values
     ]
-    return ChosenEdit(best, by_operation, pl.DataFrame(tried, schema=SELECTION_SCHEMA), effects)
+    return ChosenEdit(best, by_operation, pl.DataFrame(tried, schema=SELECTION_SCHEMA), effects, tuple(candidates))
 
 
-def random_edits(
+def random_searches(
     segmenter: Segmenter,
     dictionary: SparseAutoencoder,
     selection: SliceSet,
-    edit: LatentEdit,
-    effects: LatentEffects,
+    chosen: ChosenEdit,
     *,
-    alphas: Sequence[float],
     draws: int,
     objective: Objective,
     seed: int,
     batch_size: int = 16,
-) -> list[LatentEdit]:
-    """The control of an edit: random latents of the same firing rates, alpha tuned on the coarse selection slices.
+) -> list[ChosenEdit]:
+    """The control of a search: the same search over random latents, once a draw.
 
-    Like the edit itself, a random set that does not beat the untouched network there is left an identity.
+    In each draw every set of latents that the search tried is replaced by one of other latents that fire about as
+    often (the chosen edit's own latents are avoided where enough others fire). So a draw has exactly the freedom of
+    the edit: as many sets, sizes and alphas, the same slices, the same finalists, and an identity where nothing beats
+    the untouched network.
     """
-    coarse = selection.select(evenly_spaced(len(selection), COARSE_SLICES))
-    identity = dictionary.hash
-    grids = [
-        [LatentEdit(dictionary.hookpoint, identity, latents, edit.operation, alpha) for alpha in alphas]
-        for latents in random_latents(effects.firing, edit.latents, draws=draws, seed=seed)
-    ]
-    named = {candidate.name: candidate for grid in grids for candidate in grid}
-    values = objective(sweep(segmenter, dictionary, coarse, named, batch_size=batch_size))
-    best = [max(grid, key=lambda candidate: values[candidate.name]) for grid in grids]
-    return [
-        drawn
-        if values[drawn.name] > values[UNEDITED]
-        else LatentEdit(dictionary.hookpoint, identity, drawn.latents, edit.operation, NEUTRAL[edit.operation])
-        for drawn in best
-    ]
+    found = []
+    for draw in range(draws):
+        sets: dict[tuple[str, tuple[int, ...]], tuple[int, ...]] = {}
+        candidates = []
+        for candidate in chosen.candidates:
+            edit = candidate.edit
+            key = (edit.operation, edit.latents)
+            if key not in sets:
+                own = seed + 10_007 * draw + len(sets)
+                avoid = chosen.by_operation[edit.operation].latents
+                (sets[key],) = random_latents(chosen.effects.firing, edit.latents, draws=1, seed=own, avoid=avoid)
+            candidates.append(Candidate(replace(edit, latents=sets[key]), "random"))
+        found.append(
+            search(
+                segmenter,
+                dictionary,
+                selection,
+                candidates,
+                chosen.effects,
+                objective=objective,
+                operations=list(chosen.by_operation),
+                batch_size=batch_size,
+            )
+        )
+    return found
 
 
 SELECTION_SCHEMA: Mapping[str, Any] = {
@@ -281,7 +304,7 @@ SELECTION_SCHEMA: Mapping[str, Any] = {
 
 
 def oracle_scores(scores: Scores, edits: Sequence[str], *, target: int | None, name: str = "oracle") -> Scores:
-    """Of several edits the best on each slice, by the slice's own mask; a tie goes to the untouched network.
+    """Of several edits the best on each slice, by the slice's own mask (see `oracle_choice`), as rows of their own.
 
     Args:
         scores: with all ``edits`` and ``none`` on the same slices.
@@ -289,16 +312,28 @@ def oracle_scores(scores: Scores, edits: Sequence[str], *, target: int | None, n
         target: label whose Dice is compared; None for the mean over the foreground classes in the slice's mask.
         name: what the new rows are called.
     """
-    order = [UNEDITED, *(edit for edit in edits if edit != UNEDITED)]
-    ranked = slice_dice(scores, target).join(
-        pl.DataFrame({"edit": order, "order": range(len(order))}, schema={"edit": pl.String, "order": pl.Int64}),
-        on="edit",
-    )
-    best = ranked.sort(["row", "dice", "order"], descending=[False, True, False]).unique(
-        "row", keep="first", maintain_order=True
-    )
-    chosen = scores.table.join(best.select("row", "edit"), on=["row", "edit"], how="semi", maintain_order="left")
+    best = oracle_choice(scores, edits, target=target)
+    chosen = scores.table.join(best, on=["row", "edit"], how="semi", maintain_order="left")
     return Scores(chosen.sort("row", "label").with_columns(pl.lit(name).alias("edit")))
+
+
+def oracle_choice(scores: Scores, edits: Sequence[str], *, target: int | None) -> pl.DataFrame:
+    """The edit with the highest Dice on each slice: columns row, edit; in the order of the rows.
+
+    A tie goes to the edit with the fewest false-positive pixels (where a class is not in the mask every edit that
+    predicts it has Dice 0), then to the untouched network, then to the edit that is listed first.
+    """
+    order = [UNEDITED, *(edit for edit in edits if edit != UNEDITED)]
+    label = pl.col("label")
+    wrong = (
+        scores.table.filter(label > 0 if target is None else label == target)
+        .group_by("edit", "row")
+        .agg((pl.col("predicted") - pl.col("tp")).sum().alias("wrong"))
+    )
+    places = pl.DataFrame({"edit": order, "order": range(len(order))}, schema={"edit": pl.String, "order": pl.Int64})
+    ranked = slice_dice(scores, target).join(places, on="edit").join(wrong, on=["edit", "row"])
+    best = ranked.sort(["row", "dice", "wrong", "order"], descending=[False, True, False, False])
+    return best.unique("row", keep="first", maintain_order=True).select("row", "edit")
 
 
 def slice_dice(scores: Scores, target: int | None) -> pl.DataFrame:

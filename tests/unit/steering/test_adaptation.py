@@ -15,7 +15,7 @@ SETTINGS = {"target": "edema", "source": "adult", "n_latents": (1, 3), "random_d
 SETTINGS["alphas"] = {"multiply": (0.0, 2.0, 3.0), "add": (-1.0, 1.0)}
 BASELINES = {
     "ccf", "uf", "logit_bias", "logit_bias_foreground", "drop_class", "predict_nothing", "flip_augmentation",
-    "mean_ablation", "reconstruct_only", "random_latents",
+    "mean_ablation", "reconstruct_only", "random_latents", "random_best",
 }  # fmt: skip
 
 

@@ -13,6 +13,9 @@ from seglens.steering.policies import slice_dice
 SETTINGS = {"worst": 10, "n_latents": (1, 3), "n_most_active": 2, "random_draws": 2, "batch_size": 4, "source": "adult"}
 
 
+BASELINES = {"ccf", "uf", "logit_bias", "drop_class", "mean_ablation", "reconstruct_only"}
+
+
 @pytest.fixture(scope="module")
 def result(world):
     return recover(*world.parts, **SETTINGS)
@@ -54,13 +57,27 @@ def test_results_count_slices_that_gain_enough(segmenter, dictionary, evaluation
     assert result.slices["dice_before"].to_list() == pytest.approx(before)
     assert result.slices["dice_held_out"].to_list() == pytest.approx(after)
     assert held_out["recovered"] == sum(a - b >= 0.05 for a, b in zip(after, before, strict=True))
+    assert held_out["worsened"] == sum(a - b <= -0.05 for a, b in zip(after, before, strict=True))
     assert held_out["recovered"] > held_out["random_recovered"]
+    assert held_out["dice_of_best_failure"] == pytest.approx(max(before))
+    assert held_out["n_eligible"] == int(evaluation.masks().flatten(1).any(1).sum())
+    assert held_out["dice_all_before"] == evaluate(segmenter, evaluation).summary()["dice_pooled"]["foreground"]
+    with steer(segmenter, dictionary, [edit]):
+        everywhere = evaluate(segmenter, evaluation).summary()["dice_pooled"]["foreground"]
+    assert held_out["dice_all_after"] == everywhere
+    assert held_out["random_best_net"] == held_out["random_best_recovered"] - held_out["random_best_worsened"]
+    assert held_out["random_best_recovered"] in held_out["random_recovered_draws"]
+    assert not held_out["is_identity"]
     assert held_out["mean_before"] == pytest.approx(sum(before) / 10)
     assert held_out["mean_after"] == pytest.approx(sum(after) / 10)
     for row in result.results:
         assert row["n"] == 10
         assert row["random_recovered"] == sum(row["random_recovered_draws"]) / 2
-        assert set(row["baselines"]) == {"ccf", "uf", "logit_bias", "drop_class"}
+        assert set(row["baselines"]) == BASELINES
+        assert row["random_worsened"] == sum(row["random_worsened_draws"]) / 2
+        assert row["random_net"] == row["random_recovered"] - row["random_worsened"]
+        for judged in (row, *row["baselines"].values()):
+            assert judged["net"] == judged["recovered"] - judged["worsened"]
         assert sum(mode["n"] for mode in row["modes"].values()) == 10
         assert sum(mode["recovered"] for mode in row["modes"].values()) == row["recovered"]
 

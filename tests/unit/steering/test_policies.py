@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import polars as pl
 import pytest
 
@@ -6,9 +8,10 @@ from seglens.steering.edits import steer
 from seglens.steering.policies import (
     choose_edit,
     evenly_spaced,
+    oracle_choice,
     oracle_scores,
     pooled_objective,
-    random_edits,
+    random_searches,
     slice_dice,
 )
 
@@ -150,17 +153,49 @@ def test_evenly_spaced():
     assert evenly_spaced(10, 4) == [0, 2, 5, 7]
 
 
-def test_random_latents_follow_the_same_policy(world, chosen):
-    parts = (world.segmenter, world.dictionary, world.selection, chosen.edit, chosen.effects)
+def test_random_latents_are_searched_as_freely_as_the_edit(world, chosen):
+    parts = (world.segmenter, world.dictionary, world.selection, chosen)
+    settings = {"objective": lambda scores: pooled_objective(scores, "edema"), "seed": 1}
+    draws = random_searches(*parts, draws=2, **settings)
 
-    def draw(objective):
-        return random_edits(*parts, alphas=(0.5, 2.0), draws=4, objective=objective, seed=1)
+    def freedom(found):
+        return sorted(
+            (candidate.edit.operation, candidate.edit.value, len(candidate.edit.latents))
+            for candidate in found.candidates
+        )
 
-    def doubling(scores):
-        return {name: float(name.startswith("multiply 2")) for name in scores.table["edit"].unique()}
+    for found in draws:
+        assert freedom(found) == freedom(chosen)
+        assert set(found.by_operation) == set(chosen.by_operation)
+        for candidate in found.candidates:
+            assert PLANTED not in candidate.edit.latents
+        full = found.selection.filter(pl.col("stage") == "full")
+        assert found.value_of(found.edit) == full["objective"].max() >= found.value_of(replace(found.edit, latents=()))
+        assert found.value_of(found.edit) < chosen.value_of(chosen.edit)
+    sets = [{candidate.edit.latents for candidate in found.candidates} for found in draws]
+    assert sets[0] != sets[1]
+    again = random_searches(*parts, draws=2, **settings)
+    assert [found.edit for found in again] == [found.edit for found in draws]
+    expected = [chosen.effects.firing[latent] for latent in chosen.edit.latents]
+    assert chosen.firing_rate(chosen.edit) == pytest.approx(float(sum(expected)) / len(expected))
 
-    assert [edit.value for edit in draw(doubling)] == [2.0] * 4
-    nothing = draw(lambda scores: {name: float(name == "none") for name in scores.table["edit"].unique()})
-    assert all(edit.is_identity and edit.latents for edit in nothing)
-    assert [edit.latents for edit in nothing] == [edit.latents for edit in draw(doubling)]
-    assert all(PLANTED not in edit.latents for edit in nothing)
+
+def test_random_sets_that_do_not_help_are_identities(world, chosen):
+    def nothing(scores):
+        return {name: float(name == "none") for name in scores.table["edit"].unique()}
+
+    (found,) = random_searches(
+        world.segmenter, world.dictionary, world.selection, chosen, draws=1, objective=nothing, seed=0
+    )
+    assert found.edit.is_identity
+    assert found.edit.latents
+
+
+def test_equal_dice_goes_to_the_fewest_false_positives():
+    scores = table(
+        [
+            ("none", 0, 2, 0, 9, 0), ("a", 0, 2, 0, 2, 0), ("b", 0, 2, 0, 5, 0),
+            ("none", 1, 2, 2, 2, 4), ("a", 1, 2, 2, 2, 4), ("b", 1, 2, 2, 2, 4),
+        ]
+    )  # fmt: skip
+    assert oracle_choice(scores, ["a", "b"], target=2).rows() == [(0, "a"), (1, "none")]
