@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from seglens.reports.verdicts import compared, steering_findings
+from seglens.reports.verdicts import CONTROLS, compared, steering_findings
 from seglens.reports.wording import (
     UNDEFINED,
     classes_of,
@@ -152,27 +152,46 @@ def _failures(summary: Mapping[str, Any]) -> Iterable[str]:
         if not n or recovered is None:
             continue
         policy = plain(entry.get("policy") or "chosen")
-        text = (
+        where = (
             f"Of the {plural(n, 'worst slice')} of {plain(entry.get('segmenter') or 'the model')} on "
-            f"{plain(entry.get('cohort'))}, {policy} edits recovered {_some(recovered)} ({percent(recovered / n)})"
+            f"{plain(entry.get('cohort'))}"
         )
-        control = defined(entry.get("random_recovered"))
-        if control is None:
+        if entry.get("is_identity"):
+            text = (
+                f"{where}, {policy} edits recovered none: nothing beat the untouched network on the selection patients"
+            )
+        else:
+            text = f"{where}, {policy} edits recovered {_some(recovered)} ({percent(recovered / n)})"
+            text += _worse(entry.get("worsened"))
+        controls = [
+            (net, value, worse, words)
+            for key, words in (("random", "as many random latents"), ("random_best", "the best draw of random latents"))
+            if (value := defined(entry.get(f"{key}_recovered"))) is not None
+            for worse in [entry.get(f"{key}_worsened")]
+            for net in [value - (defined(worse) or 0)]
+        ]
+        if not controls:
             yield text + "; no random latents were run beside it."
             continue
-        text += f"; as many random latents recovered {_some(control)} ({percent(control / n)})"
-        if recovered <= control:
+        net, control, worse, words = max(controls, key=lambda one: one[0])
+        text += f"; {words} recovered {_some(control)} ({percent(control / n)}){_worse(worse)}"
+        if recovered - (defined(entry.get("worsened")) or 0) <= net and not entry.get("is_identity"):
             text += ", so the choice of latents did not help"
         rivals = {
-            key: value
+            key: (value - (defined(dig(outcome, "worsened")) or 0), value, dig(outcome, "worsened"))
             for key, outcome in (entry.get("baselines") or {}).items()
-            if (value := defined(dig(outcome, "recovered"))) is not None
+            if key not in CONTROLS and (value := defined(dig(outcome, "recovered"))) is not None
         }
         if rivals:
-            best = max(rivals, key=lambda key: rivals[key])
-            text += f"; {plain(best)}, without latents, recovered {_some(rivals[best])}"
+            best = max(rivals, key=lambda key: rivals[key][0])
+            text += f"; {plain(best)}, without latents, recovered {_some(rivals[best][1])}{_worse(rivals[best][2])}"
         oracle = " The oracle saw each slice's own mask." if entry.get("policy") == "oracle" else ""
         yield f"{text}.{oracle}"
+
+
+def _worse(value: Any) -> str:
+    worsened = defined(value)
+    return "" if worsened is None else f" and worsened {_some(worsened)}"
 
 
 def _some(value: float) -> str:

@@ -5,7 +5,8 @@ from typing import Any
 
 from seglens.reports.wording import number, pair_of, plain, score, signed
 
-CONTROLS = ("random_latents", "reconstruct_only")
+RANDOM = {"random_latents": "random latents", "random_best": "the best draw of random latents"}
+CONTROLS = (*RANDOM, "reconstruct_only")
 """Entries among a steering's baselines that are controls of the edit, not rivals without latents."""
 STEP = 0.005
 """Smallest difference of two Dice values that is called one: half of the last printed digit."""
@@ -19,14 +20,28 @@ def rivals_of(entry: Mapping[str, Any], name: str) -> tuple[tuple[str, float] | 
         name: the class.
 
     Returns:
-        Name and value of the best rival (None where there is none), and the controls' values by name.
+        Name and value of the best rival (None where there is none), and the controls' values by name: of the mean over
+        the random draws and the draw that was best on the selection patients only the better one.
     """
     values = {key: score(after, "dice_pooled", name) for key, after in (entry.get("baselines") or {}).items()}
     known = {key: value for key, value in values.items() if value is not None}
     controls = {key: value for key, value in known.items() if key in CONTROLS}
+    drawn = [key for key in RANDOM if key in controls]
+    for key in sorted(drawn, key=lambda key: -controls[key])[1:]:
+        del controls[key]
     rivals = {key: value for key, value in known.items() if key not in CONTROLS}
     best = max(rivals.items(), key=lambda item: item[1]) if rivals else None
     return best, controls
+
+
+def named(key: str) -> str:
+    """A rival or control as words."""
+    return RANDOM.get(key, plain(key))
+
+
+def unchanged(entry: Mapping[str, Any]) -> bool:
+    """Whether nothing beat the untouched network on the selection patients, so that nothing was changed."""
+    return bool(entry.get("is_identity")) or entry.get("latents") == []
 
 
 def compared(value: float, other: float) -> int:
@@ -43,7 +58,7 @@ def steering_finding(entry: Mapping[str, Any]) -> str:
     policy = plain(entry.get("policy") or "chosen")
     verb = {1: "raised", 0: "left", -1: "lowered"}[compared(after, before)]
     where = f"{plain(name)}, {pair_of(entry)}"
-    if entry.get("latents") == []:
+    if unchanged(entry):
         return (
             f"{policy[0].upper()}{policy[1:]} steering ({where}): nothing beat the untouched network on the selection "
             f"patients, so nothing was changed and pooled Dice stays at {number(before)}."
@@ -55,7 +70,7 @@ def steering_finding(entry: Mapping[str, Any]) -> str:
         moved = f"{verb} pooled Dice from {number(before, digits)} to {number(after, digits)}"
     text = f"{policy[0].upper()}{policy[1:]} steering ({where}) {moved}"
     best, controls = rivals_of(entry, name)
-    beside = [f"{plain(key)} gave {number(value, digits)}" for key, value in controls.items()]
+    beside = [f"{named(key)} gave {number(value, digits)}" for key, value in controls.items()]
     if best is not None:
         beside.insert(0, f"the best rival without latents, {plain(best[0])}, reached {number(best[1], digits)}")
     if beside:
@@ -72,7 +87,7 @@ def _verdict(after: float, before: float, best: tuple[str, float] | None, contro
         return "So the edit changed hardly anything."
     if best is None and not controls:
         return "Nothing was run beside it, so this says nothing about the latents yet."
-    lost = [plain(key) for key, value in controls.items() if compared(after, value) <= 0]
+    lost = [named(key) for key, value in controls.items() if compared(after, value) <= 0]
     if lost:
         return f"So the gain is not due to the chosen latents: {' and '.join(lost)} did as well."
     if best is None:

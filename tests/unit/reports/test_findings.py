@@ -83,6 +83,20 @@ def test_recovered_failures_are_said_beside_random_ones() -> None:
     assert text_of(failures=[failure(0, 0, n=0)]) == ""
 
 
+def test_what_edits_worsened_is_said_and_counts() -> None:
+    rivals = {"ccf": {"recovered": 30, "worsened": 29}, "uf": {"recovered": 12, "worsened": 1}}
+    more = {"worsened": 20, "random_worsened": 2, "baselines": rivals | {"reconstruct_only": {"recovered": 60}}}
+    text = text_of(failures=[failure(23, 15, **more)])
+    assert "recovered 23 (38%) and worsened 20; as many random latents recovered 15 (25%) and worsened 2" in text
+    assert "did not help" in text
+    assert "entropy filter (UF), without latents, recovered 12 and worsened 1" in text
+    best = text_of(failures=[failure(23, 15, random_best_recovered=30, random_best_worsened=1, **more)])
+    assert "the best draw of random latents recovered 30 (50%) and worsened 1" in best
+    nothing = text_of(failures=[failure(0, 5, is_identity=True)])
+    assert "edits recovered none: nothing beat the untouched network on the selection patients; as many" in nothing
+    assert "did not help" not in nothing
+
+
 def segmenter(home: float, away: float) -> dict[str, Any]:
     scores = {"a": home, "b": away}
     return {

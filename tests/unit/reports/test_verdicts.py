@@ -59,6 +59,19 @@ def test_no_edit_is_said_to_be_none() -> None:
     assert "nothing was changed and pooled Dice stays at 0.30" in text
 
 
+def test_an_identity_is_said_to_be_none() -> None:
+    text = steering_finding(entry(0.3, 0.3) | {"is_identity": True})
+    assert "nothing beat the untouched network on the selection patients, so nothing was changed" in text
+
+
+def test_the_better_of_the_random_controls_counts() -> None:
+    best_draw = entry(0.30, 0.45, random_latents=0.31, random_best=0.46)
+    assert rivals_of(best_draw, "edema")[1] == {"random_best": 0.46}
+    assert "not due to the chosen latents: the best draw of random latents did as well" in steering_finding(best_draw)
+    mean = entry(0.30, 0.45, random_latents=0.33, random_best=0.31)
+    assert rivals_of(mean, "edema")[1] == {"random_latents": 0.33}
+
+
 def test_a_convention_that_tells_another_story_is_named() -> None:
     story = entry(0.05, 0.0, drop_class=0.0) | {"before": figures(0.05, 0.48), "after": figures(0.0, 0.65)}
     assert "another story: 0.48 to 0.65" in steering_finding(story)

@@ -10,14 +10,16 @@ from seglens.reports.blocks import Block, Cell, Fold, Heading, Paragraph, Pictur
 from seglens.reports.palette import class_colours
 from seglens.reports.pictures import best_sequence, mask_picture
 from seglens.reports.sections.cohorts import class_keys
+from seglens.reports.verdicts import CONTROLS
 from seglens.reports.wording import UNDEFINED, count, defined, dig, number, percent, plain, plural, signed
 from seglens.steering.failures import FailureResult
 from seglens.studies.run import Run
 
 LEAD = (
-    "The slices that a model segments worst, before and after latents are changed. Any change recovers some slices by "
-    "luck, so the same number of random latents is changed in the same way beside it."
+    "The slices that a model segments worst, before and after latents are changed. Any change recovers some slices and "
+    "worsens others by luck, so as many random latents are searched and changed in the same way beside it."
 )
+NOTHING = "nothing beat the untouched network"
 EXAMPLES = 6
 SIDE = 176
 PANELS = (
@@ -72,36 +74,73 @@ def _recovered(entries: list[Mapping[str, Any]]) -> Block:
     first = entries[0]
     n = first.get("n")
     for entry in entries:
+        edit = NOTHING if entry.get("is_identity") else str(entry.get("edit") or "")
         rows.append(
             (
-                head(f"{plain(entry.get('policy'))} edit", str(entry.get("edit") or "")),
+                head(f"{plain(entry.get('policy'))} edit", edit),
                 Cell(share_of(entry.get("recovered"), n), strong=True),
-                Cell(share_of(entry.get("random_recovered"), n), _draws(entry)),
+                share_of(entry.get("worsened"), n),
                 *_means(entry.get("mean_after"), entry),
+                Cell(share_of(entry.get("random_recovered"), n), _draws(entry, "recovered")),
+                Cell(share_of(entry.get("random_worsened"), n), _draws(entry, "worsened")),
                 number(entry.get("random_mean_after"), 3),
             )
         )
+        if defined(entry.get("random_best_recovered")) is not None:
+            rows.append(
+                (
+                    head("best draw of random latents", "best on the selection patients"),
+                    share_of(entry.get("random_best_recovered"), n),
+                    share_of(entry.get("random_best_worsened"), n),
+                    *_means(entry.get("random_best_mean_after"), entry),
+                    *(UNDEFINED,) * 3,
+                )
+            )
     for name, outcome in (first.get("baselines") or {}).items():
         rows.append(
             (
-                head(plain(name), "rival without latents"),
+                head(plain(name), "control" if name in CONTROLS else "rival without latents"),
                 share_of(dig(outcome, "recovered"), n),
-                UNDEFINED,
+                share_of(dig(outcome, "worsened"), n),
                 *_means(dig(outcome, "mean_after"), first),
-                UNDEFINED,
+                *(UNDEFINED,) * 3,
             )
         )
-    rule = first.get("recovered_means") or first.get("criterion")
-    note = (
-        f"{plural(n, 'slice')}; mean foreground Dice of these slices untouched: {number(first.get('mean_before'), 3)}. "
-        + (f"Recovered means that {rule}. " if rule else "")
-        + "The held-out edit was chosen on other patients; the oracle takes for each slice the strength that the "
-        "slice's "
-        "own mask favours, which nobody can do in practice. Slices that are chosen for being bad can hardly get "
-        "worse, so any change lifts some of them; random latents show how many."
+    columns = (
+        "",
+        "Recovered",
+        "Worsened",
+        "Mean Dice after",
+        "Change",
+        "Random latents recovered",
+        "… worsened",
+        "… mean Dice after",
     )
-    columns = ("", "Recovered", "Random latents recovered", "Mean Dice after", "Change", "… with random latents")
-    return table("Worst slices, recovered", columns, rows, note)
+    return table("Worst slices, recovered", columns, rows, _note(entries))
+
+
+def _note(entries: list[Mapping[str, Any]]) -> str:
+    first = entries[0]
+    n, eligible, best = first.get("n"), defined(first.get("n_eligible")), defined(first.get("dice_of_best_failure"))
+    note = plural(n, "slice") if eligible is None else f"{count(n)} of {count(eligible)} lesion slices"
+    note += f"; the best of them has Dice {number(best)}" if best is not None else ""
+    note += f"; mean foreground Dice untouched: {number(first.get('mean_before'), 3)}. "
+    rule = first.get("recovered_means") or first.get("criterion")
+    note += f"Recovered means that {rule}. " if rule else ""
+    if defined(first.get("worsened")) is not None:
+        note += "Worsened: it falls by at least as much. "
+    for entry in entries:
+        before, after = defined(entry.get("dice_all_before")), defined(entry.get("dice_all_after"))
+        if before is not None and after is not None:
+            note += (
+                f"On all evaluation slices the {plain(entry.get('policy'))} edit takes pooled foreground Dice from "
+                f"{number(before, 3)} to {number(after, 3)}. "
+            )
+    return note + (
+        "The held-out edit was chosen on other patients, and so were the rivals' settings, by the same mean Dice of "
+        "their worst slices; the oracle takes for each slice the strength that is best by that slice's own Dice, which "
+        "nobody can do in practice."
+    )
 
 
 def _means(after: Any, entry: Mapping[str, Any]) -> tuple[str, str]:
@@ -110,8 +149,8 @@ def _means(after: Any, entry: Mapping[str, Any]) -> tuple[str, str]:
     return number(value, 3), change
 
 
-def _draws(entry: Mapping[str, Any]) -> str:
-    draws = entry.get("random_recovered_draws")
+def _draws(entry: Mapping[str, Any], what: str) -> str:
+    draws = entry.get(f"random_{what}_draws")
     return f"draws: {', '.join(count(draw) for draw in draws)}" if isinstance(draws, list) and len(draws) > 1 else ""
 
 

@@ -8,13 +8,14 @@ import polars as pl
 from seglens.reports.blocks import Block, Cell, Chart, Fold, Heading, Key, Paragraph, Section, head, table
 from seglens.reports.charts import NARROW, Level, Series, line_chart
 from seglens.reports.palette import BLUE, DASHES, INK, MUTED, SERIES
-from seglens.reports.verdicts import CONTROLS, rivals_of, steering_finding
+from seglens.reports.verdicts import CONTROLS, RANDOM, named, rivals_of, steering_finding, unchanged
 from seglens.reports.wording import (
     CONVENTIONS,
     UNDEFINED,
     count,
     defined,
     dig,
+    listed,
     number,
     pair_of,
     plain,
@@ -112,9 +113,16 @@ def _series(own: pl.DataFrame, latents: str, figure: str, key: Key) -> Series | 
 
 def _curve(own: pl.DataFrame, operation: str, name: str, entry: Mapping[str, Any]) -> Chart:
     n = len(entry.get("latents") or [])
+    nothing = unchanged(entry)
+    curve = f"latents that came closest ({n}), not chosen" if nothing else f"chosen latents ({n})"
     candidates = [
-        _series(own, "chosen", "dice_pooled", Key(f"chosen latents ({n})", BLUE)),
-        _series(own, "random", "dice_pooled", Key("random latents, same number and firing rates", MUTED, dash="4 3")),
+        _series(own, "chosen", "dice_pooled", Key(curve, BLUE)),
+        _series(
+            own,
+            "random",
+            "dice_pooled",
+            Key("random latents, same number and firing rates, mean of draws", MUTED, dash="4 3"),
+        ),
     ]
     series = [one for one in candidates if one is not None]
     before = score(entry.get("before"), "dice_pooled", name)
@@ -123,11 +131,13 @@ def _curve(own: pl.DataFrame, operation: str, name: str, entry: Mapping[str, Any
     known = sorted(((value, key) for key, value in values.items() if value is not None), reverse=True)
     places = {key: place for place, key in enumerate(values)}  # a rival keeps its look from chart to chart
     for value, key in known:
-        label = f"{plain(key)}, at its tuned alpha" if key == "random_latents" else plain(key)
+        label = f"{named(key)}, at the tuned alpha" if key in RANDOM else named(key)
         place = places[key]
         levels.append(Level(label, value, LEVELS[place % len(LEVELS)], DASHES[1 + place % (len(DASHES) - 1)]))
     alpha = defined(entry.get("alpha"))
-    marks = [(alpha, "chosen")] if alpha is not None and n and entry.get("operation") == operation else []
+    marks = (
+        [(alpha, "chosen")] if alpha is not None and n and not nothing and entry.get("operation") == operation else []
+    )
     title = f"Pooled Dice of {plain(name)} over alpha, {operation}, {pair_of(entry)}"
     drawn = {
         width: line_chart(
@@ -139,6 +149,8 @@ def _curve(own: pl.DataFrame, operation: str, name: str, entry: Mapping[str, Any
     keys = [Key(one.name, one.colour, "line", one.dash) for one in series]
     keys += [Key(level.name, level.colour, "line", level.dash, number(level.y, 3)) for level in levels]
     chosen = f" The dotted upright line marks the strength that was chosen ({number(alpha)})." if marks else ""
+    if nothing:
+        chosen = " Nothing beat the untouched model on the selection patients, so no strength was chosen."
     caption = (
         f"{operation[:1].upper()}{operation[1:]}. Points: the class's pooled Dice on the evaluation slices at each "
         f"strength; a description, nothing was chosen from it.{chosen} Level lines: the untouched model and each rival "
@@ -188,20 +200,28 @@ def _outcomes(entries: list[Mapping[str, Any]], name: str) -> Block:
         if best is not None and key == best[0]:
             remark = "best rival without latents"
         setting = _setting(entries[0], key) or UNDEFINED
-        rows.append((head(plain(key), remark), head(setting), *_figures(after, before, name)))
+        rows.append((head(named(key), remark), head(setting), *_figures(after, before, name)))
     note = (
-        "Small: difference to the untouched model. Oracle: for each slice the alpha that its own mask favours; an "
-        "upper bound, not a "
-        "method. “Multiply” is the paper's MLS, “add” its ALS."
+        "Small: difference to the untouched model. Oracle: best alpha a slice by that slice's own Dice; not a method. "
+        "“Multiply” is the paper's MLS, “add” its ALS. Random latents: the mean over the draws; each draw is "
+        "searched on the same selection slices as freely as the edit, and the best draw is the one that did best there."
     )
+    edges = [plain(key) for key in entries[0].get("settings") or {} if dig(entries[0], "settings", key, "at_bound")]
+    if edges:
+        verb = "still wants" if len(edges) == 1 else "still want"
+        note += f" {_sentence(listed(edges))} {verb} the end of the grid, so more could be had without latents."
     return table(f"{plain(name)[:1].upper()}{plain(name)[1:]} before and after", OUTCOME_COLUMNS, rows, note)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _edit(entry: Mapping[str, Any]) -> tuple[str, str]:
     latents = entry.get("latents")
     n = len(latents) if isinstance(latents, list | tuple) else latents
-    if n == 0:
-        return "none", str(entry.get("chosen_by") or "")
+    if n == 0 or (unchanged(entry) and entry.get("policy") != "oracle"):
+        return "none", "nothing beat the untouched network on the selection patients"
     alpha = "best alpha a slice" if defined(entry.get("alpha")) is None else f"alpha {number(entry.get('alpha'))}"
     chosen_by = entry.get("chosen_by")
     sub = {"association": "latents by class association", "causal": "latents by causal effect"}.get(str(chosen_by), "")
@@ -234,7 +254,7 @@ def _rivals(entries: list[Mapping[str, Any]], name: str) -> tuple[Block, ...]:
         )
         rows += [
             (
-                head(plain(key), "control" if key in CONTROLS else _setting(entry, key)),
+                head(named(key), "control" if key in CONTROLS else _setting(entry, key)),
                 *_figures(after, entry.get("before"), name),
             )
             for key, after in baselines.items()
@@ -268,7 +288,7 @@ def _setting(entry: Mapping[str, Any], key: str) -> str:
     setting = dig(entry, "settings", key)
     if not isinstance(setting, Mapping):
         return ""
-    return "; ".join(f"{plain(name)} {_value(value)}" for name, value in setting.items())
+    return "; ".join(f"{plain(name)} {_value(value)}" for name, value in setting.items() if name != "at_bound")
 
 
 def _value(value: Any) -> str:

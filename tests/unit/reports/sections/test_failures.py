@@ -21,8 +21,30 @@ def test_pictures_show_before_after_and_reference(full_run: Run) -> None:
 def test_recovered_stands_beside_random_and_rivals(full_run: Run) -> None:
     table = next(b for b in failures_section(full_run, full_run.summary).blocks if b.kind == "table")
     rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
-    assert rows["held-out edit"][:4] == ["3 (25%)", "1.7 (14%)", "0.250", "+0.040"]
+    assert rows["held-out edit"] == ["3 (25%)", "–", "0.250", "+0.040", "1.7 (14%)", "–", "0.220"]
     assert rows["logit bias"][0] == "4 (33%)"
+
+
+def test_what_got_worse_and_the_extent_are_written_from_the_numbers(full_run: Run) -> None:
+    more = {
+        "worsened": 2, "random_worsened": 1.5, "random_worsened_draws": [1, 2], "random_best_recovered": 2,
+        "random_best_worsened": 4, "random_best_mean_after": 0.2, "n_eligible": 96, "dice_of_best_failure": 0.87,
+        "dice_all_before": 0.5, "dice_all_after": 0.512, "is_identity": True,
+        "baselines": {"reconstruct_only": {"recovered": 1, "worsened": 3, "mean_after": 0.2}},
+    }  # fmt: skip
+    held_out, oracle = (entry | more for entry in full_run.summary["failures"])
+    oracle |= {"random_best_recovered": None, "dice_all_after": None, "is_identity": False}
+    section = failures_section(full_run, {"failures": [held_out, oracle]})
+    table = next(b for b in section.blocks if b.kind == "table")
+    rows = {row[0].text: row for row in table.rows}
+    assert rows["held-out edit"][0].sub == "nothing beat the untouched network"
+    assert [cell.text for cell in rows["held-out edit"][1:3]] == ["3 (25%)", "2 (17%)"]
+    assert (rows["held-out edit"][6].text, rows["held-out edit"][6].sub) == ("1.5 (12%)", "draws: 1, 2")
+    assert [cell.text for cell in rows["best draw of random latents"][1:4]] == ["2 (17%)", "4 (33%)", "0.200"]
+    assert rows["reconstruction only"][0].sub == "control"
+    assert "12 of 96 lesion slices; the best of them has Dice 0.87" in table.note
+    assert "pooled foreground Dice from 0.500 to 0.512" in table.note
+    assert "hardly get" not in table.note
 
 
 def test_a_result_without_its_segmenters_name_is_found_by_its_cohort(full_run: Run, small_run: Run) -> None:

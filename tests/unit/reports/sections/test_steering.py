@@ -26,6 +26,23 @@ def test_the_table_holds_each_policy_and_rival_with_its_difference(full_run: Run
     assert by_name["random latents"][0].sub == "control"
 
 
+def test_an_edit_of_nothing_is_not_shown_as_chosen(full_run: Run) -> None:
+    settings = {"logit_bias": {"bias": [0.0, 8.0, -0.5], "at_bound": True}}
+    more = {"is_identity": True, "alpha": 1.0, "settings": settings}
+    entries = [entry | (more if entry["policy"] == "held_out" else {}) for entry in full_run.summary["steering"]]
+    section = steering_section(full_run, {"steering": entries})
+    chart = next(block for block in section.blocks if block.kind == "chart")
+    assert "no strength was chosen" in chart.caption
+    assert "latents that came closest (3), not chosen" in [key.label for key in chart.keys]
+    table = next(block for block in section.blocks if block.kind == "table")
+    row = next(row for row in table.rows if row[0].text == "held-out")
+    assert row[1].text == "none"
+    assert "nothing beat the untouched network" in row[1].sub
+    assert "Logit bias still wants the end of the grid" in table.note
+    assert "upper bound" not in table.note
+    assert "bias 0.00, 8.00, −0.50" in [row[1].text for row in table.rows]
+
+
 def test_without_curves_the_numbers_remain(full_run: Run, small_run: Run) -> None:
     section = steering_section(small_run, {"steering": full_run.summary["steering"]})
     assert not [block for block in section.blocks if block.kind == "chart"]
