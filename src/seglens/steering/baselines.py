@@ -26,6 +26,7 @@ BIASES = (
     *(-8.0, -6.0, -4.0, -3.0, -2.0, -1.5, -1.0, -0.5, -0.25, 0.0),
     *(0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0),
 )
+PAIR_BIASES = (-8.0, -4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 REFINEMENTS = (-0.5, -0.25, 0.25, 0.5)
 ENTROPIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 MINIMUM_PIXELS = (5, 20, 50, 150)
@@ -278,29 +279,41 @@ def _tune_bias(logits: Logits, masks: Masks, target: int | None, judge: CountObj
     """Search over one bias a foreground class: pairs of classes on a sample of the pixels, then one class at a time.
 
     One class at a time alone gets stuck where two biases must change together, and a weak rival flatters the edit.
+    Pairs take every other value of the grid (``PAIR_BIASES``); the classes by themselves then take all of it.
     A last round moves each class by ``REFINEMENTS``; ``at_bound`` says that the end of the grid was still wanted.
     """
     n_slices, n_classes = logits.shape[:2]
     most = max(BIASES)
     # Where background leads by more than the largest bias, no setting can change the prediction.
     open_ = logits[:, 1:].amax(dim=1) + most >= logits[:, 0]
-    pixels = logits.movedim(1, -1)[open_]
+    pixels = torch.stack([of_class[open_] for of_class in logits.unbind(1)])
     cells = (torch.arange(n_slices)[:, None, None] * n_classes + masks.long()) * n_classes
     truth, n_cells = cells[open_], n_slices * n_classes**2
     closed = torch.bincount(cells[~open_], minlength=n_cells)
+    sparse = max(1, len(truth) // BIAS_PIXELS)
+    samples = {
+        step: (pixels[:, ::step].contiguous(), truth[::step], torch.div(closed, step, rounding_mode="floor"))
+        for step in (1, sparse)
+    }
 
     def dice_with(bias: list[float], step: int = 1) -> float:
-        predicted = (pixels[::step] + torch.tensor(bias)).argmax(dim=1)
-        joint = torch.bincount(truth[::step] + predicted, minlength=n_cells)
-        joint = (joint + torch.div(closed, step, rounding_mode="floor")).view(n_slices, n_classes, n_classes)
+        of_class, true, rest = samples[step]
+        # class by class takes a third of the time of an argmax; as there, the first of equal ones wins
+        largest, predicted = of_class[0] + bias[0], torch.zeros_like(true)
+        for label in range(1, n_classes):
+            value = of_class[label] + bias[label]
+            predicted = torch.where(value > largest, label, predicted)
+            largest = torch.maximum(largest, value)
+        joint = (torch.bincount(true + predicted, minlength=n_cells) + rest).view(n_slices, n_classes, n_classes)
         return judge(torch.stack([joint.diagonal(dim1=1, dim2=2), joint.sum(1), joint.sum(2)], dim=2))
 
     def improved(bias: list[float], groups: Sequence[tuple[int, ...]], step: int = 1) -> tuple[list[float], float]:
         best = dice_with(bias, step)
+        grid = BIASES if len(groups[0]) == 1 else PAIR_BIASES
         for _ in range(rounds):
             before = bias
             for group in groups:
-                for values in sorted(product(BIASES, repeat=len(group)), key=lambda values: sum(map(abs, values))):
+                for values in sorted(product(grid, repeat=len(group)), key=lambda values: sum(map(abs, values))):
                     trial = list(bias)
                     for label, value in zip(group, values, strict=True):
                         trial[label] = value
@@ -317,7 +330,7 @@ def _tune_bias(logits: Logits, masks: Masks, target: int | None, judge: CountObj
     zero = [0.0] * n_classes
     bias, dice = improved(zero, singles)
     if pairs:
-        start, _ = improved(zero, pairs, step=max(1, len(pixels) // BIAS_PIXELS))
+        start, _ = improved(zero, pairs, step=sparse)
         other, better = improved(start, singles)
         if better > dice:
             bias, dice = other, better
