@@ -93,7 +93,7 @@ def steer_between(
     source: str = "",
     n_latents: Sequence[int] = N_LATENTS,
     alphas: Mapping[str, Sequence[float]] = ALPHAS,
-    random_draws: int = 3,
+    random_draws: int = 2,
     batch_size: int = 16,
     seed: int = 0,
     progress: Progress = silent,

@@ -89,7 +89,7 @@ def recover(
     minimum_gain: float = 0.05,
     n_latents: Sequence[int] = N_LATENTS,
     n_most_active: int = 5,
-    random_draws: int = 3,
+    random_draws: int = 2,
     source: str = "",
     batch_size: int = 16,
     seed: int = 0,
