@@ -11,7 +11,7 @@ import polars as pl
 import torch
 
 from seglens.artifacts import Artifact, Draft
-from seglens.cohorts.slices import SliceSet
+from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.progress import Progress, silent
 from seglens.segmenters.scoring import Scores
@@ -34,7 +34,6 @@ from seglens.steering.policies import (
     N_LATENTS,
     NEUTRAL,
     choose_edit,
-    evenly_spaced,
     label_of,
     oracle_scores,
     pooled_objective,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from seglens.cohorts.slices import SliceSet
+from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.progress import Progress, silent
 from seglens.segmenters.scoring import Scores
@@ -374,11 +374,6 @@ def label_of(segmenter: Segmenter, target: str) -> int:
     if target not in known:
         raise ValueError(f"no class {target!r} to steer; this segmenter has {', '.join(known)}")
     return known[target]
-
-
-def evenly_spaced(n: int, most: int) -> list[int]:
-    """At most ``most`` of 0..n-1, evenly spaced."""
-    return [number * n // most for number in range(most)] if n > most else list(range(n))
 
 
 def _row(name: str, objective: float, stage: str, candidate: Candidate | None) -> dict[str, object]:

@@ -6,7 +6,7 @@ import torch
 
 from seglens.artifacts import new_artifact, read_artifact
 from seglens.cohorts import slice_set
-from seglens.cohorts.slice_set import Preprocessing, SliceSet
+from seglens.cohorts.slice_set import Preprocessing, SliceSet, evenly_spaced
 
 LABELS = {0: "background", 1: "tumour"}
 
@@ -129,3 +129,9 @@ def test_wrong_rows_and_lengths() -> None:
 def test_settings_that_make_no_sense(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Preprocessing(**({"sequences": ("T1",)} | wrong))
+
+
+def test_evenly_spaced() -> None:
+    assert evenly_spaced(3, 10) == [0, 1, 2]
+    assert evenly_spaced(10, 4) == [0, 2, 5, 7]
+    assert evenly_spaced(190, 100)[-1] == 188

@@ -7,7 +7,6 @@ from seglens.segmenters.scoring import Scores, evaluate
 from seglens.steering.edits import steer
 from seglens.steering.policies import (
     choose_edit,
-    evenly_spaced,
     oracle_choice,
     oracle_scores,
     pooled_objective,
@@ -146,11 +145,6 @@ def test_the_oracle_takes_the_best_edit_of_each_slice():
 
 def test_pooled_objective_sums_over_slices():
     assert pooled_objective(SCORES, "edema") == pytest.approx({"none": 2 / 6, "a": 2 / 11, "b": 6 / 7})
-
-
-def test_evenly_spaced():
-    assert evenly_spaced(3, 10) == [0, 1, 2]
-    assert evenly_spaced(10, 4) == [0, 2, 5, 7]
 
 
 def test_random_latents_are_searched_as_freely_as_the_edit(world, chosen):
