@@ -80,6 +80,7 @@ def test_the_report_is_one_self_contained_page(quick_run):
     assert parser.found
     assert [link for link in parser.found if not link.startswith(("data:", "#"))] == []
     assert len(text) < 15e6
+    assert (quick_run.path / "shared.svg").read_text().startswith("<svg")
 
 
 def test_a_second_run_computes_nothing(quick_run):

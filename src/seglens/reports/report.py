@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from seglens.artifacts import write_text_whole
 from seglens.reports.blocks import Section
+from seglens.reports.figures import main_figure
 from seglens.reports.sections.closing import glossary_section, repeat_section
 from seglens.reports.sections.cohorts import cohorts_section
 from seglens.reports.sections.dictionaries import dictionaries_section
@@ -20,10 +21,11 @@ from seglens.reports.sections.steering import steering_section
 from seglens.studies.run import Run
 
 FILE = "report.html"
+FIGURE = "shared.svg"
 
 
 def write_report(run: Run, path: Path | None = None) -> Path:
-    """Write the report of a run.
+    """Write the report of a run, and its main figure as shared.svg beside it.
 
     Nothing is computed: numbers come from summary.json, pictures from the finished artifacts. Stages that were not run
     leave a sentence that says so. The page needs no network, runs no script, and escapes every name.
@@ -45,6 +47,7 @@ def write_report(run: Run, path: Path | None = None) -> Path:
         )
     target = path if path is not None else run.path / FILE
     target.parent.mkdir(parents=True, exist_ok=True)
+    write_text_whole(target.with_name(FIGURE), main_figure(summary))
     write_text_whole(target, render(study_name(summary), sections_of(run, summary)))
     return target
 
