@@ -32,12 +32,13 @@ def _full(seed: int) -> StudySettings:
         size=128,
         cohorts={name: _phantom(name, 56) for name in ("healthy", "adult", "pediatric", "ssa")},
         segmenters={
-            "healthy": SegmenterSettings(cohort="healthy", steps=280),
-            "adult": SegmenterSettings(cohort="adult", steps=250, init_from="healthy"),
-            "pediatric": SegmenterSettings(cohort="pediatric", steps=250, init_from="healthy"),
-            "ssa": SegmenterSettings(cohort="ssa", steps=250, init_from="healthy"),
-            "adult-unet": SegmenterSettings(cohort="adult", architecture="unet", steps=180),
+            "healthy": SegmenterSettings(cohort="healthy", steps=250),
+            "adult": SegmenterSettings(cohort="adult", steps=220, init_from="healthy"),
+            "pediatric": SegmenterSettings(cohort="pediatric", steps=220, init_from="healthy"),
+            "ssa": SegmenterSettings(cohort="ssa", steps=220, init_from="healthy"),
+            "adult-unet": SegmenterSettings(cohort="adult", architecture="unet", steps=150, learning_rate=3e-3),
         },
+        minimum_effect=0.1,
         dictionaries=DictionarySettings(k=32, expansion=16, steps=300, batch_size=2048),
         steering=[
             SteeringSettings(segmenter="adult", cohort="pediatric", label="edema"),

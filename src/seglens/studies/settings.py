@@ -114,7 +114,7 @@ class SegmenterSettings(_Strict):
         architecture: ``segformer-b0`` to ``segformer-b5``, or ``unet``.
         steps: optimiser steps.
         batch_size: slices a step.
-        learning_rate: peak; None takes the architecture's default.
+        learning_rate: peak; None takes the default of the training.
         init_from: another segmenter of the study to start from, so that two cohorts' models share a start.
         pretrained: name of pretrained weights on the Hugging Face hub; this one setting reaches the network.
     """
