@@ -127,8 +127,8 @@ def _card(atlas: LatentAtlas, latent: int, slices: SliceSet | None) -> Card:
     exemplars, maps = atlas.exemplars_of(latent)
     lines = [
         ("fires on", f"{percent(facts.get('firing_rate'), 1)} of tokens"),
-        ("inside any label", percent(facts.get("inside"))),
-        ("at a label's border", percent(facts.get("boundary"))),
+        ("in any label", percent(facts.get("inside"))),
+        ("on a border", percent(facts.get("boundary"))),
     ]
     if top and defined(facts.get(f"p_{top}")) is not None:
         base = percent(atlas.base_rates.get(top), 1)
