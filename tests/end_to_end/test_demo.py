@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from html.parser import HTMLParser
 
 import pytest
+import yaml
 from tests.crash import run_with_kills, verified_hashes
 
 from seglens.progress import silent
