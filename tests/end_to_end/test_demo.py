@@ -12,8 +12,10 @@ import pytest
 import yaml
 from tests.crash import run_with_kills, verified_hashes
 
+from seglens import cli
 from seglens.progress import silent
 from seglens.studies.demo import demo_settings
+from seglens.studies.run import Run
 from seglens.studies.study import run_stages, run_study
 
 CONVENTIONS = {"dice_pooled", "dice_volume", "dice_slice_present", "dice_slice_empty1"}
