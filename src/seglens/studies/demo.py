@@ -38,7 +38,6 @@ def _full(seed: int) -> StudySettings:
             "ssa": SegmenterSettings(cohort="ssa", steps=220, init_from="healthy"),
             "adult-unet": SegmenterSettings(cohort="adult", architecture="unet", steps=150, learning_rate=3e-3),
         },
-        minimum_effect=0.1,
         dictionaries=DictionarySettings(k=32, expansion=16, steps=300, batch_size=2048),
         steering=[
             SteeringSettings(segmenter="adult", cohort="pediatric", label="edema"),
