@@ -55,6 +55,7 @@ def test_summary_has_its_stable_keys(quick_run):
     assert {entry["policy"] for entry in summary["steering"]} == {"oracle", "held_out"}
     for entry in summary["failures"]:
         assert {"policy", "n", "recovered", "random_recovered"} <= set(entry)
+        assert (entry["segmenter"], entry["cohort"]) == ("adult", "adult")
 
 
 def test_selection_and_evaluation_patients_are_disjoint(quick_run):

@@ -287,7 +287,7 @@ class Study:
     def failures(self, name: str, cohort: str, worst: int) -> Artifact:
         """Recover a segmenter's worst slices of a cohort."""
         return self._corrected(
-            f"failures/{name}-{cohort}", name, cohort, partial(recover, worst=worst), {"worst": worst}
+            f"failures/{name}-{cohort}", name, cohort, partial(recover, worst=worst, source=name), {"worst": worst}
         )
 
     def _corrected(
