@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from seglens.activations.hooks import activations
+from seglens.activations.replay import Replay
 from seglens.artifacts import Artifact, Draft
 from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.sae import SparseAutoencoder
@@ -31,7 +32,6 @@ from seglens.steering.policies import (
     search,
     slice_dice,
 )
-from seglens.steering.replay import Replay
 from seglens.steering.sweep import UNEDITED, RowChange, always, part_of, sweep, sweep_changes
 
 PAPER_ALPHAS = (0.25, 0.5, 1.0, 2.0, 5.0)

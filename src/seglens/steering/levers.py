@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from seglens.activations.replay import Replay
 from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.progress import Progress, silent
 from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas
 from seglens.shapes import Logits, Masks, TokenGrid
-from seglens.steering.replay import Replay
 
 MINIMUM_LIFT = 2.0
 MINIMUM_MASS_RATIO = 0.1

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from seglens.activations.hooks import Change
+from seglens.activations.replay import Replay
 from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.progress import Progress, silent
@@ -13,7 +14,6 @@ from seglens.segmenters.segmenter import Segmenter
 from seglens.shapes import Images, Logits
 from seglens.steering.baselines import Rule, most_likely
 from seglens.steering.edits import LatentEdit, SwapSource, change_of, check_edits
-from seglens.steering.replay import Replay
 
 RowChange = Callable[[Sequence[int]], Change]
 """The change of a batch, given the rows of its slices."""

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from seglens.activations.replay import Replay
 from seglens.segmenters.segmenter import Segmenter
-from seglens.steering.replay import Replay
 
 LABELS = {0: "background", 1: "core", 2: "edema"}
 
