@@ -11,7 +11,7 @@ from typing import Any, Literal
 Repeat = Callable[[], object]
 
 
-class Unavailable(Exception):
+class Unavailable(Exception):  # noqa: N818 - not an error: a row that is left out
     """Raised by `Subject.make` where a peer is not installed or cannot do the case; the row is listed as left out."""
 
 
