@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from seglens.dictionaries.codes import Codes, weighted_rows
-from seglens.dictionaries.ranks import gather_over_ranks, rank_and_size, sum_over_ranks
+from seglens.processes import gather_over_ranks, rank_and_size, sum_over_ranks
 
 CHUNK_ROWS = 256
 CANDIDATE_MARGIN = 0.93

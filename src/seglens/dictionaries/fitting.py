@@ -13,8 +13,8 @@ from torch import Tensor
 from seglens.artifacts import canonical_json
 from seglens.dictionaries.batch_topk import BatchTopK, Weights, backward, project_decoder_gradient
 from seglens.dictionaries.checkpoints import FitState, read_checkpoint, write_checkpoint
-from seglens.dictionaries.ranks import own_share, rank_and_size, sum_over_ranks
 from seglens.dictionaries.sae import CHUNK_ELEMENTS, SparseAutoencoder
+from seglens.processes import own_share, rank_and_size, sum_over_ranks
 from seglens.progress import Progress, silent
 from seglens.shapes import Tokens
 
