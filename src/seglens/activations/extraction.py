@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from seglens.activations.hooks import activations
 from seglens.activations.store import KIND, SHARD_BYTES, ActivationStore, shard_name
 from seglens.artifacts import Draft, new_artifact, read_artifact
 from seglens.cohorts.slices import SliceSet
+from seglens.processes import dealt, from_first, gathered, is_first, wait
 from seglens.progress import Progress, silent
 from seglens.segmenters.segmenter import Segmenter
 
@@ -60,21 +60,20 @@ def extract(
         )
 
     if folder is None:
-        return _store(_gathered(own_shards(None)), segmenter, slices, hookpoint)
-    rank = distributed.get_rank() if _in_group() else 0
+        return _store(gathered(own_shards(None)), segmenter, slices, hookpoint)
     inputs = {"segmenter": segmenter.hash, "slices": slices.hash, "hookpoint": hookpoint, "dtype": str(dtype)}
-    if rank == 0:
+    if is_first():
         with new_artifact(folder, kind=KIND, inputs=inputs) as draft:
-            _broadcast(draft.path)
+            from_first(lambda: draft.path)
             own_shards(draft)
-            _wait()
+            wait()
             n_shards = len(list(draft.path.glob("shard_*.safetensors")))
             _store([_load(draft, number) for number in range(n_shards)], segmenter, slices, hookpoint).write_head(draft)
-        _wait()
+        wait()
     else:
-        own_shards(Draft(_broadcast(None)))
-        _wait()  # every shard is there
-        _wait()  # the artifact is there
+        own_shards(Draft(from_first(Path)))
+        wait()  # every shard is there
+        wait()  # the artifact is there
     return ActivationStore.read(read_artifact(folder, KIND))
 
 
@@ -89,12 +88,11 @@ def _shards_of(
     draft: Draft | None,
 ) -> dict[int, Tensor | None]:
     """This process's shards by number; written to ``draft`` (and None here) where there is one."""
-    rank, world = (distributed.get_rank(), distributed.get_world_size()) if _in_group() else (0, 1)
     batches = list(slices.batches(batch_size))
     first = _grid_of(segmenter, slices, hookpoint, batches[0], dtype)
     per_shard = max(1, SHARD_BYTES // (first.numel() * first.element_size()))
     starts = range(0, len(batches), per_shard)
-    mine = list(range(len(starts)))[rank::world]
+    mine = dealt(len(starts))
     total = sum(len(rows) for number in mine for rows in batches[starts[number] :][:per_shard])
     shards: dict[int, Tensor | None] = {}
     done = 0
@@ -137,31 +135,3 @@ def _load(draft: Draft, number: int) -> Tensor:
     from safetensors.torch import load_file
 
     return load_file(draft.path / f"{shard_name(number)}.safetensors")["tokens"]
-
-
-def _in_group() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
-
-
-def _broadcast(value: Any) -> Any:
-    """The first process's value, on every process."""
-    if not _in_group():
-        return value
-    box = [value]
-    distributed.broadcast_object_list(box, src=0)
-    return box[0]
-
-
-def _gathered(own: dict[int, Tensor | None]) -> list[Tensor]:
-    """All processes' shards in order."""
-    parts: list[Any] = [own]
-    if _in_group():
-        parts = [None] * distributed.get_world_size()
-        distributed.all_gather_object(parts, own)
-    everything = {number: shard for part in parts for number, shard in part.items() if shard is not None}
-    return [everything[number] for number in sorted(everything)]
-
-
-def _wait() -> None:
-    if _in_group():
-        distributed.barrier()
