@@ -1,7 +1,7 @@
 """The peers' virtual environments: one each, so that their pins do not clash, made where they are first needed.
 
-`benchmarks/requirements/NAME.txt` describes the environment NAME; it is made in `.benchmarks/NAME`. A peer's environment
-has the peer and what it needs, not seglens: what its subjects import, they must find there.
+`benchmarks/requirements/NAME.txt` describes the environment NAME; it is made in `.benchmarks/NAME`. A peer's
+environment has the peer and what it needs, not seglens: what its subjects import, they must find there.
 """
 
 import functools
@@ -14,10 +14,10 @@ import venv
 from importlib import metadata
 from pathlib import Path
 
+from bootstrap import install_cpu_torch
 from filelock import FileLock
 
 from benchmarks.framework import Unavailable
-from bootstrap import install_cpu_torch
 
 PROJECT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = PROJECT / "benchmarks" / "requirements"

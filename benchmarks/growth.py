@@ -1,0 +1,136 @@
+"""How time and memory grow with the size of a case: slopes on log-log axes, and a figure of them."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks.runner import Result, Row
+from seglens.reports.charts import dot, line, svg, text
+from seglens.reports.palette import GRID, INK, MUTED, PAPER, SERIES
+
+LEAST_MIB = 1.0
+"""Memory below this is the process's noise; it counts as this much, for a logarithm."""
+PANEL_WIDTH, PANEL_HEIGHT, KEY_LINE = 360, 210, 16
+
+
+@dataclass(frozen=True)
+class Growth:
+    """One subject at 1x, 2x, 4x, 8x of something.
+
+    Attributes:
+        benchmark: name of the benchmark.
+        axis: what grows.
+        subject: name of the subject.
+        sizes: multiples of the smallest case.
+        cpu_ms: CPU time at each.
+        peak_mib: memory at each.
+        time_slope: least-squares slope of log time over log size: 1 is in proportion, 2 quadratic, 0 flat.
+        memory_slope: the same of memory.
+    """
+
+    benchmark: str
+    axis: str
+    subject: str
+    sizes: tuple[int, ...]
+    cpu_ms: tuple[float, ...]
+    peak_mib: tuple[float, ...]
+    time_slope: float
+    memory_slope: float
+
+
+def growths(result: Result) -> list[Growth]:
+    """The growth of every subject that has a row at every size of an axis."""
+    by_place = {(row.case, row.subject): row for row in result.rows}
+    found = []
+    for axis, cases in result.benchmark.growth.items():
+        for subject in result.benchmark.subjects:
+            rows = [by_place[case, subject.name] for case in cases if (case, subject.name) in by_place]
+            if len(rows) == len(cases) > 1:
+                found.append(_growth(axis, rows))
+    return found
+
+
+def _growth(axis: str, rows: Sequence[Row]) -> Growth:
+    sizes = tuple(2**place for place in range(len(rows)))
+    times = tuple(row.cpu_ms for row in rows)
+    memory = tuple(row.peak_mib for row in rows)
+    return Growth(
+        rows[0].benchmark, axis, rows[0].subject, sizes, times, memory,
+        slope(sizes, times), slope(sizes, [max(LEAST_MIB, one) for one in memory]),
+    )  # fmt: skip
+
+
+def slope(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """Least-squares slope of log(values) over log(sizes); both positive, two sizes at least."""
+    x, y = [math.log(size) for size in sizes], [math.log(value) for value in values]
+    middle_x, middle_y = sum(x) / len(x), sum(y) / len(y)
+    across = sum((one - middle_x) ** 2 for one in x)
+    return sum((one - middle_x) * (other - middle_y) for one, other in zip(x, y, strict=True)) / across
+
+
+def figure(found: Sequence[Growth]) -> str:
+    """One SVG: a row of two panels (time, memory) for every axis of every benchmark, slopes in the key."""
+    groups: dict[tuple[str, str], list[Growth]] = {}
+    for one in found:
+        groups.setdefault((one.benchmark, one.axis), []).append(one)
+    parts, top = [], 0.0
+    for (benchmark, axis), members in groups.items():
+        title = f"{benchmark}: growth with {axis}"
+        parts.append(text(16, top + 24, title, size=15, bold=True))
+        parts += _panel(16, top + 36, axis, "CPU ms", members, lambda one: one.cpu_ms, lambda one: one.time_slope)
+        parts += _panel(
+            16 + PANEL_WIDTH + 20, top + 36, axis, "peak MiB", members,
+            lambda one: [max(LEAST_MIB, value) for value in one.peak_mib], lambda one: one.memory_slope,
+        )  # fmt: skip
+        top += 36 + PANEL_HEIGHT + KEY_LINE * len(members) + 20
+    width, height = 2 * PANEL_WIDTH + 52, max(top, 60)
+    background = f'<rect width="{width}" height="{height:g}" fill="{PAPER}"/>'
+    if not groups:
+        parts = [text(16, 36, "No benchmark that was run says how it grows.", colour=MUTED)]
+    return str(
+        svg(width, height, "Time and memory at growing sizes, log-log, with fitted slopes", [background, *parts])
+    )
+
+
+def _panel(
+    left: float,
+    top: float,
+    axis: str,
+    label: Literal["CPU ms", "peak MiB"],
+    members: Sequence[Growth],
+    values: Callable[[Growth], Sequence[float]],
+    fitted: Callable[[Growth], float],
+) -> Iterable[str]:
+    """Lines on log-log axes, both in powers of two, and under them a key with the slopes."""
+    x0, x1 = left + 56, left + PANEL_WIDTH - 12
+    y0, y1 = top + PANEL_HEIGHT - 44, top + 22
+    everything = [value for one in members for value in values(one)]
+    low, high = math.floor(math.log2(min(everything))), math.ceil(math.log2(max(everything)))
+    high = max(high, low + 2)
+    widest = max(one.sizes[-1] for one in members)
+
+    def at(size: float, value: float) -> tuple[float, float]:
+        across, up = math.log2(size) / math.log2(widest), (math.log2(value) - low) / (high - low)
+        return x0 + across * (x1 - x0), y0 - up * (y0 - y1)
+
+    yield text(left, top + 10, label, colour=MUTED)
+    for power in range(low, high + 1, max(1, round((high - low) / 6))):
+        _, y = at(1, 2.0**power)
+        yield line(x0, y, x1, y, colour=GRID)
+        yield text(x0 - 6, y + 4, f"{2.0**power:.3g}", anchor="end", colour=MUTED, size=11)
+    for size in (2**place for place in range(int(math.log2(widest)) + 1)):
+        x, _ = at(size, 2.0**low)
+        yield line(x, y0, x, y0 + 4, colour=MUTED)
+        yield text(x, y0 + 17, f"{size}x", anchor="middle", colour=MUTED, size=11)
+    yield text((x0 + x1) / 2, y0 + 33, f"{axis}, as a multiple of the smallest case", anchor="middle", colour=MUTED)
+    for place, one in enumerate(members):
+        colour, hollow = SERIES[place % len(SERIES)], place % 2 == 1
+        points = [at(size, value) for size, value in zip(one.sizes, values(one), strict=True)]
+        drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        yield f'<polyline points="{drawn}" fill="none" stroke="{colour}" stroke-width="2"/>'
+        yield from (dot(x, y, 4, colour, hollow=hollow) for x, y in points)
+        y = top + PANEL_HEIGHT + place * KEY_LINE
+        yield line(left + 56, y - 4, left + 84, y - 4, colour=colour, width=2)
+        yield dot(left + 70, y - 4, 4, colour, hollow=hollow)
+        yield text(left + 92, y, f"{one.subject}: slope {fitted(one):.2f}".replace("-", "−"), colour=INK, size=11.5)
