@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import os
 import pkgutil
 import sys
 from collections.abc import Sequence
@@ -30,13 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"  cases: {'; '.join(benchmark.cases)}")
             print(f"  subjects: {'; '.join(one.name for one in benchmark.subjects)}")
         return 0
-    about = header(list(chosen.values()))
+    load_before = os.getloadavg()[0]
     results = {}
     for name, benchmark in chosen.items():
         cases = [case for case in benchmark.cases if not options.case or case in options.case]
         results[name] = run(
             benchmark, f"benchmarks.{name}", cases=cases, repeats=options.repeats or benchmark.repeats, say=_say
         )
+    about = header(list(chosen.values()), load_before)
     grown = {name: growths(result) for name, result in results.items()}
     print("\n".join(about))
     for name, result in results.items():
@@ -53,7 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.plot:
         options.plot.write_text(figure([one for found in grown.values() for one in found]) + "\n", encoding="utf-8")
     if options.markdown:
-        pages = {name: as_markdown(result, grown[name], header([result.benchmark])) for name, result in results.items()}
+        pages = {
+            name: as_markdown(result, grown[name], header([result.benchmark], load_before))
+            for name, result in results.items()
+        }
         update_page(options.markdown, pages)
     return 0
 
@@ -70,9 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="say what there is and stop")
     parser.add_argument("--environments", choices=["make"], help="make all peers' environments and stop")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
-    parser.add_argument(
-        "--details", type=Path, metavar="FILE", help="write machine, left-out subjects and growth as JSON"
-    )
+    parser.add_argument("--details", type=Path, metavar="FILE", help="write machine, what was left out, and growth")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw growth")
     parser.add_argument("--markdown", type=Path, metavar="FILE.md", help="put the tables between the page's markers")
     return parser
@@ -80,16 +83,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def names() -> list[str]:
     """The modules of this folder that hold a benchmark."""
-    modules = [one.name for one in pkgutil.iter_modules(benchmarks.__path__) if one.name != "__main__"]
-    return [name for name in modules if hasattr(importlib.import_module(f"benchmarks.{name}"), "BENCHMARK")]
+    return [name for name in _modules() if hasattr(importlib.import_module(f"benchmarks.{name}"), "BENCHMARK")]
+
+
+def _modules() -> list[str]:
+    return [one.name for one in pkgutil.iter_modules(benchmarks.__path__) if one.name != "__main__"]
 
 
 def load(name: str) -> Benchmark:
     """The benchmark of that name."""
-    if name not in (known := names()):
-        raise SystemExit(f"no benchmark {name!r}; there are {', '.join(known)}")
-    benchmark: Benchmark = importlib.import_module(f"benchmarks.{name}").BENCHMARK
-    return benchmark
+    found = getattr(importlib.import_module(f"benchmarks.{name}"), "BENCHMARK", None) if name in _modules() else None
+    if not isinstance(found, Benchmark):
+        raise SystemExit(f"no benchmark {name!r}; there are {', '.join(names())}")
+    return found
 
 
 def make_environments() -> int:

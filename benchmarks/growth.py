@@ -1,17 +1,18 @@
 """How time and memory grow with the size of a case: slopes on log-log axes, and a figure of them."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from benchmarks.runner import Result, Row
 from seglens.reports.charts import dot, line, svg, text
-from seglens.reports.palette import GRID, INK, MUTED, PAPER, SERIES
+from seglens.reports.palette import DASHES, GRID, MUTED, PAPER, SERIES
 
 LEAST_MIB = 1.0
 """Memory below this is the process's noise; it counts as this much, for a logarithm."""
-PANEL_WIDTH, PANEL_HEIGHT, KEY_LINE = 360, 210, 16
+PANEL_WIDTH, PANEL_HEIGHT, KEY_LINE = 360, 240, 18
 
 
 @dataclass(frozen=True)
@@ -76,61 +77,56 @@ def figure(found: Sequence[Growth]) -> str:
         groups.setdefault((one.benchmark, one.axis), []).append(one)
     parts, top = [], 0.0
     for (benchmark, axis), members in groups.items():
-        title = f"{benchmark}: growth with {axis}"
-        parts.append(text(16, top + 24, title, size=15, bold=True))
-        parts += _panel(16, top + 36, axis, "CPU ms", members, lambda one: one.cpu_ms, lambda one: one.time_slope)
-        parts += _panel(
-            16 + PANEL_WIDTH + 20, top + 36, axis, "peak MiB", members,
-            lambda one: [max(LEAST_MIB, value) for value in one.peak_mib], lambda one: one.memory_slope,
-        )  # fmt: skip
+        parts.append(text(16, top + 24, f"{benchmark}: growth with {axis}", size=15, bold=True))
+        parts += _panel((16, top + 36), axis, members, "CPU ms")
+        parts += _panel((36 + PANEL_WIDTH, top + 36), axis, members, "peak MiB")
         top += 36 + PANEL_HEIGHT + KEY_LINE * len(members) + 20
-    width, height = 2 * PANEL_WIDTH + 52, max(top, 60)
-    background = f'<rect width="{width}" height="{height:g}" fill="{PAPER}"/>'
     if not groups:
         parts = [text(16, 36, "No benchmark that was run says how it grows.", colour=MUTED)]
-    return str(
-        svg(width, height, "Time and memory at growing sizes, log-log, with fitted slopes", [background, *parts])
-    )
+    width, height = 2 * PANEL_WIDTH + 52, max(top, 60)
+    background = f'<rect width="{width}" height="{height:g}" fill="{PAPER}"/>'
+    title = "Time and memory at growing sizes, on logarithmic axes, with fitted slopes"
+    return str(svg(width, height, title, [background, *parts]))
 
 
 def _panel(
-    left: float,
-    top: float,
-    axis: str,
-    label: Literal["CPU ms", "peak MiB"],
-    members: Sequence[Growth],
-    values: Callable[[Growth], Sequence[float]],
-    fitted: Callable[[Growth], float],
+    corner: tuple[float, float], axis: str, members: Sequence[Growth], measure: Literal["CPU ms", "peak MiB"]
 ) -> Iterable[str]:
     """Lines on log-log axes, both in powers of two, and under them a key with the slopes."""
+    if measure == "CPU ms":
+        values, slopes = [one.cpu_ms for one in members], [one.time_slope for one in members]
+    else:
+        values = [tuple(max(LEAST_MIB, mib) for mib in one.peak_mib) for one in members]
+        slopes = [one.memory_slope for one in members]
+    left, top = corner
     x0, x1 = left + 56, left + PANEL_WIDTH - 12
-    y0, y1 = top + PANEL_HEIGHT - 44, top + 22
-    everything = [value for one in members for value in values(one)]
+    y0, y1 = top + PANEL_HEIGHT - 66, top + 22
+    everything = [value for line_of in values for value in line_of]
     low, high = math.floor(math.log2(min(everything))), math.ceil(math.log2(max(everything)))
     high = max(high, low + 2)
-    widest = max(one.sizes[-1] for one in members)
+    doublings = max(len(one.sizes) for one in members) - 1
 
     def at(size: float, value: float) -> tuple[float, float]:
-        across, up = math.log2(size) / math.log2(widest), (math.log2(value) - low) / (high - low)
+        across, up = math.log2(size) / doublings, (math.log2(value) - low) / (high - low)
         return x0 + across * (x1 - x0), y0 - up * (y0 - y1)
 
-    yield text(left, top + 10, label, colour=MUTED)
+    yield text(left, top + 10, measure, colour=MUTED)
     for power in range(low, high + 1, max(1, round((high - low) / 6))):
         _, y = at(1, 2.0**power)
         yield line(x0, y, x1, y, colour=GRID)
-        yield text(x0 - 6, y + 4, f"{2.0**power:.3g}", anchor="end", colour=MUTED, size=11)
-    for size in (2**place for place in range(int(math.log2(widest)) + 1)):
+        yield text(x0 - 6, y + 4, f"{2.0**power:,.3g}" if power < 10 else f"{2**power:,}", anchor="end", colour=MUTED)
+    for size in (2**place for place in range(doublings + 1)):
         x, _ = at(size, 2.0**low)
         yield line(x, y0, x, y0 + 4, colour=MUTED)
-        yield text(x, y0 + 17, f"{size}x", anchor="middle", colour=MUTED, size=11)
-    yield text((x0 + x1) / 2, y0 + 33, f"{axis}, as a multiple of the smallest case", anchor="middle", colour=MUTED)
-    for place, one in enumerate(members):
-        colour, hollow = SERIES[place % len(SERIES)], place % 2 == 1
-        points = [at(size, value) for size, value in zip(one.sizes, values(one), strict=True)]
-        drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        yield f'<polyline points="{drawn}" fill="none" stroke="{colour}" stroke-width="2"/>'
+        yield text(x, y0 + 18, f"{size}x", anchor="middle", colour=MUTED)
+    yield text((x0 + x1) / 2, y0 + 36, f"{axis}, as a multiple of the smallest case", anchor="middle", colour=MUTED)
+    for place, (one, heights, fitted) in enumerate(zip(members, values, slopes, strict=True)):
+        colour, dash, hollow = SERIES[place % len(SERIES)], DASHES[place % len(DASHES)], place % 2 == 1
+        points = [at(size, value) for size, value in zip(one.sizes, heights, strict=True)]
+        for start, end in pairwise(points):
+            yield line(*start, *end, colour=colour, width=2, dash=dash)
         yield from (dot(x, y, 4, colour, hollow=hollow) for x, y in points)
         y = top + PANEL_HEIGHT + place * KEY_LINE
-        yield line(left + 56, y - 4, left + 84, y - 4, colour=colour, width=2)
-        yield dot(left + 70, y - 4, 4, colour, hollow=hollow)
-        yield text(left + 92, y, f"{one.subject}: slope {fitted(one):.2f}".replace("-", "−"), colour=INK, size=11.5)
+        yield line(x0, y - 4, x0 + 36, y - 4, colour=colour, width=2, dash=dash)
+        yield dot(x0 + 18, y - 4, 4, colour, hollow=hollow)
+        yield text(x0 + 44, y, f"{one.subject}: slope " + f"{fitted:.2f}".replace("-", "−"))

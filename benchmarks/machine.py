@@ -15,8 +15,8 @@ FAST_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
 """Of a processor's flags, those that decide which kernels run."""
 
 
-def header(benchmarks: Sequence[Benchmark]) -> list[str]:
-    """Machine, threads, versions, date and commit, a line each."""
+def header(benchmarks: Sequence[Benchmark], load: float) -> list[str]:
+    """Machine, threads, versions, date and commit, a line each; ``load`` is the machine's before the run."""
     names = {subject.environment for benchmark in benchmarks for subject in benchmark.subjects}
     listed = [OWN, *sorted(names - {OWN})]
     found = {library: version for name in reversed(listed) for library, version in versions(name).items()}
@@ -25,7 +25,7 @@ def header(benchmarks: Sequence[Benchmark]) -> list[str]:
         f"machine: {_processor()}; {os.cpu_count()} cores; {platform.system()} {platform.machine()}",
         f"threads: {threads}",
         f"python {platform.python_version()}; " + ", ".join(f"{name} {version}" for name, version in found.items()),
-        f"{datetime.date.today().isoformat()}, commit {_commit()}, load at the start {os.getloadavg()[0]:.1f}",
+        f"{datetime.date.today().isoformat()}, commit {_commit()}, load before {load:.1f}",
     ]
 
 
