@@ -133,7 +133,9 @@ def _run_case(
         def leave_out(name: str, error: Exception) -> None:
             workers.pop(name, None)
             reasons[name] = str(error)
-            say(f"  left out: {name}: {error.said if isinstance(error, SubjectError) else error}")
+            say(f"  left out: {name}: {error}")
+            if isinstance(error, SubjectError):
+                say(error.said.rstrip())
 
         for subject in benchmark.subjects:
             try:
@@ -183,11 +185,12 @@ class Worker:
         Raises:
             Unavailable: its environment cannot be made here.
         """
+        python = python_of(subject.environment)
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         self.process = subprocess.Popen(
-            [python_of(subject.environment), "-m", "benchmarks.worker", module, case, subject.name],
+            [python, "-m", "benchmarks.worker", module, case, subject.name],
             cwd=PROJECT,
-            env=_environment(subject, benchmark.threads),
+            env=_environment(python, benchmark.threads),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -240,9 +243,9 @@ class Worker:
             self.errors.close()
 
 
-def _environment(subject: Subject, threads: int) -> dict[str, str]:
+def _environment(python: str, threads: int) -> dict[str, str]:
     settings = dict(os.environ) | {name: str(threads) for name in THREAD_SETTINGS}
     settings["CUDA_VISIBLE_DEVICES"] = ""  # peers that find a GPU would take it
-    if python_of(subject.environment) != sys.executable:
+    if python != sys.executable:
         settings.pop("PYTHONPATH", None)
     return settings
