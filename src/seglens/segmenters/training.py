@@ -2,8 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,8 +15,11 @@ from torch import nn
 from seglens.artifacts import hash_of, locked
 from seglens.cohorts.augmentation import augment
 from seglens.cohorts.slices import SliceSet
+from seglens.devices import fast_bf16
+from seglens.processes import from_first, rank_and_size, sum_over_ranks, wait
 from seglens.progress import Progress, silent
 from seglens.segmenters.architectures import build_segmenter, start_from
+from seglens.segmenters.batch_norm import pooled_batch_norm
 from seglens.segmenters.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
 from seglens.segmenters.loss import dice_cross_entropy
 from seglens.segmenters.segmenter import Segmenter, raw_logits, resized
@@ -88,8 +91,9 @@ def train_segmenter(
     Every step draws its slices, its augmentation and its dropout from the seed and the step's number alone. So a run
     that is stopped and resumed ends in the same weights as one that was not, and the global generator is left alone.
 
-    Under torchrun or ``accelerate launch`` each process takes its share of every batch; Dice is then pooled over a
-    process's share.
+    In a torch.distributed group each process takes its share of every batch. Dice and batch norms are pooled over the
+    whole batch and gradients summed, so the result is that of one process but for rounding, and for dropout, which each
+    process draws for itself. A run that was stopped goes on with another number of processes.
 
     Args:
         slices: with masks; their sequences and labels become the segmenter's.
@@ -98,7 +102,7 @@ def train_segmenter(
             fit start at random; which ones is logged and kept in the checkpoints.
         settings: None: the defaults of TrainingSettings.
         seed: of the random weights, the order, the augmentation and the dropout.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; under several processes each takes its own of that kind.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; of several processes each takes its own of that kind.
         checkpoint: folder for the checkpoints; where it holds some of the same run, training goes on from the newest.
             ``history.parquet`` in a checkpoint has the loss and rate of every step.
         augmentation: from images and masks to changed ones; None: none.
@@ -188,21 +192,26 @@ def _optimised(
     run: Mapping[str, Any],
 ) -> nn.Module:
     place = torch.device(device)
-    with _accelerator(place) as accelerator, torch.random.fork_rng(devices=_forked(place)):
-        rank, world = accelerator.process_index, accelerator.num_processes
-        place = place if world == 1 else accelerator.device
-        run = {**run, "processes": world, "precision": _precision(settings, place)}
+    rank, size = rank_and_size()
+    if size > 1:
+        place = torch.device(place.type)  # the one that this process has chosen
+    if settings.batch_size < size:
+        raise ValueError(f"batch_size is {settings.batch_size}, processes are {size}; each needs a slice of every batch")
+    with torch.random.fork_rng(devices=_forked(place)), pooled_batch_norm(network):
+        run = {**run, "precision": _precision(settings, place)}
         network.to(place).train()
         optimiser = _optimiser(network, settings)
-        start, history = 0, []
-        holds = locked(checkpoint) if checkpoint is not None and rank == 0 else nullcontext()
-        with holds:
-            if checkpoint is not None and (found := newest_checkpoint(checkpoint, run)) is not None:
-                found.restore(network, optimiser)
-                start, history = found.step, found.history
-            parallel = accelerator.prepare_model(network, device_placement=False)
+
+        def state() -> Checkpoint:
+            found = None if checkpoint is None else newest_checkpoint(checkpoint, run)
+            return found or Checkpoint.of(network, optimiser, 0, [])
+
+        with locked(checkpoint) if checkpoint is not None and rank == 0 else nullcontext():
+            start = from_first(state)
+            start.restore(network, optimiser)
+            history = start.history
             autocast = torch.autocast(place.type, torch.bfloat16, enabled=run["precision"] == "bf16")
-            for step in range(start, settings.steps):
+            for step in range(start.step, settings.steps):
                 rate = learning_rate(step, settings)
                 for group in optimiser.param_groups:
                     group["lr"] = rate
@@ -211,10 +220,10 @@ def _optimised(
                 if augmentation is not None:
                     generator = torch.Generator().manual_seed(_mixed(seed, "augmentation", step))
                     images, masks = augmentation(images, masks, generator)
-                images, masks = images[rank::world].to(place), masks[rank::world].to(place)
+                images, masks = images[rank::size].to(place), masks[rank::size].to(place)
                 torch.manual_seed(_mixed(seed, "dropout", step, rank))
                 with autocast:
-                    logits = raw_logits(parallel, images)
+                    logits = raw_logits(network, images)
                 loss = dice_cross_entropy(resized(logits.float(), (masks.shape[1], masks.shape[2])), masks)
                 value = float(loss.detach())
                 if not math.isfinite(value):
@@ -223,7 +232,8 @@ def _optimised(
                         "or use precision='fp32'. The last checkpoint is from before"
                     )
                 optimiser.zero_grad(set_to_none=True)
-                accelerator.backward(loss)
+                (loss / size).backward()
+                sum_over_ranks([p.grad for p in network.parameters() if p.grad is not None])
                 torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
                 optimiser.step()
                 history.append({"step": step + 1, "loss": value, "rate": rate})
@@ -231,7 +241,7 @@ def _optimised(
                 if checkpoint is not None and rank == 0 and (_due(done, settings) or done == settings.steps):
                     save_checkpoint(checkpoint, Checkpoint.of(network, optimiser, done, history), run)
                 progress(done, settings.steps, loss=value, rate=rate)
-            accelerator.wait_for_everyone()
+            wait()
     return network
 
 
@@ -259,13 +269,6 @@ def batch_rows(n_slices: int, batch_size: int, step: int, seed: int) -> list[int
     return rows
 
 
-def fast_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices faster than float32 ones."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
-
-
 def _precision(settings: TrainingSettings, device: torch.device) -> str:
     if settings.precision != "auto":
         return settings.precision
@@ -287,19 +290,3 @@ def _optimiser(network: nn.Module, settings: TrainingSettings) -> torch.optim.Op
 
 def _forked(device: torch.device) -> list[int]:
     return list(range(torch.cuda.device_count())) if device.type == "cuda" else []
-
-
-@contextmanager
-def _accelerator(device: torch.device) -> Iterator[Any]:
-    """An Accelerator; its process-wide state is cleared after it, so that the next one may be on another device."""
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, is_initialized
-
-    outer = is_initialized()
-    # precision is set around the forward pass, not here: accelerate would fix it for the whole process
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
-    try:
-        yield accelerator
-    finally:
-        if not outer:
-            AcceleratorState._reset_state(reset_partial_state=True)

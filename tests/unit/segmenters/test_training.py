@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from seglens.cohorts.slices import SliceSet
+from seglens.devices import fast_bf16
 from seglens.segmenters.architectures import build_segmenter
 from seglens.segmenters.scoring import evaluate
 from seglens.segmenters.segmenter import Segmenter
 from seglens.segmenters.training import (
     TrainingSettings,
     batch_rows,
-    fast_bf16,
     learning_rate,
     train_segmenter,
 )
