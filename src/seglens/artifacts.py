@@ -23,6 +23,8 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 from torch import Tensor, uint8
 
+from seglens.processes import is_first
+
 FORMAT = 1
 MANIFEST = "manifest.json"
 
@@ -114,9 +116,24 @@ class Draft:
         (self.path / f"{name}.json").write_text(text + "\n")
 
 
+class _Unkept(Draft):
+    """The draft of a process that does not write: takes everything, keeps nothing."""
+
+    def save_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        pass
+
+    def save_table(self, name: str, table: pl.DataFrame) -> None:
+        pass
+
+    def save_document(self, name: str, value: Any) -> None:
+        pass
+
+
 @contextmanager
 def new_artifact(path: Path, *, kind: str, inputs: Mapping[str, Any]) -> Iterator[Draft]:
     """Write an artifact; it appears at ``path`` when the block ends without an error, and not at all otherwise.
+
+    Of several processes at one task only the first writes; what the others save is dropped.
 
     Args:
         path: the final folder; must not exist.
@@ -126,6 +143,9 @@ def new_artifact(path: Path, *, kind: str, inputs: Mapping[str, Any]) -> Iterato
     Raises:
         ArtifactError: ``path`` exists.
     """
+    if not is_first():
+        yield _Unkept(path)
+        return
     if path.exists():
         raise ArtifactError(f"{path} exists; remove it or write to another folder")
     path.parent.mkdir(parents=True, exist_ok=True)

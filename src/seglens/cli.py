@@ -2,6 +2,8 @@
 
 import os
 import sys
+import traceback
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from seglens.studies.settings import StudySettings
 
 DONE, FAULT, REFUSED, QUARANTINED = 0, 1, 2, 3
+TOGETHER = ("demo", "run", "train", "extract", "fit", "describe", "diff", "steer")
+"""Verbs that several processes do together; any other is done by the first of them."""
 
 app = App(
     name="seglens",
@@ -185,6 +189,7 @@ def doctor() -> int:
 
 
 def _run(settings: "StudySettings", out: Path) -> int:
+    from seglens.processes import from_first
     from seglens.reports.findings import plain_findings
     from seglens.reports.report import write_report
     from seglens.studies.study import run_study
@@ -193,7 +198,7 @@ def _run(settings: "StudySettings", out: Path) -> int:
     display = StageDisplay()
     finished = run_study(settings, out, announce=display)
     with display("report"):
-        page = write_report(finished)
+        page = from_first(lambda: write_report(finished))
     _print_effects(finished)
     for finding in plain_findings(finished.summary):
         print(f"- {finding}")
@@ -237,29 +242,60 @@ def _pairs(text: str | None) -> dict[str, str]:
 
 def main() -> None:
     """Entry point; exit codes: 0 done, 1 fault of ours, 2 refused, 3 done with quarantined cases."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.exit(_as_one_of_many())
+    code, complaint = _answer()
+    if complaint:
+        print(complaint, file=sys.stderr)
+    sys.exit(code)
+
+
+def _as_one_of_many() -> int:
+    """The command as one of a launcher's processes: the first speaks for all, and who fails ends all."""
+    from seglens.processes import from_first, launched
+
+    with ExitStack() as stack:
+        team = stack.enter_context(launched())
+        speaks = sys.stderr
+        if team.rank > 0:
+            nowhere = stack.enter_context(Path(os.devnull).open("w"))
+            stack.enter_context(redirect_stdout(nowhere))
+            stack.enter_context(redirect_stderr(nowhere))
+        mine = team.rank == 0 or (len(sys.argv) > 1 and sys.argv[1] in TOGETHER)
+        code, complaint = _answer() if mine else (DONE, "")
+        if code in (DONE, QUARANTINED):
+            try:
+                return from_first(lambda: code)
+            except RuntimeError as error:
+                code, complaint = FAULT, f"seglens: {error}"
+        code, first = team.fail(code)
+        if first and complaint:
+            print(f"{complaint} (process {team.rank})" if team.rank else complaint, file=speaks)
+        return code
+
+
+def _answer() -> tuple[int, str]:
+    """Do what the command line asks for; the exit code, and what is to be said on the error stream."""
     debug = bool(os.environ.get("SEGLENS_DEBUG"))
     try:
         code = app(sys.argv[1:], exit_on_error=False, print_error=True, result_action="return_value")
-    except ValueError as error:
-        if debug:
-            raise
-        print(f"seglens: {error}", file=sys.stderr)
-        code = REFUSED
+        return (code if isinstance(code, int) else DONE), ""
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = DONE
+        return DONE, ""
     except KeyboardInterrupt:
-        print("seglens: stopped; the next run continues at the last checkpoint", file=sys.stderr)
-        code = 130
+        return 130, "seglens: stopped; the next run continues at the last checkpoint"
     except Exception as error:
         from cyclopts import CycloptsError
 
+        if isinstance(error, CycloptsError):
+            return REFUSED, ""
+        code = REFUSED if isinstance(error, ValueError) else FAULT
         if debug:
-            raise
-        if not isinstance(error, CycloptsError):
-            print(f"seglens: {type(error).__name__}: {error}\nset SEGLENS_DEBUG=1 for the traceback", file=sys.stderr)
-        code = REFUSED if isinstance(error, CycloptsError) else FAULT
-    sys.exit(code if isinstance(code, int) else DONE)
+            return code, traceback.format_exc()
+        if code == REFUSED:
+            return code, f"seglens: {error}"
+        return code, f"seglens: {type(error).__name__}: {error}\nset SEGLENS_DEBUG=1 for the traceback"
 
 
 if __name__ == "__main__":

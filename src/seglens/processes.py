@@ -1,19 +1,109 @@
 """Several processes at one task (torchrun, ``accelerate launch``): who does what, and how they agree.
 
-The first process decides and writes; all others follow. Every function here is a no-op in a single process.
+The first process decides and writes; the others follow. In a single process every function here is a no-op, except
+that `launched` needs a launcher's environment.
 """
 
+import json
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
+POLL_SECONDS = 0.5
+"""How often a process asks whether another has failed."""
+PATIENCE_SECONDS = 10.0
+"""How long a process that failed stays, so that the others learn of it."""
+LONGEST_WAIT = timedelta(days=30)
+"""The others wait while the first works alone; that somebody is gone they learn by other means."""
 
 T = TypeVar("T")
 _alone = False
+
+
+class Team:
+    """The processes that a launcher started for one command.
+
+    A thread asks every `POLL_SECONDS` whether another process has failed and then ends this one with the same exit
+    code, whatever it is waiting for or computing.
+
+    Args:
+        store: shared by the processes.
+        rank: this process's number.
+        size: how many there are.
+    """
+
+    def __init__(self, store: Store, rank: int, size: int):
+        self.rank = rank
+        self._size = size
+        self._store = PrefixStore("seglens", store)
+        self._over = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def fail(self, code: int) -> tuple[int, bool]:
+        """Tell the others that this process has failed, and wait until they have ended, `PATIENCE_SECONDS` at most.
+
+        Returns:
+            The exit code of the process that failed first, and whether that is this one.
+        """
+        self.leave()
+        mine = json.dumps([code, self.rank])
+        told = self._store.compare_set("failed", "", mine).decode()
+        if told != mine:
+            self._store.add("left", 1)
+            return int(json.loads(told)[0]), False
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self._store.add("left", 0) < self._size - 1 and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS / 5)
+        return code, True
+
+    def leave(self) -> None:
+        """Stop watching the others."""
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(POLL_SECONDS):
+            try:
+                if not self._store.check(["failed"]):
+                    continue
+                code = int(json.loads(self._store.get("failed"))[0])
+                self._store.add("left", 1)
+            except RuntimeError:  # the process that keeps the store is gone
+                if self._over.wait(POLL_SECONDS):
+                    return
+                code = 1
+            os._exit(code)
+
+
+@contextmanager
+def launched() -> Iterator[Team]:
+    """Join the processes that a launcher started: gloo for tensors on the CPU, NCCL for those on a GPU.
+
+    The launcher gives RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT in the environment. Each process takes
+    the GPU of its LOCAL_RANK as its ``"cuda"``.
+    """
+    backend = "gloo"
+    if torch.cuda.is_available() and dist.is_nccl_available():
+        backend = "cpu:gloo,cuda:nccl"
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    store, rank, size = next(rendezvous("env://"))
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=LONGEST_WAIT)
+    team = Team(store, rank, size)
+    try:
+        yield team
+    finally:
+        team.leave()
+        dist.destroy_process_group()
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -103,3 +193,27 @@ def gather_over_ranks(values: Shaped[Tensor, " n"]) -> list[Tensor]:
     parts = [torch.empty_like(padded) for _ in range(size)]
     dist.all_gather(parts, padded)
     return [part[: int(length)] for part, length in zip(parts, lengths, strict=True)]
+
+
+def summed(own: Tensor) -> Tensor:
+    """The sum over all processes, through which gradients flow.
+
+    Where a loss of the whole batch is made from such sums, every process holds the same loss; each must go back from
+    its part of it, ``loss / size``. Then a parameter's gradients, summed over the processes, are those of the loss.
+    """
+    return own if rank_and_size()[1] == 1 else _Summed.apply(own)
+
+
+class _Summed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        total = own.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """What all processes' results ask of this process's part."""
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total

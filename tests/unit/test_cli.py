@@ -47,11 +47,12 @@ def test_refusals_say_what_to_do_without_a_traceback(monkeypatch, capsys, tmp_pa
     assert "no summary.json" in capsys.readouterr().err
 
 
-def test_debug_shows_the_traceback(monkeypatch):
+def test_debug_shows_the_traceback(monkeypatch, capsys):
     monkeypatch.setenv("SEGLENS_DEBUG", "1")
-    monkeypatch.setattr(sys, "argv", ["seglens", "run"])
-    with pytest.raises(ValueError, match="no study file given"):
-        cli.main()
+    assert run(monkeypatch, "run") == cli.REFUSED
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert "no study file given" in said
 
 
 def test_a_fault_of_ours_is_exit_1(monkeypatch, capsys):

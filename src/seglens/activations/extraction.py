@@ -1,18 +1,23 @@
 """From slices to an ActivationStore, on one process or several."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from seglens.activations.hooks import activations
-from seglens.activations.store import KIND, SHARD_BYTES, ActivationStore, shard_name
-from seglens.artifacts import Draft, new_artifact, read_artifact
+from seglens.activations.moments import Chunks, ShardFacts, centre_of, energies_of, squared_error, sums_of, total_of
+from seglens.activations.shards import Shard, ShardFiles, Shards, as_shard, checked_dtype, shard_name
+from seglens.activations.store import KIND, SHARD_BYTES, ActivationStore
+from seglens.artifacts import Draft, hash_tensors, new_artifact, read_artifact
 from seglens.cohorts.slices import SliceSet
 from seglens.processes import dealt, from_first, gathered, is_first, wait
 from seglens.progress import Progress, silent
 from seglens.segmenters.segmenter import Segmenter
+from seglens.shapes import TokenGrid
 
 
 def extract(
@@ -22,14 +27,14 @@ def extract(
     *,
     folder: Path | None = None,
     batch_size: int = 32,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
     progress: Progress = silent,
 ) -> ActivationStore:
     """Read the activation of every slice at a hookpoint; each pass stops there.
 
     In a torch.distributed group the shards are dealt to the processes, and every process returns the whole store. A
     batch holds the same slices whatever the number of processes, so the result is the same, bit for bit. All processes
-    must see ``folder``.
+    must see ``folder``. With a folder, one shard is in memory at a time (64 MiB as float32, or one batch).
 
     Args:
         segmenter: the network, on the device where it is to run.
@@ -37,101 +42,137 @@ def extract(
         hookpoint: one of the segmenter's.
         folder: an artifact of kind ``"activations"`` is written there, shard by shard; None: kept in memory.
         batch_size: slices a pass.
-        dtype: how tokens are kept: float32, bfloat16 or float16.
+        dtype: how tokens are kept: float32, bfloat16, float16 or int8 (a step for each token). What that loses is
+            measured: ``quantisation_error`` of the store.
         progress: told of this process's slices.
 
     Raises:
-        ValueError: unknown hookpoint, other sequences than the segmenter's, or an activation that is not finite (the
-            slice is named, nothing is stored).
+        ValueError: unknown hookpoint or type, other sequences than the segmenter's, or an activation that is not finite
+            (the slice is named, nothing is stored).
 
     Example:
         >>> store = extract(segmenter, slices, "stage3")  # doctest: +SKIP
         >>> store.tokens(torch.arange(4)).shape  # doctest: +SKIP
         torch.Size([4, 160])
     """
-    segmenter.check_data(slices.name, slices.sequences)
-    segmenter.module_at(hookpoint)  # an unknown hookpoint is refused before anything is written
-    if len(slices) == 0:
-        raise ValueError(f"{slices.name!r} has no slices; nothing to extract")
+    dtype = checked_dtype(dtype)
+    forward = ForwardPass(segmenter, slices, hookpoint)
 
-    def own_shards(draft: Draft | None) -> dict[int, Tensor | None]:
-        return _shards_of(
-            segmenter, slices, hookpoint, batch_size=batch_size, dtype=dtype, progress=progress, draft=draft
+    def assembled(shards: Shards, facts: Sequence[ShardFacts]) -> ActivationStore:
+        centre = centre_of(facts)
+        chunks = Chunks()
+        own = {number: energies_of(shards[number], chunks, centre) for number in dealt(len(facts))}
+        return ActivationStore.assembled(
+            shards,
+            facts,
+            centre,
+            total_of(gathered(own)),
+            hookpoint=hookpoint,
+            segmenter_hash=segmenter.hash,
+            slices_hash=slices.hash,
+            index=slices.index,
         )
 
+    def own_shards(draft: Draft | None) -> dict[int, tuple[Shard | None, ShardFacts]]:
+        return _shards_of(forward, batch_size=batch_size, dtype=dtype, progress=progress, draft=draft)
+
     if folder is None:
-        return _store(gathered(own_shards(None)), segmenter, slices, hookpoint)
+        made = gathered(own_shards(None))
+        return assembled(tuple(shard for shard, _ in made if shard is not None), [facts for _, facts in made])
     inputs = {"segmenter": segmenter.hash, "slices": slices.hash, "hookpoint": hookpoint, "dtype": str(dtype)}
-    if is_first():
-        with new_artifact(folder, kind=KIND, inputs=inputs) as draft:
-            from_first(lambda: draft.path)
-            own_shards(draft)
-            wait()
-            n_shards = len(list(draft.path.glob("shard_*.safetensors")))
-            _store([_load(draft, number) for number in range(n_shards)], segmenter, slices, hookpoint).write_head(draft)
-        wait()
-    else:
-        own_shards(Draft(from_first(Path)))
-        wait()  # every shard is there
-        wait()  # the artifact is there
+    with new_artifact(folder, kind=KIND, inputs=inputs) if is_first() else nullcontext() as first:
+        draft = Draft(from_first(lambda: first.path if first else folder))
+        facts = [facts for _, facts in gathered(own_shards(draft))]
+        store = assembled(ShardFiles(draft.path, len(facts)), facts)
+        if first:
+            store.write_head(first)
+    wait()  # the artifact is there
     return ActivationStore.read(read_artifact(folder, KIND))
 
 
+class ForwardPass:
+    """A segmenter on batches of one set of slices, up to a hookpoint.
+
+    Args:
+        segmenter: on the device where it is to run.
+        slices: what it sees.
+        hookpoint: where it stops.
+
+    Raises:
+        ValueError: unknown hookpoint, other sequences than the segmenter's, or no slices.
+    """
+
+    def __init__(self, segmenter: Segmenter, slices: SliceSet, hookpoint: str):
+        segmenter.check_data(slices.name, slices.sequences)
+        segmenter.module_at(hookpoint)  # an unknown hookpoint is refused before anything is computed
+        if len(slices) == 0:
+            raise ValueError(f"{slices.name!r} has no slices; nothing to extract")
+        self.segmenter, self.slices, self.hookpoint = segmenter, slices, hookpoint
+        self._device = segmenter.device  # finding it walks through all modules: once, not once a batch
+
+    @torch.no_grad()
+    def __call__(self, rows: Sequence[int]) -> TokenGrid:
+        """The activation of some slices ``[B h w d_in]``: on the segmenter's device, a view where that is enough."""
+        return activations(self.segmenter, self.hookpoint, self.slices.images(rows).to(self._device))
+
+    def refuse_non_finite(self, shard: Shard, rows: Sequence[int]) -> None:
+        """Name the slices whose tokens, as they are kept, are not finite.
+
+        Args:
+            shard: the tokens.
+            rows: of its slices.
+
+        Raises:
+            ValueError: there are some.
+        """
+        grids, dtype = shard.grids(torch.arange(len(shard))), shard.values.dtype
+        bad = (~grids.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        if bad:
+            named = self.slices.index[[rows[number] for number in bad]]
+            slices_named = ", ".join(f"{row['case']} slice {row['position']}" for row in named.to_dicts()[:8])
+            raise ValueError(
+                f"activations at {self.hookpoint!r} are not finite as {str(dtype).removeprefix('torch.')} in "
+                f"{len(bad)} slices: {slices_named}; check these images, leave them out, or keep the tokens as float32"
+            )
+
+
 def _shards_of(
-    segmenter: Segmenter,
-    slices: SliceSet,
-    hookpoint: str,
-    *,
-    batch_size: int,
-    dtype: torch.dtype,
-    progress: Progress,
-    draft: Draft | None,
-) -> dict[int, Tensor | None]:
+    forward: ForwardPass, *, batch_size: int, dtype: torch.dtype, progress: Progress, draft: Draft | None
+) -> dict[int, tuple[Shard | None, ShardFacts]]:
     """This process's shards by number; written to ``draft`` (and None here) where there is one."""
-    batches = list(slices.batches(batch_size))
-    first = _grid_of(segmenter, slices, hookpoint, batches[0], dtype)
-    per_shard = max(1, SHARD_BYTES // (first.numel() * first.element_size()))
+    batches = list(forward.slices.batches(batch_size))
+    first = forward(batches[0])
+    per_shard = max(1, SHARD_BYTES // (first.numel() * 4))
     starts = range(0, len(batches), per_shard)
     mine = dealt(len(starts))
     total = sum(len(rows) for number in mine for rows in batches[starts[number] :][:per_shard])
-    shards: dict[int, Tensor | None] = {}
+    made: dict[int, tuple[Shard | None, ShardFacts]] = {}
+    chunks = Chunks()
     done = 0
+    buffer: Tensor | None = None
+
     for number in mine:
-        grids = []
-        for rows in batches[starts[number] :][:per_shard]:
-            known = first if rows[0] == 0 else None
-            grids.append(_grid_of(segmenter, slices, hookpoint, rows, dtype) if known is None else known)
+        own = batches[starts[number] :][:per_shard]
+        n_slices = sum(map(len, own))
+        if buffer is None or (draft is None and dtype == torch.float32):  # else the next shard can use its memory
+            buffer = torch.empty(n_slices, *first.shape[1:])
+        grids, filled = buffer[:n_slices], 0
+        for rows in own:
+            # one copy brings them to the CPU, into float32 and into the order of tokens
+            grids[filled : filled + len(rows)] = first if rows[0] == 0 else forward(rows)
+            filled += len(rows)
             done += len(rows)
             progress(done, total)
-        shard: Tensor | None = torch.cat(grids)
-        if draft is not None and shard is not None:
-            draft.save_tensors(shard_name(number), {"tokens": shard})
-            shard = None
-        shards[number] = shard
-    return shards
+        shard, facts = _kept(grids, dtype, chunks)
+        if not bool(facts.sums.isfinite().all()):
+            forward.refuse_non_finite(shard, [row for rows in own for row in rows])
+        if draft is not None:
+            draft.save_tensors(shard_name(number), shard.tensors())
+        made[number] = (shard if draft is None else None), facts
+    return made
 
 
-def _grid_of(segmenter: Segmenter, slices: SliceSet, hookpoint: str, rows: Sequence[int], dtype: torch.dtype) -> Tensor:
-    with torch.no_grad():
-        grid = activations(segmenter, hookpoint, slices.images(rows).to(segmenter.device)).to(dtype).cpu().contiguous()
-    bad = (~grid.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
-    if bad:
-        named = slices.index[[rows[number] for number in bad]]
-        slices_named = ", ".join(f"{row['case']} slice {row['position']}" for row in named.to_dicts()[:8])
-        raise ValueError(
-            f"activations at {hookpoint!r} are not finite as {str(dtype).removeprefix('torch.')} in {len(bad)} slices: "
-            f"{slices_named}; check these images, leave them out, or keep the tokens as float32"
-        )
-    return grid
-
-
-def _store(shards: Sequence[Tensor], segmenter: Segmenter, slices: SliceSet, hookpoint: str) -> ActivationStore:
-    return ActivationStore.from_grids(
-        shards, hookpoint=hookpoint, segmenter_hash=segmenter.hash, slices_hash=slices.hash, index=slices.index
-    )
-
-
-def _load(draft: Draft, number: int) -> Tensor:
-    from safetensors.torch import load_file
-
-    return load_file(draft.path / f"{shard_name(number)}.safetensors")["tokens"]
+def _kept(grids: Float[Tensor, "b h w d_in"], dtype: torch.dtype, chunks: Chunks) -> tuple[Shard, ShardFacts]:
+    shard = as_shard(grids, dtype)
+    lost = 0.0 if dtype == torch.float32 else squared_error(shard, grids, chunks)
+    return shard, ShardFacts(hash_tensors(shard.tensors()), shard.n_tokens, sums_of(shard, chunks), lost)

@@ -44,7 +44,9 @@ class Checkpoint:
             for moment in MOMENTS
             if moment in optimiser.state.get(parameter, {})
         }
-        return cls(step, {name: value.clone() for name, value in network.state_dict().items()}, moments, history)
+        return cls(
+            step, {name: value.to("cpu", copy=True) for name, value in network.state_dict().items()}, moments, history
+        )
 
     def restore(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> None:
         """Put the state back into a network and an optimiser of the same run."""

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from seglens.processes import summed
 from seglens.shapes import Logits, Masks
 
 
@@ -14,21 +15,27 @@ def dice_cross_entropy(logits: Logits, masks: Masks) -> Float[Tensor, ""]:
     Soft Dice is pooled over the batch and averaged over the foreground classes in the batch's masks: a class that is
     absent from a batch has no Dice and pulls at nothing but the cross-entropy.
 
+    Several processes each give their share of the batch and get the loss of the whole of it. Each then goes back from
+    its equal part of that loss (see `summed`), and the sum of their gradients is the gradient of the loss.
+
     Args:
         logits: ``[B K H W]``, any float type; computed in float32.
         masks: ``[B H W]``, values 0..K-1.
     """
     log_shares = functional.log_softmax(logits.float(), dim=1)
     target = masks.long()
-    loss = functional.nll_loss(log_shares, target)
     n_classes = logits.shape[1]
-    truth = torch.bincount(target.flatten(), minlength=n_classes)[1:]
-    present = truth > 0
-    if not bool(present.any()):
-        return loss
     shares = log_shares.exp()[:, 1:]
     labels = torch.arange(1, n_classes, device=masks.device).view(1, -1, 1, 1)
     # a product with a mask instead of an index: same sums, and a gradient without scatter
     overlap = (shares * (target[:, None] == labels)).sum((0, 2, 3))
-    dice = 2 * overlap / (shares.sum((0, 2, 3)) + truth)
+    surprise = functional.nll_loss(log_shares, target, reduction="sum").view(1)
+    truth = torch.bincount(target.flatten(), minlength=n_classes).to(surprise)
+    own = torch.cat([surprise, overlap, shares.sum((0, 2, 3)), truth])
+    surprise, overlap, predicted, truth = summed(own).split([1, n_classes - 1, n_classes - 1, n_classes])
+    loss = surprise[0] / truth.sum()
+    present = truth[1:] > 0
+    if not bool(present.any()):
+        return loss
+    dice = 2 * overlap / (predicted + truth[1:])
     return loss + 1 - dice[present].mean()

@@ -196,7 +196,9 @@ def _optimised(
     if size > 1:
         place = torch.device(place.type)  # the one that this process has chosen
     if settings.batch_size < size:
-        raise ValueError(f"batch_size is {settings.batch_size}, processes are {size}; each needs a slice of every batch")
+        raise ValueError(
+            f"batch_size is {settings.batch_size}, processes are {size}; each needs a slice of every batch"
+        )
     with torch.random.fork_rng(devices=_forked(place)), pooled_batch_norm(network):
         run = {**run, "precision": _precision(settings, place)}
         network.to(place).train()

@@ -4,12 +4,13 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from seglens.artifacts import Artifact, hash_of, locked, read_artifact, write_text_whole
+from seglens.processes import alone, from_first, is_first, wait
 
 STAGE_FORMAT = 1
 """Part of every stage's key: raise it when a stage computes something else from the same inputs."""
@@ -96,35 +97,47 @@ class Run:
     def writing(self, study: Mapping[str, Any]) -> Iterator["Run"]:
         """Hold the folder while stages run; what another study finished here is forgotten, its artifacts stay.
 
+        Of several processes at one study the first holds it for all.
+
         Raises:
             ArtifactError: another process holds it.
         """
-        with locked(self.path):
-            if self._read("run.json").get("study") != study:
-                self._stages = {}
+        with locked(self.path) if is_first() else nullcontext():
+            same = from_first(lambda: self._read("run.json").get("study") == study)
+            self._stages = from_first(lambda: self._read("run.json").get("stages", {})) if same else {}
             self._study = dict(study)
             yield self
 
-    def finish(self, stage: Stage, make: Callable[[Path, Path], None]) -> Artifact:
+    def finish(self, stage: Stage, make: Callable[[Path, Path], None], *, together: bool = False) -> Artifact:
         """Return a stage's artifact, computing it only if no equal one is finished.
+
+        Of several processes at one study the first decides what is finished, and keeps the books.
 
         Args:
             stage: what is to be done.
             make: called with the artifact's final folder, which it writes by ``new_artifact``, and with a folder for
                 checkpoints, which is removed when the stage is finished.
+            together: ``make`` deals its work to all processes, so each of them calls it; otherwise the first calls it
+                alone and the others wait.
         """
         path = self.path / "artifacts" / stage.folder
         checkpoint = self.path / "checkpoints" / stage.folder
-        if not path.exists():
-            started = time.perf_counter()
-            make(path, checkpoint)
-            timings = self.timings | {stage.name: round(time.perf_counter() - started, 3)}
-            write_text_whole(self.path / "timings.json", json.dumps(timings, indent=1) + "\n")
-        shutil.rmtree(checkpoint, ignore_errors=True)
+        started = time.perf_counter()
+        missing = not from_first(path.exists)
+        if missing:
+            if together or is_first():
+                with nullcontext() if together else alone():
+                    make(path, checkpoint)
+            wait()
         artifact = read_artifact(path, stage.kind)
         self._stages[stage.name] = {"folder": stage.folder, "hash": artifact.hash}
-        text = json.dumps({"study": self._study, "stages": self._stages}, indent=1, ensure_ascii=False)
-        write_text_whole(self.path / "run.json", text + "\n")
+        if is_first():
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            if missing:
+                timings = self.timings | {stage.name: round(time.perf_counter() - started, 3)}
+                write_text_whole(self.path / "timings.json", json.dumps(timings, indent=1) + "\n")
+            text = json.dumps({"study": self._study, "stages": self._stages}, indent=1, ensure_ascii=False)
+            write_text_whole(self.path / "run.json", text + "\n")
         return artifact
 
     def _read(self, name: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from seglens.artifacts import Artifact, Draft, new_artifact
 from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.quality import dictionary_quality
 from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.processes import from_first
 from seglens.progress import Progress, silent
 from seglens.segmenters.architectures import build_segmenter
 from seglens.segmenters.scoring import evaluate
@@ -134,7 +135,7 @@ class Study:
                 with new_artifact(path, kind=stage.kind, inputs=inputs) as draft:
                     trained.write(draft)
 
-            self._segmenters[name] = Segmenter.read(self._do(stage, make)).to(self.device)
+            self._segmenters[name] = Segmenter.read(self._do(stage, make, together=True)).to(self.device)
         return self._segmenters[name]
 
     def scores(self, name: str) -> None:
@@ -152,7 +153,7 @@ class Study:
             draft.save_table("scores", evaluate(segmenter, slices, hd95=True, progress=progress).table)
 
         inputs = {"segmenter": segmenter.hash, "slices": slices.hash}
-        self._draft(Stage(f"scores/{name}@{cohort}", "scores", inputs), make)
+        self._draft(Stage(f"scores/{name}@{cohort}", "scores", inputs), make, together=True)
 
     def effects(self, name: str) -> Artifact:
         """What mean ablation at each hookpoint does; measured on the val split of the segmenter's own cohort."""
@@ -191,7 +192,7 @@ class Study:
             extract(segmenter, slices, hookpoint, folder=path, progress=progress)
 
         inputs = {"segmenter": segmenter.hash, "slices": slices.hash, "hookpoint": hookpoint}
-        return ActivationStore.read(self._do(Stage(f"store/{name}", "activations", inputs), make))
+        return ActivationStore.read(self._do(Stage(f"store/{name}", "activations", inputs), make, together=True))
 
     def dictionary(self, name: str, variant: str = PLAIN) -> SparseAutoencoder:
         """A segmenter's dictionary, or one of the variants that floors and ceilings need."""
@@ -216,7 +217,7 @@ class Study:
             with new_artifact(path, kind=stage.kind, inputs=inputs) as draft:
                 fitted.write(draft)
 
-        return SparseAutoencoder.read(self._do(stage, make))
+        return SparseAutoencoder.read(self._do(stage, make, together=True))
 
     def quality(self, name: str) -> Artifact:
         """How well a dictionary stands for the activation on the test split, and the untrained segmenter's control."""
@@ -245,7 +246,7 @@ class Study:
             "slices": slices.hash,
             "settings": settings.dictionaries.model_dump(mode="json"),
         }
-        return self._draft(Stage(f"quality/{name}", "quality", inputs), make)
+        return self._draft(Stage(f"quality/{name}", "quality", inputs), make, together=True)
 
     def atlas(self, name: str) -> Artifact:
         """What each latent means, on slices that neither the segmenter nor the dictionary was trained on."""
@@ -308,7 +309,7 @@ class Study:
         seed = self.settings.seed
 
         def make(draft: Draft, progress: Progress) -> None:
-            meanings = describe(dictionary, segmenter, selection, top_k=1)
+            meanings = from_first(lambda: describe(dictionary, segmenter, selection, top_k=1))
             correct(segmenter, dictionary, meanings, selection, judged, seed=seed, progress=progress).write(draft)
 
         inputs = asked | {
@@ -317,7 +318,7 @@ class Study:
             "evaluation": judged.hash,
             "seed": seed,
         }
-        return self._draft(Stage(stage_name, stage_name.split("/", maxsplit=1)[0], inputs), make)
+        return self._draft(Stage(stage_name, stage_name.split("/", maxsplit=1)[0], inputs), make, together=True)
 
     # helpers
 
@@ -357,19 +358,19 @@ class Study:
             self._alive[name, variant] = dictionary, alive_latents(dictionary, store)
         return self._alive[name, variant]
 
-    def _do(self, stage: Stage, make: Callable[[Path, Path, Progress], None]) -> Artifact:
+    def _do(self, stage: Stage, make: Callable[[Path, Path, Progress], None], *, together: bool = False) -> Artifact:
         def announced(path: Path, checkpoint: Path) -> None:
             with self.announce(stage.name) as progress:
                 make(path, checkpoint, progress)
 
-        return self.run.finish(stage, announced)
+        return self.run.finish(stage, announced, together=together)
 
-    def _draft(self, stage: Stage, make: Callable[[Draft, Progress], None]) -> Artifact:
+    def _draft(self, stage: Stage, make: Callable[[Draft, Progress], None], *, together: bool = False) -> Artifact:
         def drafted(path: Path, checkpoint: Path, progress: Progress) -> None:
             with new_artifact(path, kind=stage.kind, inputs=stage.inputs) as draft:
                 make(draft, progress)
 
-        return self._do(stage, drafted)
+        return self._do(stage, drafted, together=together)
 
 
 def training_settings(own: SegmenterSettings) -> TrainingSettings:

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 
 from seglens.artifacts import canonical_json, write_text_whole
+from seglens.processes import is_first, wait
 from seglens.studies.run import Run
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Announce, Study, unseen
@@ -16,6 +17,8 @@ from seglens.studies.summary import summarise
 
 def run_study(settings: StudySettings, out: Path, *, announce: Announce = unseen) -> Run:
     """Do what a study asks for; finished stages are taken as they are.
+
+    In a torch.distributed group every process calls it; `Run.finish` says what each does.
 
     Args:
         settings: what to do.
@@ -33,10 +36,12 @@ def run_study(settings: StudySettings, out: Path, *, announce: Announce = unseen
     with run.writing(settings.model_dump(mode="json")):
         started = time.perf_counter()
         Study(settings, run, announce).run_all()
-        summary = summarise(run, settings)
-        summary["seconds"] = round(time.perf_counter() - started, 1)
-        summary["peak_rss_mib"] = peak_rss_mib()
-        write_text_whole(out / "summary.json", canonical_json(summary) + "\n")
+        if is_first():
+            summary = summarise(run, settings)
+            summary["seconds"] = round(time.perf_counter() - started, 1)
+            summary["peak_rss_mib"] = peak_rss_mib()
+            write_text_whole(out / "summary.json", canonical_json(summary) + "\n")
+        wait()
     return run
 
 

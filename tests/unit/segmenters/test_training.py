@@ -1,7 +1,3 @@
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 
 import polars as pl
@@ -187,6 +183,7 @@ def test_bf16_is_chosen_by_the_processor(monkeypatch):
 
 TWO_PROCESSES = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -194,6 +191,9 @@ import torch
 from torch import nn
 
 from seglens.cohorts.slices import SliceSet
+from seglens.processes import alone, launched, sum_over_ranks
+from seglens.segmenters.batch_norm import pooled_batch_norm
+from seglens.segmenters.loss import dice_cross_entropy
 from seglens.segmenters.segmenter import Segmenter
 from seglens.segmenters.training import TrainingSettings, train_segmenter
 
@@ -201,37 +201,78 @@ folder = Path(sys.argv[1])
 generator = torch.Generator().manual_seed(0)
 images = torch.randn(9, 1, 16, 16, generator=generator)
 masks = (images[:, 0] > 0.5).byte()
+masks[4][masks[4] > 0] = 2  # a class that only one process sees
 index = pl.DataFrame({"case": [f"case{row}" for row in range(9)]})
-labels = {0: "background", 1: "tumour"}
+labels = {0: "background", 1: "tumour", 2: "cyst"}
 slices = SliceSet.from_tensors(images, masks, masks >= 0, index, name="n", sequences=("T1",), labels=labels)
-torch.manual_seed(0)
-network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1))
-start = Segmenter.wrap(network, sequences=("T1",), labels=labels, hookpoints={}, size=16)
-settings = TrainingSettings(steps=3, batch_size=4, learning_rate=1e-2, precision="fp32", checkpoint_every=1)
-trained = train_segmenter(slices, init_from=start, settings=settings, checkpoint=folder / "checkpoints")
-rank = torch.distributed.get_rank()
-torch.save([start.network.state_dict(), trained.network.state_dict()], folder / f"rank{rank}.pt")
-torch.distributed.destroy_process_group()
+
+
+def fresh():
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.GELU(), nn.Conv2d(4, 3, 1)
+    )
+    return Segmenter.wrap(network, sequences=("T1",), labels=labels, hookpoints={}, size=16)
+
+
+def loss_and_gradients(rank, size, dtype):
+    network = fresh().network.to(dtype).train()
+    with pooled_batch_norm(network):
+        loss = dice_cross_entropy(network(images[rank::size].to(dtype)), masks[rank::size])
+        (loss / size).backward()
+    gradients = [parameter.grad for parameter in network.parameters()]
+    sum_over_ranks(gradients)
+    return float(loss), gradients, list(network.buffers())
+
+
+def train(steps, name):
+    settings = TrainingSettings(steps=5, batch_size=5, learning_rate=1e-2, precision="fp32", checkpoint_every=1)
+    stop = None if steps == 5 else steps
+    def progress(done, total, **figures):
+        if done == stop:
+            raise KeyboardInterrupt
+    return train_segmenter(
+        slices, init_from=fresh(), settings=settings, checkpoint=folder / name, augmentation=None, progress=progress
+    ).network.state_dict()
+
+
+def stopped_at(steps, name):
+    try:
+        train(steps, name)
+    except KeyboardInterrupt:
+        return
+    raise AssertionError("not stopped")
+
+
+def close(one, other):
+    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(one, other, strict=True))
+
+
+with launched() as team:
+    with alone():
+        whole = loss_and_gradients(0, 1, torch.float32)
+        single = train(5, f"single{team.rank}")
+    shared = loss_and_gradients(team.rank, 2, torch.float32)
+    assert abs(whole[0] - shared[0]) < 1e-6, (whole[0], shared[0])
+    assert close(whole[1], shared[1]) and close(whole[2], shared[2])
+    pair = train(5, "pair")
+    assert close(single.values(), pair.values())
+    assert not any(torch.equal(pair[name], value) for name, value in fresh().network.state_dict().items())
+    stopped_at(2, "two then one")
+    with alone():
+        if team.rank == 0:
+            resumed = train(5, "two then one")
+            assert close(single.values(), resumed.values())
+            stopped_at(2, "one then two")
+    resumed = train(5, "one then two")
+    assert close(single.values(), resumed.values())
+    torch.save(pair, folder / f"rank{team.rank}.pt")
 """
 
 
-def test_two_processes_train_one_network(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWO_PROCESSES, str(tmp_path)],
-            env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in running]
-    assert [process.returncode for process in running] == [0, 0], errors
-    (start, one), (_, two) = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+def test_two_processes_equal_one_and_go_on_with_each_others_checkpoints(tmp_path, run_ranks):
+    for ended in run_ranks("-c", TWO_PROCESSES, str(tmp_path)):
+        assert ended.returncode == 0, ended.stderr
+    one, two = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)
-    assert not any(torch.equal(one[name], start[name]) for name in one)
-    assert [path.name for path in (tmp_path / "checkpoints").glob("step_*")] == ["step_0000003"]
+    assert [path.name for path in (tmp_path / "pair").glob("step_*")] == ["step_0000005"]
