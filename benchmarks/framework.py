@@ -26,12 +26,15 @@ class Subject:
             inputs, warm-up) is set-up: not timed. It may raise `Unavailable`.
         environment: in whose Python it runs: a name of `benchmarks.environments`, or "own" for the one that runs the
             benchmarks.
+        share: of the case that one repeat does, where all of it would take too long: times are divided by it. Its name
+            must say so.
     """
 
     name: str
     role: Literal["ours", "peer", "floor"]
     make: Callable[[Mapping[str, Any]], Repeat]
     environment: str = "own"
+    share: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,8 @@ def _run_case(
                     times.setdefault(name, []).append((answer["cpu_ms"], answer["wall_ms"]))
         for name in list(workers):
             if answer := ask(name, "peak"):
-                cpu, wall = (statistics.median(column) for column in zip(*times[name], strict=True))
+                share = benchmark.subject(name).share
+                cpu, wall = (statistics.median(column) / share for column in zip(*times[name], strict=True))
                 figures[name] = Figures(cpu, wall, answer["peak_mib"])
     return figures, reasons
 
