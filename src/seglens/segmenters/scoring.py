@@ -14,6 +14,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from seglens.cohorts.slices import SliceSet
+from seglens.processes import dealt, gathered
 from seglens.progress import Progress, silent
 from seglens.segmenters import surface
 from seglens.segmenters.segmenter import Segmenter
@@ -21,6 +22,9 @@ from seglens.shapes import Masks
 
 Counts = Int64[Tensor, "B K 3"]
 """Pixels of each slice and class: true positives, predicted, truth."""
+
+Measured = tuple[Tensor, list[float | None]]
+"""Counts of some slices [B K 3], and HD95 slice by slice, class by class where it was asked for."""
 
 CONVENTIONS = ("dice_pooled", "dice_volume", "dice_slice_present", "dice_slice_empty1")
 SCHEMA: Mapping[str, Any] = {
@@ -211,22 +215,10 @@ def score_predictions(
         raise ValueError(
             f"the predictions are {tuple(predictions.shape)}; {slices.name!r} needs {(len(slices), *slices.size)}"
         )
-    counts: list[Tensor] = []
-    distances: list[float | None] = []
-    for rows in slices.batches(batch_size):
-        predicted, truth = predictions[rows[0] : rows[-1] + 1], slices.masks(rows)
-        counts.append(count_scores(predicted, truth, slices.labels))
-        if with_hd95:
-            spacing = slices.index.select("spacing_row_mm", "spacing_column_mm")[rows].rows()
-            for one_predicted, one_truth, (row_mm, column_mm) in zip(predicted, truth, spacing, strict=True):
-                distances.append(None)  # the background has no lesion surface
-                distances += [
-                    surface.hd95(one_predicted == label, one_truth == label, (row_mm, column_mm))
-                    if row_mm and column_mm
-                    else None
-                    for label in sorted(slices.labels)[1:]
-                ]
-    return scores_from_counts(torch.cat(counts), slices, edit_name=edit_name, distances=distances or None)
+    measured = [
+        _measured(predictions[rows[0] : rows[-1] + 1], slices, rows, with_hd95) for rows in slices.batches(batch_size)
+    ]
+    return _scores_of(measured, slices, edit_name)
 
 
 def scores_from_counts(
@@ -266,6 +258,9 @@ def evaluate(
 ) -> Scores:
     """Predict every slice and compare with its mask.
 
+    In a torch.distributed group the batches are dealt to the processes, and every process returns all scores, equal to
+    those of one process in every bit.
+
     Args:
         segmenter: as it is, with whatever edits are in force.
         slices: with masks, of the segmenter's sequences and labels.
@@ -281,5 +276,35 @@ def evaluate(
     segmenter.check_data(slices.name, slices.sequences, slices.labels)
     if device is not None:
         segmenter.to(device)
-    predictions = predict_slices(segmenter, slices, batch_size, progress)
-    return score_predictions(predictions, slices, with_hd95=hd95, edit_name=edit_name)
+    batches = list(slices.batches(batch_size))
+    own = {}
+    for number in dealt(len(batches)):
+        rows = batches[number]
+        predicted = segmenter.predict(slices.images(rows).to(segmenter.device)).cpu()
+        own[number] = _measured(predicted, slices, rows, hd95)
+        progress(rows[-1] + 1, len(slices))
+    return _scores_of(gathered(own), slices, edit_name)
+
+
+def _measured(predicted: Masks, slices: SliceSet, rows: Sequence[int], with_hd95: bool) -> Measured:
+    """Counts of some slices, and HD95 slice by slice, class by class; no HD95 unless it is asked for."""
+    truth = slices.masks(rows)
+    distances: list[float | None] = []
+    if with_hd95:
+        spacing = slices.index.select("spacing_row_mm", "spacing_column_mm")[rows].rows()
+        for one_predicted, one_truth, (row_mm, column_mm) in zip(predicted, truth, spacing, strict=True):
+            distances.append(None)  # the background has no lesion surface
+            distances += [
+                surface.hd95(one_predicted == label, one_truth == label, (row_mm, column_mm))
+                if row_mm and column_mm
+                else None
+                for label in sorted(slices.labels)[1:]
+            ]
+    return count_scores(predicted, truth, slices.labels), distances
+
+
+def _scores_of(measured: Sequence[Measured], slices: SliceSet, edit_name: str) -> Scores:
+    """Scores of all slices from the measurements of the batches that they were cut into."""
+    distances = [distance for _, batch in measured for distance in batch]
+    counts = torch.cat([counts for counts, _ in measured])
+    return scores_from_counts(counts, slices, edit_name=edit_name, distances=distances or None)

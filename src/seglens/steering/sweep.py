@@ -8,6 +8,7 @@ from seglens.activations.hooks import Change
 from seglens.activations.replay import Replay
 from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.processes import dealt, gathered
 from seglens.progress import Progress, silent
 from seglens.segmenters.scoring import Scores, count_scores, scores_from_counts
 from seglens.segmenters.segmenter import Segmenter
@@ -37,6 +38,8 @@ def sweep(
     progress: Progress = silent,
 ) -> Scores:
     """Score every edit on every slice, bit for bit as `steer` and a full pass would.
+
+    In a torch.distributed group the batches are dealt to the processes, and every process returns all scores.
 
     Args:
         segmenter: the network that the dictionary was fitted to.
@@ -96,19 +99,24 @@ def sweep_changes(
     if twice:
         raise ValueError(f"edits and baselines need different names, none of them {UNEDITED!r}; twice: {twice}")
     replay = Replay(segmenter, hookpoint)
-    counts: dict[str, list[torch.Tensor]] = {name: [] for name in names}
-    for rows in slices.batches(batch_size):
+    batches = list(slices.batches(batch_size))
+    own: dict[int, dict[str, torch.Tensor]] = {}
+    for number in dealt(len(batches)):
+        rows, counts = batches[number], own.setdefault(number, {})
         images, masks = slices.images(rows).to(segmenter.device), slices.masks(rows).to(segmenter.device)
         unedited = replay.record(images)
         predictions = {UNEDITED: most_likely(unedited)}
         predictions |= {name: rule(unedited) for name, rule in rules.items()}
         predictions |= {name: most_likely(run(images)) for name, run in passes.items()}
         for name, predicted in predictions.items():
-            counts[name].append(count_scores(predicted, masks, slices.labels))
+            counts[name] = count_scores(predicted, masks, slices.labels).cpu()
         for name, change in changes.items():
-            counts[name].append(count_scores(most_likely(replay.logits(change(rows))), masks, slices.labels))
+            counts[name] = count_scores(most_likely(replay.logits(change(rows))), masks, slices.labels).cpu()
         progress(rows[-1] + 1, len(slices))
-    return Scores.merged([scores_from_counts(torch.cat(part), slices, edit_name=name) for name, part in counts.items()])
+    parts = gathered(own)
+    return Scores.merged(
+        [scores_from_counts(torch.cat([part[name] for part in parts]), slices, edit_name=name) for name in names]
+    )
 
 
 def always(change: Change) -> RowChange:
