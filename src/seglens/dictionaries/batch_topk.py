@@ -1,57 +1,30 @@
-"""BatchTopK, forward and backward, through the active (token, latent) pairs only.
+"""BatchTopK: which (token, latent) pairs of a batch are active, without holding or sorting all n * m of them."""
 
-Dense training multiplies, sorts and copies arrays [n m] of which k in m entries matter. Here the one dense product is
-the encoder's; all else touches n * k pairs, and the result is the same (the tests compare it with dense autograd).
-"""
-
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
-from seglens.dictionaries.codes import Codes, weighted_rows
+from seglens.devices import fast_bf16
+from seglens.dictionaries.codes import Codes
+from seglens.dictionaries.kernels import pair_dots
 from seglens.processes import gather_over_ranks, rank_and_size, sum_over_ranks
 
-CHUNK_ROWS = 256
-CANDIDATE_MARGIN = 0.93
-"""Candidates lie above this share of the last step's threshold: about 1.4 n*k of them, so a redo is rare."""
-AUXILIARY_ELEMENTS = 2**22
+Screen = Literal["auto", "fp32", "bf16"]
 
-
-class Weights(NamedTuple):
-    """What is trained (or its gradients). The encoder is kept by latent, so that a latent's row is contiguous.
-
-    Attributes:
-        encoder: W_enc transposed, [m d_in].
-        b_enc: [m].
-        decoder: W_dec, [m d_in].
-        b_dec: [d_in].
-    """
-
-    encoder: Float[Tensor, "m d_in"]
-    b_enc: Float[Tensor, " m"]
-    decoder: Float[Tensor, "m d_in"]
-    b_dec: Float[Tensor, " d_in"]
-
-
-@dataclass(frozen=True)
-class Backward:
-    """One batch's loss and gradients, over all processes.
-
-    Attributes:
-        loss: mean squared error over tokens and channels: 1 - explained variance where E||x||^2 = d_in.
-        auxiliary: the auxiliary loss with its coefficient; 0 without dead latents.
-        gradients: of ``loss + auxiliary``.
-        fired: at how many tokens of the batch each latent was active.
-    """
-
-    loss: float
-    auxiliary: float
-    gradients: Weights
-    fired: Int64[Tensor, " m"]
+FP32_ROWS, BF16_ROWS, SAMPLE_ROWS = 256, 1024, 256
+CANDIDATE_MARGINS = (0.97, 0.8, 0.0)
+"""Candidates lie above this share of the last step's threshold: about 1.2 n*k of them. Fewer than n*k: the next share."""
+BF16_PRODUCT = 1.01 * 2.0**-7
+"""|a . b - bf16(a) . bf16(b)| is at most this share of |a| |b|: 2^-8 for each side, and a little for their product."""
+BF16_OFFSET = 2.0**-15
+"""The same of an offset that is given as a sum of two bfloat16 numbers."""
+BF16_RESULT = 1.01 * 2.0**-8
+"""Rounding of that product when it is stored, a share of itself."""
+REFINED_AT_MOST = 4
+"""A screen that leaves more than this times n*k pairs is no gain."""
 
 
 def batch_topk(pre: Float[Tensor, "n m"], k: int) -> Codes:
@@ -65,7 +38,8 @@ def batch_topk(pre: Float[Tensor, "n m"], k: int) -> Codes:
     """
     n, m = pre.shape
     _check_k(k, m)
-    index, values = _above(pre.reshape(-1), 0.0)
+    index = _above(pre, 0.0)
+    values = pre.reshape(-1)[index]
     kept, _ = _keep_largest(values, n * k)
     return _codes(index[kept], values[kept], n, m)
 
@@ -79,13 +53,20 @@ class BatchTopK:
     the bound was. With several processes n counts all tokens of the global batch, and every process finds the same
     threshold.
 
+    Where the processor multiplies bfloat16 matrices fast, such a product screens the pairs: those that cannot reach
+    the bound, given the largest possible rounding, are left out, and the others are computed in float32. The result is
+    the same but for the order in which a float32 dot product is added.
+
     Attributes:
         threshold: the smallest value kept last time; None before.
+        screen: how candidates are found: ``"fp32"``, ``"bf16"`` (of float32 tokens; others take fp32), or ``"auto"``,
+            bf16 on a CPU with AMX tiles.
     """
 
-    def __init__(self, k: int, threshold: float | None = None):
+    def __init__(self, k: int, threshold: float | None = None, screen: Screen = "auto"):
         self.k = k
         self.threshold = threshold
+        self.screen = screen
         self._buffer: Tensor | None = None
 
     def encode(
@@ -101,145 +82,71 @@ class BatchTopK:
         total = torch.tensor([n], device=x.device)
         sum_over_ranks([total])
         wanted = int(total) * self.k
-        bounds = [0.0]
-        if self.threshold is None:
-            bounds.insert(0, self._estimate(x, encoder, offset))
-        else:
-            bounds[:0] = [CANDIDATE_MARGIN * self.threshold, 0.7 * self.threshold]
-        index, values = self._candidates(x, encoder, offset, bounds[0])
-        for lower in bounds[1:]:
+        last = self._estimate(x, encoder, offset) if self.threshold is None else self.threshold
+        for margin in CANDIDATE_MARGINS:
+            bound = margin * last
+            index, values = self._candidates(x, encoder, offset, bound)
             found = torch.tensor([len(values)], device=x.device)
             sum_over_ranks([found])
             if int(found) >= wanted:
                 break
-            index, values = self._candidates(x, encoder, offset, lower)
         kept, self.threshold = _keep_largest(values, wanted)
         return _codes(index[kept], values[kept], n, m)
 
     def _estimate(self, x: Tensor, encoder: Tensor, offset: Tensor) -> float:
-        """A bound from the first rows, the same in every process."""
-        sample = torch.addmm(offset, x[:CHUNK_ROWS], encoder.T).reshape(-1)
-        count = min(len(x), CHUNK_ROWS) * self.k
+        """Roughly the threshold, from the first rows, the same in every process."""
+        sample = torch.addmm(offset, x[:SAMPLE_ROWS], encoder.T).reshape(-1)
+        count = min(len(x), SAMPLE_ROWS) * self.k
         bound = sample.topk(count).values[-1:] if count else sample.new_full((1,), torch.inf)
-        return max(0.0, 0.9 * float(torch.cat(gather_over_ranks(bound)).nan_to_num(0.0).min()))
+        return max(0.0, float(torch.cat(gather_over_ranks(bound)).nan_to_num(0.0).min()))
 
     def _candidates(self, x: Tensor, encoder: Tensor, offset: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+        """Flat places, ascending, and values of all that is above the bound."""
+        bf16 = fast_bf16(x.device) if self.screen == "auto" else self.screen == "bf16"
+        if bf16 and bound > 0 and x.dtype == torch.float32 and x.device.type == "cpu":
+            screened = self._screened(x, encoder, offset, bound)
+            if screened is not None:
+                return screened
         m = len(encoder)
-        if self._buffer is None or self._buffer.shape[1] != m or self._buffer.device != x.device:
-            self._buffer = x.new_empty(CHUNK_ROWS, m)
         indices, values = [torch.zeros(0, dtype=torch.int64, device=x.device)], [x.new_zeros(0)]
-        for start in range(0, len(x), CHUNK_ROWS):
-            part = x[start : start + CHUNK_ROWS]
-            pre = torch.addmm(offset, part, encoder.T, out=self._buffer[: len(part)]).reshape(-1)
-            index, value = _above(pre, bound)
+        for start in range(0, len(x), FP32_ROWS):
+            part = x[start : start + FP32_ROWS]
+            pre = torch.addmm(offset, part, encoder.T, out=self._rows(x, m, FP32_ROWS)[: len(part)]).reshape(-1)
+            index = _above(pre, bound)
             indices.append(index + start * m)
-            values.append(value)
+            values.append(pre[index])
         return torch.cat(indices), torch.cat(values)
 
+    def _screened(self, x: Tensor, encoder: Tensor, offset: Tensor, bound: float) -> tuple[Tensor, Tensor] | None:
+        """Candidates by way of a bfloat16 product; None where it would leave too much to be computed again."""
+        n, m = len(x), len(encoder)
+        largest_error = BF16_PRODUCT * x.norm(dim=1) * encoder.norm(dim=1).max() + BF16_OFFSET * offset.abs().max()
+        lowest = (bound - largest_error) / (1 + BF16_RESULT)
+        # positive bfloat16 numbers are ordered as the integers of their bits, which numpy compares fast; where the
+        # error is as large as the bound, all of the row is taken
+        bounds = torch.where(lowest > 0, lowest.bfloat16().view(torch.int16) - 1, torch.iinfo(torch.int16).min)
+        tokens, latents = _with_offset(x, torch.ones(2)), _with_offset(encoder, _two_bf16(offset)).T
+        allowed = REFINED_AT_MOST * n * self.k
+        places = []
+        for start in range(0, n, BF16_ROWS):
+            part = tokens[start : start + BF16_ROWS]
+            products = torch.mm(part, latents, out=self._rows(part, m, BF16_ROWS)[: len(part)]).view(torch.int16)
+            places.append(_above(products, bounds[start : start + BF16_ROWS, None]) + start * m)
+            allowed -= len(places[-1])
+            if allowed < 0:
+                return None
+        index = torch.cat(places)
+        offsets, numbers = _by_token(index, n, m)
+        values = pair_dots(x, encoder, offsets, numbers) + offset[numbers]
+        above = _above(values, bound)
+        return index[above], values[above]
 
-def backward(
-    x: Float[Tensor, "n d_in"],
-    weights: Weights,
-    codes: Codes,
-    *,
-    dead: Int64[Tensor, " n_dead"] | None = None,
-    auxiliary_k: int = 0,
-    auxiliary_coefficient: float = 1 / 32,
-) -> Backward:
-    """Loss and gradients of one batch by hand, summed over all processes.
-
-    The loss is ``sum((x_hat - x)^2) / (n d_in)`` with ``x_hat = z @ W_dec + b_dec`` and z the selected
-    ``(x - b_dec) @ W_enc + b_enc``. The auxiliary loss (arXiv 2406.04093, section 2.4) asks the ``auxiliary_k`` largest
-    dead latents of each token to reconstruct the error, which counts as constant; it is taken relative to the error's
-    energy, as the paper's own code does: otherwise it fades as the fit gets good, just when dead latents need it.
-
-    Args:
-        x: this process's normalised tokens.
-        weights: the dictionary.
-        codes: their active pairs, from :class:`BatchTopK`.
-        dead: latents that the auxiliary loss is for.
-        auxiliary_k: how many of them a token may use.
-        auxiliary_coefficient: weight of the auxiliary loss.
-
-    Returns:
-        Loss, gradients and how often each latent fired.
-    """
-    total = torch.tensor([len(x)], device=x.device)
-    sum_over_ranks([total])
-    elements = max(int(total) * x.shape[1], 1)
-    centred = x - weights.b_dec
-    values = codes.values.clone().requires_grad_()
-    with torch.enable_grad():
-        reconstruction = weighted_rows(weights.decoder, codes.offsets, codes.latents, values)
-    error = reconstruction.detach() - centred
-    slope = error * (2 / elements)
-    # embedding_bag's own backward is a dot product per active pair, ten times as fast as gathering both sides
-    pair_slopes = torch.autograd.grad(reconstruction, values, slope)[0] if codes.nnz else values.detach()
-    sorting_key = codes.latents.short() if codes.n_latents < 2**15 else codes.latents
-    order = sorting_key.sort(stable=True).indices
-    fired = codes.firing_counts()
-    offsets = torch.cat([fired.new_zeros(1), fired.cumsum(0)])
-    tokens = codes.token_rows()[order]
-    gradients = Weights(
-        encoder=weighted_rows(centred, offsets, tokens, pair_slopes[order]),
-        b_enc=_sum_by(codes.latents, pair_slopes, codes.n_latents),
-        decoder=weighted_rows(slope, offsets, tokens, codes.values[order]),
-        b_dec=slope.sum(0),
-    )
-    auxiliary = x.new_zeros(1)
-    energy = error.square().sum().reshape(1)
-    sum_over_ranks([energy])
-    if dead is not None and len(dead) and auxiliary_k:
-        auxiliary += _add_auxiliary(
-            centred,
-            error,
-            weights,
-            gradients,
-            dead=dead,
-            k=min(auxiliary_k, len(dead)),
-            factor=auxiliary_coefficient / max(float(energy), 1e-30),
-        )
-    sum_over_ranks([*gradients, auxiliary])
-    sum_over_ranks([fired])
-    # b_dec also enters the encoder: its gradient there follows from b_enc's, one dense product less
-    gradients.b_dec.sub_(gradients.b_enc @ weights.encoder)
-    return Backward(float(energy) / elements, float(auxiliary), gradients, fired)
-
-
-def project_decoder_gradient(gradient: Float[Tensor, "m d_in"], decoder: Float[Tensor, "m d_in"]) -> None:
-    """Remove, in place, the part that only changes the length of the unit decoder rows."""
-    along = (gradient * decoder).sum(1, keepdim=True)
-    gradient.addcmul_(along, decoder, value=-1)
-
-
-def _add_auxiliary(
-    centred: Tensor, error: Tensor, weights: Weights, gradients: Weights, *, dead: Tensor, k: int, factor: float
-) -> Tensor:
-    """Add the dead latents' gradients in place; returns the auxiliary loss of this process."""
-    encoder, b_enc, decoder = weights.encoder[dead], weights.b_enc[dead], weights.decoder[dead]
-    into_encoder, into_decoder = torch.zeros_like(encoder), torch.zeros_like(decoder)
-    into_b_enc = torch.zeros_like(b_enc)
-    loss = centred.new_zeros(1)
-    chunk = max(1, AUXILIARY_ELEMENTS // len(dead))
-    for start in range(0, len(centred), chunk):
-        x, residual = centred[start : start + chunk], error[start : start + chunk]
-        pre = torch.addmm(b_enc, x, encoder.T)
-        if k < len(dead):
-            top, places = pre.topk(k, dim=1, sorted=False)
-            pre = torch.zeros_like(pre).scatter_(1, places, top)
-        z = pre.relu_()
-        # the target is minus the error, so their difference is a sum
-        difference = torch.addmm(residual, z, decoder)
-        loss += difference.square().sum() * factor
-        difference *= 2 * factor
-        into_decoder.addmm_(z.T, difference)
-        slopes = (difference @ decoder.T).mul_(z > 0)
-        into_b_enc += slopes.sum(0)
-        into_encoder.addmm_(slopes.T, x)
-    gradients.encoder[dead] += into_encoder
-    gradients.b_enc[dead] += into_b_enc
-    gradients.decoder[dead] += into_decoder
-    return loss
+    def _rows(self, like: Tensor, m: int, rows: int) -> Tensor:
+        """The reused buffer [rows m], of the type and device of ``like``."""
+        buffer = self._buffer
+        if buffer is None or (buffer.shape, buffer.dtype, buffer.device) != ((rows, m), like.dtype, like.device):
+            buffer = self._buffer = like.new_empty(rows, m)
+        return buffer
 
 
 def _check_k(k: int, m: int) -> None:
@@ -247,14 +154,12 @@ def _check_k(k: int, m: int) -> None:
         raise ValueError(f"k is {k}; it must be from 1 to the number of latents, {m}")
 
 
-def _above(flat: Tensor, bound: float) -> tuple[Tensor, Tensor]:
-    """Places and values above a bound. On a CPU by numpy, whose nonzero takes a quarter of the time of torch's."""
-    if flat.device.type == "cpu":
-        array = flat.detach().numpy()
-        places = np.flatnonzero(array > bound)
-        return torch.from_numpy(places), torch.from_numpy(array[places])
-    index = (flat > bound).nonzero()[:, 0]
-    return index, flat[index]
+def _above(array: Tensor, bound: Tensor | float) -> Tensor:
+    """Flat places above a bound. On a CPU by numpy, whose nonzero takes a quarter of the time of torch's."""
+    if array.device.type == "cpu":
+        limit = bound.numpy() if isinstance(bound, Tensor) else bound
+        return torch.from_numpy(np.flatnonzero(array.detach().numpy() > limit))
+    return (array > bound).reshape(-1).nonzero()[:, 0]
 
 
 def _keep_largest(values: Tensor, count: int) -> tuple[Tensor, float]:
@@ -283,14 +188,28 @@ def _keep_largest(values: Tensor, count: int) -> tuple[Tensor, float]:
 
 
 def _codes(index: Tensor, values: Tensor, n: int, m: int) -> Codes:
-    rows = index // m
-    counts = torch.bincount(rows, minlength=n)
-    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return Codes(offsets, (index - rows * m).int(), values, m)
+    """Codes of flat places, which ascend."""
+    offsets, latents = _by_token(index, n, m)
+    return Codes(offsets, latents, values, m)
 
 
-def _sum_by(groups: Tensor, values: Tensor, n_groups: int) -> Tensor:
-    """Sum of values by group; in a fixed order on a CPU (bincount is serial there)."""
-    if groups.device.type == "cpu":
-        return torch.bincount(groups, weights=values.double(), minlength=n_groups).to(values.dtype)
-    return values.new_zeros(n_groups).index_add_(0, groups.long(), values)
+def _by_token(index: Tensor, n: int, m: int) -> tuple[Tensor, Tensor]:
+    """Offsets and latents (compressed sparse rows) of flat places, which ascend."""
+    starts = torch.arange(n + 1, device=index.device) * m
+    offsets = torch.searchsorted(index, starts)
+    return offsets, (index - starts[:-1].repeat_interleave(offsets.diff())).int()
+
+
+def _with_offset(matrix: Tensor, columns: Tensor) -> Tensor:
+    """A matrix in bfloat16 with more columns, given for each row or the same for all."""
+    width = matrix.shape[1]
+    wider = matrix.new_empty(len(matrix), width + columns.shape[-1], dtype=torch.bfloat16)
+    wider[:, :width] = matrix
+    wider[:, width:] = columns
+    return wider
+
+
+def _two_bf16(values: Tensor) -> Tensor:
+    """Numbers as sums of two that bfloat16 can hold, [n 2]."""
+    high = values.bfloat16().float()
+    return torch.stack([high, values - high], 1)

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from seglens.dictionaries.batch_topk import Weights
+from seglens.dictionaries.gradients import Weights
 
 
 @dataclass(frozen=True)

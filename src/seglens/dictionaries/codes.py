@@ -9,6 +9,7 @@ from jaxtyping import Float, Int, Int32, Int64
 from torch import Tensor
 
 MAX_PAIRS_INT32 = 2**31 - 1
+MAX_INT16 = 2**15 - 1
 
 
 class CodeColumns(NamedTuple):
@@ -92,8 +93,13 @@ class Codes:
 
     def columns(self) -> CodeColumns:
         """The same entries by latent."""
-        order = self.latents.sort(stable=True).indices
+        order = self.order_by_latent()
         return CodeColumns(_offsets(self.firing_counts()), self.token_rows()[order].int(), self.values[order])
+
+    def order_by_latent(self) -> Int64[Tensor, " nnz"]:
+        """The entries sorted by latent, and within one by token."""
+        key = self.latents.short() if self.n_latents <= MAX_INT16 else self.latents  # a radix sort of 2 bytes
+        return key.sort(stable=True).indices
 
     def firing_counts(self) -> Int64[Tensor, " m"]:
         """At how many tokens each latent is listed."""

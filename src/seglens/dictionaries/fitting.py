@@ -11,8 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from seglens.artifacts import canonical_json
-from seglens.dictionaries.batch_topk import BatchTopK, Weights, backward, project_decoder_gradient
+from seglens.dictionaries.batch_topk import BatchTopK
 from seglens.dictionaries.checkpoints import FitState, read_checkpoint, write_checkpoint
+from seglens.dictionaries.gradients import Weights, backward, project_decoder_gradient
 from seglens.dictionaries.sae import CHUNK_ELEMENTS, SparseAutoencoder
 from seglens.processes import own_share, rank_and_size, sum_over_ranks
 from seglens.progress import Progress, silent
