@@ -13,6 +13,7 @@ import torch
 from seglens.artifacts import Artifact, Draft
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.processes import dealt, gathered
 from seglens.progress import Progress, silent
 from seglens.segmenters.scoring import Scores
 from seglens.segmenters.segmenter import Segmenter
@@ -265,8 +266,12 @@ def tune_on(
     rows, columns = selection.size
     most = max(batch_size, TUNING_BYTES // (4 * segmenter.n_classes * rows * columns))
     used = selection.select(evenly_spaced(len(selection), most))
-    logits = [segmenter.logits(used.images(batch).to(segmenter.device)).cpu() for batch in used.batches(batch_size)]
-    return tune_rules(torch.cat(logits), used.masks(), target=target, objective=objective)
+    batches = list(used.batches(batch_size))
+    own = {
+        number: segmenter.logits(used.images(batches[number]).to(segmenter.device)).cpu()
+        for number in dealt(len(batches))
+    }
+    return tune_rules(torch.cat(gathered(own)), used.masks(), target=target, objective=objective)
 
 
 def whole_activation(dictionary: SparseAutoencoder) -> dict[str, RowChange]:

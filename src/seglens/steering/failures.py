@@ -14,6 +14,7 @@ from seglens.activations.replay import Replay
 from seglens.artifacts import Artifact, Draft
 from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.processes import from_first
 from seglens.progress import Progress, silent
 from seglens.segmenters.scoring import Scores, evaluate
 from seglens.segmenters.segmenter import Segmenter
@@ -131,7 +132,8 @@ def recover(
     done += len(evaluation)
 
     dead = set(atlas.table.filter(pl.col("dead"))["latent"].to_list())
-    effects = latent_effects(segmenter, dictionary, chosen_from, target=None, batch_size=batch_size)
+    # gradients may differ in their last bits between GPUs: one process ranks the latents for all
+    effects = from_first(lambda: latent_effects(segmenter, dictionary, chosen_from, target=None, batch_size=batch_size))
     by_mass = effects.mass.sort(descending=True, stable=True).indices.tolist()
     chosen = search(
         segmenter,

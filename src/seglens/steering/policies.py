@@ -12,6 +12,7 @@ import polars as pl
 
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.processes import from_first
 from seglens.progress import Progress, silent
 from seglens.segmenters.scoring import Scores
 from seglens.segmenters.segmenter import Segmenter
@@ -123,7 +124,8 @@ def choose_edit(
     unknown = [operation for operation in operations if operation not in alphas]
     if unknown:
         raise ValueError(f"no alphas for {', '.join(unknown)}; give them, or choose among {', '.join(alphas)}")
-    effects = latent_effects(segmenter, dictionary, selection, target=label, batch_size=batch_size)
+    # gradients may differ in their last bits between GPUs: one process ranks the latents for all
+    effects = from_first(lambda: latent_effects(segmenter, dictionary, selection, target=label, batch_size=batch_size))
     allowed = set(range(dictionary.n_latents) if candidates is None else candidates)
     return search(
         segmenter,
