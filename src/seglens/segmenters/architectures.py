@@ -107,16 +107,9 @@ def build_network(architecture: Mapping[str, Any]) -> nn.Module:
     """The module of a description of :func:`describe_architecture`; its weights come from the global generator."""
     settings = architecture["settings"]
     if architecture["name"] == "unet":
-        from monai.networks.nets.basic_unet import BasicUNet
+        from seglens.segmenters.unet import unet
 
-        network: nn.Module = BasicUNet(
-            spatial_dims=2,
-            in_channels=architecture["n_sequences"],
-            out_channels=architecture["n_classes"],
-            features=tuple(settings["features"]),
-            dropout=settings["dropout"],
-        )
-        return network
+        return unet(architecture["n_sequences"], architecture["n_classes"], settings)
     from seglens.segmenters.segformer import segformer
 
     return segformer(architecture["n_sequences"], architecture["n_classes"], settings)
