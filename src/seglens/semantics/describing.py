@@ -75,17 +75,17 @@ def measure(
         with torch.no_grad():
             tokens = activations(segmenter, dictionary.hookpoint, slices.images(rows).to(segmenter.device))
         grid = (tokens.shape[1], tokens.shape[2])
-        codes = dictionary.encode(rearrange(tokens, "B h w d_in -> (B h w) d_in").to(device)).to("cpu")
+        columns = dictionary.encode(rearrange(tokens, "B h w d_in -> (B h w) d_in").to(device)).to("cpu").columns()
         masks, brains = slices.masks(rows), slices.brains(rows)
         regions = slice_regions(masks, brains, brain_depth(brains, spacing_of(slices, rows)), slices.labels)
         pooled = rearrange(pool_regions(regions, grid), "B R h w -> (B h w) R")
-        region_pixels += regions.sum((0, 2, 3), dtype=torch.float64)
-        sums += mass_in_regions(codes, pooled)
-        mass += torch.bincount(codes.latents, weights=codes.values.double(), minlength=m).double()
-        firings += codes.firing_counts()
-        n_tokens += codes.n
+        region_pixels += regions.sum((2, 3)).double().sum(0)  # counts of a slice are exact in float32
+        sums += mass_in_regions(columns, pooled)
+        mass += torch.segment_reduce(columns.values.double(), "sum", offsets=columns.offsets, initial=0)
+        firings += columns.offsets.diff()
+        n_tokens += len(pooled)
         exemplars = exemplars or TopExemplars(m, top_k, grid, n_regions, rank_by)
-        exemplars.update(codes, rows, pooled)
+        exemplars.update(columns, rows, pooled)
         progress(rows[-1] + 1, len(slices))
     if exemplars is None:
         raise ValueError(f"{slices.name!r} has no slices; nothing to describe")

@@ -5,16 +5,16 @@ upsampled map and R a region of the slice. Upsampling is linear, so ``sum (U z) 
 once by the adjoint ``U^T``, and one sparse product of codes with them gives every latent's sums exactly, without a map.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 import torch
-from einops import einsum
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 from torch.nn import functional
 
 from seglens.cohorts.slices import SliceSet
-from seglens.dictionaries.codes import Codes, weighted_rows
+from seglens.dictionaries.codes import CodeColumns, weighted_rows
 from seglens.shapes import BrainMasks, Masks
 
 BOUNDARY_PIXELS = 2
@@ -32,21 +32,22 @@ def region_names(labels: Mapping[int, str]) -> list[str]:
     return [TOTAL, *(f"p_{labels[value]}" for value in sorted(labels)), BOUNDARY, BRAIN, EDGE, DEPTH]
 
 
+@cache
 def upsampling(cells: int, pixels: int) -> Float[Tensor, "pixels cells"]:
-    """The matrix of one axis of torch's bilinear upsampling with ``align_corners=False``."""
+    """The matrix of one axis of torch's bilinear upsampling with ``align_corners=False``; shared, never written to."""
     return functional.interpolate(torch.eye(cells)[None], size=pixels, mode="linear", align_corners=False)[0].T
 
 
 def upsample(maps: Float[Tensor, "e h w"], size: tuple[int, int]) -> Float[Tensor, "e H W"]:
     """Maps on the token grid, bilinearly at full resolution."""
     rows, columns = upsampling(maps.shape[1], size[0]), upsampling(maps.shape[2], size[1])
-    return einsum(rows, maps, columns, "H h, e h w, W w -> e H W")
+    return rows @ maps @ columns.T
 
 
 def pool_regions(regions: Regions, grid: tuple[int, int]) -> Float[Tensor, "B R h w"]:
     """The adjoint of ``upsample``: what each token's upsampled bump holds of each region, in pixels."""
     rows, columns = upsampling(grid[0], regions.shape[2]), upsampling(grid[1], regions.shape[3])
-    return einsum(rows, regions, columns, "H h, B R H W, W w -> B R h w")
+    return rows.T @ (regions @ columns)
 
 
 def slice_regions(
@@ -61,17 +62,20 @@ def slice_regions(
         labels: values that have a class.
     """
     classes = [masks == value for value in sorted(labels)]
-    parts = [torch.ones_like(brains), *classes, label_boundary(masks), brains, edge_band(depth, brains)]
-    return torch.stack([*(part.float() for part in parts), depth], dim=1)
+    parts = [torch.ones_like(brains), *classes, label_boundary(masks), brains, edge_band(depth, brains), depth]
+    regions = torch.empty(len(masks), len(parts), *masks.shape[1:])
+    for number, part in enumerate(parts):
+        regions[:, number] = part
+    return regions
 
 
 def label_boundary(masks: Masks, pixels: int = BOUNDARY_PIXELS) -> Bool[Tensor, "B H W"]:
     """Pixels that have another label within ``pixels`` rows and columns: a band on both sides of a boundary."""
-    values = masks.float()[:, None]
-    window = 2 * pixels + 1
-    highest = functional.max_pool2d(values, window, stride=1, padding=pixels)
-    lowest = -functional.max_pool2d(-values, window, stride=1, padding=pixels)
-    return (highest != lowest)[:, 0]
+    highest = lowest = masks
+    for axis in (1, 2):
+        highest = _over_window(highest, axis, pixels, torch.maximum)
+        lowest = _over_window(lowest, axis, pixels, torch.minimum)
+    return highest != lowest
 
 
 def brain_depth(
@@ -113,14 +117,13 @@ def spacing_of(slices: SliceSet, rows: Sequence[int]) -> list[tuple[float | None
     return slices.index[list(rows)].select("spacing_row_mm", "spacing_column_mm").rows()
 
 
-def mass_in_regions(codes: Codes, pooled: Float[Tensor, "n R"]) -> Float64[Tensor, "m R"]:
+def mass_in_regions(columns: CodeColumns, pooled: Float[Tensor, "n R"]) -> Float64[Tensor, "m R"]:
     """Activation mass of each latent's upsampled maps in each region: one sparse product.
 
     Args:
-        codes: of whole slices.
+        columns: codes of whole slices, by latent.
         pooled: regions pooled at the same tokens.
     """
-    columns = codes.columns()
     return weighted_rows(pooled.double(), columns.offsets, columns.tokens, columns.values)
 
 
@@ -144,6 +147,17 @@ def linear_metrics(sums: Float64[Tensor, "e R"], labels: Mapping[int, str]) -> d
         "edge": by_name[EDGE] / brain,
         "depth": by_name[DEPTH] / brain,
     }
+
+
+def _over_window(values: Masks, axis: int, pixels: int, extreme: Callable[..., Tensor]) -> Masks:
+    """The largest or smallest value among those up to ``pixels`` before and behind; in bytes, 10 x max_pool2d."""
+    out, length = values.clone(), values.shape[axis]
+    for shift in range(1, min(pixels, length - 1) + 1):
+        before, behind = values.narrow(axis, 0, length - shift), values.narrow(axis, shift, length - shift)
+        at_start, at_end = out.narrow(axis, 0, length - shift), out.narrow(axis, shift, length - shift)
+        extreme(at_start, behind, out=at_start)
+        extreme(at_end, before, out=at_end)
+    return out
 
 
 def _sampling(spacing: Sequence[tuple[float | None, float | None]] | None, number: int) -> tuple[float, float]:

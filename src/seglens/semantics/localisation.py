@@ -19,8 +19,8 @@ HIGH_SHARE = 0.5
 """A pixel is highly activated from this share of its map's peak on."""
 ANGULAR_BINS = 36
 """Of 10 degrees each, around the brain's centroid."""
-MAPS_AT_ONCE = 16
-"""So many full-resolution maps stay in the cache; larger batches are slower."""
+PIXELS_AT_ONCE = 2**18
+"""Full-resolution maps of so many pixels together (1 MiB) stay in the cache; larger batches are slower."""
 SLICES_AT_ONCE = 32
 
 METRICS = ("entropy", "spread", "centroid_row", "centroid_column", "lateral_spread", "angular_coverage")
@@ -46,12 +46,14 @@ def localise(
     """
     out = {name: torch.zeros(len(maps)) for name in METRICS}
     order = rows.argsort(stable=True)
-    for wanted in rows.unique().split(SLICES_AT_ONCE):
+    used, counts = rows.unique(return_counts=True)
+    of_each = iter(order.split(counts.tolist()))
+    for wanted in used.split(SLICES_AT_ONCE):
         brains = slices.brains(wanted)
         depth = brain_depth(brains, spacing_of(slices, wanted.tolist()))
         edges = edge_band(depth, brains)
-        for row, brain, edge in zip(wanted.tolist(), brains, edges, strict=True):
-            mine = order[torch.searchsorted(rows[order], row) : torch.searchsorted(rows[order], row, right=True)]
+        for brain, edge in zip(brains, edges, strict=True):
+            mine = next(of_each)
             for name, values in localise_in_slice(maps[mine], brain, edge).items():
                 out[name][mine] = values
     return out
@@ -65,23 +67,25 @@ def localise_in_slice(
         brain = torch.ones_like(brain)
     size = (brain.shape[0], brain.shape[1])
     row_place, column_place = _extent(brain, 1), _extent(brain, 0)
-    to_sum = torch.stack([torch.ones(size[1]), column_place, (column_place - 0.5).abs()], dim=1)
+    over_rows = torch.stack([torch.ones(size[0]), row_place])
+    over_columns = torch.stack([torch.ones(size[1]), column_place, (column_place - 0.5).abs()], dim=1)
     sectors = _sectors(brain, edge)
+    n_brain = brain.sum()
     parts = []
-    for part in maps.float().split(MAPS_AT_ONCE):
+    for part in maps.float().split(max(1, PIXELS_AT_ONCE // brain.numel())):
         full = upsample(part, size)
         total = full.sum((1, 2))
         # -sum p log p with p = h / total, in two passes over the pixels; EPSILON only guards log 0
         logs = full.clamp_min(EPSILON * EPSILON).log_()
         entropy = total.log() - logs.mul_(full).sum((1, 2)) / total
-        high = (full >= HIGH_SHARE * full.amax((1, 2), keepdim=True)).float()
-        by_row = high @ to_sum
-        pixels, columns, distances = by_row.sum(1).unbind(1)
+        high = full.ge_(HIGH_SHARE * full.amax((1, 2), keepdim=True))  # in place: 1.0 and 0.0
+        sums = over_rows @ high @ over_columns
+        pixels, columns, distances = sums[:, 0].unbind(1)
         parts.append(
             {
                 "entropy": entropy,
-                "spread": entropy.exp() / brain.sum(),
-                "centroid_row": by_row[:, :, 0] @ row_place / pixels,
+                "spread": entropy.exp() / n_brain,
+                "centroid_row": sums[:, 1, 0] / pixels,
                 "centroid_column": columns / pixels,
                 "lateral_spread": distances / pixels,
                 "angular_coverage": _coverage(high, sectors),

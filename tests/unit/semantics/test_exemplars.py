@@ -18,7 +18,7 @@ def stream(z, pooled, batch, top_k, rank_by):
     top = TopExemplars(M, top_k, GRID, 4, rank_by)
     for start in range(0, len(z), batch):
         rows = list(range(start, min(start + batch, len(z))))
-        top.update(Codes.from_dense(z[rows].reshape(-1, M)), rows, pooled[rows].reshape(-1, 4))
+        top.update(Codes.from_dense(z[rows].reshape(-1, M)).columns(), rows, pooled[rows].reshape(-1, 4))
     return top.result()
 
 

@@ -107,7 +107,7 @@ def test_linear_metrics_equal_those_of_upsampled_maps(scene):
     regions = geometry.slice_regions(masks, brains, depth, LABELS)
     pooled = geometry.pool_regions(regions, (6, 5)).permute(0, 2, 3, 1).reshape(-1, regions.shape[1])
     codes = Codes.from_dense(z.reshape(-1, 7))
-    got = geometry.linear_metrics(geometry.mass_in_regions(codes, pooled), LABELS)
+    got = geometry.linear_metrics(geometry.mass_in_regions(codes.columns(), pooled), LABELS)
     for latent in range(6):
         h = functional.interpolate(z[..., latent][:, None], size=(24, 20), mode="bilinear", align_corners=False)[:, 0]
         total, in_brain = h.sum(), h[brains].sum()
