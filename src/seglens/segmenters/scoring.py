@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int32, Int64
 from torch import Tensor
 
 from seglens.cohorts.slices import SliceSet
@@ -147,6 +147,46 @@ def _summary(rows: pl.DataFrame) -> dict[str, Any]:
     return result
 
 
+@dataclass(frozen=True)
+class Truth:
+    """True masks of a batch, made ready once to be compared with many predictions.
+
+    Attributes:
+        labels: label value (0..K-1) to name.
+        cells: of each pixel, where the row of its slice and true label begins in the confusion matrices [B K K].
+    """
+
+    labels: Mapping[int, str]
+    cells: Int32[Tensor, "B H W"]
+
+    @classmethod
+    def of(cls, masks: Masks, labels: Mapping[int, str]) -> "Truth":
+        """Make masks ready.
+
+        Raises:
+            ValueError: a value that is not in ``labels``.
+        """
+        _check_values("masks", masks, labels)
+        slice_of = torch.arange(len(masks), device=masks.device, dtype=torch.int32).view(-1, 1, 1)
+        return cls(labels, (slice_of * len(labels) + masks) * len(labels))
+
+    def counts(self, predictions: Masks) -> Counts:
+        """True positives, predicted and true pixels of every slice and class (see `count_scores`).
+
+        Raises:
+            ValueError: another shape than the masks', or a value that is not in ``labels``.
+        """
+        if predictions.shape != self.cells.shape:
+            raise ValueError(
+                f"predictions {tuple(predictions.shape)} and masks {tuple(self.cells.shape)} differ in shape"
+            )
+        _check_values("predictions", predictions, self.labels)
+        n_slices, n_classes = len(predictions), len(self.labels)
+        confusion = torch.bincount((self.cells + predictions).flatten(), minlength=n_slices * n_classes**2)
+        confusion = confusion.view(n_slices, n_classes, n_classes)
+        return torch.stack([confusion.diagonal(dim1=1, dim2=2), confusion.sum(1), confusion.sum(2)], dim=-1)
+
+
 def count_scores(predictions: Masks, masks: Masks, labels: Mapping[int, str]) -> Counts:
     """True positives, predicted and true pixels of every slice and class.
 
@@ -161,19 +201,15 @@ def count_scores(predictions: Masks, masks: Masks, labels: Mapping[int, str]) ->
     Raises:
         ValueError: shapes that differ, or a value that is not in ``labels``.
     """
-    if predictions.shape != masks.shape:
-        raise ValueError(f"predictions {tuple(predictions.shape)} and masks {tuple(masks.shape)} differ in shape")
-    n_slices, n_classes = len(masks), len(labels)
-    for name, values in (("predictions", predictions), ("masks", masks)):
-        if values.numel() and int(values.max()) >= n_classes:
-            raise ValueError(
-                f"{name} hold the value {int(values.max())}, labels are {dict(labels)}; "
-                "map the values in the files when the cohort is read"
-            )
-    slice_of = torch.arange(n_slices, device=masks.device).view(-1, 1, 1) * n_classes**2
-    pairs = slice_of + masks.long() * n_classes + predictions.long()
-    confusion = torch.bincount(pairs.flatten(), minlength=n_slices * n_classes**2).view(n_slices, n_classes, n_classes)
-    return torch.stack([confusion.diagonal(dim1=1, dim2=2), confusion.sum(1), confusion.sum(2)], dim=-1)
+    return Truth.of(masks, labels).counts(predictions)
+
+
+def _check_values(name: str, values: Masks, labels: Mapping[int, str]) -> None:
+    if values.numel() and int(values.max()) >= len(labels):
+        raise ValueError(
+            f"{name} hold the value {int(values.max())}, labels are {dict(labels)}; "
+            "map the values in the files when the cohort is read"
+        )
 
 
 def pooled_dice(counts: Counts, labels: Mapping[int, str]) -> dict[str, float | None]:

@@ -30,16 +30,8 @@ from seglens.steering.baselines import (
     tune_rules,
 )
 from seglens.steering.edits import LatentEdit, change_of, check_edits
-from seglens.steering.policies import (
-    ALPHAS,
-    N_LATENTS,
-    NEUTRAL,
-    choose_edit,
-    label_of,
-    oracle_scores,
-    pooled_objective,
-    random_searches,
-)
+from seglens.steering.policies import ALPHAS, N_LATENTS, choose_edit, label_of, oracle_scores, pooled_objective
+from seglens.steering.searching import NEUTRAL, random_searches
 from seglens.steering.sweep import UNEDITED, RowChange, always, identity_edit, part_of, sweep_changes
 
 OPERATIONS = ("multiply", "add")

@@ -17,6 +17,7 @@ from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.segmenters.segmenter import Segmenter
 from seglens.shapes import TokenGrid, Tokens
+from seglens.steering.shared_codes import Part, SharedCodes, codes_of
 
 Operation = Literal["multiply", "add", "zero", "clamp", "swap"]
 Mode = Literal["difference", "replace"]
@@ -137,15 +138,6 @@ class LatentEdit:
         return Codes(offsets, latents[order].int(), values[order], codes.n_latents)
 
 
-def codes_of(dictionary: SparseAutoencoder, tokens: Tokens, latents: Sequence[int]) -> Float[Tensor, "n s"]:
-    """Codes of a few latents only: no other column of the encoder is multiplied."""
-    chosen = torch.tensor(latents, dtype=torch.int64, device=dictionary.W_enc.device)
-    columns = dictionary.W_enc[:, chosen]
-    offset = dictionary.b_enc[chosen] - dictionary.b_dec @ columns
-    pre = torch.addmm(offset, dictionary.normalise(tokens.to(columns.dtype)), columns)
-    return torch.where(pre > dictionary.theta, pre, 0.0)
-
-
 def swap_source(other: SparseAutoencoder, pairs: Mapping[int, int]) -> SwapSource:
     """Codes for a swap from another dictionary that reads the same activation (paper, section 5.3).
 
@@ -163,8 +155,13 @@ def swap_source(other: SparseAutoencoder, pairs: Mapping[int, int]) -> SwapSourc
     return source
 
 
-def check_edits(segmenter: Segmenter, dictionary: SparseAutoencoder, edits: Sequence[LatentEdit]) -> None:
+def check_edits(segmenter: Segmenter, dictionary: SparseAutoencoder, *groups: Sequence[LatentEdit]) -> None:
     """Refuse edits that do not belong to this dictionary and this segmenter.
+
+    Args:
+        segmenter: the network.
+        dictionary: whose latents are edited.
+        groups: edits; those of one group act together.
 
     Raises:
         ValueError: all that does not fit, in one message.
@@ -176,7 +173,7 @@ def check_edits(segmenter: Segmenter, dictionary: SparseAutoencoder, edits: Sequ
             f"this one is {segmenter.hash[:12]}; fit a dictionary to its activations"
         )
     identity = dictionary.hash
-    for edit in edits:
+    for edit in (edit for group in groups for edit in group):
         if edit.dictionary_hash != identity:
             problems.append(f"edit {edit.name!r} is for dictionary {edit.dictionary_hash[:12]}, not {identity[:12]}")
         if edit.hookpoint != dictionary.hookpoint:
@@ -186,47 +183,48 @@ def check_edits(segmenter: Segmenter, dictionary: SparseAutoencoder, edits: Sequ
         outside = [latent for latent in edit.latents if latent >= dictionary.n_latents]
         if outside:
             problems.append(f"edit {edit.name!r} has latents {outside[:5]}; legal are 0..{dictionary.n_latents - 1}")
-    if len({edit.mode for edit in edits}) > 1:
+    if any(len({edit.mode for edit in group}) > 1 for group in groups):
         problems.append("edits of both modes, difference and replace, at one hookpoint; use one mode for all")
     if problems:
         raise ValueError("; ".join(problems))
 
 
-def change_of(dictionary: SparseAutoencoder, edits: Sequence[LatentEdit], source: SwapSource | None = None) -> Change:
-    """The change of an activation that edits make, one after the other (not checked against a segmenter)."""
-    if any(edit.mode == "replace" for edit in edits):
-        return _replacement(dictionary, edits, source)
+def change_of(
+    dictionary: SparseAutoencoder,
+    edits: Sequence[LatentEdit],
+    source: SwapSource | None = None,
+    shared: SharedCodes | None = None,
+) -> Change:
+    """The change of an activation that edits make, one after the other (not checked against a segmenter).
+
+    Args:
+        dictionary: whose latents are edited.
+        edits: all of one mode.
+        source: codes for swap edits.
+        shared: give the same one to the changes of many edits, and what they have in common is computed once.
+    """
+    replaces = any(edit.mode == "replace" for edit in edits)
     acting = [edit for edit in edits if not edit.is_identity]
-    union = sorted({latent for edit in acting for latent in edit.latents})
-    place = {latent: number for number, latent in enumerate(union)}
-    columns = [torch.tensor([place[latent] for latent in edit.latents]) for edit in acting]
 
     def change(grid: TokenGrid) -> TokenGrid:
-        if not acting:
-            return grid
-        tokens = grid.reshape(-1, grid.shape[-1])
-        codes = codes_of(dictionary, tokens, union)
-        new = codes.clone()
-        for edit, own in zip(acting, columns, strict=True):
-            swapped = source(tokens, edit.latents) if source is not None and edit.operation == "swap" else None
-            new[:, own] = edit.edited(new[:, own], swapped)
-        return _with_difference(grid, dictionary, codes, new, union)
+        own = shared or SharedCodes(dictionary)
+        if replaces:
+            return _replaced(grid, own, edits, source)
+        if len(acting) == 1 and _is_linear(acting[0]):
+            return _with_linear(grid, own, acting[0])
+        return _with_difference(grid, own, acting, source) if acting else grid
 
     return change
 
 
-def slice_change(dictionary: SparseAutoencoder, latents: Int[Tensor, "B s"], value: float) -> Change:
+def slice_change(
+    dictionary: SparseAutoencoder, latents: Int[Tensor, "B s"], value: float, shared: SharedCodes | None = None
+) -> Change:
     """Multiply, in each slice of a batch, that slice's own latents by ``value`` (paper, section 6.1)."""
 
     def change(grid: TokenGrid) -> TokenGrid:
-        tokens = dictionary.normalise(grid.flatten(0, 2).to(dictionary.W_enc.dtype)).view(len(grid), -1, grid.shape[-1])
-        columns = dictionary.W_enc.T[latents]  # [B s d_in]
-        offset = dictionary.b_enc[latents] - columns @ dictionary.b_dec
-        pre = torch.baddbmm(offset[:, None, :], tokens, columns.mT)
-        delta = torch.where(pre > dictionary.theta, pre * (value - 1), 0.0)
-        if not bool(delta.any()):
-            return grid
-        return grid + (delta @ dictionary.W_dec[latents] / dictionary.scale).view_as(grid).to(grid.dtype)
+        own = shared or SharedCodes(dictionary)
+        return grid if value == 1 else _with_part(grid, own.slice_part(grid, latents), value - 1)
 
     return change
 
@@ -263,25 +261,56 @@ def steer(
         yield
 
 
+def _is_linear(edit: LatentEdit) -> bool:
+    """Whether the difference is linear in the value, its other factor the same for all values."""
+    return edit.operation in ("multiply", "zero") or (edit.operation == "add" and edit.where == "everywhere")
+
+
+def _with_linear(grid: TokenGrid, shared: SharedCodes, edit: LatentEdit) -> TokenGrid:
+    if edit.operation == "add":
+        return grid + (shared.rows(edit.latents).sum(0) / shared.dictionary.scale * edit.value).to(grid.dtype)
+    factor = edit.value if edit.operation == "multiply" else 0.0
+    return _with_part(grid, shared.part(grid, edit.latents), factor - 1)
+
+
+def _with_part(grid: TokenGrid, part: Part | None, factor: float) -> TokenGrid:
+    """Add what latents contribute ``factor`` times; tokens where none fires keep their bits."""
+    if part is None:
+        return grid
+    return torch.where(part.fires, grid + (part.grid * factor).to(grid.dtype), grid)
+
+
 def _with_difference(
-    grid: TokenGrid, dictionary: SparseAutoencoder, codes: Tensor, new: Tensor, latents: Sequence[int]
+    grid: TokenGrid, shared: SharedCodes, edits: Sequence[LatentEdit], source: SwapSource | None
 ) -> TokenGrid:
+    union = sorted({latent for edit in edits for latent in edit.latents})
+    place = {latent: number for number, latent in enumerate(union)}
+    codes = shared.codes(grid, union)
+    new = codes.clone()
+    for edit in edits:
+        own = torch.tensor([place[latent] for latent in edit.latents])
+        new[:, own] = edit.edited(new[:, own], _swapped(grid, shared, edit, source))
     changed = (new != codes).any(dim=1)
     if not bool(changed.any()):
         return grid
-    rows = dictionary.W_dec[torch.tensor(latents, device=dictionary.W_dec.device)]
     edited = grid.reshape(-1, grid.shape[-1]).clone()
-    edited[changed] += ((new - codes)[changed] @ rows / dictionary.scale).to(grid.dtype)
+    difference = (new - codes)[changed] @ shared.rows(union) / shared.dictionary.scale
+    edited[changed] += difference.to(grid.dtype)
     return edited.view(grid.shape)
 
 
-def _replacement(dictionary: SparseAutoencoder, edits: Sequence[LatentEdit], source: SwapSource | None) -> Change:
-    def change(grid: TokenGrid) -> TokenGrid:
-        tokens = grid.reshape(-1, grid.shape[-1])
-        codes = dictionary.encode(tokens)
-        for edit in edits:
-            swapped = source(tokens, edit.latents) if source is not None and edit.operation == "swap" else None
-            codes = edit.apply(codes, swapped)
-        return dictionary.decode(codes).to(grid.dtype).view(grid.shape)
+def _replaced(
+    grid: TokenGrid, shared: SharedCodes, edits: Sequence[LatentEdit], source: SwapSource | None
+) -> TokenGrid:
+    codes = shared.all_codes(grid)
+    for edit in edits:
+        codes = edit.apply(codes, _swapped(grid, shared, edit, source))
+    return shared.dictionary.decode(codes).to(grid.dtype).view(grid.shape)
 
-    return change
+
+def _swapped(
+    grid: TokenGrid, shared: SharedCodes, edit: LatentEdit, source: SwapSource | None
+) -> Float[Tensor, "n s"] | None:
+    if source is None or edit.operation != "swap":
+        return None
+    return source(shared.tokens(grid), edit.latents)

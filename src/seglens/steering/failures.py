@@ -24,15 +24,8 @@ from seglens.steering.adaptation import check_disjoint, tune_on, whole_activatio
 from seglens.steering.baselines import mean_slice_foreground, most_likely, random_latents
 from seglens.steering.edits import LatentEdit, change_of, check_edits, slice_change
 from seglens.steering.levers import latent_effects
-from seglens.steering.policies import (
-    N_LATENTS,
-    candidates_of,
-    oracle_choice,
-    oracle_scores,
-    random_searches,
-    search,
-    slice_dice,
-)
+from seglens.steering.policies import N_LATENTS, oracle_choice, oracle_scores, slice_dice
+from seglens.steering.searching import candidates_of, random_searches, search
 from seglens.steering.sweep import UNEDITED, RowChange, always, part_of, sweep, sweep_changes
 
 PAPER_ALPHAS = (0.25, 0.5, 1.0, 2.0, 5.0)

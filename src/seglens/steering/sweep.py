@@ -1,6 +1,7 @@
 """Many edits over many slices: the network in front of the hookpoint runs once a batch, the rest once an edit."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 
 import torch
 
@@ -10,11 +11,12 @@ from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.processes import dealt, gathered
 from seglens.progress import Progress, silent
-from seglens.segmenters.scoring import Scores, count_scores, scores_from_counts
+from seglens.segmenters.scoring import Scores, Truth, scores_from_counts
 from seglens.segmenters.segmenter import Segmenter
 from seglens.shapes import Images, Logits
 from seglens.steering.baselines import Rule, most_likely
-from seglens.steering.edits import LatentEdit, SwapSource, change_of, check_edits
+from seglens.steering.edits import LatentEdit, Operation, SwapSource, change_of, check_edits
+from seglens.steering.shared_codes import SharedCodes
 
 RowChange = Callable[[Sequence[int]], Change]
 """The change of a batch, given the rows of its slices."""
@@ -61,12 +63,13 @@ def sweep(
     """
     if not isinstance(edits, Mapping):
         edits = {edit.name: edit for edit in edits if edit is not None}
-    changes = {}
     groups = {name: [edit] if isinstance(edit, LatentEdit) else list(edit or ()) for name, edit in edits.items()}
-    check_edits(segmenter, dictionary, [])
-    for name, group in groups.items():
-        check_edits(segmenter, dictionary, group)
-        changes[name] = always(change_of(dictionary, group, source))
+    check_edits(segmenter, dictionary, *groups.values())
+    shared = SharedCodes(dictionary)
+    changes = {
+        name: always(change_of(dictionary, group, source, shared)) if _acts(group) else None
+        for name, group in groups.items()
+    }
     return sweep_changes(
         segmenter,
         dictionary.hookpoint,
@@ -84,14 +87,14 @@ def sweep_changes(
     segmenter: Segmenter,
     hookpoint: str,
     slices: SliceSet,
-    changes: Mapping[str, RowChange],
+    changes: Mapping[str, RowChange | None],
     *,
     rules: Mapping[str, Rule] | None = None,
     passes: Mapping[str, Pass] | None = None,
     batch_size: int = 16,
     progress: Progress = silent,
 ) -> Scores:
-    """Like `sweep`, for any change of an activation; ``changes`` get the rows of each batch."""
+    """Like `sweep`, for any change of an activation; ``changes`` get the rows of each batch, None changes nothing."""
     segmenter.check_data(slices.name, slices.sequences, slices.labels)
     rules, passes = rules or {}, passes or {}
     names = [UNEDITED, *changes, *rules, *passes]
@@ -103,20 +106,59 @@ def sweep_changes(
     own: dict[int, dict[str, torch.Tensor]] = {}
     for number in dealt(len(batches)):
         rows, counts = batches[number], own.setdefault(number, {})
-        images, masks = slices.images(rows).to(segmenter.device), slices.masks(rows).to(segmenter.device)
+        images = slices.images(rows).to(segmenter.device)
+        truth = Truth.of(slices.masks(rows).to(segmenter.device), slices.labels)
         unedited = replay.record(images)
         predictions = {UNEDITED: most_likely(unedited)}
         predictions |= {name: rule(unedited) for name, rule in rules.items()}
         predictions |= {name: most_likely(run(images)) for name, run in passes.items()}
         for name, predicted in predictions.items():
-            counts[name] = count_scores(predicted, masks, slices.labels).cpu()
+            counts[name] = truth.counts(predicted).cpu()
         for name, change in changes.items():
-            counts[name] = count_scores(most_likely(replay.logits(change(rows))), masks, slices.labels).cpu()
+            if change is None:
+                counts[name] = counts[UNEDITED]
+            else:
+                counts[name] = truth.counts(most_likely(replay.logits(change(rows)))).cpu()
         progress(rows[-1] + 1, len(slices))
     parts = gathered(own)
     return Scores.merged(
         [scores_from_counts(torch.cat([part[name] for part in parts]), slices, edit_name=name) for name in names]
     )
+
+
+def alpha_grid(
+    dictionary: SparseAutoencoder,
+    latents: Mapping[str, Sequence[int]],
+    alphas: Mapping[Operation, Sequence[float]],
+) -> dict[str, LatentEdit]:
+    """Every operation and alpha of several sets of latents, for one `sweep`.
+
+    Args:
+        dictionary: whose latents they are.
+        latents: name of a set to its latents.
+        alphas: operation to its values, in the dictionary's scaled units.
+
+    Returns:
+        An edit each, named ``"<set> <operation> <alpha>"``.
+
+    Raises:
+        ValueError: an alpha twice.
+
+    Example:
+        >>> alphas = {"multiply": (0, 0.5, 2), "add": (-1, 1)}
+        >>> grid = alpha_grid(dictionary, {"edema": (4, 17)}, alphas)  # doctest: +SKIP
+        >>> scores = sweep(segmenter, dictionary, slices, grid)  # doctest: +SKIP
+        >>> scores.summary("edema multiply 0.5")["dice_pooled"]  # doctest: +SKIP
+    """
+    identity = dictionary.hash
+    edits: dict[str, LatentEdit] = {}
+    for (name, own), (operation, values) in product(latents.items(), alphas.items()):
+        for alpha in values:
+            key = f"{name} {operation} {alpha:g}"
+            if key in edits:
+                raise ValueError(f"two edits would be called {key!r}; give alphas that differ in six digits")
+            edits[key] = LatentEdit(dictionary.hookpoint, identity, tuple(own), operation, alpha)
+    return edits
 
 
 def always(change: Change) -> RowChange:
@@ -138,3 +180,7 @@ def identity_edit(dictionary: SparseAutoencoder, *, replace: bool = False) -> La
     return LatentEdit(
         dictionary.hookpoint, dictionary.hash, (), "multiply", 1.0, "replace" if replace else "difference"
     )
+
+
+def _acts(group: Sequence[LatentEdit]) -> bool:
+    return any(edit.mode == "replace" or not edit.is_identity for edit in group)

@@ -7,7 +7,8 @@ from seglens.activations.hooks import capture
 from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.segmenters.architectures import build_segmenter
-from seglens.steering.edits import LatentEdit, change_of, codes_of, slice_change, steer, swap_source
+from seglens.steering.edits import LatentEdit, change_of, slice_change, steer, swap_source
+from seglens.steering.shared_codes import codes_of
 
 LABELS = {0: "background", 1: "core", 2: "edema"}
 ARCHITECTURES = [("segformer-b0", "stage2"), ("unet", "encoder2")]

@@ -10,9 +10,9 @@ from seglens.steering.policies import (
     oracle_choice,
     oracle_scores,
     pooled_objective,
-    random_searches,
     slice_dice,
 )
+from seglens.steering.searching import random_searches
 
 PLANTED = 3
 
