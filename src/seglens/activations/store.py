@@ -2,24 +2,28 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import polars as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from seglens.activations.moments import Chunks, ShardFacts, centre_of, energies_of, facts_of, scale_of, total_of
+from seglens.activations.shards import Shard, ShardFiles, Shards, shard_name
+from seglens.activations.shuffling import fits_in_buffer, shuffled_batches, slices_in_block
 from seglens.artifacts import Artifact, Draft, hash_of, hash_tensors
 from seglens.shapes import TokenGrid, Tokens
 
 KIND = "activations"
 SHARD_BYTES = 64 * 2**20
-CHUNK = 2**16
+"""Of a shard's tokens as float32."""
 
 
 @dataclass(frozen=True, eq=False)
 class ActivationStore:
-    """Tokens in shards; read from disk they are memory-mapped, so a store may exceed the memory.
+    """Tokens in shards; those on disk are opened when they are read, so a store may exceed the memory.
 
     Token t belongs to slice ``t // (h*w)``, row ``(t % (h*w)) // w``, column ``t % w`` of the grid.
 
@@ -33,7 +37,9 @@ class ActivationStore:
         scale: such that E||(h - centre) * scale||^2 = d_in.
         index: the SliceSet's index: one row a slice, in order.
         hash: identity of the content.
-        shards: grids of consecutive slices ``[b h w d_in]``, all but the last of the same length.
+        shards: grids of consecutive slices, all but the last of the same length.
+        quantisation_error: share of the tokens' variance that keeping them in a narrower type lost,
+            E||kept - h||^2 / E||h - centre||^2; 0 for float32, and where the tokens came in their type.
         transform: matrix ``[d_in d_in]`` applied to ``h - centre`` when tokens are read; None: as they are.
     """
 
@@ -46,13 +52,14 @@ class ActivationStore:
     scale: float
     index: pl.DataFrame
     hash: str
-    shards: tuple[Tensor, ...] = field(repr=False)
+    shards: Shards = field(repr=False)
+    quantisation_error: float = 0.0
     transform: Tensor | None = field(default=None, repr=False)
 
     @property
     def n_slices(self) -> int:
         """Number of slices."""
-        return sum(len(shard) for shard in self.shards)
+        return len(self.index)
 
     @property
     def n_tokens(self) -> int:
@@ -71,25 +78,42 @@ class ActivationStore:
         Raises:
             ValueError: a number that is not in the store.
         """
-        return self._transformed(self._gather(rows, "token", self.grid[0] * self.grid[1]))
+        return self._transformed(self._gather(rows, "token"))
 
     def slice_tokens(self, slice_rows: Sequence[int] | Tensor) -> TokenGrid:
         """Grids ``[B h w d_in]`` of whole slices, float32."""
-        return self._transformed(self._gather(torch.as_tensor(slice_rows), "slice", 1))
+        return self._transformed(self._gather(torch.as_tensor(slice_rows), "slice"))
 
-    def random_batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Tokens]:
+    def random_batches(self, batch_size: int, generator: torch.Generator, *, first: int = 0) -> Iterator[Tokens]:
         """One pass over all tokens in random order; every token comes once, the last batch may be smaller.
 
-        In memory are one batch and the order (4 bytes a token).
+        Up to 256 MiB of float32 tokens (`shuffling.BUFFER_BYTES`) are permuted as a whole. Of a larger store blocks of
+        consecutive slices in random order go through a buffer of that size, and are mixed in it
+        (`shuffling.shuffled_batches`): the memory does not grow with the store, and every block is read once.
 
         Args:
             batch_size: tokens a batch.
             generator: decides the order.
+            first: number of the batch to begin with, for a fit that goes on; what lies before it is not read.
         """
-        kind = torch.int32 if self.n_tokens < 2**31 else torch.int64
-        order = torch.randperm(self.n_tokens, generator=generator, dtype=kind)
-        for rows in order.split(batch_size):
-            yield self.tokens(rows.long())
+        if fits_in_buffer(self.n_tokens, self.d_in):
+            order = torch.randperm(self.n_tokens, generator=generator, dtype=torch.int32)
+            for rows in order[first * batch_size :].split(batch_size):
+                if len(rows):
+                    yield self.tokens(rows.long())
+            return
+        tokens_in_slice = self.grid[0] * self.grid[1]
+        for tokens in shuffled_batches(
+            lambda start, stop: self._gather(torch.arange(start, stop), "slice"),
+            n_slices=self.n_slices,
+            tokens_in_slice=tokens_in_slice,
+            d_in=self.d_in,
+            block=min(slices_in_block(tokens_in_slice, self.d_in), self._slices_in_shard),
+            batch_size=batch_size,
+            generator=generator,
+            first=first,
+        ):
+            yield self._transformed(tokens)
 
     def batches(self, batch_size: int) -> Iterator[Tokens]:
         """All tokens in order, ``batch_size`` at a time."""
@@ -111,7 +135,11 @@ class ActivationStore:
         identity = hash_of({"store": self.hash, "transform": hash_tensors({"matrix": matrix})})
         store = replace(self, transform=whole, hash=identity)
         rotation = torch.allclose(matrix @ matrix.T, torch.eye(self.d_in), atol=1e-4)
-        return store if rotation else replace(store, scale=scale_of(store.shards, self.centre, whole))
+        if rotation:
+            return store
+        chunks = Chunks()
+        energy = total_of(energies_of(shard, chunks, self.centre, whole) for shard in self.shards)
+        return replace(store, scale=scale_of(energy, self.n_tokens, self.d_in))
 
     @classmethod
     def from_grids(
@@ -135,25 +163,74 @@ class ActivationStore:
         Raises:
             ValueError: values that are not finite, or an index of another length.
         """
-        shards = (grids,) if isinstance(grids, Tensor) else tuple(grids)
-        _, rows, columns, d_in = shards[0].shape
+        given = (grids,) if isinstance(grids, Tensor) else tuple(grids)
+        shards = tuple(Shard(values) for values in given)
         n_slices = sum(len(shard) for shard in shards)
         if index is None:
             index = pl.DataFrame({"row": pl.Series(range(n_slices), dtype=pl.UInt32)})
         if len(index) != n_slices:
             raise ValueError(f"{n_slices} slices of activations and {len(index)} rows of index; give one row a slice")
-        centre = mean_of(shards)
+        chunks = Chunks()
+        facts = [facts_of(shard, chunks) for shard in shards]
+        centre = centre_of(facts)
         if not bool(centre.isfinite().all()):
             raise ValueError("activations are not finite; find the slice with seglens.activations.extraction.extract")
-        head = {
+        return cls.assembled(
+            shards,
+            facts,
+            centre,
+            total_of(energies_of(shard, chunks, centre) for shard in shards),
+            hookpoint=hookpoint,
+            segmenter_hash=segmenter_hash,
+            slices_hash=slices_hash,
+            index=index,
+        )
+
+    @classmethod
+    def assembled(
+        cls,
+        shards: Shards,
+        facts: Sequence[ShardFacts],
+        centre: Float[Tensor, " d_in"],
+        energy: float,
+        *,
+        hookpoint: str,
+        segmenter_hash: str,
+        slices_hash: str,
+        index: pl.DataFrame,
+    ) -> "ActivationStore":
+        """A store of shards that have been measured.
+
+        Args:
+            shards: in order.
+            facts: of each of them.
+            centre: the mean token.
+            energy: ``sum ||h - centre||^2`` over all tokens.
+            hookpoint: where they were read.
+            segmenter_hash: of the network.
+            slices_hash: of the SliceSet.
+            index: one row a slice.
+        """
+        identity = {
             "hookpoint": hookpoint,
             "segmenter": segmenter_hash,
             "slices": slices_hash,
-            "shards": [hash_tensors({"tokens": shard}) for shard in shards],
+            "shards": [shard.hash for shard in facts],
         }
-        scale = scale_of(shards, centre)
+        _, rows, columns, d_in = shards[0].values.shape
+        lost = sum(shard.squared_error for shard in facts)
         return cls(
-            hookpoint, segmenter_hash, slices_hash, (rows, columns), d_in, centre, scale, index, hash_of(head), shards
+            hookpoint,
+            segmenter_hash,
+            slices_hash,
+            (rows, columns),
+            d_in,
+            centre,
+            scale_of(energy, len(index) * rows * columns, d_in),
+            index,
+            hash_of(identity),
+            shards,
+            quantisation_error=lost / energy if energy > 0 else 0.0,
         )
 
     def write(self, draft: Draft) -> None:
@@ -167,7 +244,7 @@ class ActivationStore:
                 "a transformed store is made again with transformed(matrix), not written; write its original"
             )
         for number, shard in enumerate(self.shards):
-            draft.save_tensors(shard_name(number), {"tokens": shard})
+            draft.save_tensors(shard_name(number), shard.tensors())
         self.write_head(draft)
 
     def write_head(self, draft: Draft) -> None:
@@ -177,7 +254,7 @@ class ActivationStore:
         draft.save_document("activations", self._head())
 
     def _head(self) -> Mapping[str, Any]:
-        return {
+        head = {
             "hookpoint": self.hookpoint,
             "segmenter_hash": self.segmenter_hash,
             "slices_hash": self.slices_hash,
@@ -187,12 +264,13 @@ class ActivationStore:
             "hash": self.hash,
             "n_shards": len(self.shards),
         }
+        # float32 stores are written as they were before there were other types: the same bytes, the same hash
+        return head | ({"quantisation_error": self.quantisation_error} if self.quantisation_error else {})
 
     @classmethod
     def read(cls, artifact: Artifact) -> "ActivationStore":
         """Open a written store; its tokens stay on disk until they are asked for."""
         head = artifact.document("activations")
-        shards = tuple(artifact.tensors(shard_name(number))["tokens"] for number in range(head["n_shards"]))
         return cls(
             head["hookpoint"],
             head["segmenter_hash"],
@@ -203,53 +281,36 @@ class ActivationStore:
             head["scale"],
             artifact.table("index"),
             head["hash"],
-            shards,
+            ShardFiles(artifact.path, head["n_shards"]),
+            quantisation_error=head.get("quantisation_error", 0.0),
         )
 
-    def _gather(self, rows: Tensor, unit: str, per_slice: int) -> Tensor:
+    @cached_property
+    def _slices_in_shard(self) -> int:
+        return len(self.shards[0])
+
+    def _gather(self, rows: Tensor, unit: Literal["token", "slice"]) -> Tensor:
         rows = rows.reshape(-1).long()
-        n_units = self.n_slices * per_slice
+        units_in_slice = self.grid[0] * self.grid[1] if unit == "token" else 1
+        n_units = self.n_slices * units_in_slice
         if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= n_units):
             raise ValueError(f"{unit} {int(rows.min())}..{int(rows.max())}: the store has {unit}s 0..{n_units - 1}")
-        flat = [shard.flatten(0, 2) if unit == "token" else shard for shard in self.shards]
-        if len(flat) == 1:
-            return flat[0][rows].float()
-        gathered = torch.empty((len(rows), *flat[0].shape[1:]))
-        owners = rows // len(flat[0])
-        for owner in owners.unique().tolist():
+        units_in_shard = self._slices_in_shard * units_in_slice
+        owners = rows // units_in_shard
+        parts = owners.unique().tolist()
+        if len(parts) == 1:
+            return self._part(parts[0], unit, rows - parts[0] * units_in_shard)
+        gathered = torch.empty(len(rows), *(self.grid if unit == "slice" else ()), self.d_in)
+        for owner in parts:
             here = (owners == owner).nonzero().squeeze(1)
-            gathered[here] = flat[owner][rows[here] - owner * len(flat[0])].float()
+            gathered[here] = self._part(owner, unit, rows[here] - owner * units_in_shard)
         return gathered
+
+    def _part(self, number: int, unit: Literal["token", "slice"], rows: Tensor) -> Tensor:
+        shard = self.shards[number]
+        return shard.tokens(rows) if unit == "token" else shard.grids(rows)
 
     def _transformed(self, tokens: Tensor) -> Tensor:
         if self.transform is None:
             return tokens
         return (tokens - self.centre) @ self.transform + self.centre
-
-
-def shard_name(number: int) -> str:
-    """File name (without ending) of a shard."""
-    return f"shard_{number:05d}"
-
-
-def mean_of(shards: Sequence[Tensor]) -> Float[Tensor, " d_in"]:
-    """Mean token, summed in float64."""
-    total = sum(part.double().sum(0) for part in _chunks(shards))
-    assert isinstance(total, Tensor)
-    return (total / sum(shard.shape[:3].numel() for shard in shards)).float()
-
-
-def scale_of(shards: Sequence[Tensor], centre: Tensor, transform: Tensor | None = None) -> float:
-    """The s such that E||(h - centre) * s||^2 = d_in; 1 where all tokens are the same."""
-    energy = 0.0
-    for part in _chunks(shards):
-        deviation = part.float() - centre
-        energy += float((deviation if transform is None else deviation @ transform).double().square().sum())
-    mean_energy = energy / sum(shard.shape[:3].numel() for shard in shards)
-    return (centre.numel() / mean_energy) ** 0.5 if mean_energy > 0 else 1.0
-
-
-def _chunks(shards: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Tokens of all shards in order, some at a time."""
-    for shard in shards:
-        yield from shard.flatten(0, 2).split(CHUNK)

@@ -74,7 +74,7 @@ def test_an_edit_in_force_is_seen():
 
 def test_half_precision_is_kept_and_read_as_float32():
     store = extract(segmenter(), slices_of(), "middle", dtype=torch.float16)
-    assert store.shards[0].dtype == torch.float16
+    assert store.shards[0].values.dtype == torch.float16
     assert store.tokens(torch.arange(2)).dtype == torch.float32
     assert torch.allclose(store.slice_tokens(torch.arange(11)), by_hand(slices_of()), atol=1e-3)
 
