@@ -59,13 +59,9 @@ class Team:
         self.leave()
         mine = json.dumps([code, self.rank])
         told = self._store.compare_set("failed", "", mine).decode()
-        if told != mine:
-            self._store.add("left", 1)
-            return int(json.loads(told)[0]), False
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while self._store.add("left", 0) < self._size - 1 and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS / 5)
-        return code, True
+        first = told == mine
+        self._see_off(counting_self=not first)
+        return int(json.loads(told)[0]), first
 
     def leave(self) -> None:
         """Stop watching the others."""
@@ -77,12 +73,26 @@ class Team:
                 if not self._store.check(["failed"]):
                     continue
                 code = int(json.loads(self._store.get("failed"))[0])
-                self._store.add("left", 1)
-            except RuntimeError:  # the process that keeps the store is gone
+            except RuntimeError:  # the store is gone, and with it the first process
                 if self._over.wait(POLL_SECONDS):
                     return
                 code = 1
+            self._see_off(counting_self=True)
             os._exit(code)
+
+    def _see_off(self, *, counting_self: bool) -> None:
+        """Wait until all but the process that failed know of it, or the store, which the first process keeps, is gone.
+
+        So neither the message nor the store leaves before everybody has read it.
+        """
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        try:
+            known = self._store.add("known", int(counting_self))
+            while known < self._size - 1 and time.monotonic() < deadline:
+                time.sleep(POLL_SECONDS / 5)
+                known = self._store.add("known", 0)
+        except RuntimeError:
+            return
 
 
 @contextmanager
