@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import benchmarks
-from benchmarks.environments import environments, python_of, versions
+from benchmarks.environments import environments, forget_failures, python_of, versions
 from benchmarks.framework import Benchmark, Unavailable
 from benchmarks.growth import figure, growths
 from benchmarks.machine import header
@@ -100,6 +100,7 @@ def load(name: str) -> Benchmark:
 
 def make_environments() -> int:
     """Make every environment that can be made here."""
+    forget_failures()
     for name in environments():
         try:
             python_of(name)

@@ -44,15 +44,28 @@ def python_of(name: str) -> str:
     requirements = REQUIREMENTS / f"{name}.txt"
     if not requirements.exists():
         raise ValueError(f"no environment {name!r}; there are {[OWN, *environments()]}")
-    folder = CACHE / name
+    folder, failed = CACHE / name, CACHE / f"{name}.failed"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     installed = folder / "requirements.txt"  # written last: an environment without it was never finished
     CACHE.mkdir(exist_ok=True)
     with FileLock(CACHE / f"{name}.lock"):
         if not installed.exists() or installed.read_text() != requirements.read_text():
-            _make(name, folder, python)
+            if failed.exists():
+                raise Unavailable(failed.read_text())
+            try:
+                _make(name, folder, python)
+            except Unavailable as error:
+                failed.write_text(f"{error} (to try again: python -m benchmarks --environments make)")
+                raise
             shutil.copyfile(requirements, installed)
     return str(python)
+
+
+def forget_failures() -> None:
+    """Let `python_of` try again what could not be made before."""
+    for failed in CACHE.glob("*.failed"):
+        failed.unlink()
+    python_of.cache_clear()
 
 
 def _make(name: str, folder: Path, python: Path) -> None:
@@ -65,8 +78,9 @@ def _make(name: str, folder: Path, python: Path) -> None:
     made = subprocess.run([*pip, "-r", str(requirements)], cwd=PROJECT, check=False, capture_output=True, text=True)
     if made.returncode:
         shutil.rmtree(folder)
-        errors = [line for line in made.stderr.splitlines() if re.match(r"\s*(error|fatal)", line, re.IGNORECASE)]
-        raise Unavailable(f"environment {name} cannot be made here: {' '.join((errors or ['pip failed'])[0].split())}")
+        lines = [" ".join(line.split()) for line in made.stderr.splitlines()]
+        said = [line for word in ("fatal:", "ERROR:", "error:") for line in lines if line.startswith(word)]
+        raise Unavailable(f"environment {name} cannot be made here: {(said or ['pip failed'])[0]}")
 
 
 def versions(name: str) -> dict[str, str]:

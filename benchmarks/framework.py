@@ -21,20 +21,23 @@ class Subject:
 
     Attributes:
         name: as it stands in the table, unique in its benchmark.
-        role: "ours", "peer" (another library that does the same) or "floor" (what no correct answer can undercut).
+        role: "ours", "peer" (another library that does the same), "other" (does something else; no ratio is taken to
+            it) or "floor" (what no correct answer can undercut).
         make: takes the case's parameters and returns the function that does one repeat. All it does itself (imports,
             inputs, warm-up) is set-up: not timed. It may raise `Unavailable`.
         environment: in whose Python it runs: a name of `benchmarks.environments`, or "own" for the one that runs the
             benchmarks.
         share: of the case that one repeat does, where all of it would take too long: times are divided by it. Its name
             must say so.
+        load: imports what `make` will use. The memory that libraries themselves take is not counted as the subject's.
     """
 
     name: str
-    role: Literal["ours", "peer", "floor"]
+    role: Literal["ours", "peer", "other", "floor"]
     make: Callable[[Mapping[str, Any]], Repeat]
     environment: str = "own"
     share: float = 1.0
+    load: Callable[[], object] = lambda: None
 
 
 @dataclass(frozen=True)

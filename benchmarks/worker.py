@@ -40,6 +40,7 @@ def main(module: str, case: str, subject_name: str) -> None:
     def make() -> dict[str, Any]:
         nonlocal repeat, base
         _load_libraries()
+        subject.load()
         base = resident()
         repeat = subject.make(benchmark.cases[case])
         gc.collect()

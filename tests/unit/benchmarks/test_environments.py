@@ -22,7 +22,10 @@ def one_environment(tmp_path, monkeypatch):
 
 def test_an_environment_is_made_once_and_again_when_its_requirements_change(one_environment, capsys):
     python = environments.python_of("peer")
-    assert subprocess.run([python, "-c", "import sys; sys.exit(sys.prefix == sys.base_prefix)"]).returncode == 0
+    assert (
+        subprocess.run([python, "-c", "import sys; sys.exit(sys.prefix == sys.base_prefix)"], check=False).returncode
+        == 0
+    )
     assert "making the environment peer" in capsys.readouterr().err
     environments.python_of.cache_clear()
     environments.python_of("peer")
@@ -33,12 +36,21 @@ def test_an_environment_is_made_once_and_again_when_its_requirements_change(one_
     assert "making the environment peer" in capsys.readouterr().err
 
 
-def test_what_cannot_be_installed_is_unavailable_and_leaves_nothing(one_environment):
+def test_what_cannot_be_installed_is_unavailable_until_asked_again(one_environment, capsys):
     missing = one_environment / "nowhere.whl"
     (one_environment / "requirements" / "peer.txt").write_text(f"{missing}\n")
     with pytest.raises(Unavailable, match="environment peer cannot be made here: ERROR"):
         environments.python_of("peer")
     assert not (one_environment / "cache" / "peer").exists()
+    capsys.readouterr()
+    with pytest.raises(Unavailable, match="to try again: python -m benchmarks --environments make"):
+        environments.python_of("peer")
+    assert capsys.readouterr().err == ""  # remembered, not tried again
+    (one_environment / "requirements" / "peer.txt").write_text("# nothing\n")
+    environments.forget_failures()
+    assert (one_environment / "cache" / "peer").exists() is False
+    environments.python_of("peer")
+    assert (one_environment / "cache" / "peer" / "requirements.txt").exists()
 
 
 def test_own_is_this_python_and_an_unknown_name_is_refused(one_environment):

@@ -27,7 +27,7 @@ def test_every_benchmark_of_the_project_can_be_run(name):
     assert json.loads(json.dumps({case: dict(values) for case, values in benchmark.cases.items()}))
     assert any(subject.role == "ours" for subject in benchmark.subjects)
     assert {subject.environment for subject in benchmark.subjects} <= {OWN, *environments()}
-    assert all(subject.role in ("ours", "peer", "floor") for subject in benchmark.subjects)
+    assert all(subject.role in ("ours", "peer", "other", "floor") for subject in benchmark.subjects)
 
 
 def test_an_unknown_benchmark_is_refused_with_the_known_ones():
