@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from seglens.allocator import keep_freed_memory
+
 if TYPE_CHECKING:
     from seglens.studies.run import Run
     from seglens.studies.settings import StudySettings
@@ -242,6 +244,7 @@ def _pairs(text: str | None) -> dict[str, str]:
 
 def main() -> None:
     """Entry point; exit codes: 0 done, 1 fault of ours, 2 refused, 3 done with quarantined cases."""
+    keep_freed_memory()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.exit(_as_one_of_many())
     code, complaint = _answer()

@@ -1,0 +1,43 @@
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from seglens import allocator
+from seglens.allocator import keep_freed_memory
+
+FAULTS = """
+import resource
+import torch
+from seglens.allocator import keep_freed_memory
+
+assert keep_freed_memory()
+
+def passes(count):
+    for _ in range(count):
+        (torch.ones(2**22) + 1) * 2
+
+passes(3)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+passes(10)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc keeps what it is told to keep")
+def test_freed_memory_is_not_cleared_again():
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    # 30 tensors of 4096 pages; with glibc's own settings each page is cleared each time
+    assert int(done.stdout) < 4096
+
+
+def test_other_systems_are_left_alone(monkeypatch):
+    monkeypatch.setattr(allocator.sys, "platform", "darwin")
+    assert not keep_freed_memory()
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch):
+    monkeypatch.setattr(allocator.sys, "platform", "linux")
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _name: object())
+    assert not keep_freed_memory()
