@@ -49,8 +49,7 @@ def study_file(tmp_path_factory):
         "segmenters": {"discs": {"cohort": "discs", "steps": 8, "batch_size": 6}},
         "hookpoint": "stage1",
         "dictionaries": {"k": 4, "expansion": 2, "steps": 10, "batch_size": 500, "controls": False},
-        "steering": [{"segmenter": "discs", "cohort": "discs", "label": "tumour"}],
-        "failures": [{"segmenter": "discs", "cohort": "discs", "worst": 5}],
+        "failures": [{"segmenter": "discs", "cohort": "discs", "worst": 4}],
         "atlas_top_k": 2,
     }
     path = folder / "study.yaml"
