@@ -18,7 +18,7 @@ def passes(count):
     for _ in range(count):
         (torch.ones(2**22) + 1) * 2
 
-passes(3)
+passes(10)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 passes(10)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -28,8 +28,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc keeps what it is told to keep")
 def test_freed_memory_is_not_cleared_again():
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
-    # 30 tensors of 4096 pages; with glibc's own settings each page is cleared each time
-    assert int(done.stdout) < 4096
+    # ten times three tensors of 4096 pages, all of which glibc would give back and get again
+    assert int(done.stdout) < 30 * 4096 / 5
 
 
 def test_other_systems_are_left_alone(monkeypatch):
