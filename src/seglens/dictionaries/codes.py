@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Int32, Int64
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 MAX_PAIRS_INT32 = 2**31 - 1
 MAX_INT16 = 2**15 - 1
@@ -79,6 +82,13 @@ class Codes:
         dense[self.token_rows(), self.latents.long()] = self.values
         return dense
 
+    def to_scipy(self) -> "csr_matrix":
+        """The codes (on a CPU) as a sparse matrix [n m] of scipy, which shares their memory where it can."""
+        from scipy.sparse import csr_matrix
+
+        parts = (self.values.numpy(), self.latents.numpy(), self.offsets.numpy())
+        return csr_matrix(parts, shape=(self.n, self.n_latents))
+
     def rows(self, rows: Int[Tensor, " r"] | Sequence[int] | slice) -> "Codes":
         """The codes of these tokens, in the order given; like ``dense[rows]``."""
         if isinstance(rows, slice):
@@ -93,6 +103,10 @@ class Codes:
 
     def columns(self) -> CodeColumns:
         """The same entries by latent."""
+        if self.values.device.type == "cpu" and not self.values.requires_grad:
+            matrix = self.to_scipy().tocsc()  # a counting sort, 4 to 10 x as fast as a sort
+            offsets, tokens = torch.from_numpy(matrix.indptr).long(), torch.from_numpy(matrix.indices).int()
+            return CodeColumns(offsets, tokens, torch.from_numpy(matrix.data))
         order = self.order_by_latent()
         return CodeColumns(_offsets(self.firing_counts()), self.token_rows()[order].int(), self.values[order])
 

@@ -75,17 +75,17 @@ def measure(
         with torch.no_grad():
             tokens = activations(segmenter, dictionary.hookpoint, slices.images(rows).to(segmenter.device))
         grid = (tokens.shape[1], tokens.shape[2])
-        columns = dictionary.encode(rearrange(tokens, "B h w d_in -> (B h w) d_in").to(device)).to("cpu").columns()
+        codes = dictionary.encode(rearrange(tokens, "B h w d_in -> (B h w) d_in").to(device)).to("cpu")
         masks, brains = slices.masks(rows), slices.brains(rows)
         regions = slice_regions(masks, brains, brain_depth(brains, spacing_of(slices, rows)), slices.labels)
         pooled = rearrange(pool_regions(regions, grid), "B R h w -> (B h w) R")
         region_pixels += regions.sum((2, 3)).double().sum(0)  # counts of a slice are exact in float32
-        sums += mass_in_regions(columns, pooled)
-        mass += torch.segment_reduce(columns.values.double(), "sum", offsets=columns.offsets, initial=0)
-        firings += columns.offsets.diff()
-        n_tokens += len(pooled)
+        sums += mass_in_regions(codes, pooled)
+        mass += mass_in_regions(codes, torch.ones(codes.n, 1))[:, 0]
+        firings += codes.firing_counts()
+        n_tokens += codes.n
         exemplars = exemplars or TopExemplars(m, top_k, grid, n_regions, rank_by)
-        exemplars.update(columns, rows, pooled)
+        exemplars.update(codes, rows, pooled)
         progress(rows[-1] + 1, len(slices))
     if exemplars is None:
         raise ValueError(f"{slices.name!r} has no slices; nothing to describe")

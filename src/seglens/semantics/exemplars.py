@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from seglens.dictionaries.codes import CodeColumns
+from seglens.dictionaries.codes import Codes
 
 RankBy = Literal["mass", "peak"]
 
@@ -41,20 +41,19 @@ class TopExemplars:
         self._maps = torch.zeros(n_latents * top_k, grid[0] * grid[1])
         self._sums = torch.zeros(n_latents * top_k, n_regions, dtype=torch.float64)
 
-    def update(self, columns: CodeColumns, rows: Sequence[int], pooled: Float[Tensor, "n R"]) -> None:
+    def update(self, codes: Codes, rows: Sequence[int], pooled: Float[Tensor, "n R"]) -> None:
         """Take a batch of slices into account.
 
         Args:
-            columns: codes of the batch's tokens, slice after slice, by latent.
+            codes: of the batch's tokens, slice after slice.
             rows: the slices' row numbers, each seen only once.
             pooled: the slices' regions pooled at the tokens.
         """
         m, top_k = self._scores.shape
         tokens, batch = self.grid[0] * self.grid[1], len(rows)
-        # entries are sorted by latent and then by token, so those of one latent in one slice lie together
-        key = (torch.arange(m) * batch).repeat_interleave(columns.offsets.diff())
-        key += torch.arange(batch).repeat_interleave(tokens).index_select(0, columns.tokens)
-        lengths = torch.bincount(key, minlength=m * batch)
+        of_slices = codes.latents.split(codes.offsets[::tokens].diff().tolist())
+        lengths = torch.stack([torch.bincount(latents, minlength=m) for latents in of_slices], dim=1).flatten()
+        columns = codes.columns()  # by latent and then by token: the entries of a latent in a slice lie together
         reduction = "sum" if self.rank_by == "mass" else "max"
         found = torch.segment_reduce(columns.values.double(), reduction, lengths=lengths, initial=0)
         new = torch.cat([self._scores, found.view(m, batch)], dim=1)

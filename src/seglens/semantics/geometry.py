@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from seglens.cohorts.slices import SliceSet
-from seglens.dictionaries.codes import CodeColumns, weighted_rows
+from seglens.dictionaries.codes import Codes
 from seglens.shapes import BrainMasks, Masks
 
 BOUNDARY_PIXELS = 2
@@ -117,14 +117,14 @@ def spacing_of(slices: SliceSet, rows: Sequence[int]) -> list[tuple[float | None
     return slices.index[list(rows)].select("spacing_row_mm", "spacing_column_mm").rows()
 
 
-def mass_in_regions(columns: CodeColumns, pooled: Float[Tensor, "n R"]) -> Float64[Tensor, "m R"]:
+def mass_in_regions(codes: Codes, pooled: Float[Tensor, "n R"]) -> Float64[Tensor, "m R"]:
     """Activation mass of each latent's upsampled maps in each region: one sparse product.
 
     Args:
-        columns: codes of whole slices, by latent.
+        codes: of whole slices, on a CPU.
         pooled: regions pooled at the same tokens.
     """
-    return weighted_rows(pooled.double(), columns.offsets, columns.tokens, columns.values)
+    return torch.from_numpy(codes.to_scipy().T @ pooled.double().numpy())
 
 
 def linear_metrics(sums: Float64[Tensor, "e R"], labels: Mapping[int, str]) -> dict[str, Float64[Tensor, " e"]]:

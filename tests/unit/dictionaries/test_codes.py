@@ -35,6 +35,24 @@ def test_columns_are_the_transposed_codes(dense):
     assert torch.equal(Codes.from_dense(dense).firing_counts(), (dense != 0).sum(0))
 
 
+@pytest.mark.parametrize("shape", [(0, 5), (1, 1), (4, 3)])
+def test_columns_of_nothing(shape):
+    offsets, tokens, values = Codes.from_dense(torch.zeros(shape)).columns()
+    assert offsets.tolist() == [0] * (shape[1] + 1) and offsets.dtype == torch.int64
+    assert len(tokens) == len(values) == 0 and tokens.dtype == torch.int32 and values.dtype == torch.float32
+
+
+def test_columns_of_a_graph_equal_the_others_and_keep_it(dense):
+    codes = Codes.from_dense(dense)
+    with_graph = codes.with_values(codes.values.clone().requires_grad_()).columns()
+    assert with_graph.values.requires_grad
+    assert all(torch.equal(one, other) for one, other in zip(with_graph, codes.columns(), strict=True))
+
+
+def test_scipy_sees_the_same_matrix(dense):
+    assert torch.equal(torch.from_numpy(Codes.from_dense(dense).to_scipy().toarray()), dense)
+
+
 @pytest.mark.parametrize("rows", [[4, 0, 4, 3], [], slice(1, 6, 2), torch.tensor([6])])
 def test_rows_index_like_a_dense_array(dense, rows):
     assert torch.equal(Codes.from_dense(dense).rows(rows).to_dense(), dense[rows])

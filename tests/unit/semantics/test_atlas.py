@@ -132,6 +132,25 @@ def test_dead_latents_are_named_so_and_have_nulls(atlas):
     assert atlas.table.filter(~pl.col("dead"))["name"].n_unique() > 1
 
 
+def test_one_slice_and_more_exemplars_asked_for_than_slices(dictionary, segmenter, slices, z):
+    alone = describe(dictionary, segmenter, slices.select([2]), top_k=5)
+    fires = z[2].sum((0, 1)) > 0
+    assert torch.equal(torch.tensor(alone.table["n_exemplars"].to_list()), fires.int())
+    for latent in fires.nonzero()[:, 0].tolist():
+        row = alone.of(latent)
+        for name, value in ratios(full(z[2:3, ..., latent]), slices.masks([2]), slices.brains([2])).items():
+            assert row[name] == pytest.approx(float(value), abs=1e-5), name
+            assert row[f"{name}_top"] == pytest.approx(row[name], abs=1e-6)
+
+
+def test_a_dictionary_in_which_nothing_fires(segmenter, slices):
+    silent = SparseAutoencoder(5, 12, k=3, hookpoint="middle", segmenter_hash=segmenter.hash)
+    silent.theta.fill_(1e6)
+    atlas = describe(silent, segmenter, slices, top_k=3, batch_size=2)
+    assert atlas.table["dead"].all() and len(atlas.exemplars) == len(atlas.maps) == 0
+    assert set(atlas.table["name"]) == {"dead"} and atlas.table["entropy"].null_count() == 12
+
+
 def test_batch_size_changes_nothing_that_matters(atlas, dictionary, segmenter, slices):
     other = describe(dictionary, segmenter, slices, top_k=3, batch_size=7)
     assert other.exemplars.equals(atlas.exemplars) and torch.equal(other.maps, atlas.maps)

@@ -18,14 +18,18 @@ def stream(z, pooled, batch, top_k, rank_by):
     top = TopExemplars(M, top_k, GRID, 4, rank_by)
     for start in range(0, len(z), batch):
         rows = list(range(start, min(start + batch, len(z))))
-        top.update(Codes.from_dense(z[rows].reshape(-1, M)).columns(), rows, pooled[rows].reshape(-1, 4))
+        top.update(Codes.from_dense(z[rows].reshape(-1, M)), rows, pooled[rows].reshape(-1, 4))
     return top.result()
 
 
 @pytest.mark.parametrize("rank_by", ["mass", "peak"])
 @pytest.mark.parametrize("batch", [1, 3, 40])
-def test_equals_sorting_all_slices(rank_by, batch):
+@pytest.mark.parametrize("order", ["mixed", "rising", "falling"])
+def test_equals_sorting_all_slices(rank_by, batch, order):
     z, pooled = slices_of(20)
+    if order != "mixed":  # every slice enters, or none after the first
+        by_mass = z.sum((1, 2)).argsort(descending=order == "falling")
+        z, pooled = z[by_mass], pooled[by_mass]
     places, scores, maps, sums = stream(z, pooled, batch, 4, rank_by)
     number = 0
     for latent in range(M):
@@ -41,11 +45,21 @@ def test_equals_sorting_all_slices(rank_by, batch):
     assert 0 not in places[:, 0]
 
 
-def test_fewer_slices_than_k():
-    z, pooled = slices_of(2)
-    places, scores, _, _ = stream(z, pooled, 2, 8, "mass")
+@pytest.mark.parametrize("n", [1, 2])
+def test_fewer_slices_than_k(n):
+    z, pooled = slices_of(n)
+    places, scores, maps, _ = stream(z, pooled, 2, 8, "mass")
     assert len(places) == int((z.sum(1) > 0).sum())
     assert (scores > 0).all()
+    for (latent, _, row), own in zip(places.tolist(), maps, strict=True):
+        assert torch.equal(own.reshape(-1), z[row, :, latent])
+
+
+def test_equal_slices_keep_the_earliest():
+    z, pooled = slices_of(1)
+    z, pooled = z.expand(7, -1, -1), pooled.expand(7, -1, -1)
+    places, _, _, _ = stream(z, pooled, 2, 3, "mass")
+    assert {tuple(rows.tolist()) for rows in places[:, 2].view(-1, 3)} == {(0, 1, 2)}
 
 
 def test_nothing_fires():

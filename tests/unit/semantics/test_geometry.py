@@ -90,6 +90,13 @@ def test_label_boundary_is_a_band_on_both_sides(scene):
     assert geometry.label_boundary(straight)[0, 0].tolist() == [False, False, True, True, True, True, False, False]
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (2, 7), (9, 1), (6, 8)])
+@pytest.mark.parametrize("pixels", [1, 2, 3])
+def test_label_boundary_of_slices_smaller_than_its_window(shape, pixels):
+    mask = torch.randint(0, 4, shape, generator=torch.Generator().manual_seed(shape[0])).to(torch.uint8) * 85
+    assert torch.equal(geometry.label_boundary(mask[None], pixels)[0], slow_boundary(mask, pixels))
+
+
 def test_edge_band_is_shallow_brain_and_never_empty(scene):
     depth = geometry.brain_depth(scene[1])
     edge = geometry.edge_band(depth, scene[1])
@@ -100,14 +107,19 @@ def test_edge_band_is_shallow_brain_and_never_empty(scene):
     assert torch.equal(geometry.edge_band(geometry.brain_depth(dot), dot), dot)
 
 
-def test_linear_metrics_equal_those_of_upsampled_maps(scene):
+@pytest.mark.parametrize("n", [3, 1])
+@pytest.mark.parametrize("grid", [(6, 5), (7, 9), (24, 20), (1, 1)])
+def test_linear_metrics_equal_those_of_upsampled_maps(scene, grid, n):
     """The slow twin: every metric of appendix C by its formula on explicit full-resolution maps."""
-    masks, brains, z = scene
+    masks, brains = scene[0][:n], scene[1][:n]
+    z = torch.rand(n, *grid, 7, generator=torch.Generator().manual_seed(1)) + 0.01
+    z[(z < 0.5) & (torch.arange(grid[0] * grid[1]).view(*grid, 1) > 0)] = 0
+    z[..., 6] = 0
     depth = geometry.brain_depth(brains)
     regions = geometry.slice_regions(masks, brains, depth, LABELS)
-    pooled = geometry.pool_regions(regions, (6, 5)).permute(0, 2, 3, 1).reshape(-1, regions.shape[1])
+    pooled = geometry.pool_regions(regions, grid).permute(0, 2, 3, 1).reshape(-1, regions.shape[1])
     codes = Codes.from_dense(z.reshape(-1, 7))
-    got = geometry.linear_metrics(geometry.mass_in_regions(codes.columns(), pooled), LABELS)
+    got = geometry.linear_metrics(geometry.mass_in_regions(codes, pooled), LABELS)
     for latent in range(6):
         h = functional.interpolate(z[..., latent][:, None], size=(24, 20), mode="bilinear", align_corners=False)[:, 0]
         total, in_brain = h.sum(), h[brains].sum()
@@ -128,6 +140,11 @@ def test_linear_metrics_equal_those_of_upsampled_maps(scene):
             assert abs(float(got[name][latent]) - float(value)) < 1e-5, name
     assert got["p_edema"][6].isnan()
     assert all(got[name][:6].isfinite().all() for name in got)
+
+
+def test_nothing_fires_and_nothing_has_mass():
+    empty = Codes.from_dense(torch.zeros(30, 4))
+    assert torch.equal(geometry.mass_in_regions(empty, torch.ones(30, 3)), torch.zeros(4, 3, dtype=torch.float64))
 
 
 def test_without_a_foreground_class_nothing_is_inside(scene):

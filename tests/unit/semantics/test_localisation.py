@@ -58,6 +58,19 @@ def test_equals_the_definitions_on_upsampled_maps(brain, density):
             assert float(got[name][number]) == pytest.approx(value, rel=1e-5, abs=1e-5), name
 
 
+@pytest.mark.parametrize("at_once", [1, 24 * 20, 2 * 24 * 20, 10**9])
+@pytest.mark.parametrize("grid", [(7, 9), (1, 1), (24, 20)])
+def test_equals_the_definitions_however_many_maps_at_once(brain, monkeypatch, at_once, grid):
+    monkeypatch.setattr(localisation, "PIXELS_AT_ONCE", at_once)
+    maps = torch.rand(3, *grid, generator=torch.Generator().manual_seed(1)) + 0.01
+    edge = geometry.edge_band(geometry.brain_depth(brain[None]), brain[None])[0]
+    got = localisation.localise_in_slice(maps, brain, edge)
+    full = functional.interpolate(maps[:, None], size=SIZE, mode="bilinear", align_corners=False)[:, 0]
+    for number, h in enumerate(full):
+        for name, value in slow(h, brain, edge).items():
+            assert float(got[name][number]) == pytest.approx(value, rel=1e-5, abs=1e-5), name
+
+
 def test_sides_rows_and_concentration_are_told_apart(brain):
     maps = torch.zeros(4, 12, 10)
     maps[0, 6, 2] = maps[1, 6, 7] = maps[2, 1, 4] = 1
