@@ -136,13 +136,18 @@ class ForwardPass:
             )
 
 
+def batches_in_shard(elements: int) -> int:
+    """Batches of so many numbers that make a shard."""
+    return max(1, SHARD_BYTES // (elements * 4))
+
+
 def _shards_of(
     forward: ForwardPass, *, batch_size: int, dtype: torch.dtype, progress: Progress, draft: Draft | None
 ) -> dict[int, tuple[Shard | None, ShardFacts]]:
     """This process's shards by number; written to ``draft`` (and None here) where there is one."""
     batches = list(forward.slices.batches(batch_size))
     first = forward(batches[0])
-    per_shard = max(1, SHARD_BYTES // (first.numel() * 4))
+    per_shard = batches_in_shard(first.numel())
     starts = range(0, len(batches), per_shard)
     mine = dealt(len(starts))
     total = sum(len(rows) for number in mine for rows in batches[starts[number] :][:per_shard])

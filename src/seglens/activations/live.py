@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 
-from seglens.activations.extraction import ForwardPass
+import torch
+
+from seglens.activations.extraction import ForwardPass, batches_in_shard
 from seglens.activations.moments import Chunks, ShardFacts, centre_of, energies_of, sums_of, total_of
 from seglens.activations.shards import Shard
 from seglens.activations.shuffling import fits_in_buffer, slices_in_block
@@ -28,8 +30,8 @@ def live_activations(
 
     Up to 256 MiB of tokens are computed once and kept. Of more, the network runs twice over all slices here (centre,
     then scale) and once in every pass that is made over the tokens, and in memory are a shuffling buffer of 256 MiB and
-    one batch. Where the tokens fit on a disk, `extract` is faster. In a torch.distributed group every process runs the
-    network on all slices; with a store that work is dealt.
+    one batch (here one shard). Where the tokens fit on a disk, `extract` is faster. In a torch.distributed group every
+    process runs the network on all slices; with a store that work is dealt.
 
     Args:
         segmenter: the network, on the device where it is to run; it must not be trained while this is in use.
@@ -51,18 +53,18 @@ def live_activations(
     _, rows, columns, d_in = forward([0]).shape
     batch_size = min(batch_size or slices_in_block(rows * columns, d_in), len(slices))
     shards = _ComputedShards(forward, batch_size, keep=fits_in_buffer(len(slices) * rows * columns, d_in))
+    per_shard = batches_in_shard(batch_size * rows * columns * d_in)
     chunks = Chunks()
     facts, energies = [], []
-    for number, shard in enumerate(shards):
-        computed = shards.rows(number)
-        facts.append(ShardFacts(f"computed from {computed}", shard.n_tokens, sums_of(shard, chunks)))
+    for number, (computed, shard) in enumerate(shards.as_stored(per_shard)):
+        facts.append(ShardFacts(f"{number}, computed by {batch_size}", shard.n_tokens, sums_of(shard, chunks)))
         if not bool(facts[-1].sums.isfinite().all()):
             forward.refuse_non_finite(shard, computed)
         progress(computed.stop, 2 * len(slices))
     centre = centre_of(facts)
-    for number, shard in enumerate(shards):
+    for computed, shard in shards.as_stored(per_shard):
         energies.append(energies_of(shard, chunks, centre))
-        progress(len(slices) + shards.rows(number).stop, 2 * len(slices))
+        progress(len(slices) + computed.stop, 2 * len(slices))
     return ActivationStore.assembled(
         shards,
         facts,
@@ -92,13 +94,16 @@ class _ComputedShards:
         if number not in self._held:
             if not self._keep:
                 self._held.clear()
-            grids = self._forward(self.rows(number))
+            grids = self._forward(self._batches[number])
             self._held[number] = Shard(grids.float().cpu().contiguous())
         return self._held[number]
 
     def __iter__(self) -> Iterator[Shard]:
         return (self[number] for number in range(len(self)))
 
-    def rows(self, number: int) -> range:
-        """The slices of a shard."""
-        return self._batches[number]
+    def as_stored(self, per_shard: int) -> Iterator[tuple[range, Shard]]:
+        """Slices and tokens of what `extract` would write as a shard: sums over the same chunks are the same bits."""
+        for start in range(0, len(self), per_shard):
+            numbers = range(len(self))[start : start + per_shard]
+            slices = range(self._batches[start].start, self._batches[numbers[-1]].stop)
+            yield slices, Shard(torch.cat([self[number].values for number in numbers]))

@@ -11,7 +11,7 @@ from torch import nn
 from seglens.activations import extraction
 from seglens.activations.extraction import extract
 from seglens.activations.hooks import capture, edit
-from seglens.artifacts import ArtifactError
+from seglens.artifacts import ArtifactError, read_artifact
 from seglens.cohorts.slices import SliceSet
 from seglens.segmenters.segmenter import Segmenter
 
@@ -79,6 +79,33 @@ def test_half_precision_is_kept_and_read_as_float32():
     assert torch.allclose(store.slice_tokens(torch.arange(11)), by_hand(slices_of()), atol=1e-3)
 
 
+@pytest.mark.parametrize(("dtype", "largest"), [("bfloat16", 1e-5), ("float16", 1e-6), ("int8", 5e-4)])
+@pytest.mark.parametrize("shard_bytes", [1, 2**26])
+def test_what_a_narrow_type_loses_is_measured(tmp_path, monkeypatch, dtype, largest, shard_bytes):
+    monkeypatch.setattr(extraction, "SHARD_BYTES", shard_bytes)
+    exact = extract(segmenter(), slices_of(), "middle", batch_size=4)
+    assert exact.quantisation_error == 0.0
+    everything = torch.arange(len(exact))
+    tokens = exact.tokens(everything).double()
+    in_memory = extract(segmenter(), slices_of(), "middle", batch_size=4, dtype=dtype)
+    on_disk = extract(segmenter(), slices_of(), "middle", batch_size=4, dtype=dtype, folder=tmp_path / "store")
+    assert (in_memory.hash, in_memory.scale) == (on_disk.hash, on_disk.scale)
+    for store in (in_memory, on_disk):
+        kept = store.tokens(everything).double()
+        expected = (kept - tokens).square().sum() / (kept - kept.mean(0)).square().sum()
+        assert store.quantisation_error == pytest.approx(float(expected), rel=1e-5)
+        assert 0 < store.quantisation_error < largest
+        assert store.hash != exact.hash
+    assert read_artifact(tmp_path / "store").inputs["dtype"] == f"torch.{dtype}"
+
+
+def test_memory_is_given_from_shard_to_shard_only_where_nobody_keeps_it(monkeypatch):
+    monkeypatch.setattr(extraction, "SHARD_BYTES", 1)
+    for dtype in ("float32", "float16", "int8"):
+        store = extract(segmenter(), slices_of(), "middle", batch_size=2, dtype=dtype)
+        assert torch.allclose(store.slice_tokens(torch.arange(11)), by_hand(slices_of()), atol=0.05)
+
+
 def test_activations_that_are_not_finite_name_the_slice_and_nothing_is_stored(tmp_path):
     model, slices = segmenter(), slices_of()
     images = slices.images()
@@ -93,11 +120,15 @@ def test_activations_that_are_not_finite_name_the_slice_and_nothing_is_stored(tm
         model.network[0].weight.mul_(1e6)
     with pytest.raises(ValueError, match="not finite as float16 in 11 slices: case0 slice 10, case0 slice 11, "):
         extract(model, slices, "middle", dtype=torch.float16)
+    with pytest.raises(ValueError, match="not finite as int8 in 1 slices: case1 slice 16; check"):
+        extract(segmenter(), bad, "middle", dtype="int8")
 
 
 def test_refusals():
     with pytest.raises(ValueError, match="no hookpoint 'midle'; did you mean 'middle'"):
         extract(segmenter(), slices_of(), "midle")
+    with pytest.raises(ValueError, match="tokens cannot be kept as float64; choose float32, bfloat16, float16, int8"):
+        extract(segmenter(), slices_of(), "middle", dtype=torch.float64)
     with pytest.raises(ValueError, match="its sequences are T2"):
         extract(segmenter(), slices_of(sequences=("T2",)), "middle")
     with pytest.raises(ValueError, match="'toy' has no slices"):

@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import polars as pl
 import pytest
 import torch
 
+from seglens.activations import shuffling
+from seglens.activations.shards import ShardFiles, as_shard
 from seglens.activations.store import KIND, ActivationStore
 from seglens.artifacts import new_artifact, read_artifact
 
@@ -50,6 +54,44 @@ def test_random_batches_are_a_seeded_pass_over_every_token():
     assert torch.equal(everything, grids().reshape(-1, 5))
 
 
+def test_a_pass_over_a_small_store_is_one_random_permutation():
+    store = store_of(grids())
+    order = torch.randperm(84, generator=torch.Generator().manual_seed(4), dtype=torch.int32).long()
+    expected = [grids().reshape(-1, 5)[rows] for rows in order.split(20)]
+    for first in range(7):
+        found = list(store.random_batches(20, torch.Generator().manual_seed(4), first=first))
+        assert len(found) == max(0, 5 - first)
+        assert all(torch.equal(one, other) for one, other in zip(found, expected[first:], strict=True))
+
+
+@pytest.mark.parametrize("per_shard", [1, 3, 7])
+def test_a_pass_over_a_large_store_goes_through_the_buffer(monkeypatch, per_shard):
+    monkeypatch.setattr(shuffling, "BUFFER_BYTES", 40 * 5 * 4)  # 40 of 84 tokens: 3 of 7 slices
+    monkeypatch.setattr(shuffling, "LEAST_BLOCKS", 1)
+    store = store_of(grids(), per_shard)
+    whole = list(store.random_batches(9, torch.Generator().manual_seed(1)))
+    assert [len(batch) for batch in whole] == [9] * 9 + [3]
+    everything = torch.cat(whole)
+    assert sorted(map(tuple, everything.tolist())) == sorted(map(tuple, grids().reshape(-1, 5).tolist()))
+    assert not torch.equal(everything, grids().reshape(-1, 5))
+    for first in range(11):
+        rest = list(store.random_batches(9, torch.Generator().manual_seed(1), first=first))
+        assert all(torch.equal(one, other) for one, other in zip(rest, whole[first:], strict=True))
+    matrix = torch.randn(5, 5, generator=torch.Generator().manual_seed(1))
+    turned = torch.cat(list(store.transformed(matrix).random_batches(9, torch.Generator().manual_seed(1))))
+    assert torch.allclose(turned, (everything - store.centre) @ matrix + store.centre, atol=1e-4)
+
+
+def test_a_store_of_one_token_and_of_one_slice():
+    one = store_of(torch.ones(1, 1, 1, 2))
+    assert [batch.tolist() for batch in one.random_batches(8, torch.Generator())] == [[[1.0, 1.0]]]
+    assert list(one.random_batches(8, torch.Generator(), first=1)) == []
+    lone = store_of(grids(n=1))
+    assert sum(map(len, lone.random_batches(5, torch.Generator()))) == 12
+    assert lone.tokens(torch.zeros(0, dtype=torch.int64)).shape == (0, 5)
+    assert lone.slice_tokens([]).shape == (0, 3, 4, 5)
+
+
 def test_a_rotated_store_has_the_same_spectrum_and_other_directions():
     values = grids()
     store = store_of(values)
@@ -88,7 +130,40 @@ def test_written_and_read_is_the_same(tmp_path, dtype):
     fields = ("hookpoint", "segmenter_hash", "slices_hash", "grid", "d_in", "scale", "hash", "n_tokens")
     assert [getattr(read, name) for name in fields] == [getattr(store, name) for name in fields]
     assert read.index.equals(store.index)
+    assert isinstance(read.shards, ShardFiles)
     assert len(read.shards) == 3
+
+
+def test_int8_tokens_are_written_and_read(tmp_path):
+    index = pl.DataFrame({"row": range(7)})
+    store = store_of(grids(), index=index)
+    shards = tuple(as_shard(shard.values, torch.int8) for shard in store.shards)
+    narrow = replace(store, shards=shards, quantisation_error=1e-4)
+    with new_artifact(tmp_path / "store", kind=KIND, inputs={}) as draft:
+        narrow.write(draft)
+    read = ActivationStore.read(read_artifact(tmp_path / "store", KIND))
+    assert read.quantisation_error == 1e-4
+    every = torch.arange(84)
+    assert torch.equal(read.tokens(every.flip(0)), narrow.tokens(every.flip(0)))
+    assert torch.equal(read.slice_tokens([6, 2]), read.tokens(every).view(7, 3, 4, 5)[[6, 2]])
+    assert float((read.tokens(every) - store.tokens(every)).abs().max()) < 0.5001 * float(grids().abs().max()) / 127
+
+
+def test_the_head_of_a_float32_store_is_what_it_always_was(tmp_path):
+    with new_artifact(tmp_path / "store", kind=KIND, inputs={}) as draft:
+        store_of(grids()).write(draft)
+    head = read_artifact(tmp_path / "store", KIND).document("activations")
+    assert sorted(head) == [
+        "d_in",
+        "grid",
+        "hash",
+        "hookpoint",
+        "n_shards",
+        "scale",
+        "segmenter_hash",
+        "slices_hash",
+    ]
+    assert head["hash"] == "daf2e8574d4fe6c92621f2b0687eb5befebeecfd0bfb8ab26d7713f0f44efd4f"
 
 
 def test_the_hash_is_that_of_the_content():
