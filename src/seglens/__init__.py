@@ -25,7 +25,7 @@ _HOMES = {
     "activations.effects": ["choose_hookpoint", "hookpoint_effects"],
     "dictionaries.codes": ["Codes"],
     "dictionaries.sae": ["SparseAutoencoder"],
-    "dictionaries.fitting": ["FitSettings", "fit_dictionary"],
+    "dictionaries.fitting": ["FitPlan", "FitSettings", "fit_dictionaries", "fit_dictionary"],
     "dictionaries.quality": ["dictionary_quality"],
     "semantics.atlas": ["LatentAtlas", "describe"],
     "diffing.alignment": ["Alignment"],

@@ -1,66 +1,30 @@
 """Fit a dictionary to a store of activations."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NoReturn, Protocol, runtime_checkable
+from typing import NoReturn
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from seglens.artifacts import canonical_json
 from seglens.dictionaries.batch_topk import BatchTopK
+from seglens.dictionaries.calibration import calibrate
 from seglens.dictionaries.checkpoints import FitState, read_checkpoint, write_checkpoint
 from seglens.dictionaries.gradients import Weights, backward, project_decoder_gradient
-from seglens.dictionaries.sae import CHUNK_ELEMENTS, SparseAutoencoder
-from seglens.processes import own_share, rank_and_size, sum_over_ranks
+from seglens.dictionaries.kernels import Kernel
+from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.dictionaries.token_source import TokenSource
+from seglens.processes import is_first, own_share, sum_over_ranks
 from seglens.progress import Progress, silent
 from seglens.shapes import Tokens
 
 LARGEST_LR = 2e-3
 """Measured on d_in 64, m 1024, 400 steps: 4e-3 gains 0.2 to 3 points of explained variance and kills 5 to 10 times as
 many latents."""
-
-
-@runtime_checkable
-class TokenSource(Protocol):
-    """What a fit needs of a store of activations (an ActivationStore is one)."""
-
-    @property
-    def hookpoint(self) -> str:
-        """Where the activations come from."""
-
-    @property
-    def segmenter_hash(self) -> str:
-        """Hash of the network they come from."""
-
-    @property
-    def hash(self) -> str:
-        """Identity of the activations."""
-
-    @property
-    def d_in(self) -> int:
-        """Width."""
-
-    @property
-    def n_tokens(self) -> int:
-        """How many tokens."""
-
-    @property
-    def centre(self) -> Tensor:
-        """Mean activation [d_in]."""
-
-    @property
-    def scale(self) -> float:
-        """Factor after centring."""
-
-    def tokens(self, rows: Int[Tensor, " n"]) -> Tokens:
-        """Raw activations of these tokens."""
-
-    def random_batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Tokens]:
-        """All tokens once, in random order."""
 
 
 @dataclass(frozen=True)
@@ -167,68 +131,71 @@ def fit_dictionary(
         k=settings.k if k is None else k,
         expansion=settings.expansion if expansion is None else expansion,
     )
-    order_seed = seed if order_seed is None else order_seed
-    _check_store(store)
-    dictionary = SparseAutoencoder(
-        store.d_in,
-        settings.expansion * store.d_in,
-        k=settings.k,
-        seed=seed,
-        hookpoint=store.hookpoint,
-        segmenter_hash=store.segmenter_hash,
-        store_hash=store.hash,
-    )
-    dictionary.centre.copy_(store.centre)
-    dictionary.scale.fill_(float(store.scale))
-    dictionary.to(device)
-    identity = canonical_json(
-        {"settings": asdict(settings), "seed": seed, "order_seed": order_seed, "store": store.hash}
-    )
-    fit = _Fit(dictionary, store, settings, order_seed)
-    file = None if checkpoint is None else checkpoint / "fit.safetensors"
-    if file is not None and file.is_file():
-        fit.restore(read_checkpoint(file, identity, device))
-    fit.run(file, identity, progress)
-    fit.finish()
-    calibrate(dictionary, store, n_tokens=settings.theta_tokens, seed=order_seed + 1)
-    return dictionary.to("cpu")
+    plan = FitPlan(store, settings, seed=seed, order_seed=order_seed, checkpoint=checkpoint)
+    return fit_dictionaries([plan], device=device, progress=progress)[0]
 
 
-@torch.no_grad()
-def calibrate(dictionary: SparseAutoencoder, store: TokenSource, *, n_tokens: int = 200_000, seed: int = 0) -> None:
-    """Set ``theta`` so that a random sample of tokens has k active latents on average.
+@dataclass(frozen=True)
+class FitPlan:
+    """One of several dictionaries that are fitted together.
 
-    One pass over the pre-activations of the sample; theta lies halfway between the (n*k)-th and the next largest.
-    Where fewer than n*k are positive, theta is 0. An average of batch thresholds during the fit would lag behind in
-    short runs.
+    Attributes:
+        store: activations.
+        settings: how to fit.
+        seed: of the weights.
+        order_seed: of the token order; None takes ``seed``.
+        checkpoint: a folder for this fit's checkpoints.
+    """
+
+    store: TokenSource
+    settings: FitSettings = FitSettings()
+    seed: int = 0
+    order_seed: int | None = None
+    checkpoint: Path | None = None
+
+
+def fit_dictionaries(
+    plans: Sequence[FitPlan], *, device: torch.device | str = "cpu", progress: Progress = silent
+) -> list[SparseAutoencoder]:
+    """Fit several dictionaries; those that want the same batches share a pass over the activations.
+
+    The same batches come from the same store, order seed and batch size; k, expansion, steps and weights may differ.
+    Every dictionary is the one that `fit_dictionary` would give, bit for bit.
 
     Args:
-        dictionary: changed in place.
-        store: activations of the same hookpoint.
-        n_tokens: how many to use, at most.
-        seed: which tokens.
+        plans: what to fit.
+        device: where to compute; all weights and optimisers of a shared pass are held there at once.
+        progress: told the steps of all fits, with the figures of the latest.
+
+    Returns:
+        The dictionaries in the order of their plans, on the CPU.
+
+    Raises:
+        ValueError: as `fit_dictionary`, before anything is fitted.
+        FloatingPointError: as `fit_dictionary`; the other fits' checkpoints stay.
+
+    Example:
+        >>> plans = [FitPlan(store, FitSettings(k=k), order_seed=0) for k in (16, 32, 64)]  # doctest: +SKIP
+        >>> narrow, middle, wide = fit_dictionaries(plans)  # doctest: +SKIP
     """
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randperm(store.n_tokens, generator=generator)[:n_tokens].sort().values
-    wanted = len(rows) * dictionary.k
-    device = dictionary.W_enc.device
-    offset = dictionary.encoder_offset()
-    chunk = max(1, CHUNK_ELEMENTS // dictionary.n_latents)
-    # the largest wanted + 1 so far; the bound rises with the share of the tokens seen, so memory stays near 2 * wanted
-    held = torch.zeros(0, device=device)
-    bound = 0.0
-    for start in range(0, len(rows), chunk):
-        tokens = store.tokens(rows[start : start + chunk]).to(device)
-        pre = torch.addmm(offset, dictionary.normalise(tokens.to(offset.dtype)), dictionary.W_enc)
-        held = torch.cat([held, pre[pre > bound]])
-        if len(held) > 2 * wanted + 1:
-            held = held.topk(wanted + 1, sorted=False).values
-            bound = float(held.min())
-    if len(held) <= wanted:
-        dictionary.theta.fill_(0.0)
-        return
-    last_two = held.topk(wanted + 1).values[-2:]
-    dictionary.theta.copy_(last_two.mean())
+    for plan in plans:
+        _check_store(plan.store)
+    fits = [_Fit(plan, device) for plan in plans]
+    passes: dict[tuple[int | str, ...], list[_Fit]] = {}
+    for fit in fits:
+        passes.setdefault(fit.wants(), []).append(fit)
+    total = sum(fit.settings.steps for fit in fits)
+    for together in passes.values():
+        for epoch, batch, tokens in together[0].batches():
+            going = [fit for fit in together if fit.step < fit.settings.steps]
+            if not going:
+                break
+            x = together[0].normalised(tokens)
+            for fit in going:
+                fit.epoch, fit.batch = epoch, batch
+                figures = fit.advance(x)
+                progress(sum(fit.step for fit in fits), total, **figures)
+    return [fit.finished() for fit in fits]
 
 
 def _check_store(store: TokenSource) -> None:
@@ -244,11 +211,22 @@ def _check_store(store: TokenSource) -> None:
 class _Fit:
     """The state of a fit: weights, optimiser, where in the data, which latents have not fired."""
 
-    def __init__(self, dictionary: SparseAutoencoder, store: TokenSource, settings: FitSettings, order_seed: int):
-        self.dictionary = dictionary
-        self.store = store
-        self.settings = settings
-        self.order_seed = order_seed
+    def __init__(self, plan: FitPlan, device: torch.device | str):
+        self.store = store = plan.store
+        self.settings = settings = plan.settings
+        self.order_seed = plan.seed if plan.order_seed is None else plan.order_seed
+        self.dictionary = dictionary = SparseAutoencoder(
+            store.d_in,
+            settings.expansion * store.d_in,
+            k=settings.k,
+            seed=plan.seed,
+            hookpoint=store.hookpoint,
+            segmenter_hash=store.segmenter_hash,
+            store_hash=store.hash,
+        )
+        dictionary.centre.copy_(store.centre)
+        dictionary.scale.fill_(float(store.scale))
+        dictionary.to(device)
         self.weights = Weights(
             encoder=dictionary.W_enc.detach().T.contiguous(),
             b_enc=dictionary.b_enc.detach().clone(),
@@ -257,28 +235,57 @@ class _Fit:
         )
         self.optimiser = torch.optim.Adam(list(self.weights), lr=1.0, fused=True)
         self.top = BatchTopK(settings.k)
+        self.kernel: Kernel = "auto"
         self.unseen = torch.zeros(dictionary.n_latents, dtype=torch.int64, device=self.weights.encoder.device)
         self.step = 0
         self.epoch = 0
         self.batch = 0
+        self.identity = canonical_json(
+            {"settings": asdict(settings), "seed": plan.seed, "order_seed": self.order_seed, "store": store.hash}
+        )
+        self.file = None if plan.checkpoint is None else plan.checkpoint / "fit.safetensors"
+        if self.file is not None and self.file.is_file():
+            self.restore(read_checkpoint(self.file, self.identity, device))
 
-    def run(self, file: Path | None, identity: str, progress: Progress) -> None:
-        """Train to the last step, writing checkpoints."""
-        settings = self.settings
-        for batch in self._batches():
-            if self.step >= settings.steps:
-                break
-            figures = self._advance(batch, file, identity)
-            progress(self.step, settings.steps, **figures)
-            if file is not None and (self.step % settings.checkpoint_every == 0 or self.step == settings.steps):
-                self._save(file, identity)
+    @property
+    def batch_size(self) -> int:
+        """Tokens a step, over all processes."""
+        return min(self.settings.batch_size, self.store.n_tokens)
 
-    def finish(self) -> None:
-        """Put the weights into the dictionary."""
-        self.dictionary.W_enc.data.copy_(self.weights.encoder.T)
-        self.dictionary.b_enc.data.copy_(self.weights.b_enc)
-        self.dictionary.W_dec.data.copy_(self.weights.decoder)
-        self.dictionary.b_dec.data.copy_(self.weights.b_dec)
+    def wants(self) -> tuple[int | str, ...]:
+        """What its batches depend on."""
+        return self.store.hash, self.order_seed, self.batch_size, self.epoch, self.batch
+
+    def batches(self) -> Iterator[tuple[int, int, Tokens]]:
+        """Epoch, number of the next batch, and tokens of all batches from where the fit stands, epoch after epoch."""
+        epoch, skip = self.epoch, self.batch
+        while True:
+            generator = torch.Generator().manual_seed((self.order_seed * 1_000_003 + epoch) % 2**63)
+            for number, tokens in enumerate(self.store.random_batches(self.batch_size, generator)):
+                if number >= skip:
+                    yield epoch, number + 1, tokens
+            epoch, skip = epoch + 1, 0
+
+    def normalised(self, batch: Tokens) -> Float[Tensor, "n_own d_in"]:
+        """This process's share of a batch as the weights see it."""
+        return self.dictionary.normalise(batch[own_share(len(batch))].to(self.weights.encoder))
+
+    def advance(self, x: Float[Tensor, "n d_in"]) -> dict[str, float]:
+        """One step; a checkpoint where one is due."""
+        figures = self._step(x)
+        if self.step % self.settings.checkpoint_every == 0 or self.step == self.settings.steps:
+            self._save()
+        return figures
+
+    def finished(self) -> SparseAutoencoder:
+        """The dictionary with the fitted weights and its threshold, on the CPU."""
+        dictionary = self.dictionary
+        dictionary.W_enc.data.copy_(self.weights.encoder.T)
+        dictionary.b_enc.data.copy_(self.weights.b_enc)
+        dictionary.W_dec.data.copy_(self.weights.decoder)
+        dictionary.b_dec.data.copy_(self.weights.b_dec)
+        calibrate(dictionary, self.store, n_tokens=self.settings.theta_tokens, seed=self.order_seed + 1)
+        return dictionary.to("cpu")
 
     def restore(self, state: FitState) -> None:
         """Go back to a checkpoint."""
@@ -294,20 +301,7 @@ class _Fit:
         self.step, self.epoch, self.batch = state.step, state.epoch, state.batch
         self.top.threshold = state.threshold
 
-    def _batches(self) -> Iterator[Tensor]:
-        """This process's share of each batch from where the fit stands, epoch after epoch."""
-        size = min(self.settings.batch_size, self.store.n_tokens)
-        while True:
-            generator = torch.Generator().manual_seed((self.order_seed * 1_000_003 + self.epoch) % 2**63)
-            skip = self.batch
-            for number, tokens in enumerate(self.store.random_batches(size, generator)):
-                if number < skip:
-                    continue
-                self.batch = number + 1
-                yield self.dictionary.normalise(tokens[own_share(len(tokens))].to(self.weights.encoder))
-            self.epoch, self.batch = self.epoch + 1, 0
-
-    def _advance(self, x: Float[Tensor, "n d_in"], file: Path | None, identity: str) -> dict[str, float]:
+    def _step(self, x: Float[Tensor, "n d_in"]) -> dict[str, float]:
         settings, weights = self.settings, self.weights
         if self.step == 0:
             self._scale_encoder(x)
@@ -320,11 +314,12 @@ class _Fit:
             dead=dead,
             auxiliary_k=max(1, self.dictionary.d_in // 2),
             auxiliary_coefficient=settings.auxiliary_coefficient,
+            kernel=self.kernel,
         )
         project_decoder_gradient(result.gradients.decoder, weights.decoder)
         norm = float(torch.stack(torch._foreach_norm(list(result.gradients))).norm())
         if not (math.isfinite(norm) and math.isfinite(result.loss)):
-            self._stop(result.loss, norm, file, identity)
+            self._stop(result.loss, norm)
         for parameter, gradient in zip(weights, result.gradients, strict=True):
             parameter.grad = gradient.mul_(min(1.0, settings.clip / (norm + 1e-12)))
         for group in self.optimiser.param_groups:
@@ -356,8 +351,8 @@ class _Fit:
         if bool(sums.isfinite().all()) and bool((sums > 0).all()):
             self.weights.encoder.mul_(sums[0] / sums[1])
 
-    def _save(self, file: Path, identity: str) -> None:
-        if rank_and_size()[0] != 0:
+    def _save(self) -> None:
+        if self.file is None or not is_first():
             return
         moments = [self.optimiser.state[parameter] for parameter in self.weights]
         zero = [{"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)} for p in self.weights]
@@ -371,13 +366,12 @@ class _Fit:
             batch=self.batch,
             threshold=self.top.threshold,
         )
-        write_checkpoint(file, state, identity)
+        write_checkpoint(self.file, state, self.identity)
 
-    def _stop(self, loss: float, norm: float, file: Path | None, identity: str) -> NoReturn:
+    def _stop(self, loss: float, norm: float) -> NoReturn:
         self.batch -= 1  # the batch that failed has not been used
-        if file is not None:
-            self._save(file, identity)
-        kept = "give a checkpoint folder to keep it" if file is None else f"it is kept in {file}"
+        self._save()
+        kept = "give a checkpoint folder to keep it" if self.file is None else f"it is kept in {self.file}"
         raise FloatingPointError(
             f"step {self.step + 1} of {self.settings.steps}: loss {loss}, gradient norm {norm}; the last good state is "
             f"after step {self.step}, {kept}. Look for non-finite activations in the store, or lower lr"

@@ -16,7 +16,8 @@ from seglens.dictionaries.codes import Codes, weighted_rows
 from seglens.dictionaries.kernels import Kernel, chosen_kernel, errors_and_slopes
 from seglens.processes import sum_over_ranks
 
-AUXILIARY_ROWS = 256
+AUXILIARY_ELEMENTS = 2**17
+"""The dead latents' pre-activations are made in chunks that fit into a cache."""
 
 
 class Weights(NamedTuple):
@@ -155,8 +156,9 @@ def _add_auxiliary(
     into_encoder, into_decoder = torch.zeros_like(encoder), torch.zeros_like(decoder)
     into_b_enc = torch.zeros_like(b_enc)
     loss = centred.new_zeros(1)
-    for start in range(0, len(centred), AUXILIARY_ROWS):
-        x, residual = centred[start : start + AUXILIARY_ROWS], error[start : start + AUXILIARY_ROWS]
+    chunk = max(1, AUXILIARY_ELEMENTS // len(dead))
+    for start in range(0, len(centred), chunk):
+        x, residual = centred[start : start + chunk], error[start : start + chunk]
         z = torch.addmm(b_enc, x, encoder.T).relu_()
         if k < len(dead):
             z.mul_(z >= _kth_largest(z, k))

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seglens.dictionaries.fitting import TokenSource
 from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.dictionaries.token_source import TokenSource
 from seglens.shapes import TokenGrid
 
 if TYPE_CHECKING:

@@ -43,7 +43,7 @@ def dense_loss(x, weights, k, *, dead, auxiliary_k, coefficient):
 @pytest.mark.parametrize("kernel", ["torch", "dense", NUMBA])
 @pytest.mark.parametrize("n_dead", [0, 3, 40])
 def test_gradients_equal_dense_autograd_in_float64(n_dead, kernel, monkeypatch):
-    monkeypatch.setattr(module, "AUXILIARY_ROWS", 25)  # several chunks of the auxiliary loss
+    monkeypatch.setattr(module, "AUXILIARY_ELEMENTS", 400)  # several chunks of the auxiliary loss
     weights = random_weights(16, 128)
     x = torch.randn(60, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     dead = torch.randperm(128, generator=torch.Generator().manual_seed(2))[:n_dead].sort().values

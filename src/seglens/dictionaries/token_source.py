@@ -1,0 +1,49 @@
+"""What a fit needs of activations, wherever they come from."""
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from seglens.shapes import Tokens
+
+
+@runtime_checkable
+class TokenSource(Protocol):
+    """What a fit needs of a store of activations (an ActivationStore is one)."""
+
+    @property
+    def hookpoint(self) -> str:
+        """Where the activations come from."""
+
+    @property
+    def segmenter_hash(self) -> str:
+        """Hash of the network they come from."""
+
+    @property
+    def hash(self) -> str:
+        """Identity of the activations."""
+
+    @property
+    def d_in(self) -> int:
+        """Width."""
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens."""
+
+    @property
+    def centre(self) -> Tensor:
+        """Mean activation [d_in]."""
+
+    @property
+    def scale(self) -> float:
+        """Factor after centring."""
+
+    def tokens(self, rows: Int[Tensor, " n"]) -> Tokens:
+        """Raw activations of these tokens."""
+
+    def random_batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Tokens]:
+        """All tokens once, in random order."""
