@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
+from seglens.diffing.assignment import assign
+
 ROWS_AT_ONCE = 1024
 """Similarity is computed and searched in blocks of so many rows."""
 
@@ -51,6 +53,11 @@ def cosine(a: Float[Tensor, "n_a d"], b: Float[Tensor, "n_b d_too"]) -> Float32[
     return out.clamp_(-1, 1).numpy()
 
 
+def paired_cosine(unit_a: Float32[Tensor, "p d"], unit_b: Float32[Tensor, "p d"]) -> Float32[np.ndarray, " p"]:
+    """Cosine of row i of one side with row i of the other, both unit rows."""
+    return torch.einsum("pd,pd->p", unit_a, unit_b).clamp(-1, 1).numpy()
+
+
 def hungarian(similarity: Similarity) -> Match:
     """The one-to-one matching of largest total similarity (paper, section 3.6).
 
@@ -58,14 +65,10 @@ def hungarian(similarity: Similarity) -> Match:
         similarity: [n_a n_b], finite.
 
     Returns:
-        For each row its column; -1 for the rows that a narrower other side leaves over.
+        For each row its column; -1 for the rows that a narrower other side leaves over. ``assignment.assign`` returns
+        the proof that it is optimal as well.
     """
-    from scipy.optimize import linear_sum_assignment
-
-    match = np.full(similarity.shape[0], -1, dtype=np.int64)
-    rows, columns = linear_sum_assignment(similarity, maximize=True)
-    match[rows] = columns
-    return match
+    return assign(similarity).match
 
 
 def greedy(similarity: Similarity) -> Match:

@@ -1,17 +1,27 @@
 """Which latents two dictionaries share by their weights (paper, section 3.6, algorithm 1)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.alignment import Alignment, calibrated_share
+from seglens.diffing.assignment import Certificate, assign, assign_cosine
 from seglens.diffing.functional import FunctionalAlignment, functional_alignment, weight_matched_function
-from seglens.diffing.matching import Matcher, cosine, greedy, hungarian, sinkhorn
+from seglens.diffing.matching import (
+    Match,
+    Matcher,
+    cosine,
+    greedy,
+    hungarian,
+    paired_cosine,
+    sinkhorn,
+    unit_rows,
+)
 from seglens.diffing.universal import specific_latents, universal_latents
 
 __all__ = [
@@ -28,6 +38,10 @@ __all__ = [
     "weight_matched_function",
 ]
 
+LARGEST_ARRAY = 2 * 2**30
+"""Bytes of a similarity array that is still held whole (m = 23,170); a larger one is worked out in blocks again and
+again, for those methods that can."""
+Indices = Int64[np.ndarray, " p"]
 PAIR_COLUMNS: Mapping[str, type[pl.DataType]] = {
     "source_latent": pl.Int32,
     "target_latent": pl.Int32,
@@ -63,6 +77,14 @@ def live_latents(dictionary: SparseAutoencoder, alive: Bool[Tensor, " m"] | None
     return usable.nonzero()[:, 0].cpu().numpy()
 
 
+def latent_vectors(
+    dictionary: SparseAutoencoder, live: Int64[np.ndarray, " live"]
+) -> tuple[Float[Tensor, "live d_in"], Float[Tensor, "live d_in"]]:
+    """Encoder and decoder vectors of some latents, one row each, on the CPU."""
+    latents = torch.from_numpy(live)
+    return dictionary.W_enc.detach().cpu().T[latents], dictionary.W_dec.detach().cpu()[latents]
+
+
 def projections(
     source: SparseAutoencoder,
     target: SparseAutoencoder,
@@ -70,9 +92,8 @@ def projections(
     live_target: Int64[np.ndarray, " n_b"],
 ) -> tuple[Float32[np.ndarray, "n_a n_b"], Float32[np.ndarray, "n_a n_b"]]:
     """C_enc and C_dec between the live latents of both sides."""
-    rows, columns = torch.from_numpy(live_source), torch.from_numpy(live_target)
-    encoder = cosine(source.W_enc.detach().cpu().T[rows], target.W_enc.detach().cpu().T[columns])
-    return encoder, cosine(source.W_dec.detach().cpu()[rows], target.W_dec.detach().cpu()[columns])
+    encoders, decoders = zip(latent_vectors(source, live_source), latent_vectors(target, live_target), strict=True)
+    return cosine(*encoders), cosine(*decoders)
 
 
 def align(
@@ -113,11 +134,15 @@ def align(
     if not -1 <= tau <= 1:
         raise ValueError(f"tau is {tau}; a cosine threshold must be in -1..1")
     live_source, live_target = live_latents(source, alive_source), live_latents(target, alive_target)
-    encoder, decoder = projections(source, target, live_source, live_target)
-    by_encoder, by_decoder = METHODS[method](encoder), METHODS[method](decoder)
+    encoders, decoders = zip(latent_vectors(source, live_source), latent_vectors(target, live_target), strict=True)
+    # One projection after the other: both arrays at once are 3.2 GiB at m = 20,480.
+    by_encoder, cosines, proof_enc = _matched(method, *encoders)
     matched = by_encoder >= 0
     rows, columns = matched.nonzero()[0], by_encoder[matched]
-    similarity_enc, similarity_dec = encoder[rows, columns], decoder[rows, columns]
+    similarity_enc = cosines(rows, columns)
+    del cosines
+    by_decoder, cosines, proof_dec = _matched(method, *decoders)
+    similarity_dec = cosines(rows, columns)
     shared = similarity_enc >= np.float32(tau)
     if method != "encoder_only":
         shared &= (by_decoder[rows] == columns) & (similarity_dec >= np.float32(tau))
@@ -146,4 +171,20 @@ def align(
         method=method,
         unmatched_source=tuple(live_source[~matched].tolist()),
         unmatched_target=tuple(np.setdiff1d(live_target, live_target[columns]).tolist()),
+        certificates={"enc": proof_enc, "dec": proof_dec} if proof_enc and proof_dec else {},
     )
+
+
+def _matched(
+    method: str, a: Float[Tensor, "n_a d_in"], b: Float[Tensor, "n_b d_in_too"]
+) -> tuple[Match, Callable[[Indices, Indices], Float32[np.ndarray, " p"]], Certificate | None]:
+    """The matching of one projection, how to look up cosines of pairs, and the proof where there is one."""
+    if METHODS[method] is hungarian and 4 * len(a) * len(b) > LARGEST_ARRAY:
+        unit_a, unit_b = unit_rows(a), unit_rows(b)
+        found = assign_cosine(unit_a, unit_b)
+        return found.match, lambda rows, columns: paired_cosine(unit_a[rows], unit_b[columns]), found.certificate
+    similarity = cosine(a, b)
+    if METHODS[method] is hungarian:
+        found = assign(similarity)
+        return found.match, lambda rows, columns: similarity[rows, columns], found.certificate
+    return METHODS[method](similarity), lambda rows, columns: similarity[rows, columns], None

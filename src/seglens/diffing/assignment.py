@@ -1,0 +1,329 @@
+"""Exact maximum-weight assignment with a certificate that anyone can check.
+
+Few of the m x m pairs of latents can be in an optimal matching. So the problem is solved on a sparse set of promising
+pairs, and the prices (dual variables) of that solution are checked against every pair. Where no pair is worth more than
+the prices of its row and column, the matching is optimal among all; otherwise the pairs that are worth more join the
+set, and it is solved again (column generation; sparse solver: Jonker and Volgenant 1987, in scipy). Where that does not
+end in a bounded number of rounds, scipy's dense solver finds the matching.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int64
+from torch import Tensor
+
+from seglens.diffing.pairs import (
+    Blocks,
+    ColumnPrices,
+    Pairs,
+    RowPrices,
+    all_pairs,
+    chosen_pairs,
+    finite,
+    promising_pairs,
+    row_blocks,
+    underpriced_pairs,
+)
+
+SMALL = 512
+"""Up to so many rows and columns the dense solver is as fast."""
+MOST_ROUNDS = 16
+MOST_PAIRS = 1024
+"""A row: beyond that a sparse set is no longer sparse."""
+MOST_NEW = 16
+"""Pairs a row that join after the first round, doubled at every round: few where few are needed, all in the end."""
+MOST_WORK = 500
+"""The search for prices ends after looking at each pair so often; it needs about 15, more only on adversarial data."""
+ENOUGH = 1e-9
+"""A relative gap below which there is only rounding."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How good a matching is proved to be, without the prices that prove it.
+
+    Attributes:
+        total: summed similarity of the matching.
+        bound: no one-to-one matching of as many pairs has a larger total.
+        gap: what the total may lack at most, ``(bound - total) / max(|total|, 1)``.
+        rounds: how often prices were checked against all pairs.
+        method: "sparse" or "dense".
+    """
+
+    total: float
+    bound: float
+    gap: float
+    rounds: int
+    method: str
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A one-to-one matching, and prices that prove how good it is.
+
+    Attributes:
+        match: for each row its column, -1 where there is none; min(n_a, n_b) rows have one.
+        total: summed similarity of the matching.
+        bound: no one-to-one matching of as many pairs has a larger total (weak duality).
+        row_prices: u, in units of similarity.
+        column_prices: v. ``u_i + v_j >= similarity_ij`` for every pair (up to float64 rounding), the prices of the
+            wider side are at least 0, and ``bound = sum u + sum v``.
+        rounds: how often prices were checked against all pairs.
+        method: "sparse", or "dense" where scipy's dense solver found the matching.
+    """
+
+    match: Int64[np.ndarray, " n_a"]
+    total: float
+    bound: float
+    row_prices: RowPrices
+    column_prices: ColumnPrices
+    rounds: int
+    method: Literal["sparse", "dense"]
+
+    @property
+    def gap(self) -> float:
+        """What the total may lack at most, ``(bound - total) / max(|total|, 1)``; 0 up to rounding if optimal."""
+        return max(self.bound - self.total, 0.0) / max(abs(self.total), 1.0)
+
+    @property
+    def certificate(self) -> Certificate:
+        """The figures to be kept with a result."""
+        return Certificate(self.total, self.bound, self.gap, self.rounds, self.method)
+
+
+def assign(similarity: Float[np.ndarray, "n_a n_b"]) -> Assignment:
+    """The one-to-one matching of largest total similarity.
+
+    Every row (or, where there are fewer columns, every column) is matched, to a negative similarity too if need be.
+    Where several matchings are best, which of them is returned is arbitrary but always the same. Zero rows and columns
+    (dead latents) are put aside and take what is left over, unless a live one does better with them: the prices tell.
+
+    Args:
+        similarity: [n_a n_b], finite, of either sign. It is read in blocks of rows and never copied, unless the dense
+            solver is needed, which takes 8 bytes a pair.
+
+    Raises:
+        ValueError: a similarity is NaN or infinite.
+    """
+    rows, columns = _nonzero(similarity)
+    whole = len(columns) == similarity.shape[1]
+
+    def live(block: slice) -> Float[np.ndarray, "r c"]:
+        chosen = similarity[block] if len(rows) == len(similarity) else similarity[rows[block]]
+        return chosen if whole else chosen.take(columns, axis=1)
+
+    return _assign(live, rows, columns, lambda block: similarity[block], similarity.shape)
+
+
+def assign_cosine(a: Float32[Tensor, "n_a d"], b: Float32[Tensor, "n_b d"]) -> Assignment:
+    """``assign`` for the cosine of two sets of vectors, worked out in blocks of rows at every look: never all at once.
+
+    Slower than ``assign`` on an array that fits into memory, for every round is a matrix product.
+
+    Args:
+        a: unit rows on the CPU (``matching.unit_rows``); zero rows have similarity 0 with all.
+        b: the same of the columns.
+
+    Raises:
+        ValueError: a similarity is NaN or infinite.
+    """
+
+    def cosines(rows: Float32[Tensor, "r d"], columns: Float32[Tensor, "c d"]) -> Blocks:
+        turned = columns.T.contiguous()
+        return lambda block: (rows[block] @ turned).clamp_(-1, 1).numpy()
+
+    live = [vectors.any(dim=1).nonzero()[:, 0] for vectors in (a, b)]
+    every = cosines(a, b)
+    some = every if len(live[0]) == len(a) and len(live[1]) == len(b) else cosines(a[live[0]], b[live[1]])
+    return _assign(some, live[0].numpy(), live[1].numpy(), every, (len(a), len(b)))
+
+
+def _assign(
+    live: Blocks,
+    rows: Int64[np.ndarray, " live_a"],
+    columns: Int64[np.ndarray, " live_b"],
+    every: Blocks,
+    shape: tuple[int, int],
+) -> Assignment:
+    """Assign without the zero rows and columns where that is optimal for all, and with them otherwise."""
+    if min(len(rows), len(columns)) == 0:  # nothing, or zeros only
+        match = _completed(np.full(shape[0], -1), shape[1])
+        return Assignment(match, 0.0, 0.0, np.zeros(shape[0]), np.zeros(shape[1]), 0, "sparse")
+    if max(shape) > SMALL:
+        found = _sparse(live, (len(rows), len(columns)))
+        if found is not None and (len(rows), len(columns)) != shape:
+            found = _with_zeros(found, rows, columns, shape)
+        if found is not None and found.gap <= ENOUGH:
+            return found
+    return _dense(every, shape)
+
+
+def _sparse(blocks: Blocks, shape: tuple[int, int]) -> Assignment | None:
+    """Solve on promising pairs, price all, add what is underpriced, repeat; None where that does not end."""
+    # One pair a row (or a column), whatever it is worth: now there is a matching.
+    diagonal = np.where(np.arange(shape[0]) < shape[1], np.arange(shape[0]), -1)
+    pairs = promising_pairs(blocks, shape).joined(chosen_pairs(blocks, shape, diagonal))
+    prices: tuple[RowPrices, ColumnPrices] | None = None
+    for rounds in range(1, MOST_ROUNDS + 1):
+        match = _sparse_matching(pairs, prices)
+        found, more = _certified(blocks, pairs, match, rounds, "sparse")
+        if not len(more.keys):
+            return found
+        n_before, pairs = len(pairs.keys), pairs.joined(more)
+        if len(pairs.keys) == n_before or len(pairs.keys) > MOST_PAIRS * max(shape):
+            return None
+        prices = found.row_prices, found.column_prices
+    return None
+
+
+def _dense(blocks: Blocks, shape: tuple[int, int]) -> Assignment:
+    """Solve on all pairs; prices are sought among promising ones, and among more where those do not bound."""
+    from scipy.optimize import linear_sum_assignment
+
+    cost = np.empty(shape)
+    for rows in row_blocks(shape[0]):
+        np.negative(finite(blocks(rows), rows), out=cost[rows])
+    match = np.full(shape[0], -1, dtype=np.int64)
+    matched, columns = linear_sum_assignment(cost)
+    match[matched] = columns
+    del cost
+    if max(shape) <= SMALL:
+        pairs = all_pairs(blocks, shape)
+    else:
+        pairs = promising_pairs(blocks, shape).joined(chosen_pairs(blocks, shape, match))
+    for rounds in range(1, MOST_ROUNDS + 1):
+        found, more = _certified(blocks, pairs, match, rounds, "dense")
+        n_before, pairs = len(pairs.keys), pairs.joined(more)
+        if len(pairs.keys) == n_before:
+            break
+    return found
+
+
+def _certified(
+    blocks: Blocks, pairs: Pairs, match: Int64[np.ndarray, " n_a"], rounds: int, method: Literal["sparse", "dense"]
+) -> tuple[Assignment, Pairs]:
+    """A matching that is optimal among some pairs, its bound over all pairs, and the pairs that spoil the bound."""
+    row_prices, column_prices = _prices(pairs, match)
+    most = MOST_NEW * 2 ** (rounds - 1)
+    more, missing = underpriced_pairs(blocks, pairs.shape, row_prices, column_prices, most=most)
+    row_prices = row_prices + missing
+    matched = (match >= 0).nonzero()[0]
+    total = float(pairs.at(matched, match[matched]).sum())
+    bound = float(row_prices.sum() + column_prices.sum())
+    return Assignment(match, total, bound, row_prices, column_prices, rounds, method), more
+
+
+def _sparse_matching(pairs: Pairs, prices: tuple[RowPrices, ColumnPrices] | None) -> Int64[np.ndarray, " n_a"]:
+    """The best matching of all rows (or all columns) among some pairs."""
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+
+    rows, columns = pairs.rows, pairs.columns
+    cost = -pairs.values
+    if prices is not None and pairs.shape[0] == pairs.shape[1]:
+        # Every row and column is matched, so taking their prices off moves all matchings alike; it is faster, for most
+        # pairs of the best matching now cost nothing.
+        cost += prices[0][rows] + prices[1][columns]
+    cost += (float(np.ptp(cost)) or 1.0) - cost.min()  # an edge of weight 0 is no edge to scipy
+    offsets = np.searchsorted(rows, np.arange(pairs.shape[0] + 1))
+    graph = csr_array((cost, columns, offsets), shape=pairs.shape)
+    match = np.full(pairs.shape[0], -1, dtype=np.int64)
+    matched, partners = min_weight_full_bipartite_matching(graph)
+    match[matched] = partners
+    return match
+
+
+def _prices(pairs: Pairs, match: Int64[np.ndarray, " n_a"]) -> tuple[RowPrices, ColumnPrices]:
+    """Prices under which no pair is worth more than it costs and matched pairs are worth it exactly.
+
+    Let the narrower side be "buyers" and the wider "goods". A buyer's price is what its match is worth less the price
+    of that match, so ``C_ij <= u_i + v_j`` says ``v_j >= C_ij - C_i,match(i) + v_match(i)``: the least v >= 0 are the
+    longest paths from buyer to good to its buyer (Bellman-Ford, only along what has just changed). They are finite if
+    the matching is optimal among the pairs; unmatched goods keep the price 0.
+    """
+    n_a, n_b = pairs.shape
+    buyers, goods, values = pairs.rows, pairs.columns, pairs.values
+    if n_a > n_b:
+        order = np.argsort(goods, kind="stable")
+        buyers, goods, values = goods[order], buyers[order], values[order]
+        taken = (match >= 0).nonzero()[0]
+        partner = np.empty(n_b, dtype=np.int64)
+        partner[match[taken]] = taken
+    else:
+        partner = match
+    n, n_goods = min(n_a, n_b), max(n_a, n_b)
+    offsets = np.searchsorted(buyers, np.arange(n + 1))
+    worth = values[goods == partner[buyers]]
+    gain = values - worth[buyers]
+    least_step = 1e-13 * float(np.abs(values).max())
+    buyer_of = np.full(n_goods, -1, dtype=np.int64)
+    buyer_of[partner] = np.arange(n)
+    price = np.zeros(n_goods)
+    changed, work = np.arange(n), 0
+    while len(changed) and work < MOST_WORK * len(values):
+        counts = offsets[changed + 1] - offsets[changed]
+        ends = counts.cumsum()
+        seen = np.repeat(offsets[changed] - ends + counts, counts) + np.arange(ends[-1])
+        needed = gain[seen] + np.repeat(price[partner[changed]], counts)
+        dearer = (needed > price[goods[seen]] + least_step) & (buyer_of[goods[seen]] >= 0)
+        raised = goods[seen[dearer]]
+        np.maximum.at(price, raised, needed[dearer])
+        changed = np.unique(buyer_of[raised])
+        work += len(seen)
+    net = worth - price[partner]
+    return (price, net) if n_a > n_b else (net, price)
+
+
+def _with_zeros(
+    found: Assignment,
+    rows: Int64[np.ndarray, " live_a"],
+    columns: Int64[np.ndarray, " live_b"],
+    shape: tuple[int, int],
+) -> Assignment:
+    """The same matching where zero rows and columns, at price 0, are there too: they take one another and what is left.
+
+    That is optimal if no live price is below 0, so those that are become 0; what this adds to the bound shows it.
+    """
+    match = np.full(shape[0], -1, dtype=np.int64)
+    match[rows] = np.where(found.match >= 0, columns[found.match], -1)
+    row_prices, column_prices = np.zeros(shape[0]), np.zeros(shape[1])
+    row_prices[rows], column_prices[columns] = found.row_prices, found.column_prices
+    if len(columns) < shape[1] or shape[0] > shape[1]:
+        row_prices.clip(0, out=row_prices)
+    if len(rows) < shape[0] or shape[1] > shape[0]:
+        column_prices.clip(0, out=column_prices)
+    return replace(
+        found,
+        match=_completed(match, shape[1]),
+        bound=float(row_prices.sum() + column_prices.sum()),
+        row_prices=row_prices,
+        column_prices=column_prices,
+    )
+
+
+def _completed(match: Int64[np.ndarray, " n_a"], n_b: int) -> Int64[np.ndarray, " n_a"]:
+    """The rows without a column take the free columns, both in order."""
+    match = match.astype(np.int64)
+    rows = (match < 0).nonzero()[0]
+    free = np.setdiff1d(np.arange(n_b), match)[: len(rows)]
+    match[rows[: len(free)]] = free
+    return match
+
+
+def _nonzero(
+    similarity: Float[np.ndarray, "n_a n_b"],
+) -> tuple[Int64[np.ndarray, " live_a"], Int64[np.ndarray, " live_b"]]:
+    """Rows and columns that are not all zeros; only those that look it in a sample are read in full."""
+    n_a, n_b = similarity.shape
+    in_rows: Bool[np.ndarray, " n_a"] = np.any(similarity[:, :: max(1, n_b // 64)], axis=1)
+    in_columns: Bool[np.ndarray, " n_b"] = np.any(similarity[:: max(1, n_a // 64)], axis=0)
+    doubtful = (~in_rows).nonzero()[0]
+    for block in row_blocks(len(doubtful)):
+        in_rows[doubtful[block]] = similarity[doubtful[block]].any(axis=1)
+    doubtful = (~in_columns).nonzero()[0]
+    if len(doubtful):
+        for block in row_blocks(n_a):
+            in_columns[doubtful] |= similarity[block][:, doubtful].any(axis=0)
+    return in_rows.nonzero()[0], in_columns.nonzero()[0]
