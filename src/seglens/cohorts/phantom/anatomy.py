@@ -58,6 +58,12 @@ class Template:
     tissue_low: tuple[float, float, float]
     regions: Tensor
 
+    @property
+    def tissue_high(self) -> tuple[float, ...]:
+        """Position (mm) of the last voxel (x, y, z)."""
+        sides = reversed(self.tissue.shape[2:])
+        return tuple(low + side - 1.0 for low, side in zip(self.tissue_low, sides, strict=True))
+
 
 @dataclass(frozen=True)
 class Anatomy:
@@ -79,10 +85,6 @@ class Anatomy:
     def brain(self) -> Float[Tensor, " n"]:
         """Share of the point that lies in the brain."""
         return self.grey + self.white + self.fluid
-
-    def select(self, kept: Bool[Tensor, " n"]) -> "Anatomy":
-        """The points where ``kept`` is true."""
-        return Anatomy(self.grey[kept], self.white[kept], self.fluid[kept], self.regions[:, kept])
 
     def region(self, name: str) -> Float[Tensor, " n"]:
         """Soft membership of one structure, 0 to 1."""
@@ -120,11 +122,22 @@ class Head:
 
     def to_template(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
         """Template positions (mm) of points of the subject's space (mm)."""
+        return self._turned(points) + self.amplitude_mm * self.displacement(points).T
+
+    def _turned(self, points: Tensor) -> Tensor:
         centre = torch.tensor(CENTRE)
         moved = points - centre
         # an explicit sum, not a matrix product: the same bits whatever the number of points
-        turned = sum(moved[:, j : j + 1] * self.matrix[:, j] for j in range(3))
-        return turned + centre + self.amplitude_mm * self.displacement(points).T
+        return sum((moved[:, j : j + 1] * self.matrix[:, j] for j in range(3)), torch.zeros(3)) + centre
+
+    def may_reach(
+        self, points: Float[Tensor, "n 3"], low: tuple[float, ...], high: tuple[float, ...]
+    ) -> Bool[Tensor, " n"]:
+        """Which points (mm) may go into a box of the template (corners, mm); the others certainly do not."""
+        # a displacement is a mean of lattice values, so none is larger than the largest of them
+        reach = self.amplitude_mm * float(self.displacement.values.abs().max()) + 1e-3
+        turned = self._turned(points)
+        return ((turned > torch.tensor(low) - reach) & (turned < torch.tensor(high) + reach)).all(dim=1)
 
     def from_template(self, point: tuple[float, float, float]) -> Float[Tensor, " 3"]:
         """Position in the subject's space of a template point, by fixed-point iteration."""
@@ -211,10 +224,34 @@ def sample_anatomy(template: Template, points: Float[Tensor, "n 3"]) -> Anatomy:
     Returns:
         Tissue shares and structure memberships at each point; zero outside the brain.
     """
-    shape = template.tissue.shape[:1:-1]
-    high = tuple(low + n - 1.0 for low, n in zip(template.tissue_low, shape, strict=True))
-    tissue = _sample(template.tissue, points, template.tissue_low, high)
+    tissue = _sample(template.tissue, points, template.tissue_low, template.tissue_high)
     return Anatomy(tissue[0], tissue[1], tissue[2], _sample(template.regions, points, BOX_LOW, BOX_HIGH))
+
+
+def sample_brain(
+    template: Template, head: Head, points: Float[Tensor, "n 3"], *, least: float
+) -> tuple[Bool[Tensor, " n"], Anatomy]:
+    """The points of a subject that lie in the brain, and what they are made of.
+
+    The same bits as `sample_anatomy` at all points, without sampling what is then thrown away.
+
+    Args:
+        template: the brain.
+        head: the subject's.
+        points: subject mm.
+        least: a point is kept where its share of brain is more than this, 0 to 1.
+
+    Returns:
+        Which points are kept, and their anatomy.
+    """
+    # one voxel beyond the grid a point still gets a share of the last voxel
+    low, high = [v - 1 for v in template.tissue_low], [v + 1 for v in template.tissue_high]
+    near = head.may_reach(points, tuple(low), tuple(high))
+    places = head.to_template(points[near])
+    grey, white, fluid = _sample(template.tissue, places, template.tissue_low, template.tissue_high)
+    inside = grey + white + fluid > least
+    regions = _sample(template.regions, places[inside], BOX_LOW, BOX_HIGH)
+    return near.masked_scatter(near, inside), Anatomy(grey[inside], white[inside], fluid[inside], regions)
 
 
 @lru_cache(maxsize=1)

@@ -7,6 +7,7 @@ reached), so that a compartment has the size that its prior says, whatever the t
 """
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -156,25 +157,31 @@ def arrival_time(speed: np.ndarray, sources: np.ndarray | list[int]) -> np.ndarr
     from scipy.sparse import csr_matrix
     from scipy.sparse.csgraph import dijkstra
 
+    depth, height, width = speed.shape
+    steps = [step for step in product((-1, 0, 1), repeat=3) if any(step)]
     slowness = 1 / speed
-    index = np.arange(speed.size, dtype=np.int32).reshape(speed.shape)
-    rows, columns, costs = [], [], []
-    for step in _half_neighbours():
-        here = tuple(slice(max(0, -s), min(n, n - s)) for s, n in zip(step, speed.shape, strict=True))
-        there = tuple(slice(max(0, s), min(n, n + s)) for s, n in zip(step, speed.shape, strict=True))
-        rows.append(index[here].ravel())
-        columns.append(index[there].ravel())
-        costs.append((np.sqrt(sum(s * s for s in step)) / 2 * (slowness[here] + slowness[there])).ravel())
+    # what lies outside is never entered: every point can have 26 neighbours, and the graph's rows are all alike
+    around = np.pad(slowness, 1, constant_values=np.inf)
+    costs = np.empty((len(steps), *speed.shape))
+    for cost, (z, y, x) in zip(costs, steps, strict=True):
+        there = around[1 + z : 1 + z + depth, 1 + y : 1 + y + height, 1 + x : 1 + x + width]
+        np.multiply(slowness + there, np.sqrt(z * z + y * y + x * x) / 2, out=cost)
+    offsets = np.array([(z * height + y) * width + x for z, y, x in steps], dtype=np.int32)
+    neighbours = np.clip(np.arange(speed.size, dtype=np.int32)[:, None] + offsets, 0, speed.size - 1)
+    starts = np.arange(0, neighbours.size + 1, len(steps), dtype=np.int32)
     graph = csr_matrix(
-        (np.concatenate(costs), (np.concatenate(rows), np.concatenate(columns))), shape=(speed.size, speed.size)
+        (costs.reshape(len(steps), -1).T.ravel(), neighbours.ravel(), starts), shape=(speed.size, speed.size)
     )
-    times = dijkstra(graph, directed=False, indices=np.asarray(sources), min_only=True)
+    times = dijkstra(graph, indices=np.asarray(sources), min_only=True)
     return np.asarray(times).reshape(speed.shape)
 
 
 def equivalent_radius(times: np.ndarray) -> np.ndarray:
     """Radius (mm) of a ball as large as the volume that the front has reached when it reaches each point."""
-    order = np.argsort(times, axis=None, kind="stable")
+    order = np.argsort(times, axis=None)
+    sorted_times = times.reshape(-1)[order]
+    if (sorted_times[1:] == sorted_times[:-1]).any():  # ties go by position; they are rare, and a stable sort is slow
+        order = np.argsort(times, axis=None, kind="stable")
     rank = np.empty(times.size)
     rank[order] = np.arange(times.size) + 0.5
     return np.cbrt(3 / (4 * np.pi) * STEP_MM**3 * rank).reshape(times.shape)
@@ -214,8 +221,3 @@ def compartments(lesion: Lesion, points: Float[Tensor, "n 3"], anatomy: Anatomy)
         return torch.zeros(len(points)).masked_scatter(inside, values * brain)
 
     return Compartments(full(dead), full(viable * (1 - uptake)), full(viable * uptake), full(spread))
-
-
-def _half_neighbours() -> list[tuple[int, int, int]]:
-    steps = [(a, b, c) for a in (-1, 0, 1) for b in (-1, 0, 1) for c in (-1, 0, 1)]
-    return [step for step in steps if step > (0, 0, 0)]

@@ -18,6 +18,7 @@ from seglens.cohorts.phantom.anatomy import (
     load_template,
     make_head,
     sample_anatomy,
+    sample_brain,
     smooth_field,
 )
 from seglens.cohorts.phantom.lesions import Lesion, compartments, grow
@@ -176,25 +177,25 @@ def _image(plan: _Plan, size: int) -> tuple[Tensor, Tensor, Tensor]:
     texture = smooth_field(plan.stream("texture"), channels=2, knot_mm=9.0)
     n_thin = max(1, int(np.ceil(thickness / THIN_MM)))
     grid = (len(plan.heights), size, size)
-    pure = torch.zeros(len(SEQUENCES), *grid)
-    shares = torch.zeros(len(TUMOUR_LABELS if plan.lesion else HEALTHY_LABELS), *grid)
-    brain = torch.zeros(grid)
+    n = len(plan.heights) * size * size
+    pure = torch.zeros(len(SEQUENCES), n)
+    shares = torch.zeros(len(TUMOUR_LABELS if plan.lesion else HEALTHY_LABELS), n)
+    brain = torch.zeros(n)
     for thin in range(n_thin):
         offset = ((thin + 0.5) / n_thin - 0.5) * thickness
         z, y, x = torch.meshgrid(plan.heights + offset, axis + CENTRE[1], axis + CENTRE[0], indexing="ij")
         points = torch.stack([x, y, z], -1).reshape(-1, 3)
-        anatomy = sample_anatomy(plan.template, plan.head.to_template(points))
-        kept = anatomy.brain > 0.02
-        points, anatomy = points[kept], anatomy.select(kept)
+        kept, anatomy = sample_brain(plan.template, plan.head, points, least=0.02)
+        points = points[kept]
         grown = None if plan.lesion is None else compartments(plan.lesion, points, anatomy)
         maps = tissue_maps(anatomy, grown, plan.state, tesla=plan.protocol.tesla, texture=texture(points))
-        place = kept.reshape(grid)
-        brain[place] += anatomy.brain / n_thin
-        pure[:, place] += signal(maps, plan.protocol) / n_thin
-        shares[:, place] += label_shares(anatomy, grown) / n_thin
+        place = kept.nonzero().squeeze(1)
+        brain.index_add_(0, place, anatomy.brain / n_thin)
+        pure.index_add_(1, place, signal(maps, plan.protocol) / n_thin)
+        shares.index_add_(1, place, label_shares(anatomy, grown) / n_thin)
     labels = labels_of(shares)
     labels[brain < 0.5] = 0
-    return pure, labels, brain
+    return pure.reshape(-1, *grid), labels.reshape(grid), brain.reshape(grid)
 
 
 def _scan(plan: _Plan, pure: Tensor, brain: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from seglens.cohorts.phantom.anatomy import (
     make_head,
     rotation,
     sample_anatomy,
+    sample_brain,
     smooth_field,
 )
 
@@ -55,6 +56,26 @@ def test_sampling_equals_a_slow_trilinear_twin(template):
         at = (z - low[2], y - low[1], x - low[0])
         for channel, got in enumerate((sampled.grey, sampled.white, sampled.fluid)):
             assert float(got[number]) == pytest.approx(trilinear(template.tissue[0, channel].numpy(), at), abs=1e-4)
+
+
+@pytest.mark.parametrize("amplitude", [0.0, 3.0, 25.0])
+def test_the_brain_is_sampled_as_if_everything_were(template, amplitude):
+    head = make_head(
+        scale=1.1,
+        proportions=(1.02, 0.98, 1.01),
+        degrees=(4.0, -3.0, 5.0),
+        displacement=smooth_field(default_rng(1), channels=3, knot_mm=32.0),
+        amplitude_mm=amplitude,
+    )
+    points = torch.from_numpy(default_rng(2).uniform(-110, 110, (20000, 3)).astype(np.float32))
+    everywhere = sample_anatomy(template, head.to_template(points))
+    for least in (0.0, 0.02, 2.0):
+        wanted = everywhere.brain > least
+        kept, found = sample_brain(template, head, points, least=least)
+        assert torch.equal(kept, wanted)
+        for name in ("grey", "white", "fluid"):
+            assert torch.equal(getattr(found, name), getattr(everywhere, name)[wanted])
+        assert torch.equal(found.regions, everywhere.regions[:, wanted])
 
 
 def test_tissue_shares_are_shares_and_vanish_outside_the_brain(template):

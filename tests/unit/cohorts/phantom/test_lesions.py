@@ -65,6 +65,11 @@ def test_equivalent_radius_is_that_of_a_ball_of_the_same_volume():
         assert volume == pytest.approx(4 / 3 * math.pi * limit**3, abs=STEP_MM**3)
 
 
+def test_equivalent_radius_ranks_ties_by_position():
+    radius = equivalent_radius(np.array([[[2.0, 1.0], [1.0, 2.0]], [[0.0, 1.0], [3.0, 0.0]]]))
+    assert np.argsort(radius, axis=None).tolist() == [4, 7, 1, 2, 5, 0, 3, 6]
+
+
 def test_compartments_have_the_planted_volumes(grown):
     template, head, lesion = grown
     axis = torch.arange(-60.0, 61.0, 2.0)
