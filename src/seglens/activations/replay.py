@@ -1,9 +1,9 @@
-"""The part of a network before a hookpoint, computed once and replayed for every edit.
+"""The part of a network that a hookpoint does not reach, computed once and replayed for every edit.
 
-The forward methods of the outermost modules that are finished when the hookpoint is, and of the hookpoint itself, are
-replaced for the length of one pass: while recording by a wrapper that keeps the output, while replaying by a function
-that gives it back. So nothing of the network has to be known, hooks on those modules still run, and the rest computes
-the very same bits.
+The forward methods of the hookpoint, of the outermost modules that are finished when it is, and of later ones that get
+nothing of it (a decoder's projection of a finer stage) are replaced for the length of one pass: while recording by a
+wrapper that keeps the output, while replaying by a function that gives it back. So nothing of the network has to be
+known, hooks on those modules still run, and the rest computes the very same bits.
 """
 
 from collections import defaultdict
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from seglens.activations.hooks import Change, edit
 from seglens.segmenters.segmenter import Segmenter
-from seglens.shapes import Images, Logits
+from seglens.shapes import Images, Logits, TokenGrid
 
 Forward = Callable[..., Any]
 
@@ -27,8 +27,12 @@ class _Call:
     module: str
     parent: "_Call | None"
     end: int = -1
+    inputs: Any = None
     output: Any = None
     versions: list[int] = field(default_factory=list)
+    reached: bool = (
+        False  # it, or a call in it, gets or gives something else when the hookpoint's activation is another
+    )
     kept: bool = False  # replayed, and in no replayed call
 
     @property
@@ -40,10 +44,10 @@ class _Call:
 class Replay:
     """One segmenter, one hookpoint, one batch at a time.
 
-    `record` runs the whole network on a batch; `logits` then runs only what follows the hookpoint, with a change of its
-    activation, as often as wanted. Where a replay cannot be exact (a later module writes into a recorded output, or
-    the replayed logits of the first batch differ from the recorded ones in any bit) `logits` runs the whole network:
-    slower, same numbers.
+    `record` runs the whole network on a batch; `logits` then runs only what depends on the hookpoint, with a change of
+    its activation, as often as wanted. Where a replay cannot be exact (a later module writes into a recorded output, or
+    the replayed logits of the first batch differ in any bit from those of a whole pass, with or without a change)
+    `logits` runs the whole network: slower, same numbers.
     """
 
     def __init__(self, segmenter: Segmenter, hookpoint: str):
@@ -72,7 +76,7 @@ class Replay:
         with self._replaced(self._recorder if self.exact else None):
             logits = self.segmenter.logits(images)
         if first and self.exact:
-            self.exact = torch.equal(self.logits(), logits)
+            self.exact = torch.equal(self.logits(), logits) and torch.equal(self.logits(_shaken), self._whole(_shaken))
         return logits
 
     def logits(self, change: Change | None = None) -> Logits:
@@ -80,19 +84,49 @@ class Replay:
         if self._images is None:
             raise ValueError("nothing recorded; call record(images) first")
         with self._replaced(self._player if self.exact else None):
-            if change is None:
-                return self.segmenter.logits(self._images)
-            with edit(self.segmenter, self.hookpoint, change):
-                return self.segmenter.logits(self._images)
+            return self._whole(change)
+
+    def _whole(self, change: Change | None) -> Logits:
+        assert self._images is not None
+        if change is None:
+            return self.segmenter.logits(self._images)
+        with edit(self.segmenter, self.hookpoint, change):
+            return self.segmenter.logits(self._images)
 
     def _trace(self, images: Images) -> tuple[dict[str, list[str]], bool]:
+        calls = self._calls(images)
+        target = self.segmenter.place(self.hookpoint).module
+        ends = [call.end for call in calls if call.module == target]
+        if not ends:
+            raise ValueError(f"hookpoint {self.hookpoint!r}: its module {target!r} does not run; choose another")
+        with edit(self.segmenter, self.hookpoint, _shaken):
+            others = self._calls(images)
+        alike = [call.module for call in calls] == [other.module for other in others]
+        for number, call in enumerate(calls):
+            other = others[number] if alike else None
+            call.reached = other is None or not _equal((call.inputs, call.output), (other.inputs, other.output))
+        for call in reversed(calls):  # a parent starts before its children
+            if call.parent is not None and (call.reached or call.module == target):
+                call.parent.reached = True
+        for call in calls:
+            call.kept = not call.hidden and (call.end <= ends[0] or not call.reached)
+        plan: dict[str, list[str]] = defaultdict(list)
+        for call in calls:
+            plan[call.module].append("hidden" if call.hidden else "replay" if call.kept else "run")
+        exact = all(
+            call.versions == [tensor._version for tensor in _tensors(call.output)] for call in calls if call.kept
+        )
+        return {name: fates for name, fates in plan.items() if "replay" in fates}, exact
+
+    def _calls(self, images: Images) -> list[_Call]:
+        """Every module call of a pass, in the order in which they start."""
         calls: list[_Call] = []
         stack: list[_Call] = []
         clock = iter(range(2**62))
 
         def tracer(name: str, forward: Forward) -> Forward:
             def traced(*args: Any, **kwargs: Any) -> Any:
-                call = _Call(name, stack[-1] if stack else None)
+                call = _Call(name, stack[-1] if stack else None, inputs=(args, kwargs))
                 calls.append(call)
                 stack.append(call)
                 call.output = forward(*args, **kwargs)
@@ -105,19 +139,7 @@ class Replay:
 
         with _replaced_forwards({name: (self._modules[name], tracer) for name in self._modules}):
             self.segmenter.logits(images)
-        target = self.segmenter.place(self.hookpoint).module
-        ends = [call.end for call in calls if call.module == target]
-        if not ends:
-            raise ValueError(f"hookpoint {self.hookpoint!r}: its module {target!r} does not run; choose another")
-        for call in calls:  # a parent starts before its children, so it has been decided when they are
-            call.kept = call.end <= ends[0] and not call.hidden
-        plan: dict[str, list[str]] = defaultdict(list)
-        for call in calls:
-            plan[call.module].append("hidden" if call.hidden else "replay" if call.kept else "run")
-        exact = all(
-            call.versions == [tensor._version for tensor in _tensors(call.output)] for call in calls if call.kept
-        )
-        return {name: fates for name, fates in plan.items() if "replay" in fates}, exact
+        return calls
 
     def _replaced(self, maker: Callable[[str, Forward], Forward] | None) -> Any:
         names = self._plan if self._plan and maker else {}
@@ -175,3 +197,20 @@ def _tensors(output: Any) -> Iterator[Tensor]:
     elif isinstance(output, tuple | list):
         for part in output:
             yield from _tensors(part)
+
+
+def _shaken(grid: TokenGrid) -> TokenGrid:
+    """Another activation, in every value: what does not notice does not depend on the hookpoint."""
+    noise = torch.randn(grid.shape, generator=torch.Generator().manual_seed(0)).to(grid)
+    return grid + (grid.std() + 1) * noise
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two calls got or gave the same; what cannot be compared counts as different."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, tuple | list) and isinstance(other, tuple | list):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return one is other or (isinstance(one, int | float | str | bool) and one == other)

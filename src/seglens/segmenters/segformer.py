@@ -44,7 +44,22 @@ def without_broken_torchvision() -> Iterator[None]:
 
 with without_broken_torchvision():
     from transformers.models.segformer.configuration_segformer import SegformerConfig
-    from transformers.models.segformer.modeling_segformer import SegformerDecodeHead, SegformerForSemanticSegmentation
+    from transformers.models.segformer.modeling_segformer import (
+        SegformerDecodeHead,
+        SegformerForSemanticSegmentation,
+        SegformerMLP,
+    )
+
+
+class FoldedProjection(SegformerMLP):
+    """One stage of the decoder. A module, so that stages in front of an edited one are replayed and not computed."""
+
+    def forward(self, stage: Tensor, block: Tensor, finer: Tensor | None, size: tuple[int, int]) -> Tensor:
+        """Stage ``[B d_s h_s w_s]`` projected, mixed by ``block`` and resized, plus the finer ones' ``[B H W d]``."""
+        weight, bias = block @ self.proj.weight, block @ self.proj.bias
+        part = _resized(functional.linear(rearrange(stage, "B d h w -> B h w d"), weight, bias), *size)
+        # the part is new memory; what the finer stages gave may be replayed later and is not written into
+        return part if finer is None else part.add_(finer)
 
 
 class FoldedDecodeHead(SegformerDecodeHead):
@@ -52,15 +67,12 @@ class FoldedDecodeHead(SegformerDecodeHead):
 
     def forward(self, encoder_hidden_states: Sequence[Tensor]) -> Tensor:
         """Stages ``[B d_s h_s w_s]``, finest first, to logits ``[B K h_1 w_1]``."""
-        height, width = encoder_hidden_states[0].shape[2:]
+        size = tuple(encoder_hidden_states[0].shape[2:])
         # linear_fuse sees the stages in reversed order
         blocks = self.linear_fuse.weight.flatten(1).chunk(len(self.linear_projections), dim=1)[::-1]
         mixed: Tensor | None = None
         for stage, projection, block in zip(encoder_hidden_states, self.linear_projections, blocks, strict=True):
-            weight, bias = block @ projection.proj.weight, block @ projection.proj.bias
-            part = functional.linear(rearrange(stage, "B d h w -> B h w d"), weight, bias)
-            part = _resized(part, height, width)
-            mixed = part if mixed is None else mixed + part
+            mixed = projection(stage, block, mixed, size)
         assert mixed is not None
         hidden = self.dropout(self.activation(self.batch_norm(rearrange(mixed, "B H W d -> B d H W"))))
         logits: Tensor = self.classifier(hidden)
@@ -103,5 +115,7 @@ def segformer(n_sequences: int, n_classes: int, settings: Mapping[str, Any]) -> 
     head.__dict__ = network.get_submodule("decode_head").__dict__
     # whole channels are dropped, as in the paper's own code (mmsegmentation); transformers drops single values
     head.dropout = nn.Dropout2d(config.classifier_dropout_prob)
+    for projection in head.linear_projections:
+        projection.__class__ = FoldedProjection
     network.decode_head = head
     return network

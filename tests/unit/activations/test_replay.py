@@ -34,6 +34,28 @@ class InPlace(Shared):
         return self.head(torch.cat([early, middle], dim=1))
 
 
+class Branches(nn.Module):
+    """A branch beside the hookpoint that runs after it, joined by plain arithmetic; the other half sleeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.here = nn.Conv2d(1, 3, 1)
+        self.beside = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Tanh())
+        self.join = nn.Conv2d(3, 3, 1)
+
+    def forward(self, images):
+        asleep = torch.relu(self.here(images) - 1e4)
+        return self.join(self.beside(images)) + asleep
+
+
+class Fickle(Branches):
+    """Calls other modules when the activation at the hookpoint is another."""
+
+    def forward(self, images):
+        here = self.here(images)
+        return self.join(self.beside(images) if here.std() < 1 else here)
+
+
 def wrapped(network, hookpoint):
     torch.manual_seed(0)
     return Segmenter.wrap(network(), sequences=("T1",), labels=LABELS, hookpoints={"here": hookpoint}, size=16)
@@ -106,6 +128,42 @@ def test_a_module_used_twice(hookpoint):
     replay.record(images(1, 16))
     assert replay.exact
     assert torch.equal(replay.logits(scaled), full(segmenter, "here", images(1, 16), scaled))
+
+
+def test_what_runs_later_but_gets_nothing_of_the_hookpoint_is_replayed():
+    from seglens.segmenters.architectures import build_segmenter
+
+    segmenter = build_segmenter("segformer-b0", sequences=("T1", "T2"), labels=LABELS, size=32, seed=0)
+    for hookpoint, count in (("stage1", 0), ("stage2", 1), ("stage3", 2), ("stage4", 3)):
+        replay = Replay(segmenter, hookpoint)
+        replay.record(images(2, 32))
+        projections = [name for name in replay.replayed_modules if "projection" in name]
+        assert projections == [f"decode_head.linear_projections.{number}" for number in range(count)]
+
+
+def test_a_later_branch_is_replayed_and_a_sleeping_one_wakes():
+    segmenter = wrapped(Branches, "here")
+    replay = Replay(segmenter, "here")
+    replay.record(images(1, 16))
+    assert replay.exact
+    assert replay.replayed_modules == ["beside", "here", "join"]
+
+    def loud(grid):
+        return grid + 2e4
+
+    for change in (scaled, loud):
+        assert torch.equal(replay.logits(change), full(segmenter, "here", images(1, 16), change))
+    assert not torch.equal(replay.logits(loud), replay.logits())
+
+
+def test_a_network_that_takes_another_path_replays_only_what_comes_before():
+    segmenter = wrapped(Fickle, "here")
+    replay = Replay(segmenter, "here")
+    replay.record(images(1, 16) / 100)
+    assert replay.exact
+    assert replay.replayed_modules == ["here"]
+    for change in (scaled, lambda grid: grid + torch.arange(16.0).view(1, 16, 1, 1)):
+        assert torch.equal(replay.logits(change), full(segmenter, "here", images(1, 16) / 100, change))
 
 
 def test_a_network_that_writes_into_recorded_outputs_is_run_whole():
