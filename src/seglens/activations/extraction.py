@@ -146,8 +146,8 @@ def _shards_of(
 ) -> dict[int, tuple[Shard | None, ShardFacts]]:
     """This process's shards by number; written to ``draft`` (and None here) where there is one."""
     batches = list(forward.slices.batches(batch_size))
-    first = forward(batches[0])
-    per_shard = batches_in_shard(first.numel())
+    first = forward(batches[0] if is_first() else batches[0][:1])  # elsewhere only its shape is needed
+    per_shard = batches_in_shard(first[0].numel() * len(batches[0]))
     starts = range(0, len(batches), per_shard)
     mine = dealt(len(starts))
     total = sum(len(rows) for number in mine for rows in batches[starts[number] :][:per_shard])
