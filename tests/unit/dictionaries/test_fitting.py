@@ -37,8 +37,8 @@ class FakeStore:
     def tokens(self, rows):
         return self.raw[rows]
 
-    def random_batches(self, batch_size, generator):
-        for rows in torch.randperm(self.n_tokens, generator=generator).split(batch_size):
+    def random_batches(self, batch_size, generator, first=0):
+        for rows in torch.randperm(self.n_tokens, generator=generator).split(batch_size)[first:]:
             yield self.raw[rows]
 
 
@@ -128,9 +128,9 @@ def test_dictionaries_of_one_pass_equal_separate_fits(tmp_path):
     passes = []
 
     class Counted(FakeStore):
-        def random_batches(self, batch_size, generator):
+        def random_batches(self, batch_size, generator, first=0):
             passes.append(batch_size)
-            yield from super().random_batches(batch_size, generator)
+            yield from super().random_batches(batch_size, generator, first)
 
     store, other = Counted(mixture(500)), Counted(mixture(300, d_in=8, seed=1), "other")
     plans = [
@@ -316,7 +316,7 @@ no_progress = seglens.progress.silent
 def test_two_processes_equal_one(tmp_path):
     one = fit_dictionary(FakeStore(mixture(500)), settings=replace(SMALL, batch_size=127))
     code = "import runpy, sys; runpy.run_path(sys.argv[1])['fit_as_rank'](1, sys.argv[2])"
-    source = str(Path(fitting.__file__).parents[2])
+    source = str(Path(calibration.__file__).parents[2])
     environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
     other = subprocess.Popen([sys.executable, "-c", code, __file__, str(tmp_path / "meet")], env=environment)
     try:

@@ -1,0 +1,88 @@
+"""One training step of a BatchTopK dictionary."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from benchmarks.framework import Benchmark, Repeat, Subject, Unavailable
+from benchmarks.step_peers import CASES, FAR_BELOW, LONG_AGO, PEERS, batches, n_dead, tokens, warmed
+
+
+class _Tokens:
+    """A batch's worth of activations: all that a fit asks for before its first step."""
+
+    hookpoint, segmenter_hash, hash = "none", "none", "none"
+    scale = 1.0
+
+    def __init__(self, case: Mapping[str, Any]):
+        import torch
+
+        self.d_in, self.n_tokens = case["d_in"], 100 * case["batch"]
+        self.centre = torch.zeros(self.d_in)
+        self._case = case
+
+    def tokens(self, rows: Any) -> Any:
+        return tokens(self._case["d_in"], len(rows))
+
+    def random_batches(self, batch_size: int, generator: Any, *, first: int = 0) -> Iterator[Any]:
+        raise NotImplementedError("the benchmark gives the batches")
+
+
+def ours(case: Mapping[str, Any], *, screen: str, kernel: str) -> Repeat:
+    """`fit_dictionary`'s step: codes, loss, gradients, clipping, Adam, unit decoder rows."""
+    import torch
+
+    from seglens.devices import fast_bf16
+    from seglens.dictionaries.fitting import FitPlan, FitSettings, _Fit
+
+    if screen == "bf16" and not fast_bf16(torch.device("cpu")):
+        raise Unavailable("this processor has no AMX tiles")
+    settings = FitSettings(
+        k=case["k"], expansion=case["m"] // case["d_in"], batch_size=case["batch"], steps=20_000, dead_after=50.0
+    )
+    fit = _Fit(FitPlan(_Tokens(case), settings), "cpu")
+    fit.top.screen, fit.kernel = screen, kernel
+    batch = batches(case)
+    fit.advance(batch())
+    fit.weights.b_enc[: n_dead(case)] = FAR_BELOW
+    fit.unseen[: n_dead(case)] = LONG_AGO
+    return warmed(lambda: fit.advance(batch()))
+
+
+def load_numba() -> None:
+    """What the kernel imports and compiles when it is first used."""
+    try:
+        import torch
+
+        from seglens.dictionaries.codes import Codes
+        from seglens.dictionaries.kernels import errors_and_slopes
+    except ImportError:
+        return
+    one = Codes(torch.tensor([0, 1]), torch.zeros(1, dtype=torch.int32), torch.ones(1), 1)
+    errors_and_slopes(torch.ones(1, 2), torch.ones(1, 2), one)
+
+
+def one_product(case: Mapping[str, Any]) -> Repeat:
+    """Every latent's score at every token, into a buffer that is reused: no exact float32 step can be faster."""
+    import torch
+
+    x = tokens(case["d_in"], case["batch"])
+    encoder = torch.randn(case["d_in"], case["m"], generator=torch.Generator().manual_seed(0))
+    out = torch.empty(case["batch"], case["m"])
+    return warmed(lambda: torch.mm(x, encoder, out=out))
+
+
+BENCHMARK = Benchmark(
+    name="step",
+    title="one training step of a BatchTopK dictionary (codes, loss, gradients, Adam), k = 32, fp32, one thread",
+    cases=CASES,
+    subjects=[
+        Subject("floor: one encoder GEMM", "floor", one_product),
+        Subject("seglens, bf16 screen, numba", "ours", partial(ours, screen="bf16", kernel="numba"), load=load_numba),
+        Subject("seglens, bf16 screen", "ours", partial(ours, screen="bf16", kernel="torch")),
+        Subject("seglens, numba", "ours", partial(ours, screen="fp32", kernel="numba"), load=load_numba),
+        Subject("seglens, torch only", "ours", partial(ours, screen="fp32", kernel="torch")),
+        *PEERS,
+    ],
+    repeats=9,
+)
