@@ -258,13 +258,13 @@ class _Fit:
 
     def batches(self) -> Iterator[tuple[int, int, Tokens]]:
         """Epoch, number of the next batch, and tokens of all batches from where the fit stands, epoch after epoch."""
-        epoch, skip = self.epoch, self.batch
+        epoch, done = self.epoch, self.batch
         while True:
             generator = torch.Generator().manual_seed((self.order_seed * 1_000_003 + epoch) % 2**63)
-            for number, tokens in enumerate(self.store.random_batches(self.batch_size, generator)):
-                if number >= skip:
-                    yield epoch, number + 1, tokens
-            epoch, skip = epoch + 1, 0
+            left = self.store.random_batches(self.batch_size, generator, first=done)
+            for number, tokens in enumerate(left, start=done + 1):
+                yield epoch, number, tokens
+            epoch, done = epoch + 1, 0
 
     def normalised(self, batch: Tokens) -> Float[Tensor, "n_own d_in"]:
         """This process's share of a batch as the weights see it."""

@@ -45,5 +45,5 @@ class TokenSource(Protocol):
     def tokens(self, rows: Int[Tensor, " n"]) -> Tokens:
         """Raw activations of these tokens."""
 
-    def random_batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Tokens]:
-        """All tokens once, in random order."""
+    def random_batches(self, batch_size: int, generator: torch.Generator, *, first: int = 0) -> Iterator[Tokens]:
+        """All tokens once, in random order; without the batches before number ``first``, which need not be read."""
