@@ -55,7 +55,7 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.reshape(-1).view(uint8).numpy() if tensor.numel() else b"")
+        digest.update(tensor.reshape(-1).view(uint8).numpy().data if tensor.numel() else b"")
     return digest.hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import ClassVar
 
 import polars as pl
@@ -13,6 +14,8 @@ from seglens.shapes import BrainMasks, Images, Masks
 
 KIND = "slices"
 SHARD_BYTES = 64 * 2**20
+OPEN_SHARDS = 4
+"""Of a set on disk so many stay mapped: what was ever read of a mapped file counts as the process's memory."""
 DOCUMENT = "slices"
 INDEX = "index"
 
@@ -75,9 +78,31 @@ class Shard:
         return {"images": self.images, "masks": self.masks, "brains": self.brains}
 
 
+class ShardFiles:
+    """The shards of a written set; the latest `OPEN_SHARDS` that were read stay mapped."""
+
+    def __init__(self, artifact: Artifact, n_shards: int):
+        self._n_shards = n_shards
+        self._read = lru_cache(OPEN_SHARDS)(lambda number: Shard(**artifact.tensors(shard_name(number))))
+
+    @property
+    def n_open(self) -> int:
+        """How many are mapped now."""
+        return self._read.cache_info().currsize
+
+    def __len__(self) -> int:
+        return self._n_shards
+
+    def __getitem__(self, number: int) -> Shard:
+        return self._read(number)
+
+    def __iter__(self) -> Iterator[Shard]:
+        return (self[number] for number in range(len(self)))
+
+
 @dataclass(frozen=True, eq=False)
 class SliceSet:
-    """Slices of one cohort, in shards; read from disk they are memory-mapped, so a set may exceed the memory.
+    """Slices of one cohort, in shards; those on disk are mapped, a few at a time, so a set may exceed the memory.
 
     Rows of a slice run from anterior to posterior, columns from the patient's right to left.
 
@@ -96,7 +121,7 @@ class SliceSet:
     labels: Mapping[int, str]
     index: pl.DataFrame
     hash: str
-    shards: tuple[Shard, ...] = field(repr=False)
+    shards: "tuple[Shard, ...] | ShardFiles" = field(repr=False)
     places: Tensor = field(repr=False)  # [n] of each row of this set: its place in the concatenated shards
 
     COLUMNS: ClassVar[Mapping[str, type[pl.DataType]]] = {
@@ -212,7 +237,7 @@ class SliceSet:
     def read(cls, artifact: Artifact) -> "SliceSet":
         """Open a written set; its pixels stay on disk until they are asked for."""
         head = artifact.document(DOCUMENT)
-        shards = tuple(Shard(**artifact.tensors(shard_name(number))) for number in range(head["n_shards"]))
+        shards = ShardFiles(artifact, head["n_shards"])
         labels = {int(value): name for value, name in head["labels"].items()}
         index = artifact.table(INDEX)
         sequences = tuple(head["sequences"])
@@ -228,15 +253,19 @@ class SliceSet:
 
     def _gather(self, what: str, rows: Sequence[int] | Tensor | None) -> Tensor:
         places = self.places if rows is None else self.places[self._checked(rows)]
-        ends = torch.tensor([len(shard) for shard in self.shards]).cumsum(0)
+        ends = self._ends
         owner = torch.searchsorted(ends, places, right=True)
         first: Tensor = getattr(self.shards[0], what)
         gathered = torch.empty((len(places), *first.shape[1:]), dtype=first.dtype)
         for number in owner.unique().tolist():
             here = (owner == number).nonzero().squeeze(1)
-            start = int(ends[number]) - len(self.shards[number])
-            gathered[here] = getattr(self.shards[number], what)[places[here] - start]
+            shard = self.shards[number]
+            gathered[here] = getattr(shard, what)[places[here] - (int(ends[number]) - len(shard))]
         return gathered
+
+    @cached_property
+    def _ends(self) -> Tensor:
+        return torch.tensor([len(shard) for shard in self.shards]).cumsum(0)
 
 
 def evenly_spaced(n: int, most: int) -> list[int]:

@@ -135,3 +135,16 @@ def test_evenly_spaced() -> None:
     assert evenly_spaced(3, 10) == [0, 1, 2]
     assert evenly_spaced(10, 4) == [0, 2, 5, 7]
     assert evenly_spaced(190, 100)[-1] == 188
+
+
+def test_no_more_than_a_few_shards_stay_mapped(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(slice_set, "SHARD_BYTES", 1)  # one slice a shard
+    monkeypatch.setattr(slice_set, "OPEN_SHARDS", 2)
+    slices = make()
+    read = write(slices, tmp_path / "a")
+    assert len(read.shards) == 11
+    for _ in range(2):
+        assert torch.equal(read.images(), slices.images())
+    assert isinstance(read.shards, slice_set.ShardFiles)
+    assert read.shards.n_open == 2
+    assert read.shards[10] is read.shards[10]
