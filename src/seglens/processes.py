@@ -27,6 +27,9 @@ PATIENCE_SECONDS = 10.0
 LONGEST_WAIT = timedelta(days=30)
 """The others wait while the first works alone; that somebody is gone they learn by other means."""
 
+LARGE = 2**16
+"""Numbers in a tensor from which copying it into a common message costs more than a message of its own."""
+
 T = TypeVar("T")
 _alone = False
 
@@ -181,13 +184,22 @@ def dealt(n: int) -> range:
 
 
 def sum_over_ranks(tensors: list[Tensor]) -> None:
-    """Replace each tensor by its sum over all processes, in one message; all of one type."""
+    """Replace each tensor by its sum over all processes; all of one type.
+
+    Large ones are summed where they are, the small ones travel in one message.
+    """
     if rank_and_size()[1] == 1:
         return
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    dist.all_reduce(flat)
-    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(part.view_as(tensor))
+    large = [tensor for tensor in tensors if tensor.numel() >= LARGE and tensor.is_contiguous()]
+    small = [tensor for tensor in tensors if tensor.numel() < LARGE or not tensor.is_contiguous()]
+    underway = [dist.all_reduce(tensor, async_op=True) for tensor in large]
+    if small:
+        flat = torch.cat([tensor.reshape(-1) for tensor in small])
+        dist.all_reduce(flat)
+        for tensor, part in zip(small, flat.split([tensor.numel() for tensor in small]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+    for message in underway:
+        message.wait()
 
 
 def gather_over_ranks(values: Shaped[Tensor, " n"]) -> list[Tensor]:

@@ -20,7 +20,7 @@ from seglens.artifacts import new_artifact, read_artifact
 from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.processes import alone, dealt, from_first, gathered, is_first, launched, own_share, rank_and_size, summed
-from seglens.processes import wait
+from seglens.processes import sum_over_ranks, wait
 from seglens.segmenters.scoring import evaluate
 from seglens.segmenters.segmenter import Segmenter
 from seglens.steering.edits import LatentEdit
@@ -62,6 +62,9 @@ with launched() as team:
     loss = summed((rank + 1) * w).square()
     (loss / 3).backward()
     assert loss.item() == 36 and w.grad.item() == 2 * 6 * (rank + 1)
+    sums = [torch.full((3,), 1.0), torch.full((300, 300), 2.0), torch.full((400, 400), 3.0).T[:, ::2], torch.zeros(0)]
+    sum_over_ranks(sums)
+    assert [(float(x.min()), float(x.max())) for x in sums[:3]] == [(3.0, 3.0), (6.0, 6.0), (9.0, 9.0)]
     with new_artifact(folder / "made", kind="toy", inputs={}) as draft:
         draft.save_document("who", rank)
         draft.save_table("table", index)
