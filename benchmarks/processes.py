@@ -19,8 +19,8 @@ from benchmarks.framework import Benchmark, Repeat, Subject
 
 CASES: dict[str, dict[str, Any]] = {
     "extraction": {"task": "extraction", "slices": 192, "size": 128, "batch": 16, "stage": "stage3"},
-    "fitting d320 m5120": {"task": "fitting", "d_in": 320, "expansion": 16, "steps": 6, "batch": 4096, "k": 32},
-    "fitting d160 m2560": {"task": "fitting", "d_in": 160, "expansion": 16, "steps": 16, "batch": 4096, "k": 32},
+    "fitting d320 m5120": {"task": "fitting", "d_in": 320, "expansion": 16, "steps": 12, "batch": 4096, "k": 32},
+    "fitting d160 m2560": {"task": "fitting", "d_in": 160, "expansion": 16, "steps": 24, "batch": 4096, "k": 32},
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "processes": ["launched"],
     "cohorts.case": ["Case", "Cohort", "ImageRef"],
     "cohorts.layouts": ["read_cohort"],
     "cohorts.checks": ["check_cohort"],
