@@ -45,9 +45,9 @@ class Replay:
     """One segmenter, one hookpoint, one batch at a time.
 
     `record` runs the whole network on a batch; `logits` then runs only what depends on the hookpoint, with a change of
-    its activation, as often as wanted. Where a replay cannot be exact (a later module writes into a recorded output, or
-    the replayed logits of the first batch differ in any bit from those of a whole pass, with or without a change)
-    `logits` runs the whole network: slower, same numbers.
+    its activation, as often as wanted. What that is, is found out on the first slice. Where a replay would not be exact
+    (a later module writes into a recorded output, or the replayed logits of that slice differ in any bit from those of
+    a whole pass with the same change) `logits` runs the whole network: slower, same numbers.
     """
 
     def __init__(self, segmenter: Segmenter, hookpoint: str):
@@ -68,39 +68,32 @@ class Replay:
     @torch.no_grad()
     def record(self, images: Images) -> Logits:
         """Run the whole network, keep what the prefix gave, return the unedited logits."""
-        self._images = images
-        first = self._plan is None
         if self._plan is None:
-            self._plan, self.exact = self._trace(images[:1])
+            self._find_plan(images[:1])
+        self._images = images
         self._kept = defaultdict(list)
         with self._replaced(self._recorder if self.exact else None):
-            logits = self.segmenter.logits(images)
-        if first and self.exact:
-            self.exact = torch.equal(self.logits(), logits) and torch.equal(self.logits(_shaken), self._whole(_shaken))
-        return logits
+            return self.segmenter.logits(images)
 
     def logits(self, change: Change | None = None) -> Logits:
         """Logits of the recorded batch with ``change`` at the hookpoint; gradients flow where they are enabled."""
         if self._images is None:
             raise ValueError("nothing recorded; call record(images) first")
         with self._replaced(self._player if self.exact else None):
-            return self._whole(change)
+            if change is None:
+                return self.segmenter.logits(self._images)
+            with edit(self.segmenter, self.hookpoint, change):
+                return self.segmenter.logits(self._images)
 
-    def _whole(self, change: Change | None) -> Logits:
-        assert self._images is not None
-        if change is None:
-            return self.segmenter.logits(self._images)
-        with edit(self.segmenter, self.hookpoint, change):
-            return self.segmenter.logits(self._images)
-
-    def _trace(self, images: Images) -> tuple[dict[str, list[str]], bool]:
-        calls = self._calls(images)
+    def _find_plan(self, images: Images) -> None:
+        """Compare two passes with different activations at the hookpoint: what may be replayed, and if that is exact."""
+        calls, _ = self._calls(images)
         target = self.segmenter.place(self.hookpoint).module
         ends = [call.end for call in calls if call.module == target]
         if not ends:
             raise ValueError(f"hookpoint {self.hookpoint!r}: its module {target!r} does not run; choose another")
         with edit(self.segmenter, self.hookpoint, _shaken):
-            others = self._calls(images)
+            others, shaken = self._calls(images)
         alike = [call.module for call in calls] == [other.module for other in others]
         for number, call in enumerate(calls):
             other = others[number] if alike else None
@@ -113,13 +106,16 @@ class Replay:
         plan: dict[str, list[str]] = defaultdict(list)
         for call in calls:
             plan[call.module].append("hidden" if call.hidden else "replay" if call.kept else "run")
-        exact = all(
-            call.versions == [tensor._version for tensor in _tensors(call.output)] for call in calls if call.kept
-        )
-        return {name: fates for name, fates in plan.items() if "replay" in fates}, exact
+        self._plan = {name: fates for name, fates in plan.items() if "replay" in fates}
+        self._images, self._kept = images, defaultdict(list)
+        for call in calls:
+            if call.kept:
+                self._kept[call.module].append(call.output)
+                self.exact &= call.versions == [tensor._version for tensor in _tensors(call.output)]
+        self.exact = self.exact and torch.equal(self.logits(_shaken), shaken)
 
-    def _calls(self, images: Images) -> list[_Call]:
-        """Every module call of a pass, in the order in which they start."""
+    def _calls(self, images: Images) -> tuple[list[_Call], Logits]:
+        """Every module call of a pass, in the order in which they start, and what comes out."""
         calls: list[_Call] = []
         stack: list[_Call] = []
         clock = iter(range(2**62))
@@ -138,8 +134,7 @@ class Replay:
             return traced
 
         with _replaced_forwards({name: (self._modules[name], tracer) for name in self._modules}):
-            self.segmenter.logits(images)
-        return calls
+            return calls, self.segmenter.logits(images)
 
     def _replaced(self, maker: Callable[[str, Forward], Forward] | None) -> Any:
         names = self._plan if self._plan and maker else {}
