@@ -147,9 +147,17 @@ def extract(study: StudyFile, *names: str, out: Out = Path("results")) -> int:
 
 
 @app.command
-def fit(study: StudyFile, *names: str, out: Out = Path("results")) -> int:
+def fit(
+    study: StudyFile,
+    *names: str,
+    out: Out = Path("results"),
+    no_store: Annotated[
+        bool,
+        Parameter(help="Compute activations when they are read; as `store: false` in the study file.", negative=""),
+    ] = False,
+) -> int:
     """Fit a dictionary to each segmenter's activations and measure its quality."""
-    return _stages(study, out, names, ("dictionary", "quality"))
+    return _stages(study, out, names, ("dictionary", "quality"), store=not no_store)
 
 
 @app.command
@@ -208,12 +216,14 @@ def _run(settings: "StudySettings", out: Path) -> int:
     return _exit_code(finished)
 
 
-def _stages(study: Path, out: Path, names: tuple[str, ...], stages: tuple[str, ...]) -> int:
+def _stages(study: Path, out: Path, names: tuple[str, ...], stages: tuple[str, ...], *, store: bool = True) -> int:
     from seglens.studies.settings import StudySettings
     from seglens.studies.study import run_stages
     from seglens.terminal import StageDisplay
 
-    finished = run_stages(StudySettings.read(study), out, stages, names, announce=StageDisplay())
+    settings = StudySettings.read(study)
+    settings = settings.model_copy(update={"store": settings.store and store})
+    finished = run_stages(settings, out, stages, names, announce=StageDisplay())
     if "effects" in stages:
         _print_effects(finished)
     return _exit_code(finished)

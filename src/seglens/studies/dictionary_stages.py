@@ -54,6 +54,29 @@ def fit_to_store(
     )
 
 
+def activations_of(segmenter: Segmenter, slices: SliceSet, hookpoint: str, folder: Path | None) -> ActivationStore:
+    """Activations that one stage needs, none of it in memory.
+
+    Args:
+        segmenter: whose.
+        slices: of what.
+        hookpoint: where.
+        folder: a store is written there, or found there by a stage that was stopped; None: they are computed whenever
+            they are read.
+    """
+    from seglens.activations.extraction import extract
+    from seglens.activations.live import live_activations
+    from seglens.activations.store import KIND
+    from seglens.artifacts import read_artifact
+    from seglens.processes import from_first
+
+    if folder is None:
+        return live_activations(segmenter, slices, hookpoint)
+    if from_first(folder.exists):
+        return ActivationStore.read(read_artifact(folder, KIND))
+    return extract(segmenter, slices, hookpoint, folder=folder)
+
+
 def random_rotation(width: int, seed: int) -> Tensor:
     """A random orthogonal matrix [width width], uniformly distributed."""
     gaussian = torch.randn(width, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -70,13 +93,13 @@ def control_explained_variance(
     test: SliceSet,
     own: DictionarySettings,
     seed: int,
+    scratch: Path | None,
     progress: Progress,
 ) -> float | None:
     """What a dictionary of an untrained segmenter of the same architecture explains on the same slices.
 
     Explained variance alone proves nothing: random features are explained too.
     """
-    from seglens.activations.extraction import extract
     from seglens.dictionaries.quality import dictionary_quality
     from seglens.segmenters.architectures import build_segmenter
 
@@ -84,14 +107,15 @@ def control_explained_variance(
         architecture, sequences=trained.sequences, labels=trained.labels, size=trained.size, seed=seed + 1
     ).to(trained.device)
     dictionary = fit_to_store(
-        extract(untrained, training, hookpoint),
+        activations_of(untrained, training, hookpoint, scratch and scratch / "control_training"),
         own,
         seeds=(seed, seed),
         device=str(trained.device),
         checkpoint=None,
         progress=progress,
     )
-    return dictionary_quality(dictionary, extract(untrained, test, hookpoint))["explained_variance"]
+    judged = activations_of(untrained, test, hookpoint, scratch and scratch / "control_test")
+    return dictionary_quality(dictionary, judged)["explained_variance"]
 
 
 def alive_latents(dictionary: SparseAutoencoder, store: ActivationStore) -> Tensor:

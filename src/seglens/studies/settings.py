@@ -181,6 +181,8 @@ class StudySettings(_Strict):
             ablation lowers foreground Dice by ``minimum_effect`` in every segmenter of that architecture.
         minimum_effect: see ``hookpoint``.
         dictionaries: how they are fitted.
+        store: keep activations on disk; False computes them whenever they are read, for cohorts whose activations no
+            disk holds.
         tau: cosine above which a matched pair of latents counts as shared.
         steering: adaptations to try.
         failures: recoveries to try.
@@ -197,6 +199,7 @@ class StudySettings(_Strict):
     hookpoint: str = "auto"
     minimum_effect: Share = 0.2
     dictionaries: DictionarySettings = DictionarySettings()
+    store: bool = True
     tau: Share = 0.8
     steering: list[SteeringSettings] = []
     failures: list[FailureSettings] = []
@@ -319,6 +322,7 @@ segmenters:
 
 hookpoint: auto              # the deepest encoder stage with a real effect
 dictionaries: {k: 32, expansion: 16, steps: 2000}
+store: true                  # false: activations are computed whenever they are read (slower), none are kept on disk
 tau: 0.8
 
 steering:                    # run a segmenter on another cohort, change latents of one class

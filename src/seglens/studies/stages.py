@@ -14,6 +14,7 @@ from torch import Tensor
 
 from seglens.activations.effects import choose_hookpoint, hookpoint_effects
 from seglens.activations.extraction import extract
+from seglens.activations.live import live_activations
 from seglens.activations.store import ActivationStore
 from seglens.artifacts import Artifact, Draft, new_artifact
 from seglens.cohorts.slice_set import SliceSet
@@ -34,6 +35,7 @@ from seglens.studies.dictionary_stages import (
     REORDERED,
     RESEEDED,
     ROTATED,
+    activations_of,
     alive_latents,
     control_explained_variance,
     fit_to_store,
@@ -65,6 +67,7 @@ class Study:
         self._slices: dict[str, SliceSet] = {}
         self._segmenters: dict[str, Segmenter] = {}
         self._hookpoints: dict[str, str] = {}
+        self._live: dict[str, ActivationStore] = {}
         self._alive: dict[tuple[str, str], tuple[SparseAutoencoder, Tensor]] = {}
 
     def run_all(self) -> None:
@@ -187,6 +190,11 @@ class Study:
     def store(self, name: str) -> ActivationStore:
         """Activations of a segmenter on its own training slices."""
         segmenter, slices, hookpoint = self.segmenter(name), self.own_slices(name, "train"), self.hookpoint(name)
+        if not self.settings.store:
+            if name not in self._live:
+                with self.announce(f"activations/{name}") as progress:
+                    self._live[name] = live_activations(segmenter, slices, hookpoint, progress=progress)
+            return self._live[name]
 
         def make(path: Path, checkpoint: Path, progress: Progress) -> None:
             extract(segmenter, slices, hookpoint, folder=path, progress=progress)
@@ -196,9 +204,11 @@ class Study:
 
     def dictionary(self, name: str, variant: str = PLAIN) -> SparseAutoencoder:
         """A segmenter's dictionary, or one of the variants that floors and ceilings need."""
-        store, seed = self.store(name), self.settings.seed
+        # what is not stored is computed in `make`: nobody needs it where the dictionary is finished
+        store, seed = self.store(name) if self.settings.store else None, self.settings.seed
+        origin = self.segmenter(name).hash, self.own_slices(name, "train").hash, self.hookpoint(name)
         inputs = {
-            "store": store.hash,
+            "store": " ".join(origin) if store is None else store.hash,
             "settings": self.settings.dictionaries.model_dump(mode="json", exclude={"controls"}),
             "seed": seed,
             "variant": variant,
@@ -207,7 +217,7 @@ class Study:
 
         def make(path: Path, checkpoint: Path, progress: Progress) -> None:
             fitted = fit_to_store(
-                variant_store(store, variant, seed),
+                variant_store(self.store(name) if store is None else store, variant, seed),
                 self.settings.dictionaries,
                 seeds=variant_seeds(variant, seed),
                 device=self.device,
@@ -224,8 +234,9 @@ class Study:
         segmenter, dictionary, slices = self.segmenter(name), self.dictionary(name), self.own_slices(name, "test")
         settings = self.settings
 
-        def make(draft: Draft, progress: Progress) -> None:
-            store = extract(segmenter, slices, dictionary.hookpoint)
+        def make(path: Path, checkpoint: Path, progress: Progress) -> None:
+            scratch = checkpoint if settings.store else None
+            store = activations_of(segmenter, slices, dictionary.hookpoint, scratch and scratch / "test")
             quality = dictionary_quality(dictionary, store, segmenter=segmenter, slices=slices)
             quality["control_explained_variance"] = None
             if settings.dictionaries.controls:
@@ -237,16 +248,18 @@ class Study:
                     test=slices,
                     own=settings.dictionaries,
                     seed=settings.seed,
+                    scratch=scratch,
                     progress=progress,
                 )
-            draft.save_document("quality", quality)
+            with new_artifact(path, kind="quality", inputs=inputs) as draft:
+                draft.save_document("quality", quality)
 
         inputs = {
             "dictionary": dictionary.hash,
             "slices": slices.hash,
             "settings": settings.dictionaries.model_dump(mode="json"),
         }
-        return self._draft(Stage(f"quality/{name}", "quality", inputs), make, together=True)
+        return self._do(Stage(f"quality/{name}", "quality", inputs), make, together=True)
 
     def atlas(self, name: str) -> Artifact:
         """What each latent means, on slices that neither the segmenter nor the dictionary was trained on."""
@@ -329,8 +342,7 @@ class Study:
     def unseen_slices(self, name: str) -> SliceSet:
         """Val and test slices of a segmenter's own cohort."""
         slices = self.slices(self.settings.segmenters[name].cohort)
-        rows = [row for row, split in enumerate(slices.index["split"]) if split in ("val", "test")]
-        return slices.select(rows)
+        return slices.select([row for row, split in enumerate(slices.index["split"]) if split in ("val", "test")])
 
     def _pretrained(self, own: SegmenterSettings, slices: SliceSet) -> Segmenter | None:
         if own.pretrained is None:

@@ -8,6 +8,7 @@ from seglens.studies.dictionary_stages import (
     REORDERED,
     RESEEDED,
     ROTATED,
+    activations_of,
     alive_latents,
     random_rotation,
     variant_seeds,
@@ -43,3 +44,17 @@ def test_alive_means_firing(store):
     alive = alive_latents(dictionary, store)
     assert not alive[:8].any()
     assert alive[8:].any()
+
+
+def test_activations_of_a_stage_are_stored_found_again_or_computed(segmenter, slices, store, tmp_path):
+    stored = activations_of(segmenter, slices, "middle", tmp_path / "test")
+    written = (tmp_path / "test" / "manifest.json").stat().st_mtime_ns
+    found = activations_of(segmenter, slices, "middle", tmp_path / "test")
+    assert (tmp_path / "test" / "manifest.json").stat().st_mtime_ns == written
+    computed = activations_of(segmenter, slices, "middle", None)
+    every = torch.arange(store.n_tokens)
+    for one in (stored, found, computed):
+        assert torch.equal(one.tokens(every), store.tokens(every))
+        assert torch.equal(one.centre, store.centre)
+        assert one.scale == store.scale
+    assert stored.hash == found.hash == store.hash

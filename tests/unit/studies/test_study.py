@@ -5,9 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
+from seglens.artifacts import read_artifact
+from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.studies.run import Run
 from seglens.studies.settings import StudySettings
 from seglens.studies.study import run_study
@@ -75,3 +78,21 @@ def test_two_processes_leave_what_one_would(tmp_path, study_file, run_ranks):
         if not stage.startswith(LEARNT):
             shutil.rmtree(Run(out).artifact(stage).path)
     assert run_study(settings, out).hashes == hashes  # all of it was, by one process: the same bits
+
+
+def test_without_a_store_the_dictionary_is_the_same(tmp_path, study_file):
+    settings = StudySettings.read(study_file)
+    runs = [run_study(settings.model_copy(update={"store": kept}), tmp_path / str(kept)) for kept in (True, False)]
+    assert runs[0].stages("store/")
+    assert not runs[1].stages("store/")
+    shards = runs[1].path.glob("artifacts/**/shard_*.safetensors")
+    assert {read_artifact(shard.parent).kind for shard in shards} == {"slices"}
+    with_store, without = (SparseAutoencoder.read(run.artifact("dictionary/discs")) for run in runs)
+    for name, weights in with_store.state_dict().items():
+        assert torch.equal(weights, without.state_dict()[name])
+    assert runs[0].artifact("quality/discs").document("quality") == runs[1].artifact("quality/discs").document(
+        "quality"
+    )
+    timings = (runs[1].path / "timings.json").read_text()
+    run_study(settings.model_copy(update={"store": False}), runs[1].path)
+    assert (runs[1].path / "timings.json").read_text() == timings  # nothing was computed again
