@@ -59,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name: as_markdown(result, grown[name], header([result.benchmark], load_before))
             for name, result in results.items()
         }
+        if options.plot:
+            drawing = os.path.relpath(options.plot, options.markdown.parent)
+            pages["growth"] = f"### growth\n\n![Time and memory at growing sizes, with fitted slopes]({drawing})"
         update_page(options.markdown, pages)
     return 0
 

@@ -56,7 +56,7 @@ def python_of(name: str) -> str:
                 _make(name, folder, python)
             except Unavailable as error:
                 failed.write_text(f"{error} (to try again: python -m benchmarks --environments make)")
-                raise
+                raise Unavailable(failed.read_text()) from None
             shutil.copyfile(requirements, installed)
     return str(python)
 

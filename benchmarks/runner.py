@@ -191,7 +191,7 @@ class Worker:
         self.process = subprocess.Popen(
             [python, "-m", "benchmarks.worker", module, case, subject.name],
             cwd=PROJECT,
-            env=_environment(python, benchmark.threads),
+            env=variables(python, benchmark.threads),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -244,7 +244,8 @@ class Worker:
             self.errors.close()
 
 
-def _environment(python: str, threads: int) -> dict[str, str]:
+def variables(python: str, threads: int) -> dict[str, str]:
+    """The environment variables of a process of that Python."""
     settings = dict(os.environ) | {name: str(threads) for name in THREAD_SETTINGS}
     settings["CUDA_VISIBLE_DEVICES"] = ""  # peers that find a GPU would take it
     if python != sys.executable:

@@ -60,13 +60,14 @@ def left_out(result: Result) -> list[str]:
 
 def as_text(result: Result, growths: Sequence[Growth]) -> str:
     """One benchmark for a terminal."""
-    blocks = [f"{result.benchmark.name}: {result.benchmark.title}", _aligned(table(result)), *left_out(result)]
+    blocks = [f"{result.benchmark.name}: {result.benchmark.title}", aligned(table(result)), *left_out(result)]
     if growths:
-        blocks += ["", _aligned(growth_table(growths))]
+        blocks += ["", aligned(growth_table(growths))]
     return "\n".join(blocks)
 
 
-def _aligned(cells: Sequence[Sequence[str]]) -> str:
+def aligned(cells: Sequence[Sequence[str]]) -> str:
+    """A table for a terminal, column heads first."""
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     lines = []
     for row in cells:
@@ -80,15 +81,16 @@ def _aligned(cells: Sequence[Sequence[str]]) -> str:
 
 def as_markdown(result: Result, growths: Sequence[Growth], header: Sequence[str]) -> str:
     """One benchmark for a page: a heading, the table, what was left out, slopes, and where it was measured."""
-    blocks = [f"### {result.benchmark.name}", result.benchmark.title, _piped(table(result))]
+    blocks = [f"### {result.benchmark.name}", result.benchmark.title, piped(table(result))]
     blocks += left_out(result)
     if growths:
-        blocks.append(_piped(growth_table(growths)))
+        blocks.append(piped(growth_table(growths)))
     blocks.append("<sub>" + "<br>".join(header) + "</sub>")
     return "\n\n".join(blocks)
 
 
-def _piped(cells: Sequence[Sequence[str]]) -> str:
+def piped(cells: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, column heads first."""
     marks = [":--" if column < WORDS else "--:" for column in range(len(cells[0]))]
     rows = [cells[0], marks, *cells[1:]]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)

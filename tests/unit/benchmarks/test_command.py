@@ -43,7 +43,12 @@ def test_one_command_prints_and_writes_everything(toy_command, tmp_path, capsys)
     assert "slope of time" in printed.out
     assert "ValueError: broken in set-up" in printed.err and "Traceback" in printed.err
     page = files["page.md"].read_text()
-    assert "### toy" in page and "| small | ours |" in page and "left out: dying: its process ended" in page
+    assert (
+        "](growth.svg)" in page
+        and "### toy" in page
+        and "| small | ours |" in page
+        and "left out: dying: its process ended" in page
+    )
 
 
 def test_one_case_and_the_list(toy_command, tmp_path, capsys):
