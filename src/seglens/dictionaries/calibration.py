@@ -6,6 +6,7 @@ from torch import Tensor
 
 from seglens.dictionaries.sae import CHUNK_ELEMENTS, SparseAutoencoder
 from seglens.dictionaries.token_source import TokenSource
+from seglens.processes import gather_over_ranks, own_share
 
 
 @torch.no_grad()
@@ -38,14 +39,16 @@ def calibrate(dictionary: SparseAutoencoder, store: TokenSource, *, n_tokens: in
             held.append(pre[pre > bound])
         return torch.cat(held)
 
-    # a bound from some of the tokens keeps what is held near n*k values
+    # a bound from some of the tokens keeps what is held near n*k values; each process holds those of its own tokens
     some = rows[:: max(1, len(rows) // chunk)][:chunk]
     positive = above(0.0, some)
     count = len(some) * dictionary.k
-    bound = 0.8 * float(_largest(positive, count)[0]) if len(positive) > count else 0.0
-    held = above(bound, rows)
+    near = 0.8 * _largest(positive, count)[:1] if len(positive) > count else torch.zeros(1, device=device)
+    bound = float(torch.cat(gather_over_ranks(near)).min())
+    own = rows[own_share(len(rows))]
+    held = torch.cat(gather_over_ranks(above(bound, own)))
     if len(held) <= wanted and bound > 0:
-        held = above(0.0, rows)
+        held = torch.cat(gather_over_ranks(above(0.0, own)))
     if len(held) <= wanted:
         dictionary.theta.fill_(0.0)
         return
