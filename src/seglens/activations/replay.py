@@ -7,8 +7,8 @@ known, hooks on those modules still run, and the rest computes the very same bit
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,15 +65,9 @@ class Replay:
         """Names of the modules that are not computed again; empty before the first batch."""
         return sorted(self._plan) if self._plan and self.exact else []
 
-    @torch.no_grad()
     def record(self, images: Images) -> Logits:
         """Run the whole network, keep what the prefix gave, return the unedited logits."""
-        if self._plan is None:
-            self._find_plan(images[:1])
-        self._images = images
-        self._kept = defaultdict(list)
-        with self._replaced(self._recorder if self.exact else None):
-            return self.segmenter.logits(images)
+        return record_together([self], images)
 
     def logits(self, change: Change | None = None) -> Logits:
         """Logits of the recorded batch with ``change`` at the hookpoint; gradients flow where they are enabled."""
@@ -86,7 +80,7 @@ class Replay:
                 return self.segmenter.logits(self._images)
 
     def _find_plan(self, images: Images) -> None:
-        """Compare two passes with different activations at the hookpoint: what may be replayed, and if that is exact."""
+        """Compare two passes that differ at the hookpoint: what may be replayed, and whether that is exact."""
         calls, _ = self._calls(images)
         target = self.segmenter.place(self.hookpoint).module
         ends = [call.end for call in calls if call.module == target]
@@ -162,6 +156,20 @@ class Replay:
 
     def _fates(self, name: str) -> list[str]:
         return self._plan[name] if self._plan else []
+
+
+@torch.no_grad()
+def record_together(replays: Sequence[Replay], images: Images) -> Logits:
+    """``Replay.record`` for several hookpoints of one segmenter (at least one), in one pass."""
+    for replay in replays:
+        if replay._plan is None:
+            replay._find_plan(images[:1])
+        replay._images = images
+        replay._kept = defaultdict(list)
+    with ExitStack() as stack:
+        for replay in replays:
+            stack.enter_context(replay._replaced(replay._recorder if replay.exact else None))
+        return replays[0].segmenter.logits(images)
 
 
 @contextmanager
