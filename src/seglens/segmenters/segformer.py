@@ -1,4 +1,4 @@
-"""transformers' SegFormer with a decoder that computes the same function in less time.
+"""transformers' SegFormer with a decoder and a sequence reduction that compute the same function in less time.
 
 The decoder projects the four stages to one width, resizes them to the first stage's grid, joins them and mixes them by
 a 1x1 convolution. Projection, resizing and mixing are linear and act on different axes, so they commute: here each
@@ -48,7 +48,26 @@ with without_broken_torchvision():
         SegformerDecodeHead,
         SegformerForSemanticSegmentation,
         SegformerMLP,
+        SegformerSequenceReduction,
     )
+
+
+class PatchedReduction(SegformerSequenceReduction):
+    """Sequence reduction as one product: its convolution's stride is its kernel, so that patches do not overlap.
+
+    On a CPU this takes half the time of the convolution.
+    """
+
+    def forward(self, hidden_states: Tensor, height: int, width: int) -> Tensor:
+        """Tokens ``[B h*w d]`` to ``[B (h // r)*(w // r) d]``."""
+        convolution = self.sequence_reduction
+        side = convolution.stride[0]
+        grid = rearrange(hidden_states, "B (h w) d -> B h w d", h=height)
+        grid = grid[:, : height // side * side, : width // side * side]
+        patches = rearrange(grid, "B (h i) (w j) d -> B (h w) (i j d)", i=side, j=side)
+        weight = rearrange(convolution.weight, "o d i j -> o (i j d)")
+        reduced: Tensor = self.layer_norm(functional.linear(patches, weight, convolution.bias))
+        return reduced
 
 
 class FoldedProjection(SegformerMLP):
@@ -117,5 +136,8 @@ def segformer(n_sequences: int, n_classes: int, settings: Mapping[str, Any]) -> 
     head.dropout = nn.Dropout2d(config.classifier_dropout_prob)
     for projection in head.linear_projections:
         projection.__class__ = FoldedProjection
+    for module in network.modules():
+        if isinstance(module, SegformerSequenceReduction):
+            module.__class__ = PatchedReduction
     network.decode_head = head
     return network

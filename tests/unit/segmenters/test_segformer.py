@@ -1,13 +1,17 @@
 import importlib.util
 import subprocess
 import sys
+from copy import deepcopy
 
 import pytest
 import torch
-from transformers.models.segformer.modeling_segformer import SegformerForSemanticSegmentation
+from transformers.models.segformer.modeling_segformer import (
+    SegformerForSemanticSegmentation,
+    SegformerSequenceReduction,
+)
 
 from seglens.segmenters.architectures import build_network, describe_architecture
-from seglens.segmenters.segformer import without_broken_torchvision
+from seglens.segmenters.segformer import PatchedReduction, without_broken_torchvision
 
 TINY = {
     "hidden_sizes": (8, 16, 24, 32),
@@ -42,6 +46,30 @@ def test_the_weights_of_a_seed_are_those_of_transformers():
     theirs = SegformerForSemanticSegmentation(ours.config)
     own = ours.state_dict()
     assert all(torch.equal(own[name], value) for name, value in theirs.state_dict().items())
+
+
+@pytest.mark.parametrize(("height", "width", "side"), [(8, 8, 4), (6, 4, 2), (9, 7, 4), (8, 8, 8)])
+def test_a_sequence_reduction_by_patches_is_the_convolution(height, width, side):
+    torch.manual_seed(0)
+    theirs = SegformerSequenceReduction(12, side).double()
+    ours = deepcopy(theirs)
+    ours.__class__ = PatchedReduction
+    tokens = torch.randn(2, height * width, 12, dtype=torch.float64)
+    results = []
+    for reduction in (ours, theirs):
+        own = tokens.clone().requires_grad_()
+        reduced = reduction(own, height, width)
+        reduced.pow(3).sum().backward()
+        results.append([reduced, own.grad, *(parameter.grad for parameter in reduction.parameters())])
+    assert results[0][0].shape == (2, (height // side) * (width // side), 12)
+    for got, wanted in zip(*results, strict=True):
+        assert torch.allclose(got, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_every_sequence_reduction_goes_by_patches():
+    network = build_network(describe_architecture("segformer-b0", 2, 3, TINY))
+    kinds = {type(module) for module in network.modules() if isinstance(module, SegformerSequenceReduction)}
+    assert kinds == {PatchedReduction}
 
 
 @pytest.fixture
