@@ -13,6 +13,8 @@ from seglens.shapes import TokenGrid
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
 LARGEST_LEVEL = 127
+MAPPED_BYTES = 257 * 2**20
+"""What is shuffled as a whole (256 MiB, and the files' heads) stays mapped."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +41,8 @@ class Shard:
         """What is written and hashed."""
         return {"tokens": self.values} if self.step is None else {"tokens": self.values, "step": self.step}
 
-    def grids(self, rows: Tensor) -> TokenGrid:
-        """Whole slices ``[B h w d_in]``, float32."""
+    def grids(self, rows: Tensor | slice) -> TokenGrid:
+        """Whole slices ``[B h w d_in]``, float32; a ``slice`` of float32 values is not copied."""
         return _floats(self.values[rows], None if self.step is None else self.step[rows])
 
     def tokens(self, rows: Tensor) -> Float[Tensor, "n d_in"]:
@@ -74,9 +76,10 @@ class Shards(Protocol):
 
 
 class ShardFiles:
-    """Shards on disk, mapped into memory while somebody holds them and no longer.
+    """Shards on disk, mapped into memory: up to 256 MiB of them for good, more only while somebody holds one.
 
-    A map that stays open keeps every page that was ever read in the process's memory; opening one takes 0.1 ms.
+    A map that stays open keeps every page that was ever read in the process's memory. Opening one takes 0.1 ms, and
+    then every page that is read a fault.
 
     Args:
         folder: where the files are.
@@ -91,18 +94,27 @@ class ShardFiles:
         missing = [file.name for file in self._files if not file.is_file()]
         if missing:
             raise ValueError(f"{folder}: no file {', '.join(missing)}; remove the folder and extract again")
+        small = sum(file.stat().st_size for file in self._files) <= MAPPED_BYTES
+        self._mapped: dict[int, Shard] | None = {} if small else None
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, number: int, /) -> Shard:
+        if self._mapped is None:
+            return self._opened(number)
+        if number not in self._mapped:
+            self._mapped[number] = self._opened(number)
+        return self._mapped[number]
+
+    def __iter__(self) -> Iterator[Shard]:
+        return (self[number] for number in range(len(self)))
+
+    def _opened(self, number: int) -> Shard:
         from safetensors.torch import load_file
 
         tensors = load_file(self._files[number])
         return Shard(tensors["tokens"], tensors.get("step"))
-
-    def __iter__(self) -> Iterator[Shard]:
-        return (self[number] for number in range(len(self)))
 
 
 def shard_name(number: int) -> str:

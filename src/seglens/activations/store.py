@@ -104,7 +104,7 @@ class ActivationStore:
             return
         tokens_in_slice = self.grid[0] * self.grid[1]
         for tokens in shuffled_batches(
-            lambda start, stop: self._gather(torch.arange(start, stop), "slice"),
+            self._run,
             n_slices=self.n_slices,
             tokens_in_slice=tokens_in_slice,
             d_in=self.d_in,
@@ -303,8 +303,17 @@ class ActivationStore:
         gathered = torch.empty(len(rows), *(self.grid if unit == "slice" else ()), self.d_in)
         for owner in parts:
             here = (owners == owner).nonzero().squeeze(1)
-            gathered[here] = self._part(owner, unit, rows[here] - owner * units_in_shard)
+            gathered.index_copy_(0, here, self._part(owner, unit, rows[here] - owner * units_in_shard))
         return gathered
+
+    def _run(self, start: int, stop: int) -> TokenGrid:
+        """Consecutive slices as they are kept, not copied where they are in one shard."""
+        n = self._slices_in_shard
+        parts = [
+            self.shards[number].grids(slice(max(start - number * n, 0), stop - number * n))
+            for number in range(start // n, (stop - 1) // n + 1)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _part(self, number: int, unit: Literal["token", "slice"], rows: Tensor) -> Tensor:
         shard = self.shards[number]

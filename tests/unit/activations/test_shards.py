@@ -2,6 +2,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from seglens.activations import shards as shards_module
 from seglens.activations.shards import DTYPES, Shard, ShardFiles, Shards, as_shard, checked_dtype, shard_name
 
 
@@ -43,8 +44,10 @@ def test_int8_is_off_by_half_a_step_at_most_and_exact_at_the_largest_value():
     assert set(as_shard(values, torch.float16).tensors()) == {"tokens"}
 
 
+@pytest.mark.parametrize("mapped_bytes", [0, 2**20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
-def test_files_are_shards_that_are_opened_when_they_are_read(tmp_path, dtype):
+def test_files_are_shards_and_only_a_small_store_stays_mapped(tmp_path, monkeypatch, dtype, mapped_bytes):
+    monkeypatch.setattr(shards_module, "MAPPED_BYTES", mapped_bytes)
     shards = tuple(as_shard(part.contiguous(), dtype) for part in grids().split(2))
     for number, shard in enumerate(shards):
         save_file(shard.tensors(), tmp_path / f"{shard_name(number)}.safetensors")
@@ -55,7 +58,8 @@ def test_files_are_shards_that_are_opened_when_they_are_read(tmp_path, dtype):
     for number, shard in enumerate(files):
         whole = torch.arange(len(shard))
         assert torch.equal(shard.grids(whole), shards[number].grids(whole))
-        assert torch.equal(shard.grids(whole), shards[number].grids(whole))
+        assert torch.equal(shard.grids(slice(0, 1)), shards[number].grids(whole[:1]))
+    assert (files[1] is files[1]) == (mapped_bytes > 0)
     (tmp_path / "shard_00001.safetensors").unlink()
     with pytest.raises(ValueError, match=r"no file shard_00001\.safetensors, shard_00003\.safetensors; remove"):
         ShardFiles(tmp_path, 4)
