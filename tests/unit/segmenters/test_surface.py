@@ -40,3 +40,12 @@ def test_same_masks_are_zero_apart_and_an_empty_one_has_no_distance():
     mask[3, 3] = True
     assert hd95(mask, mask, (1.0, 1.0)) == 0.0
     assert hd95(mask, torch.zeros_like(mask), (1.0, 1.0)) is None
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (2, 2), (3, 3), (4, 1), (9, 9)])
+def test_full_and_single_pixel_masks_of_every_shape(shape):
+    full, corner = torch.ones(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
+    corner[0, 0] = True
+    expected = slow_hd95(full, corner, (1.0, 2.0))
+    assert hd95(full, corner, (1.0, 2.0)) == pytest.approx(expected)
+    assert hd95(corner, full, (1.0, 2.0)) == pytest.approx(expected)
