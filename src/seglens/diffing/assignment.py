@@ -14,11 +14,15 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
+from seglens.diffing.market import Market, Partners, Prices, best_matching, least_prices
 from seglens.diffing.pairs import (
     Blocks,
+    Chosen,
     ColumnPrices,
+    Keys,
     Pairs,
     RowPrices,
+    Values,
     all_pairs,
     chosen_pairs,
     finite,
@@ -34,8 +38,6 @@ MOST_PAIRS = 1024
 """A row: beyond that a sparse set is no longer sparse."""
 MOST_NEW = 16
 """Pairs a row that join after the first round, doubled at every round: few where few are needed, all in the end."""
-MOST_WORK = 500
-"""The search for prices ends after looking at each pair so often; it needs about 15, more only on adversarial data."""
 ENOUGH = 1e-9
 """A relative gap below which there is only rounding."""
 
@@ -110,7 +112,7 @@ def assign(similarity: Float[np.ndarray, "n_a n_b"]) -> Assignment:
     rows, columns = _nonzero(similarity)
     whole = len(columns) == similarity.shape[1]
 
-    def live(block: slice) -> Float[np.ndarray, "r c"]:
+    def live(block: Chosen) -> Float[np.ndarray, "r c"]:
         chosen = similarity[block] if len(rows) == len(similarity) else similarity[rows[block]]
         return chosen if whole else chosen.take(columns, axis=1)
 
@@ -120,7 +122,8 @@ def assign(similarity: Float[np.ndarray, "n_a n_b"]) -> Assignment:
 def assign_cosine(a: Float32[Tensor, "n_a d"], b: Float32[Tensor, "n_b d"]) -> Assignment:
     """``assign`` for the cosine of two sets of vectors, worked out in blocks of rows at every look: never all at once.
 
-    Slower than ``assign`` on an array that fits into memory, for every round is a matrix product.
+    Slower than ``assign`` on an array that fits into memory, for every round is a matrix product. How a product is cut
+    into blocks moves the last bits of a cosine, so matching and proof hold up to those (6e-8 a pair).
 
     Args:
         a: unit rows on the CPU (``matching.unit_rows``); zero rows have similarity 0 with all.
@@ -164,17 +167,18 @@ def _sparse(blocks: Blocks, shape: tuple[int, int]) -> Assignment | None:
     """Solve on promising pairs, price all, add what is underpriced, repeat; None where that does not end."""
     # One pair a row (or a column), whatever it is worth: now there is a matching.
     diagonal = np.where(np.arange(shape[0]) < shape[1], np.arange(shape[0]), -1)
-    pairs = promising_pairs(blocks, shape).joined(chosen_pairs(blocks, shape, diagonal))
-    prices: tuple[RowPrices, ColumnPrices] | None = None
+    pairs = promising_pairs(blocks, shape).joined(*chosen_pairs(blocks, diagonal, shape[1]))
+    before: tuple[Partners, Prices] | None = None
     for rounds in range(1, MOST_ROUNDS + 1):
-        match = _sparse_matching(pairs, prices)
-        found, more = _certified(blocks, pairs, match, rounds, "sparse")
-        if not len(more.keys):
+        market = Market.of(pairs)
+        partners = best_matching(market, before)
+        before = partners, least_prices(market, partners)
+        found, more = _certified(blocks, pairs, market, *before, rounds=rounds, method="sparse")
+        if not len(more[0]):
             return found
-        n_before, pairs = len(pairs.keys), pairs.joined(more)
+        n_before, pairs = len(pairs.keys), pairs.joined(*more)
         if len(pairs.keys) == n_before or len(pairs.keys) > MOST_PAIRS * max(shape):
             return None
-        prices = found.row_prices, found.column_prices
     return None
 
 
@@ -192,88 +196,45 @@ def _dense(blocks: Blocks, shape: tuple[int, int]) -> Assignment:
     if max(shape) <= SMALL:
         pairs = all_pairs(blocks, shape)
     else:
-        pairs = promising_pairs(blocks, shape).joined(chosen_pairs(blocks, shape, match))
+        pairs = promising_pairs(blocks, shape).joined(*chosen_pairs(blocks, match, shape[1]))
+    partners = match if shape[0] <= shape[1] else _turned(match, shape[1])
     for rounds in range(1, MOST_ROUNDS + 1):
-        found, more = _certified(blocks, pairs, match, rounds, "dense")
-        n_before, pairs = len(pairs.keys), pairs.joined(more)
+        market = Market.of(pairs)
+        prices = least_prices(market, partners)
+        found, more = _certified(blocks, pairs, market, partners, prices, rounds=rounds, method="dense")
+        n_before, pairs = len(pairs.keys), pairs.joined(*more)
         if len(pairs.keys) == n_before:
             break
     return found
 
 
 def _certified(
-    blocks: Blocks, pairs: Pairs, match: Int64[np.ndarray, " n_a"], rounds: int, method: Literal["sparse", "dense"]
-) -> tuple[Assignment, Pairs]:
+    blocks: Blocks,
+    pairs: Pairs,
+    market: Market,
+    partners: Partners,
+    prices: Prices,
+    *,
+    rounds: int,
+    method: Literal["sparse", "dense"],
+) -> tuple[Assignment, tuple[Keys, Values]]:
     """A matching that is optimal among some pairs, its bound over all pairs, and the pairs that spoil the bound."""
-    row_prices, column_prices = _prices(pairs, match)
-    most = MOST_NEW * 2 ** (rounds - 1)
-    more, missing = underpriced_pairs(blocks, pairs.shape, row_prices, column_prices, most=most)
-    row_prices = row_prices + missing
+    worth = market.worth(partners)
+    kept = worth - prices[partners]
+    rows, columns = (kept, prices) if market.buyers_are_rows else (prices, kept)
+    keys, values, missing = underpriced_pairs(blocks, pairs, rows, columns, most=MOST_NEW * 2 ** (rounds - 1))
+    rows = rows + missing
+    match = partners if market.buyers_are_rows else _turned(partners, market.n_goods)
+    bound = float(rows.sum() + columns.sum())
+    return Assignment(match, float(worth.sum()), bound, rows, columns, rounds, method), (keys, values)
+
+
+def _turned(match: Int64[np.ndarray, " n"], n: int) -> Int64[np.ndarray, " n_too"]:
+    """The same matching seen from the other side."""
+    turned = np.full(n, -1, dtype=np.int64)
     matched = (match >= 0).nonzero()[0]
-    total = float(pairs.at(matched, match[matched]).sum())
-    bound = float(row_prices.sum() + column_prices.sum())
-    return Assignment(match, total, bound, row_prices, column_prices, rounds, method), more
-
-
-def _sparse_matching(pairs: Pairs, prices: tuple[RowPrices, ColumnPrices] | None) -> Int64[np.ndarray, " n_a"]:
-    """The best matching of all rows (or all columns) among some pairs."""
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
-
-    rows, columns = pairs.rows, pairs.columns
-    cost = -pairs.values
-    if prices is not None and pairs.shape[0] == pairs.shape[1]:
-        # Every row and column is matched, so taking their prices off moves all matchings alike; it is faster, for most
-        # pairs of the best matching now cost nothing.
-        cost += prices[0][rows] + prices[1][columns]
-    cost += (float(np.ptp(cost)) or 1.0) - cost.min()  # an edge of weight 0 is no edge to scipy
-    offsets = np.searchsorted(rows, np.arange(pairs.shape[0] + 1))
-    graph = csr_array((cost, columns, offsets), shape=pairs.shape)
-    match = np.full(pairs.shape[0], -1, dtype=np.int64)
-    matched, partners = min_weight_full_bipartite_matching(graph)
-    match[matched] = partners
-    return match
-
-
-def _prices(pairs: Pairs, match: Int64[np.ndarray, " n_a"]) -> tuple[RowPrices, ColumnPrices]:
-    """Prices under which no pair is worth more than it costs and matched pairs are worth it exactly.
-
-    Let the narrower side be "buyers" and the wider "goods". A buyer's price is what its match is worth less the price
-    of that match, so ``C_ij <= u_i + v_j`` says ``v_j >= C_ij - C_i,match(i) + v_match(i)``: the least v >= 0 are the
-    longest paths from buyer to good to its buyer (Bellman-Ford, only along what has just changed). They are finite if
-    the matching is optimal among the pairs; unmatched goods keep the price 0.
-    """
-    n_a, n_b = pairs.shape
-    buyers, goods, values = pairs.rows, pairs.columns, pairs.values
-    if n_a > n_b:
-        order = np.argsort(goods, kind="stable")
-        buyers, goods, values = goods[order], buyers[order], values[order]
-        taken = (match >= 0).nonzero()[0]
-        partner = np.empty(n_b, dtype=np.int64)
-        partner[match[taken]] = taken
-    else:
-        partner = match
-    n, n_goods = min(n_a, n_b), max(n_a, n_b)
-    offsets = np.searchsorted(buyers, np.arange(n + 1))
-    worth = values[goods == partner[buyers]]
-    gain = values - worth[buyers]
-    least_step = 1e-13 * float(np.abs(values).max())
-    buyer_of = np.full(n_goods, -1, dtype=np.int64)
-    buyer_of[partner] = np.arange(n)
-    price = np.zeros(n_goods)
-    changed, work = np.arange(n), 0
-    while len(changed) and work < MOST_WORK * len(values):
-        counts = offsets[changed + 1] - offsets[changed]
-        ends = counts.cumsum()
-        seen = np.repeat(offsets[changed] - ends + counts, counts) + np.arange(ends[-1])
-        needed = gain[seen] + np.repeat(price[partner[changed]], counts)
-        dearer = (needed > price[goods[seen]] + least_step) & (buyer_of[goods[seen]] >= 0)
-        raised = goods[seen[dearer]]
-        np.maximum.at(price, raised, needed[dearer])
-        changed = np.unique(buyer_of[raised])
-        work += len(seen)
-    net = worth - price[partner]
-    return (price, net) if n_a > n_b else (net, price)
+    turned[match[matched]] = matched
+    return turned
 
 
 def _with_zeros(
