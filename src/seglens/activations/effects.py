@@ -1,20 +1,29 @@
 """Does a hookpoint matter? Its activation is replaced by its mean and the loss of Dice is measured."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from typing import Any
 
 import polars as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seglens.activations.hooks import Change, capture, edit
+from seglens.activations.hooks import Change, capture
+from seglens.activations.replay import Replay, record_together
 from seglens.cohorts.slices import SliceSet
 from seglens.progress import Progress, silent
 from seglens.segmenters.scoring import Counts, count_scores, pooled_dice
-from seglens.segmenters.segmenter import Segmenter
-from seglens.shapes import TokenGrid
+from seglens.segmenters.segmenter import Segmenter, most_likely
+from seglens.shapes import Logits, TokenGrid
+
+SCHEMA: Mapping[str, Any] = {
+    "hookpoint": pl.String,
+    "class": pl.String,
+    "dice_before": pl.Float64,
+    "dice_ablated": pl.Float64,
+}
 
 
 def to_mean(mean: Float[Tensor, " d_in"]) -> Change:
@@ -26,12 +35,13 @@ def _filled(mean: Tensor, tokens: TokenGrid) -> TokenGrid:
     return mean.to(tokens).expand_as(tokens)
 
 
+@torch.no_grad()
 def hookpoint_effects(
     segmenter: Segmenter,
     slices: SliceSet,
     *,
     hookpoints: Sequence[str] | None = None,
-    batch_size: int = 32,
+    batch_size: int = 16,
     progress: Progress = silent,
 ) -> pl.DataFrame:
     """Pooled Dice before and after each hookpoint's activation is replaced by its mean over all tokens of ``slices``.
@@ -43,7 +53,7 @@ def hookpoint_effects(
         slices: with masks.
         hookpoints: which; None: all.
         batch_size: slices a pass.
-        progress: told after each batch of each pass; there is one pass more than hookpoints.
+        progress: told after each batch, once for its means and once for every hookpoint.
 
     Returns:
         One row a hookpoint and foreground class, and one with class ``"foreground"`` (the mean of the classes that are
@@ -56,39 +66,42 @@ def hookpoint_effects(
     names = list(segmenter.hookpoints if hookpoints is None else hookpoints)
     for name in names:
         segmenter.module_at(name)
+    if not names:
+        return pl.DataFrame(schema=SCHEMA)
     batches = list(slices.batches(batch_size))
     total = (1 + len(names)) * len(batches)
 
     sums: dict[str, Tensor] = {}
     n_tokens: dict[str, int] = {}
-    counts = []
     for number, rows in enumerate(batches):
         with ExitStack() as stack:
             seen = {name: stack.enter_context(capture(segmenter, name)) for name in names}
-            counts.append(_counts(segmenter, slices, rows))
+            segmenter.logits(slices.images(rows).to(segmenter.device))
         for name, captured in seen.items():
             tokens = captured.tokens.flatten(0, 2)
             sums[name] = sums.get(name, 0) + tokens.double().sum(0)
             n_tokens[name] = n_tokens.get(name, 0) + len(tokens)
         progress(number + 1, total)
-    before = pooled_dice(torch.cat(counts), slices.labels)
 
-    table = []
-    for order, name in enumerate(names):
-        counts = []
-        with edit(segmenter, name, to_mean((sums[name] / n_tokens[name]).float())):
-            for number, rows in enumerate(batches):
-                counts.append(_counts(segmenter, slices, rows))
-                progress((order + 1) * len(batches) + number + 1, total)
-        ablated = pooled_dice(torch.cat(counts), slices.labels)
-        table += [(name, label, before[label], ablated[label]) for label in before]
-    schema = {"hookpoint": pl.String, "class": pl.String, "dice_before": pl.Float64, "dice_ablated": pl.Float64}
-    return pl.DataFrame(table, schema=schema, orient="row")
+    # a hookpoint is ablated by what follows it alone: all else of a batch is computed once, for all hookpoints
+    replays = {name: Replay(segmenter, name) for name in names}
+    changes = {name: to_mean((sums[name] / n_tokens[name]).float()) for name in names}
+    untouched: list[Counts] = []
+    ablated: dict[str, list[Counts]] = {name: [] for name in names}
+    for number, rows in enumerate(batches):
+        logits = record_together(list(replays.values()), slices.images(rows).to(segmenter.device))
+        untouched.append(_counts(logits, slices, rows))
+        for order, (name, replay) in enumerate(replays.items()):
+            ablated[name].append(_counts(replay.logits(changes[name]), slices, rows))
+            progress(len(batches) + number * len(names) + order + 1, total)
+    before = pooled_dice(torch.cat(untouched), slices.labels)
+    after = {name: pooled_dice(torch.cat(counts), slices.labels) for name, counts in ablated.items()}
+    table = [(name, label, before[label], after[name][label]) for name in names for label in before]
+    return pl.DataFrame(table, schema=SCHEMA, orient="row")
 
 
-def _counts(segmenter: Segmenter, slices: SliceSet, rows: Sequence[int]) -> Counts:
-    predicted = segmenter.predict(slices.images(rows).to(segmenter.device)).cpu()
-    return count_scores(predicted, slices.masks(rows), slices.labels)
+def _counts(logits: Logits, slices: SliceSet, rows: Sequence[int]) -> Counts:
+    return count_scores(most_likely(logits).cpu(), slices.masks(rows), slices.labels)
 
 
 def choose_hookpoint(effects: pl.DataFrame, *, candidates: Sequence[str], minimum_drop: float = 0.2) -> str:

@@ -1,6 +1,5 @@
 """How much of the activation, and of the segmentation, a dictionary keeps."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +15,8 @@ if TYPE_CHECKING:
     from seglens.segmenters.segmenter import Segmenter
 
 BATCH = 16384
+SLICES = 16
+"""Slices a pass: larger batches leave the cache."""
 SMALLEST_EFFECT = 1e-3
 """Dice kept is a share of the effect of mean ablation; below this effect it would be noise over noise."""
 
@@ -106,23 +107,31 @@ def _token_figures(dictionary: SparseAutoencoder, store: TokenSource) -> dict[st
 def _dice_figures(
     dictionary: SparseAutoencoder, centre: Tensor, segmenter: "Segmenter", slices: "SliceSet"
 ) -> dict[str, float | None]:
-    from seglens.activations.hooks import edit
-    from seglens.segmenters.scoring import evaluate
-
-    def foreground() -> float | None:
-        return evaluate(segmenter, slices).summary()["dice_pooled"]["foreground"]
-
-    def with_change(change: Callable[[TokenGrid], TokenGrid]) -> float | None:
-        with edit(segmenter, dictionary.hookpoint, change):
-            return foreground()
+    from seglens.activations.effects import to_mean
+    from seglens.activations.replay import Replay
+    from seglens.processes import dealt, gathered
+    from seglens.segmenters.scoring import count_scores, scores_from_counts
+    from seglens.segmenters.segmenter import most_likely
 
     def reconstructed(grid: TokenGrid) -> TokenGrid:
         tokens = grid.flatten(0, 2).to(dictionary.W_enc)
         return dictionary.decode(dictionary.encode(tokens)).view(grid.shape).to(grid)
 
-    untouched = foreground()
-    kept = with_change(reconstructed)
-    ablated = with_change(lambda grid: centre.to(grid).expand_as(grid))
+    segmenter.check_data(slices.name, slices.sequences, slices.labels)
+    replay = Replay(segmenter, dictionary.hookpoint)
+    batches = list(slices.batches(SLICES))
+    own: dict[int, list[Tensor]] = {}
+    for number in dealt(len(batches)):
+        rows = batches[number]
+        outcomes = [replay.record(slices.images(rows).to(segmenter.device))]
+        outcomes += [replay.logits(change) for change in (reconstructed, to_mean(centre))]
+        own[number] = [
+            count_scores(most_likely(logits).cpu(), slices.masks(rows), slices.labels) for logits in outcomes
+        ]
+    untouched, kept, ablated = (
+        scores_from_counts(torch.cat(counts), slices).summary()["dice_pooled"]["foreground"]
+        for counts in zip(*gathered(own), strict=True)
+    )
     share = None
     if untouched is not None and kept is not None and ablated is not None:
         effect = untouched - ablated

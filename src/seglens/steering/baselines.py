@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from seglens.segmenters.segmenter import Segmenter
+from seglens.segmenters.segmenter import Segmenter, most_likely
 from seglens.shapes import Images, Logits, Masks
 
 Rule = Callable[[Logits], Masks]
@@ -33,12 +33,6 @@ MINIMUM_PIXELS = (5, 20, 50, 150)
 BIAS_PIXELS = 30_000
 TUNING_BYTES = 256 * 2**20
 """Logits kept for tuning; of a larger selection set evenly spaced slices are used."""
-
-
-def most_likely(logits: Logits) -> Masks:
-    """The class with the largest logit, the first of equal ones: what the network itself says."""
-    # torch's argmax over a dimension that is not the last takes seven times as long on a CPU
-    return logits.max(dim=1).indices.to(torch.uint8)
 
 
 def component_filter(scope: Scope, minimum_pixels: int | None = None) -> Rule:

@@ -17,11 +17,11 @@ from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.processes import from_first
 from seglens.progress import Progress, silent
 from seglens.segmenters.scoring import Scores, evaluate
-from seglens.segmenters.segmenter import Segmenter
+from seglens.segmenters.segmenter import Segmenter, most_likely
 from seglens.semantics.atlas import LatentAtlas
 from seglens.shapes import Masks
 from seglens.steering.adaptation import check_disjoint, tune_on, whole_activation
-from seglens.steering.baselines import mean_slice_foreground, most_likely, random_latents
+from seglens.steering.baselines import mean_slice_foreground, random_latents
 from seglens.steering.edits import LatentEdit, change_of, check_edits, slice_change
 from seglens.steering.levers import latent_effects
 from seglens.steering.policies import N_LATENTS, oracle_choice, oracle_scores, slice_dice

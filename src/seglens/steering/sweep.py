@@ -12,9 +12,9 @@ from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.processes import dealt, gathered
 from seglens.progress import Progress, silent
 from seglens.segmenters.scoring import Scores, Truth, scores_from_counts
-from seglens.segmenters.segmenter import Segmenter
+from seglens.segmenters.segmenter import Segmenter, most_likely
 from seglens.shapes import Images, Logits
-from seglens.steering.baselines import Rule, most_likely
+from seglens.steering.baselines import Rule
 from seglens.steering.edits import LatentEdit, Operation, SwapSource, change_of, check_edits
 from seglens.steering.shared_codes import SharedCodes
 

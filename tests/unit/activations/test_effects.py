@@ -6,6 +6,7 @@ from torch import nn
 from seglens.activations.effects import choose_hookpoint, hookpoint_effects, to_mean
 from seglens.activations.hooks import activations, edit
 from seglens.cohorts.slices import SliceSet
+from seglens.segmenters.architectures import build_segmenter
 from seglens.segmenters.scoring import evaluate
 from seglens.segmenters.segmenter import Segmenter
 
@@ -27,8 +28,8 @@ class Shown(nn.Module):
         return -(self.used(images) - labels).square() + 0 * self.aside(images)[:, :1]
 
 
-def slices_of(n=6):
-    masks = torch.randint(0, 3, (n, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+def slices_of(n=6, size=8):
+    masks = torch.randint(0, 3, (n, size, size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     index = pl.DataFrame({"case": [f"c{row}" for row in range(n)]})
     images = masks[:, None].float()
     return SliceSet.from_tensors(images, masks, masks >= 0, index, name="toy", sequences=("T1",), labels=LABELS)
@@ -62,9 +63,28 @@ def test_ablating_what_matters_costs_dice_and_what_does_not_costs_nothing():
     assert used["foreground"] < 0.5
 
 
+@pytest.mark.parametrize("architecture", ["segformer-b0", "unet"])
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_equals_a_whole_pass_for_every_hookpoint(architecture, batch_size):
+    slices = slices_of(7, size=32)
+    model = build_segmenter(architecture, sequences=("T1",), labels=LABELS, size=32)
+    effects = hookpoint_effects(model, slices, batch_size=batch_size)
+    before = evaluate(model, slices).summary()["dice_pooled"]
+    for name in model.hookpoints:
+        with torch.no_grad():
+            mean = activations(model, name, slices.images()).mean((0, 1, 2))
+        with edit(model, name, to_mean(mean)):
+            ablated = evaluate(model, slices).summary()["dice_pooled"]
+        for row in effects.filter(pl.col("hookpoint") == name).to_dicts():
+            assert row["dice_before"] == pytest.approx(before[row["class"]], abs=1e-3)
+            assert row["dice_ablated"] == pytest.approx(ablated[row["class"]], abs=1e-3)
+
+
 def test_some_hookpoints_only_and_refusals():
     model, slices = segmenter(), slices_of()
     assert hookpoint_effects(model, slices, hookpoints=["aside"])["hookpoint"].unique().to_list() == ["aside"]
+    nothing = hookpoint_effects(model, slices, hookpoints=[])
+    assert nothing.is_empty() and nothing.schema == hookpoint_effects(model, slices).schema
     with pytest.raises(ValueError, match="no hookpoint 'used2'"):
         hookpoint_effects(model, slices, hookpoints=["used2"])
 

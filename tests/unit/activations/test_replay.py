@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from seglens.activations.replay import Replay
+from seglens.activations.replay import Replay, record_together
 from seglens.segmenters.segmenter import Segmenter
 
 LABELS = {0: "background", 1: "core", 2: "edema"}
@@ -100,6 +100,21 @@ def test_replay_equals_the_full_pass_bit_for_bit(architecture, hookpoint):
             assert not torch.equal(replay.logits(scaled), unedited)
     assert replay.exact
     assert segmenter.place(hookpoint).module in replay.replayed_modules
+
+
+@pytest.mark.parametrize("architecture", ["segformer-b0", "unet"])
+def test_several_hookpoints_are_recorded_by_one_pass(architecture):
+    from seglens.segmenters.architectures import build_segmenter
+
+    segmenter = build_segmenter(architecture, sequences=("T1", "FLAIR"), labels=LABELS, size=32)
+    replays = {name: Replay(segmenter, name) for name in segmenter.hookpoints}
+    for batch in (images(2, 32), images(2, 32, 1) + 1):
+        with torch.no_grad():
+            assert torch.equal(record_together(list(replays.values()), batch), segmenter.logits(batch))
+            for name, replay in replays.items():
+                assert replay.exact and replay.replayed_modules
+                assert torch.equal(replay.logits(scaled), full(segmenter, name, batch, scaled)), name
+    assert not any("forward" in module.__dict__ for module in segmenter.network.modules())
 
 
 def test_only_the_rest_of_the_network_is_computed():

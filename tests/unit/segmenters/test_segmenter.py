@@ -6,7 +6,15 @@ from torch import nn
 
 from seglens.artifacts import ArtifactError
 from seglens.segmenters.architectures import build_segmenter
-from seglens.segmenters.segmenter import Hookpoint, Segmenter, fit_weights, raw_logits, read_weights, resized
+from seglens.segmenters.segmenter import (
+    Hookpoint,
+    Segmenter,
+    fit_weights,
+    most_likely,
+    raw_logits,
+    read_weights,
+    resized,
+)
 
 LABELS = {0: "background", 1: "edema", 2: "enhancing"}
 TINY = {
@@ -183,3 +191,11 @@ def test_foreign_safetensors(tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(ValueError, match="not a sound safetensors file"):
         read_weights(tmp_path / "bad.safetensors")
+
+
+@pytest.mark.parametrize("n_classes", [1, 2, 4])
+def test_most_likely_is_argmax_also_where_logits_are_equal_or_not_numbers(n_classes):
+    logits = torch.randint(0, 3, (5, n_classes, 7, 6), generator=torch.Generator().manual_seed(n_classes)).float()
+    logits[0, 0, 2:4] = float("nan")
+    for kind in (logits, logits.to(memory_format=torch.channels_last), torch.zeros_like(logits)):
+        assert torch.equal(most_likely(kind), kind.argmax(dim=1).to(torch.uint8))

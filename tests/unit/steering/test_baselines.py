@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 
+from seglens.segmenters.segmenter import most_likely
 from seglens.steering.baselines import (
     BIASES,
     ENTROPIES,
@@ -15,7 +16,6 @@ from seglens.steering.baselines import (
     keep_components,
     logit_bias,
     mean_slice_foreground,
-    most_likely,
     normalised_entropy,
     pooled_counts,
     pooled_dice,
@@ -107,11 +107,6 @@ def test_simple_rules():
     assert int(predict_nothing(logits).max()) == 0
     assert torch.equal(logit_bias([0.0, 0.0, 1e6])(logits), torch.full_like(most_likely(logits), 2))
     assert torch.equal(logit_bias([0.0, 0.0, 0.0])(logits), most_likely(logits))
-
-
-def test_most_likely_is_argmax_also_where_logits_are_equal():
-    for logits in (random_logits(0), random_logits(1).round(), torch.zeros(1, 3, 4, 4)):
-        assert torch.equal(most_likely(logits), logits.argmax(dim=1).to(torch.uint8))
 
 
 def test_mirror_augmentation_of_a_symmetric_slice_is_symmetric(segmenter):

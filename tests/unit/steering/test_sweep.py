@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from seglens.segmenters.scoring import evaluate
-from seglens.steering.baselines import drop_class, flip_logits, most_likely
+from seglens.segmenters.segmenter import most_likely
+from seglens.steering.baselines import drop_class, flip_logits
 from seglens.steering.edits import slice_change, steer
 from seglens.steering.sweep import identity_edit, part_of, sweep, sweep_changes
 
