@@ -129,7 +129,7 @@ def sweep_changes(
 def alpha_grid(
     dictionary: SparseAutoencoder,
     latents: Mapping[str, Sequence[int]],
-    alphas: Mapping[Operation, Sequence[float]],
+    alphas: Mapping[Operation, Sequence[float | int]],
 ) -> dict[str, LatentEdit]:
     """Every operation and alpha of several sets of latents, for one `sweep`.
 

@@ -2,11 +2,15 @@ import polars as pl
 import pytest
 import torch
 
+from seglens.activations.hooks import activations
+from seglens.cohorts.slices import SliceSet
+from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.segmenters.architectures import build_segmenter
 from seglens.segmenters.scoring import evaluate
 from seglens.segmenters.segmenter import most_likely
 from seglens.steering.baselines import drop_class, flip_logits
-from seglens.steering.edits import slice_change, steer
-from seglens.steering.sweep import identity_edit, part_of, sweep, sweep_changes
+from seglens.steering.edits import LatentEdit, slice_change, steer, swap_source
+from seglens.steering.sweep import alpha_grid, always, identity_edit, part_of, sweep, sweep_changes
 
 
 def counts(scores, edit):
@@ -49,6 +53,110 @@ def test_named_groups_of_edits_act_together(segmenter, dictionary, selection, ma
     with steer(segmenter, dictionary, group):
         assert counts(scores, "both") == counts(evaluate(segmenter, selection, edit_name="both"), "both")
     assert counts(scores, "same") == counts(scores, "none")
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 16])
+def test_every_kind_of_edit_at_every_batch_size(segmenter, dictionary, selection, make_edit, batch_size):
+    other = SparseAutoencoder(8, 12, k=2, seed=5)
+    source = swap_source(other, {1: 4, 3: 0, 5: 11})
+    edits = {
+        "zero": make_edit(dictionary, operation="zero", value=0.0),
+        "add": make_edit(dictionary, operation="add", value=-0.5),
+        "add where active": make_edit(dictionary, operation="add", value=2.0, where="active"),
+        "clamp": make_edit(dictionary, operation="clamp", value=1.0),
+        "swap": make_edit(dictionary, operation="swap", value=0.0),
+        "replace": make_edit(dictionary, operation="add", value=1.0, mode="replace"),
+        "group": [
+            make_edit(dictionary, (1, 3), "add", 1.0),
+            make_edit(dictionary, (5,), "swap", 0.0),
+            make_edit(dictionary, (3, 9), "multiply", 2.0),
+        ],
+        "group in replace mode": [
+            make_edit(dictionary, (1, 3), "multiply", 2.0, mode="replace"),
+            make_edit(dictionary, (3,), "swap", 0.0, mode="replace"),
+        ],
+        "identities": [make_edit(dictionary, value=1.0), make_edit(dictionary, (), "zero", 0.0)],
+        "nothing": None,
+        "no edits": [],
+    }
+    scores = sweep(segmenter, dictionary, selection, edits, source=source, batch_size=batch_size)
+    for name, edit in edits.items():
+        group = [edit] if isinstance(edit, LatentEdit) else edit or []
+        with steer(segmenter, dictionary, group, source=source):
+            alone = evaluate(segmenter, selection, edit_name=name, batch_size=batch_size)
+        assert counts(scores, name) == counts(alone, name), name
+    for name in ("identities", "nothing", "no edits"):
+        assert counts(scores, name) == counts(scores, "none")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "hookpoint"), [("segformer-b0", "stage2"), ("segformer-b0", "stage3"), ("unet", "encoder3")]
+)
+def test_logits_of_a_sweep_are_those_of_a_steered_pass_in_every_bit(architecture, hookpoint, make_edit, monkeypatch):
+    labels = {0: "background", 1: "core", 2: "edema"}
+    segmenter = build_segmenter(architecture, sequences=("T1", "FLAIR"), labels=labels, size=32, seed=0)
+    images = torch.randn(5, 2, 32, 32, generator=torch.Generator().manual_seed(0))
+    slices = selection_of(images, labels)
+    with torch.no_grad():
+        grid = activations(segmenter, hookpoint, images).flatten(0, 2)
+    dictionary = SparseAutoencoder(grid.shape[1], 40, k=4, hookpoint=hookpoint, segmenter_hash=segmenter.hash)
+    dictionary.theta.fill_(float(dictionary.pre_activations(grid).quantile(0.9)))
+    edits = alpha_grid(
+        dictionary, {"a": (0, 3, 7), "b": range(20)}, {"multiply": (-1, 0, 0.5, 2.75), "add": (-1, 0.25)}
+    )
+    seen = []
+
+    def kept(logits):
+        seen.append(logits)
+        return most_likely(logits)
+
+    monkeypatch.setattr("seglens.steering.sweep.most_likely", kept)
+    sweep(segmenter, dictionary, slices, edits, batch_size=3)
+    expected = []
+    for rows in ([0, 1, 2], [3, 4]):
+        for group in ([], *([edit] for edit in edits.values())):
+            with torch.no_grad(), steer(segmenter, dictionary, group):
+                expected.append(segmenter.logits(images[rows]))
+    assert len(seen) == len(expected) == 2 * 13
+    assert all(torch.equal(one, other) for one, other in zip(seen, expected, strict=True))
+    assert len({tuple(logits.flatten().tolist()) for logits in seen[:13]}) == 13
+
+
+def selection_of(images, labels):
+    masks = torch.zeros(len(images), *images.shape[2:], dtype=torch.uint8)
+    index = pl.DataFrame({"case": [f"c{number}" for number in range(len(images))]})
+    return SliceSet.from_tensors(
+        images, masks, masks == 0, index, name="made", sequences=("T1", "FLAIR"), labels=labels
+    )
+
+
+def test_identities_cost_nothing(segmenter, dictionary, selection, make_edit):
+    passes = []
+    segmenter.network.head.register_forward_pre_hook(lambda *_: passes.append(1))
+    sweep(segmenter, dictionary, selection, {"a": make_edit(dictionary, value=2.0)}, batch_size=16)
+    one = len(passes)
+    passes.clear()
+    edits = {"a": make_edit(dictionary, value=2.0), "b": make_edit(dictionary, value=1.0), "c": None}
+    sweep(segmenter, dictionary, selection, edits, batch_size=16)
+    assert len(passes) == one
+    passes.clear()
+    sweep_changes(segmenter, "here", selection, {"a": None, "b": always(lambda grid: grid * 2)}, batch_size=16)
+    assert len(passes) == one
+
+
+def test_a_grid_holds_every_alpha_of_every_set(dictionary):
+    grid = alpha_grid(dictionary, {"first": (4, 1), "second": [7]}, {"multiply": (0, 2.5), "add": (-1,)})
+    assert {name: (edit.latents, edit.operation, edit.value) for name, edit in grid.items()} == {
+        "first multiply 0": ((1, 4), "multiply", 0.0),
+        "first multiply 2.5": ((1, 4), "multiply", 2.5),
+        "first add -1": ((1, 4), "add", -1.0),
+        "second multiply 0": ((7,), "multiply", 0.0),
+        "second multiply 2.5": ((7,), "multiply", 2.5),
+        "second add -1": ((7,), "add", -1.0),
+    }
+    assert {(edit.hookpoint, edit.dictionary_hash) for edit in grid.values()} == {("here", dictionary.hash)}
+    with pytest.raises(ValueError, match="'first add 1'"):
+        alpha_grid(dictionary, {"first": (4,)}, {"add": (1, 1.0000001)})
 
 
 def test_rules_and_passes_are_scored_on_the_untouched_network(segmenter, dictionary, selection):
