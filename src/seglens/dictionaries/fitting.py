@@ -26,6 +26,11 @@ LARGEST_LR = 2e-3
 """Measured on d_in 64, m 1024, 400 steps: 4e-3 gains 0.2 to 3 points of explained variance and kills 5 to 10 times as
 many latents."""
 
+OVERSHOOT = 4.0
+"""While reconstructions are too long, whatever is active is pushed back and others have their turn. Measured on d_in 64,
+m 1024, k 16, 400 steps at the largest rate: with 1, 2, 3, 4 and all of it 57, 29, 9, 3 and 1% of the latents are dead,
+and .84, .84, .83, .82 and .82 of the variance explained."""
+
 
 @dataclass(frozen=True)
 class FitSettings:
@@ -40,7 +45,7 @@ class FitSettings:
             long runs at 6250 steps and beyond (a short run must move further a step), and never above 2e-3.
         warmup: share of the steps over which the rate rises to its peak.
         decay: share of the steps, at the end, over which it falls to 0.
-        clip: largest norm of the gradient.
+        clip: largest norm of the gradient of the squared error, summed over channels and averaged over tokens.
         auxiliary_coefficient: weight of the auxiliary loss for dead latents.
         dead_after: a latent is dead when this share of the training set has been seen since it fired.
         theta_tokens: tokens of the calibration pass, at most.
@@ -321,7 +326,7 @@ class _Fit:
         if not (math.isfinite(norm) and math.isfinite(result.loss)):
             self._stop(result.loss, norm)
         for parameter, gradient in zip(weights, result.gradients, strict=True):
-            parameter.grad = gradient.mul_(min(1.0, settings.clip / (norm + 1e-12)))
+            parameter.grad = gradient.mul_(min(1.0, settings.clip / self.dictionary.d_in / (norm + 1e-12)))
         for group in self.optimiser.param_groups:
             group["lr"] = settings.learning_rate(self.step, self.dictionary.n_latents)
         self.optimiser.step()
@@ -339,17 +344,17 @@ class _Fit:
         }
 
     def _scale_encoder(self, x: Float[Tensor, "n d_in"]) -> None:
-        """Shrink the encoder so that the first reconstruction has the best length.
+        """Shrink the encoder so that the first reconstruction is `OVERSHOOT` times too long, if it is longer.
 
-        k correlated random rows overshoot by several times; undoing that would take a short fit half its steps. One
-        number for all latents: directions, and so the cosine floor of two untrained dictionaries, stay as drawn.
+        k correlated random rows overshoot by several times; undoing all of that would take a short fit half its steps.
+        One number for all latents: directions, and so the cosine floor of two untrained dictionaries, stay as drawn.
         """
         codes = BatchTopK(self.settings.k).encode(x, self.weights.encoder, self.weights.b_enc)
         trial = self.dictionary.decode_difference(codes) * self.dictionary.scale
         sums = torch.stack([(trial * x).sum(), trial.square().sum()])
         sum_over_ranks([sums])
         if bool(sums.isfinite().all()) and bool((sums > 0).all()):
-            self.weights.encoder.mul_(sums[0] / sums[1])
+            self.weights.encoder.mul_((OVERSHOOT * sums[0] / sums[1]).clamp_max(1.0))
 
     def _save(self) -> None:
         if self.file is None or not is_first():

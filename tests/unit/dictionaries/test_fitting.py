@@ -11,7 +11,7 @@ import torch
 from torch import distributed
 
 import seglens.progress
-from seglens.dictionaries import calibration
+from seglens.dictionaries import calibration, fitting
 from seglens.dictionaries.batch_topk import batch_topk
 from seglens.dictionaries.calibration import calibrate
 from seglens.dictionaries.fitting import FitPlan, FitSettings, fit_dictionaries, fit_dictionary
@@ -70,7 +70,7 @@ def dense_training(store, settings, seed):
             x = (tokens - store.centre) * store.scale
             if step == 0:
                 trial = batch_topk(x @ encoder.detach().T, settings.k).to_dense() @ decoder.detach()
-                encoder.data *= (trial * x).sum() / trial.square().sum()
+                encoder.data *= min(1.0, fitting.OVERSHOOT * float((trial * x).sum() / trial.square().sum()))
             pre = (x - b_dec) @ encoder.T + b_enc
             active = batch_topk(pre.detach(), settings.k).to_dense() > 0
             error = (pre * active) @ decoder + b_dec - x
@@ -87,7 +87,7 @@ def dense_training(store, settings, seed):
             loss.backward()
             rows = decoder.detach()
             decoder.grad -= (decoder.grad * rows).sum(1, keepdim=True) * rows
-            torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
+            torch.nn.utils.clip_grad_norm_(parameters, settings.clip / store.d_in)
             optimiser.param_groups[0]["lr"] = settings.learning_rate(step, len(encoder))
             optimiser.step()
             decoder.data /= decoder.data.norm(dim=1, keepdim=True)
