@@ -33,7 +33,7 @@ _HOMES = {
     "diffing.functional": ["functional_alignment"],
     "diffing.sharing": ["align"],
     "steering.edits": ["LatentEdit", "steer"],
-    "steering.sweep": ["sweep"],
+    "steering.sweep": ["alpha_grid", "sweep"],
     "steering.adaptation": ["steer_between"],
     "steering.policies": ["choose_edit"],
     "studies.settings": ["StudySettings"],
