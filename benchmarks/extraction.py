@@ -60,10 +60,14 @@ def in_memory(case: Mapping[str, Any]) -> Repeat:
 
 def to_disk(case: Mapping[str, Any]) -> Repeat:
     """`extract` from slices on disk into an artifact on disk, manifest and flush included."""
+    from seglens.activations import extraction
     from seglens.activations.extraction import extract
     from seglens.artifacts import new_artifact, read_artifact
+    from seglens.cohorts import slice_set
     from seglens.cohorts.slice_set import SliceSet
 
+    if "shard_mib" in case:
+        extraction.SHARD_BYTES = slice_set.SHARD_BYTES = case["shard_mib"] * 2**20
     folder = tempfile.TemporaryDirectory()
     with new_artifact(Path(folder.name) / "slices", kind="slices", inputs={}) as draft:
         cohort(case).write(draft)
@@ -119,6 +123,7 @@ BENCHMARK = Benchmark(
             "size": 128,
             "hookpoint": "stage2",
             "slices": 64 * times,
+            "shard_mib": 2,  # small enough that the smallest case has several: stands for 32 times as many slices
         }
         for times in (1, 2, 4, 8)
     },
