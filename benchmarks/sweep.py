@@ -1,4 +1,8 @@
-"""Scores of many edits of latents: seglens' sweep, a full pass an edit, and one prefix with a bare suffix an edit."""
+"""Scores of many edits of latents: seglens' sweep, a full pass an edit, and one prefix with a bare suffix an edit.
+
+The last is the network cut in two at the hookpoint. seglens may be below it: it also computes once what runs after the
+hookpoint but gets nothing of it, such as the projections of the finer stages in SegFormer's decoder.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any

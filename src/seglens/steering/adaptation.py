@@ -32,6 +32,7 @@ from seglens.steering.baselines import (
 from seglens.steering.edits import LatentEdit, change_of, check_edits
 from seglens.steering.policies import ALPHAS, N_LATENTS, choose_edit, label_of, oracle_scores, pooled_objective
 from seglens.steering.searching import NEUTRAL, random_searches
+from seglens.steering.shared_codes import SharedCodes
 from seglens.steering.sweep import UNEDITED, RowChange, always, identity_edit, part_of, sweep_changes
 
 OPERATIONS = ("multiply", "add")
@@ -307,7 +308,10 @@ def _evaluated(
     def flipped(images: Images) -> Logits:
         return flip_logits(segmenter, images)
 
-    changes: dict[str, RowChange] = {name: always(change_of(dictionary, [edit])) for name, edit in edits.items()}
+    shared = SharedCodes(dictionary)
+    changes: dict[str, RowChange] = {
+        name: always(change_of(dictionary, [edit], shared=shared)) for name, edit in edits.items()
+    }
     changes |= whole_activation(dictionary)
     rules: dict[str, Rule] = {name: rule.rule for name, rule in tuned.items()}
     rules |= {"drop_class": drop_class(label), "predict_nothing": predict_nothing}

@@ -26,6 +26,7 @@ from seglens.steering.edits import LatentEdit, change_of, check_edits, slice_cha
 from seglens.steering.levers import latent_effects
 from seglens.steering.policies import N_LATENTS, oracle_choice, oracle_scores, slice_dice
 from seglens.steering.searching import candidates_of, random_searches, search
+from seglens.steering.shared_codes import SharedCodes
 from seglens.steering.sweep import UNEDITED, RowChange, always, part_of, sweep, sweep_changes
 
 PAPER_ALPHAS = (0.25, 0.5, 1.0, 2.0, 5.0)
@@ -167,7 +168,8 @@ def recover(
     changes: dict[str, RowChange] = {"held_out": always(change_of(dictionary, [chosen.edit]))}
     changes |= {f"random {number}": always(change_of(dictionary, [edit])) for number, edit in enumerate(controls)}
     for name, latents in [("oracle", own), *((f"random oracle {d}", each) for d, each in enumerate(of_slices))]:
-        changes |= {f"{name} {alpha:g}": _of_slices(dictionary, latents, alpha) for alpha in PAPER_ALPHAS if alpha != 1}
+        shared = SharedCodes(dictionary)
+        changes |= {f"{name} {alpha:g}": _of_slices(shared, latents, alpha) for alpha in PAPER_ALPHAS if alpha != 1}
     changes |= whole_activation(dictionary)
     scores = sweep_changes(
         segmenter,
@@ -292,8 +294,8 @@ def _random_of_slices(
     return [torch.tensor([of_slice[draw] for of_slice in sets]) for draw in range(draws)]
 
 
-def _of_slices(dictionary: SparseAutoencoder, latents: Int[Tensor, "B s"], alpha: float) -> RowChange:
-    return lambda rows: slice_change(dictionary, latents[list(rows)], alpha)
+def _of_slices(shared: SharedCodes, latents: Int[Tensor, "B s"], alpha: float) -> RowChange:
+    return lambda rows: slice_change(shared.dictionary, latents[list(rows)], alpha, shared)
 
 
 def _dice_by_slice(scores: Scores) -> pl.DataFrame:
