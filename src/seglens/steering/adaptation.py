@@ -142,6 +142,7 @@ def steer_between(
         seed=seed,
         batch_size=batch_size,
     )
+    identity = dictionary.hash
     edits: dict[str, LatentEdit] = {}
     points: list[dict[str, Any]] = []
     for operation, edit in chosen.by_operation.items():
@@ -152,7 +153,7 @@ def steer_between(
             for alpha in alphas[operation] if edit.latents else ():
                 point = {name: f"{name} {operation} {alpha:g}" for name in names}
                 for name, key in point.items():
-                    edits[key] = LatentEdit(dictionary.hookpoint, dictionary.hash, latents[name], operation, alpha)
+                    edits[key] = LatentEdit(dictionary.hookpoint, identity, latents[name], operation, alpha)
                 points.append(
                     {"operation": operation, "latents": kind, "alpha": float(alpha), "edits": [*point.values()]}
                 )
