@@ -82,6 +82,16 @@ def to_disk(case: Mapping[str, Any]) -> Repeat:
     return repeat
 
 
+def load() -> None:
+    """Both networks' libraries, and what extraction uses."""
+    import monai.networks.nets  # noqa: F401
+    import polars  # noqa: F401
+    import safetensors.torch  # noqa: F401
+
+    import seglens.activations.extraction
+    import seglens.segmenters.segformer  # noqa: F401
+
+
 def model(case: Mapping[str, Any]) -> "Segmenter":
     from seglens.segmenters.architectures import build_segmenter
 
@@ -128,9 +138,9 @@ BENCHMARK = Benchmark(
         for times in (1, 2, 4, 8)
     },
     subjects=[
-        Subject("seglens, in memory", "ours", in_memory),
-        Subject("seglens, to disk", "ours", to_disk),
-        Subject("floor: bare forward", "floor", bare),
+        Subject("seglens, in memory", "ours", in_memory, load=load),
+        Subject("seglens, to disk", "ours", to_disk, load=load),
+        Subject("floor: bare forward", "floor", bare, load=load),
     ],
     repeats=5,
     growth={"slices": [f"{64 * times} slices" for times in (1, 2, 4, 8)]},

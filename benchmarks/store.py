@@ -58,6 +58,19 @@ def seglens_store(case: Mapping[str, Any]) -> Repeat:
     return rows if case["read"] == "rows" else epoch
 
 
+def load_seglens() -> None:
+    """What `seglens_store` uses."""
+    import polars  # noqa: F401
+    import safetensors.torch  # noqa: F401
+
+    import seglens.activations.store  # noqa: F401
+
+
+def load_zarr() -> None:
+    """What `zarr_array` uses."""
+    import zarr  # noqa: F401
+
+
 def npy_memmap(case: Mapping[str, Any]) -> Repeat:
     """One .npy file, mapped; a pass is a permutation of all its rows."""
     import numpy as np
@@ -159,9 +172,9 @@ BENCHMARK = Benchmark(
     }
     | {f"pass over {200 * times}k": {"slices": times * SMALLEST, "read": "epoch"} for times in (1, 2, 4, 8)},
     subjects=[
-        Subject("seglens", "ours", seglens_store),
+        Subject("seglens", "ours", seglens_store, load=load_seglens),
         Subject("npy memmap", "peer", npy_memmap),
-        Subject("zarr 3", "peer", zarr_array, environment="zarr"),
+        Subject("zarr 3", "peer", zarr_array, environment="zarr", load=load_zarr),
         Subject("floor: the bytes alone", "floor", bytes_alone),
     ],
     repeats=5,
