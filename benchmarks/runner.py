@@ -150,10 +150,14 @@ def _run_case(
                     times.setdefault(name, []).append((answer["cpu_ms"], answer["wall_ms"]))
         for name in list(workers):
             if answer := ask(name, "peak"):
-                share = benchmark.subject(name).share
-                cpu, wall = (statistics.median(column) / share for column in zip(*times[name], strict=True))
-                figures[name] = Figures(cpu, wall, answer["peak_mib"])
+                figures[name] = figures_of(times[name], answer["peak_mib"], benchmark.subject(name).share)
     return figures, reasons
+
+
+def figures_of(times: Sequence[tuple[float, float]], peak_mib: float, share: float) -> Figures:
+    """Medians of the repeats' CPU and wall times, scaled to the whole case where a repeat did a share of it."""
+    cpu, wall = (statistics.median(column) / share for column in zip(*times, strict=True))
+    return Figures(cpu, wall, peak_mib)
 
 
 def ratios(benchmark: Benchmark, case: str, figures: Mapping[str, Figures]) -> list[Row]:

@@ -2,7 +2,7 @@ import math
 
 import pytest
 from benchmarks.framework import Benchmark, Subject
-from benchmarks.runner import Figures, ratios, run
+from benchmarks.runner import Figures, figures_of, ratios, run
 from tests.unit.benchmarks import toy
 
 MODULE = "tests.unit.benchmarks.toy"
@@ -64,6 +64,12 @@ def test_without_floor_or_peer_there_is_no_ratio():
         ("floor 1", 1.0, 0.25),
         ("floor 2", 2.0 / 1.5, 2.0 / 6.0),
     ]
+
+
+def test_times_of_a_share_stand_for_the_whole_case_and_memory_does_not():
+    times = [(2.0, 5.0), (9.0, 9.0), (3.0, 4.0)]
+    assert figures_of(times, 7.0, 1.0) == Figures(3.0, 5.0, 7.0)
+    assert figures_of(times, 7.0, 1 / 4) == Figures(12.0, 20.0, 7.0)
 
 
 def test_unknown_cases_and_no_repeats_are_refused():
