@@ -24,7 +24,7 @@ def test_judge_knows_a_perfect_dictionary_and_an_empty_one(monkeypatch):
 
 
 def test_ours_can_be_fitted(monkeypatch):
-    for name, value in {"D_IN": 8, "M": 32, "K": 2, "STEPS": 5, "BATCH": 64, "N_TOKENS": 256}.items():
+    for name, value in {"D_IN": 8, "M": 32, "K": 2, "STEPS": 60, "BATCH": 64, "N_TOKENS": 256}.items():
         monkeypatch.setattr(quality, name, value)
     x = tokens(8, 256)
     monkeypatch.setattr(quality, "TokensInMemory", lambda x: TokensInMemory(x, d_in=8, n_tokens=256))

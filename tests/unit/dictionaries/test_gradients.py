@@ -81,7 +81,9 @@ def test_every_kernel_gives_what_torch_gives_in_float32(kernel, n):
 
 
 def test_the_kernel_of_a_gpu_is_dense_and_numba_must_be_there(monkeypatch):
+    monkeypatch.setattr(kernels, "find_spec", lambda name: name)
     assert chosen_kernel("auto", torch.zeros(1, device="meta")) == "dense"
+    assert chosen_kernel("auto", torch.zeros(1)) == "numba"
     with pytest.raises(ValueError, match="float32 or float64 on a CPU"):
         chosen_kernel("numba", torch.zeros(1, device="meta"))
     monkeypatch.setattr(kernels, "find_spec", lambda name: None)
