@@ -330,6 +330,7 @@ class _Fit:
         for group in self.optimiser.param_groups:
             group["lr"] = settings.learning_rate(self.step, self.dictionary.n_latents)
         self.optimiser.step()
+        self.optimiser.zero_grad()  # the gradients' memory is for those of the next step
         weights.decoder.div_(weights.decoder.norm(dim=1, keepdim=True).clamp_min(1e-12))
         n_seen = torch.tensor([len(x)], device=x.device)
         sum_over_ranks([n_seen])
