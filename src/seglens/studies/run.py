@@ -12,7 +12,7 @@ from typing import Any
 from seglens.artifacts import Artifact, hash_of, locked, read_artifact, write_text_whole
 from seglens.processes import alone, from_first, is_first, wait
 
-STAGE_FORMAT = 1
+STAGE_FORMAT = 2
 """Part of every stage's key: raise it when a stage computes something else from the same inputs."""
 
 

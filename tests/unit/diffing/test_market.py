@@ -103,4 +103,7 @@ def test_search_for_prices_ends(way, monkeypatch):
     monkeypatch.setattr(module, "MOST_WORK", 3)
     similarity = np.array([[0.0, 1.0], [1.0, 0.0]])
     market = Market.of(pairs_of(similarity, np.ones((2, 2), dtype=bool)))
-    least_prices(market, np.array([0, 1]))  # not optimal: no prices are enough
+    prices = least_prices(market, np.array([0, 1]))  # not optimal: no prices are enough
+    assert prices.shape == (2,) and np.isfinite(prices).all()
+    kept = similarity[[0, 1], [0, 1]] - prices
+    assert (similarity - kept[:, None] - prices).max() > 0  # and these do not pretend to be

@@ -45,17 +45,21 @@ def slow(h, brain, edge):
     }
 
 
-@pytest.mark.parametrize("density", [0.05, 0.3, 1.0])
-def test_equals_the_definitions_on_upsampled_maps(brain, density):
-    maps = torch.rand(5, 6, 5, generator=torch.Generator().manual_seed(1)) + 0.1
-    maps *= torch.rand(5, 6, 5, generator=torch.Generator().manual_seed(2)) < density
-    maps[:, 2, 1] += 0.2
+def assert_equals_the_definitions(maps, brain):
     edge = geometry.edge_band(geometry.brain_depth(brain[None]), brain[None])[0]
     got = localisation.localise_in_slice(maps, brain, edge)
     full = functional.interpolate(maps[:, None], size=SIZE, mode="bilinear", align_corners=False)[:, 0]
     for number, h in enumerate(full):
         for name, value in slow(h, brain, edge).items():
             assert float(got[name][number]) == pytest.approx(value, rel=1e-5, abs=1e-5), name
+
+
+@pytest.mark.parametrize("density", [0.05, 0.3, 1.0])
+def test_equals_the_definitions_on_upsampled_maps(brain, density):
+    maps = torch.rand(5, 6, 5, generator=torch.Generator().manual_seed(1)) + 0.1
+    maps *= torch.rand(5, 6, 5, generator=torch.Generator().manual_seed(2)) < density
+    maps[:, 2, 1] += 0.2
+    assert_equals_the_definitions(maps, brain)
 
 
 @pytest.mark.parametrize("at_once", [1, 24 * 20, 2 * 24 * 20, 10**9])
@@ -63,12 +67,7 @@ def test_equals_the_definitions_on_upsampled_maps(brain, density):
 def test_equals_the_definitions_however_many_maps_at_once(brain, monkeypatch, at_once, grid):
     monkeypatch.setattr(localisation, "PIXELS_AT_ONCE", at_once)
     maps = torch.rand(3, *grid, generator=torch.Generator().manual_seed(1)) + 0.01
-    edge = geometry.edge_band(geometry.brain_depth(brain[None]), brain[None])[0]
-    got = localisation.localise_in_slice(maps, brain, edge)
-    full = functional.interpolate(maps[:, None], size=SIZE, mode="bilinear", align_corners=False)[:, 0]
-    for number, h in enumerate(full):
-        for name, value in slow(h, brain, edge).items():
-            assert float(got[name][number]) == pytest.approx(value, rel=1e-5, abs=1e-5), name
+    assert_equals_the_definitions(maps, brain)
 
 
 def test_sides_rows_and_concentration_are_told_apart(brain):
