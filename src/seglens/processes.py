@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # noqa: F401 - imported later, its default arguments would keep a group alive
 from jaxtyping import Shaped
 from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
