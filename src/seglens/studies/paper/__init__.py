@@ -1,0 +1,12 @@
+"""The paper's tables and figures, and what goes beyond them, each a named experiment on a study's cohorts.
+
+A module of this folder defines one `Experiment` and is listed here, in the order of the page.
+"""
+
+from collections.abc import Mapping
+
+from seglens.studies.paper.experiment import CannotCarry, Experiment, Figure, Finding, Published, part
+
+EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in ()}
+
+__all__ = ["EXPERIMENTS", "CannotCarry", "Experiment", "Figure", "Finding", "Published", "part"]

@@ -1,0 +1,145 @@
+"""What an experiment is: a named question to a study, answered by tables, a few figures and paragraphs.
+
+An experiment that a study cannot carry at all raises `CannotCarry`; one that it carries in part says the rest in
+`Finding.left_out`. Expensive pieces (fits, trainings) are artifacts of their own: `part`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from seglens.artifacts import Artifact, Draft, new_artifact
+from seglens.progress import Progress
+from seglens.studies.run import Stage
+from seglens.studies.stages import Study
+
+
+class CannotCarry(ValueError):
+    """A study's data or settings cannot carry an experiment; the message says what is missing, as one clause.
+
+    Such as ``"needs two segmenters of one architecture; the study has adult"``.
+    """
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an experiment returns.
+
+    Attributes:
+        tables: name to table, each written as parquet; long format, column names are plain words.
+        headline: the few numbers that reproduction.json and docs/findings.md quote; None where undefined, never NaN.
+        paragraphs: plain text for the page: what was done, what it shows, what it does not show.
+        left_out: what this study's data cannot carry, and why.
+    """
+
+    tables: Mapping[str, pl.DataFrame]
+    headline: Mapping[str, float | None]
+    paragraphs: Sequence[str]
+    left_out: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing of one of a finding's tables.
+
+    Attributes:
+        kind: ``lines`` (``y`` over a numeric ``x``, a line for each of ``series``), ``bars`` (a bar of length ``y`` for
+            each ``x``, coloured by ``series``, with an interval from ``low`` to ``high``), or ``heat`` (rows ``y``,
+            columns ``x``, cells ``value``).
+        table: of the finding.
+        title: over the drawing.
+        x: column.
+        y: column.
+        value: column; heat maps only.
+        series: column; None draws one line, or all bars in one colour.
+        panel: column; one small drawing for each of its values.
+        low: column of the interval's lower end; bars only.
+        high: column of its upper end.
+        caption: what the reader must know to read it.
+        only: column to the values that are drawn; the others stay in the table.
+    """
+
+    kind: Literal["lines", "bars", "heat"]
+    table: str
+    title: str
+    x: str
+    y: str
+    value: str | None = None
+    series: str | None = None
+    panel: str | None = None
+    low: str | None = None
+    high: str | None = None
+    caption: str = ""
+    only: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A figure of the paper, to stand beside one of ours.
+
+    Attributes:
+        value: in the unit of our headline.
+        where: place in the paper, and the convention behind it where it differs from ours.
+    """
+
+    value: float
+    where: str
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A named question to a study.
+
+    Attributes:
+        name: such as ``"shared"``.
+        title: for the page.
+        paper: such as ``"Tables 1 and 7"``, or ``"beyond the paper"``.
+        run: answers it; may raise `CannotCarry`.
+        version: raise it when ``run`` computes something else from the same study: results of before are done again.
+        figures: drawn from the tables, in this order.
+        published: headline to the paper's own figure, where a comparison makes sense.
+        folded: tables that the page shows closed, because they are long.
+    """
+
+    name: str
+    title: str
+    paper: str
+    run: Callable[[Study, Progress], Finding]
+    version: int = 1
+    figures: Sequence[Figure] = ()
+    published: Mapping[str, Published] = field(default_factory=dict)
+    folded: Sequence[str] = ()
+
+
+def part(
+    study: Study,
+    name: str,
+    kind: str,
+    inputs: Mapping[str, Any],
+    make: Callable[[Draft, Progress], None],
+) -> Artifact:
+    """An expensive piece of an experiment as an artifact of its own: found again by the next run, and by others.
+
+    Args:
+        study: that it belongs to.
+        name: of the stage, such as ``"joint/adult~pediatric-seed1"``.
+        kind: of artifact.
+        inputs: JSON-able settings and input hashes; equal inputs mean an equal result.
+        make: writes the draft.
+
+    Returns:
+        The finished artifact.
+    """
+    stage = Stage(name, kind, inputs)
+
+    def announced(path: Path, checkpoint: Path) -> None:
+        with (
+            study.announce(name) as progress,
+            new_artifact(path, kind=kind, inputs=stage.inputs) as draft,
+        ):
+            make(draft, progress)
+
+    return study.run.finish(stage, announced)
