@@ -1,0 +1,175 @@
+"""The rows of bad inputs and faults, the tests that hold them, and the page that says so.
+
+python -m tests.faults.table      runs the tests of the rows and writes docs/robustness.md
+
+How a row is held: by a function ``test_row_07_negative_dimensions`` in tests/faults/test_*.py. Its number is the row's;
+the first line of its docstring says in one sentence what must happen, and becomes the page's text. Several tests a row
+are welcome. Each builds its own bad input; none needs sample scans. A test without a row number is not on the page.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent
+PAGE = FOLDER.parents[1] / "docs" / "robustness.md"
+ELSEWHERE = {52: "the explorer's"}
+"""Rows that other tests hold."""
+
+ROWS: Mapping[int, str] = {
+    1: "truncated .nii or .nii.gz",
+    2: "flipped bit in a .nii.gz",
+    3: "flipped bit in a plain .nii seen before",
+    4: "0 bytes; HTML saved as .nii.gz",
+    5: "gzip bomb",
+    6: "header says 30000^3",
+    7: "negative dimensions, unknown datatype or offset",
+    8: "no slices",
+    9: "NaN or infinite scale",
+    10: "NaN or singular affine",
+    11: "NaN or infinite voxels",
+    12: "constant image",
+    13: "image and mask of different shape",
+    14: "same shape, other affine",
+    15: "LAS beside RAS",
+    16: "unknown label values",
+    17: "masks as floats",
+    18: "enhancing coded 4 in one cohort, 3 in another",
+    19: "empty mask",
+    20: "sequence missing or named in other capitals",
+    21: "4-D where 3-D is due",
+    22: "complex or RGB voxels",
+    23: "link out of the data folder",
+    24: "same case id twice, or differing by capitals",
+    25: "one patient in train and test",
+    26: "same voxels under two ids",
+    27: "spaces, newlines, `<script>` in ids",
+    28: "model's channels or classes are not the data's",
+    29: "unknown hookpoint",
+    30: "hooked module returns a tuple, or channels last",
+    31: "non-finite activations",
+    32: "k > m, k = 0",
+    33: "needs more memory or disk than there is",
+    34: "dead latents, a batch of zeros",
+    35: "SAE loss NaN",
+    36: "alpha NaN or infinite",
+    37: "latent out of range, SAE of another layer or model",
+    38: "dictionaries of unequal width, zero rows",
+    39: "`kill -9` at any write",
+    40: "disk full, read-only folder",
+    41: "two processes, one folder",
+    42: "resume with other settings or data",
+    43: "SIGTERM with loader workers",
+    44: "a rank dies or hangs",
+    45: "out of memory",
+    46: ".pt that runs code",
+    47: ".pkl that runs code",
+    48: "safetensors with an absurd header, overlap, shape",
+    49: ".npy with a huge shape or objects",
+    50: "zip slip, zip bomb",
+    51: "settings: unknown key, wrong type, double key, alias bomb",
+    52: "explorer: foreign requests, paths and scripts",
+    53: "language model down, slow, malformed, prompt injection in ids",
+    54: "model hub offline",
+}
+
+HEAD = """\
+# Bad inputs and faults
+
+Three promises: no input file runs code; no input file silently changes a number; every stage survives `kill -9` with
+the same result. Each row below is held by tests, which build the bad input themselves.
+
+Written by `python -m tests.faults.table`, which runs these tests; do not edit by hand. What exit codes mean and what
+stops, checkpoints and repairs do: [exit-codes.md](exit-codes.md).
+
+| row | input or fault | what happens | test | result |
+|---|---|---|---|---|
+"""
+
+
+@dataclass(frozen=True)
+class RowTest:
+    """A test of a row.
+
+    Attributes:
+        row: its number.
+        place: ``file::function``, from tests/faults.
+        expectation: the first line of its docstring.
+    """
+
+    row: int
+    place: str
+    expectation: str
+
+
+def row_tests(folder: Path = FOLDER) -> list[RowTest]:
+    """The tests of all rows, read from the source files, by row and place.
+
+    Raises:
+        ValueError: a test without a docstring.
+    """
+    found, mute = [], []
+    for file in sorted(folder.glob("test_*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            named = isinstance(node, ast.FunctionDef) and re.match(r"test_row_(\d\d)_", node.name)
+            if isinstance(node, ast.FunctionDef) and named:
+                place = f"{file.name}::{node.name}"
+                said = (ast.get_docstring(node) or "").partition("\n")[0].strip()
+                if said:
+                    found.append(RowTest(int(named.group(1)), place, said))
+                else:
+                    mute.append(place)
+    if mute:
+        raise ValueError(f"{', '.join(mute)}: say in the docstring's first line what must happen")
+    return sorted(found, key=lambda test: (test.row, test.place))
+
+
+def page(tests: Sequence[RowTest], results: Mapping[str, str]) -> str:
+    """The page's text.
+
+    Args:
+        tests: of all rows.
+        results: place to ``"pass"``, ``"fail"`` or ``"skipped"``.
+    """
+    lines = []
+    for row, what in ROWS.items():
+        own = [test for test in tests if test.row == row]
+        for number, test in enumerate(own):
+            first = (str(row), what) if number == 0 else ("", "")
+            lines.append((*first, test.expectation, f"`{test.place}`", results.get(test.place, "not run")))
+        if not own:
+            lines.append((str(row), what, "", ELSEWHERE.get(row, "none"), ""))
+    return HEAD + "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |\n" for line in lines)
+
+
+class _Results:
+    """A pytest plugin that keeps what became of each test; of a parametrised one the worst."""
+
+    def __init__(self) -> None:
+        self.by_place: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when != "call" and report.passed:
+            return
+        place = report.nodeid.rpartition("/")[2].partition("[")[0]
+        result = {"passed": "pass", "failed": "fail"}.get(report.outcome, report.outcome)
+        worst = ("pass", "skipped", "fail")
+        self.by_place[place] = max(result, self.by_place.get(place, "pass"), key=worst.index)
+
+
+def main() -> int:
+    """Run the rows' tests, write the page; exit 1 where one fails."""
+    results = _Results()
+    code = pytest.main(["-q", "-k", "test_row_", str(FOLDER)], plugins=[results])
+    PAGE.write_text(page(row_tests(), results.by_place))
+    print(PAGE)
+    return int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
