@@ -5,8 +5,8 @@ A module of this folder defines one `Experiment` and is listed here, in the orde
 
 from collections.abc import Mapping
 
-from seglens.studies.paper.experiment import CannotCarry, Experiment, Figure, Finding, Published, part
+from seglens.studies.paper.experiment import CannotCarryError, Experiment, Figure, Finding, Published, part
 
 EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in ()}
 
-__all__ = ["EXPERIMENTS", "CannotCarry", "Experiment", "Figure", "Finding", "Published", "part"]
+__all__ = ["EXPERIMENTS", "CannotCarryError", "Experiment", "Figure", "Finding", "Published", "part"]

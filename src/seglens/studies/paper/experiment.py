@@ -1,6 +1,6 @@
 """What an experiment is: a named question to a study, answered by tables, a few figures and paragraphs.
 
-An experiment that a study cannot carry at all raises `CannotCarry`; one that it carries in part says the rest in
+An experiment that a study cannot carry at all raises `CannotCarryError`; one that it carries in part says the rest in
 `Finding.left_out`. Expensive pieces (fits, trainings) are artifacts of their own: `part`.
 """
 
@@ -17,7 +17,7 @@ from seglens.studies.run import Stage
 from seglens.studies.stages import Study
 
 
-class CannotCarry(ValueError):
+class CannotCarryError(ValueError):
     """A study's data or settings cannot carry an experiment; the message says what is missing, as one clause.
 
     Such as ``"needs two segmenters of one architecture; the study has adult"``.
@@ -97,7 +97,7 @@ class Experiment:
         name: such as ``"shared"``.
         title: for the page.
         paper: such as ``"Tables 1 and 7"``, or ``"beyond the paper"``.
-        run: answers it; may raise `CannotCarry`.
+        run: answers it; may raise `CannotCarryError`.
         version: raise it when ``run`` computes something else from the same study: results of before are done again.
         figures: drawn from the tables, in this order.
         published: headline to the paper's own figure, where a comparison makes sense.
