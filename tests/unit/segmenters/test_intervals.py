@@ -1,0 +1,148 @@
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+
+from seglens.segmenters.intervals import FIGURES, patient_bootstrap, patient_interval, resampled, share_interval
+from seglens.segmenters.scoring import SCHEMA, Scores
+
+CLASSES = {0: "background", 1: "core", 2: "edema"}
+
+
+def table_of(tp, *, edits=("a", "b"), patients=6, slices=3, seed=0, classes=CLASSES):
+    """Counts of random slices; ``tp(edit, patient)`` gives the share of the smaller of the two masks that is hit."""
+    generator = np.random.default_rng(seed)
+    truth = generator.integers(0, 60, (patients, slices, len(classes))) * (
+        generator.random((patients, slices, len(classes))) < 0.7
+    )
+    predicted = generator.integers(0, 60, (patients, slices, len(classes)))
+    rows = []
+    for edit in edits:
+        for patient in range(patients):
+            for number in range(slices):
+                for label, name in classes.items():
+                    said, true = int(predicted[patient, number, label]), int(truth[patient, number, label])
+                    row = {
+                        "edit": edit,
+                        "row": patient * slices + number,
+                        "case": f"p{patient}",
+                        "patient": f"p{patient}",
+                        "volume": f"p{patient}",
+                        "label": label,
+                        "class": name,
+                        "tp": int(tp(edit, patient) * min(said, true)),
+                        "predicted": said,
+                        "truth": true,
+                        "hd95_mm": None,
+                    }
+                    rows.append(row)
+    return Scores(pl.DataFrame(rows, schema=SCHEMA))
+
+
+@pytest.fixture(scope="module")
+def scores():
+    return table_of(lambda edit, patient: {"a": 0.9, "b": 0.5}[edit] * (1 - patient / 20))
+
+
+@pytest.mark.parametrize("convention", FIGURES)
+@pytest.mark.parametrize("class_name", ["core", "edema", "foreground"])
+def test_the_figure_is_that_of_the_summary(scores, convention, class_name):
+    found = patient_bootstrap(scores, "a", "b", class_name, convention, draws=50)
+    a, b = (scores.summary(edit)[convention][class_name] for edit in ("a", "b"))
+    assert found.value == pytest.approx(a - b, abs=1e-12)
+    assert patient_interval(scores, "a", class_name, convention, draws=50).value == pytest.approx(a, abs=1e-12)
+
+
+@pytest.mark.parametrize("convention", FIGURES)
+def test_every_draw_is_the_summary_of_a_table_of_the_drawn_patients(scores, convention):
+    draws, seed = 8, 3
+    _, drawn = resampled(scores, ["a", "b"], "foreground", convention, draws=draws, seed=seed)
+    patients = sorted(scores.table["patient"].unique())
+    often = np.random.default_rng(seed).multinomial(6, np.full(6, 1 / 6), draws)
+    for number in range(draws):
+        copies = [
+            scores.table.filter(pl.col("patient") == patient).with_columns(pl.col("volume") + f"-{copy}")
+            for patient, count in zip(patients, often[number], strict=True)
+            for copy in range(count)
+        ]
+        again = Scores(pl.concat(copies))
+        for edit, values in zip(("a", "b"), drawn, strict=True):
+            assert values[number] == pytest.approx(again.summary(edit)[convention]["foreground"], abs=1e-12)
+
+
+def test_a_planted_difference_has_a_known_interval():
+    # every patient has the same counts: no draw differs, and the difference is exact
+    same = table_of(lambda edit, patient: 1.0 if edit == "a" else 0.5, patients=1)
+    whole = Scores(
+        pl.concat(
+            [
+                same.table.with_columns(
+                    pl.lit(f"q{copy}").alias("patient"),
+                    pl.lit(f"q{copy}").alias("volume"),
+                    (pl.col("row") + 100 * copy).cast(pl.UInt32).alias("row"),
+                )
+                for copy in range(5)
+            ]
+        )
+    )
+    found = patient_bootstrap(whole, "a", "b")
+    assert found.low == pytest.approx(found.value, abs=1e-12)
+    assert found.high == pytest.approx(found.value, abs=1e-12)
+    assert found.excludes_zero
+    assert (found.n_patients, found.n_draws) == (5, 2000)
+
+
+def test_the_interval_of_a_share_is_the_binomial_one():
+    # one slice a patient: the bootstrap of a share is the binomial distribution
+    hits = [True] * 30 + [False] * 70
+    found = share_interval([f"p{number}" for number in range(100)], hits, draws=20_000)
+    spread = math.sqrt(0.3 * 0.7 / 100)
+    assert found.value == pytest.approx(0.3)
+    assert found.low == pytest.approx(0.3 - 1.96 * spread, abs=0.012)
+    assert found.high == pytest.approx(0.3 + 1.96 * spread, abs=0.012)
+
+
+def test_slices_of_one_patient_count_as_one():
+    # the same hits in ten slices a patient: ten times the slices, the same doubt
+    patients = [f"p{number}" for number in range(10)]
+    hits = [number < 5 for number in range(10)]
+    one, ten = share_interval(patients, hits), share_interval(patients * 10, hits * 10)
+    assert (one.low, one.high) == (ten.low, ten.high)
+    assert one.high - one.low > 0.5
+
+
+def test_an_edit_compared_with_itself_differs_by_nothing(scores):
+    found = patient_bootstrap(scores, "a", "a")
+    assert (found.value, found.low, found.high, found.excludes_zero) == (0.0, 0.0, 0.0, False)
+
+
+def test_the_order_of_the_rows_does_not_matter(scores):
+    shuffled = Scores(scores.table.sample(fraction=1.0, shuffle=True, seed=1))
+    for convention in FIGURES:
+        one = patient_bootstrap(scores, "a", "b", "edema", convention, draws=100)
+        other = patient_bootstrap(shuffled, "a", "b", "edema", convention, draws=100)
+        assert (one.low, one.high) == (other.low, other.high)
+
+
+def test_an_undefined_figure_has_no_interval_and_says_so(scores):
+    nowhere = Scores(scores.table.with_columns(pl.lit(0).cast(pl.Int64).alias("tp"), pl.lit(0).alias("predicted")))
+    found = patient_interval(Scores(nowhere.table.select(*SCHEMA)), "a", "edema", "precision")
+    assert math.isnan(found.value)
+    assert math.isnan(found.low)
+    assert found.n_draws == 0
+    assert not found.excludes_zero
+
+
+def test_refusals(scores):
+    with pytest.raises(ValueError, match="convention is 'dice'"):
+        patient_bootstrap(scores, "a", "b", convention="dice")
+    with pytest.raises(ValueError, match="no class 'liver'"):
+        patient_bootstrap(scores, "a", "b", "liver")
+    with pytest.raises(ValueError, match="no scores of the edit 'c'"):
+        patient_bootstrap(scores, "a", "c")
+    fewer = Scores(scores.table.filter((pl.col("edit") == "a") | (pl.col("row") > 0)))
+    with pytest.raises(ValueError, match="other slices"):
+        patient_bootstrap(fewer, "a", "b")
+    with pytest.raises(ValueError, match="2 patients and 1 hits"):
+        share_interval(["p", "q"], [True])
