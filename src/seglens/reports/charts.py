@@ -133,6 +133,7 @@ def line_chart(
     width: int = WIDE,
     height: int = 320,
     marks: Sequence[tuple[Number, str]] = (),
+    y_limits: tuple[Number, Number] | None = None,
 ) -> Markup:
     """Lines over a numeric axis with horizontal reference lines.
 
@@ -145,10 +146,13 @@ def line_chart(
         width: of the view box; fonts keep their size, so a narrow chart is drawn anew, not shrunk.
         height: of the view box.
         marks: vertical lines, for example the chosen setting, each with a word at its top.
+        y_limits: values that the axis must reach, so that several drawings share it.
     """
     left, right, top, bottom = 46, 14, 34, 44
     xs = sorted({x for one in series for x in one.x} | {x for x, _ in marks}) or [0.0, 1.0]
-    ys = [y for one in series for y in one.y if y is not None] + [level.y for level in levels] or [0.0, 1.0]
+    ys = [y for one in series for y in one.y if y is not None] + [level.y for level in levels] + list(
+        y_limits or ()
+    ) or [0.0, 1.0]
     lowest, highest = min(0.0, *ys), max(ys)
     y_ticks = nice_ticks(lowest, highest if highest > lowest else lowest + 1)
     logarithmic = max(abs(x) for x in xs) > 12

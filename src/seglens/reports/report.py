@@ -22,6 +22,9 @@ from seglens.studies.run import Run
 
 FILE = "report.html"
 FIGURE = "shared.svg"
+SUBTITLE = (
+    "What the segmentation models of this study look at inside, what they share, and what happens when it is changed."
+)
 
 
 def write_report(run: Run, path: Path | None = None) -> Path:
@@ -70,12 +73,13 @@ def sections_of(run: Run, summary: dict[str, Any]) -> list[Section]:
     ]
 
 
-def render(title: str, sections: list[Section]) -> str:
+def render(title: str, sections: list[Section], *, subtitle: str = SUBTITLE) -> str:
     """The page as HTML text.
 
     Args:
         title: of the study.
         sections: in order.
+        subtitle: under the title.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -84,4 +88,6 @@ def render(title: str, sections: list[Section]) -> str:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     style = Markup(loader.get_source(environment, "report.css")[0])
-    return environment.get_template("report.html.j2").render(title=title, sections=sections, style=style)
+    return environment.get_template("report.html.j2").render(
+        title=title, subtitle=subtitle, sections=sections, style=style
+    )

@@ -4,6 +4,7 @@ An experiment that a study cannot carry at all raises `CannotCarryError`; one th
 `Finding.left_out`. Expensive pieces (fits, trainings) are artifacts of their own: `part`.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,22 +48,23 @@ class Figure:
 
     Attributes:
         kind: ``lines`` (``y`` over a numeric ``x``, a line for each of ``series``), ``bars`` (a bar of length ``y`` for
-            each ``x``, coloured by ``series``, with an interval from ``low`` to ``high``), or ``heat`` (rows ``y``,
-            columns ``x``, cells ``value``).
+            each ``x``, coloured by ``series``, with an interval from ``low`` to ``high``), ``heat`` (rows ``y``,
+            columns ``x``, cells ``value``), or ``ranges`` (shares ``x`` of the pairs ``y`` between their floor ``low``
+            and ceiling ``high``).
         table: of the finding.
         title: over the drawing.
         x: column.
         y: column.
-        value: column; heat maps only.
+        value: column; heat maps, and the calibrated share of ranges.
         series: column; None draws one line, or all bars in one colour.
         panel: column; one small drawing for each of its values.
-        low: column of the interval's lower end; bars only.
+        low: column of the interval's lower end; bars and ranges.
         high: column of its upper end.
         caption: what the reader must know to read it.
         only: column to the values that are drawn; the others stay in the table.
     """
 
-    kind: Literal["lines", "bars", "heat"]
+    kind: Literal["lines", "bars", "heat", "ranges"]
     table: str
     title: str
     x: str
@@ -143,3 +145,8 @@ def part(
             make(draft, progress)
 
     return study.run.finish(stage, announced)
+
+
+def finite(value: float | None) -> float | None:
+    """The value, or None where it is undefined: JSON knows no NaN."""
+    return None if value is None or not math.isfinite(value) else float(value)

@@ -1,0 +1,166 @@
+"""`seglens reproduce`: experiments on a study's cohorts, each result an artifact of the run, and reproduction.json."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seglens.artifacts import Artifact, Draft, canonical_json, new_artifact, write_text_whole
+from seglens.progress import Progress
+from seglens.studies.paper import EXPERIMENTS
+from seglens.studies.paper.experiment import CannotCarryError, Experiment, Finding, finite
+from seglens.studies.run import Run, Stage
+from seglens.studies.settings import StudySettings
+from seglens.studies.stages import Announce, Study, unseen
+
+KIND = "experiment"
+FILE = "reproduction.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an experiment on a study: a finding, or the reason why there is none.
+
+    Attributes:
+        finding: None where the study cannot carry the experiment.
+        cannot_carry: the reason; None beside a finding.
+    """
+
+    finding: Finding | None
+    cannot_carry: str | None = None
+
+    def write(self, draft: Draft) -> None:
+        """Write into an artifact of kind ``"experiment"``: a parquet file a table, and finding.json."""
+        found = self.finding or Finding({}, {}, ())
+        for name, table in found.tables.items():
+            draft.save_table(name, table)
+        document = {
+            "tables": list(found.tables),
+            "headline": [[name, finite(value)] for name, value in found.headline.items()],
+            "paragraphs": list(found.paragraphs),
+            "left_out": list(found.left_out),
+            "cannot_carry": self.cannot_carry,
+        }
+        draft.save_document("finding", document)
+
+    @classmethod
+    def read(cls, artifact: Artifact) -> "Outcome":
+        """Read what ``write`` wrote."""
+        document = artifact.document("finding")
+        if document["cannot_carry"] is not None:
+            return cls(None, document["cannot_carry"])
+        tables = {name: artifact.table(name) for name in document["tables"]}
+        return cls(Finding(tables, dict(document["headline"]), document["paragraphs"], document["left_out"]))
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What `reproduce` leaves.
+
+    Attributes:
+        run: with every finished experiment as a stage ``experiment/<name>``.
+        faults: experiments that broke off, and how; the others were done nevertheless.
+    """
+
+    run: Run
+    faults: Mapping[str, Exception]
+
+
+def reproduce(
+    settings: StudySettings,
+    out: Path,
+    names: Sequence[str] = (),
+    *,
+    experiments: Mapping[str, Experiment] = EXPERIMENTS,
+    announce: Announce = unseen,
+) -> Reproduction:
+    """Run experiments; finished ones, and finished stages under them, are taken as they are.
+
+    Args:
+        settings: of the study whose cohorts and segmenters they run on.
+        out: the run's folder; that of a finished study or demo is continued.
+        names: experiments; empty takes all.
+        experiments: to choose from.
+        announce: shown which stage is worked on, and how far it is.
+
+    Returns:
+        The run, with reproduction.json written.
+
+    Raises:
+        ValueError: an experiment that does not exist.
+        ArtifactError: another process holds ``out``.
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    unknown = [name for name in names if name not in experiments]
+    if unknown:
+        raise ValueError(f"no experiment {', '.join(unknown)}; there are {', '.join(experiments)}")
+    run = Run(out)
+    faults: dict[str, Exception] = {}
+    with run.writing(settings.model_dump(mode="json")):
+        study = Study(settings, run, announce)
+        for name in names or experiments:
+            try:
+                _finish(study, experiments[name])
+            except OSError:
+                raise
+            except Exception as error:  # one broken experiment must not cost the hours of the others
+                faults[name] = error
+        document = {
+            "study": settings.name,
+            "seed": settings.seed,
+            "experiments": {name: _entry(run, experiments[name]) for name in finished(run, experiments)},
+            "faults": {name: f"{type(error).__name__}: {error}" for name, error in faults.items()},
+        }
+        write_text_whole(out / FILE, canonical_json(document) + "\n")
+    return Reproduction(run, faults)
+
+
+def finished(run: Run, experiments: Mapping[str, Experiment] = EXPERIMENTS) -> list[str]:
+    """The experiments whose outcome a run holds, in the order of the page."""
+    return [name for name in experiments if f"experiment/{name}" in run]
+
+
+def outcome_of(run: Run, name: str) -> Outcome:
+    """The outcome of a finished experiment."""
+    return Outcome.read(run.artifact(f"experiment/{name}"))
+
+
+def _finish(study: Study, experiment: Experiment) -> None:
+    """Everything a study computes follows from its settings and slices, so these are an experiment's inputs."""
+    inputs = {
+        "version": experiment.version,
+        "settings": study.settings.model_dump(mode="json"),
+        "slices": {cohort: study.slices(cohort).hash for cohort in study.settings.cohorts},
+    }
+    stage = Stage(f"experiment/{experiment.name}", KIND, inputs)
+
+    def make(path: Path, checkpoint: Path) -> None:
+        with study.announce(stage.name) as progress:
+            outcome = _answer(experiment, study, progress)
+        with new_artifact(path, kind=KIND, inputs=inputs) as draft:
+            outcome.write(draft)
+
+    study.run.finish(stage, make)
+
+
+def _answer(experiment: Experiment, study: Study, progress: Progress) -> Outcome:
+    try:
+        return Outcome(experiment.run(study, progress))
+    except CannotCarryError as reason:
+        return Outcome(None, str(reason))
+
+
+def _entry(run: Run, experiment: Experiment) -> dict[str, Any]:
+    outcome = outcome_of(run, experiment.name)
+    entry: dict[str, Any] = {"title": experiment.title, "paper": experiment.paper}
+    if outcome.finding is None:
+        return entry | {"cannot_carry": outcome.cannot_carry}
+    return entry | {
+        "headline": dict(outcome.finding.headline),
+        "published": {
+            name: {"value": published.value, "where": published.where}
+            for name, published in experiment.published.items()
+        },
+        "left_out": list(outcome.finding.left_out),
+        "seconds": run.timings.get(f"experiment/{experiment.name}"),
+    }
