@@ -179,6 +179,37 @@ def steer(study: StudyFile, *, out: Out = Path("results")) -> int:
 
 
 @app.command
+def reproduce(
+    *experiments: Annotated[str, Parameter(help="Names; none takes all. `--list` prints them.")],
+    study: Annotated[Path | None, Parameter(help="Your study's YAML file; without one, the demo's cohorts.")] = None,
+    out: Out = Path("reproduction"),
+    seed: Annotated[int, Parameter(help="Of the demo's cohorts.")] = 0,
+    quick: Annotated[bool, Parameter(help="Two small cohorts; the figures mean nothing.", negative="")] = False,
+    list_: Annotated[bool, Parameter(name="--list", help="Print the experiments and stop.", negative="")] = False,
+) -> int:
+    """Every table and figure of the paper between its floor and its ceiling, and what goes beyond them; one page."""
+    from seglens.reports.reproduction import write_reproduction
+    from seglens.studies.demo import demo_settings
+    from seglens.studies.paper import EXPERIMENTS
+    from seglens.studies.paper.reproduction import reproduce
+    from seglens.studies.settings import StudySettings
+    from seglens.terminal import StageDisplay
+
+    if list_:
+        for name, experiment in EXPERIMENTS.items():
+            print(f"{name:<16} {experiment.title} ({experiment.paper})")
+        return DONE
+    settings = StudySettings.read(study) if study else demo_settings(seed, quick=quick)
+    done = reproduce(settings, out, experiments, announce=StageDisplay())
+    print(write_reproduction(done.run))
+    for name, error in done.faults.items():
+        print(f"{name} broke off: {error}", file=sys.stderr)
+    if done.faults:
+        raise next(iter(done.faults.values()))
+    return _exit_code(done.run)
+
+
+@app.command
 def report(run: Annotated[Path, Parameter(help="A run's folder.")]) -> int:
     """Write report.html anew from a run's finished stages."""
     from seglens.reports.report import write_report
