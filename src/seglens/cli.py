@@ -26,6 +26,7 @@ app = App(
 )
 
 Out = Annotated[Path, Parameter(help="Folder of the run; finished stages in it are reused.")]
+Jobs = Annotated[int | None, Parameter(help="Stages at once, a worker process each; by default one a core, 4 at most.")]
 StudyFile = Annotated[Path, Parameter(help="The study's YAML file; `seglens run --example` prints one.")]
 
 
@@ -34,6 +35,7 @@ def demo(
     *,
     out: Out = Path("demo"),
     seed: Annotated[int, Parameter(help="Everything random follows from it.")] = 0,
+    jobs: Jobs = None,
     quick: Annotated[
         bool, Parameter(help="Two small cohorts, the same stages, under two minutes.", negative="")
     ] = False,
@@ -41,7 +43,7 @@ def demo(
     """Phantom cohorts, every stage, one HTML report."""
     from seglens.studies.demo import demo_settings
 
-    return _run(demo_settings(seed, quick=quick), out)
+    return _run(demo_settings(seed, quick=quick), out, jobs)
 
 
 @app.command
@@ -49,6 +51,7 @@ def run(
     study: StudyFile | None = None,
     *,
     out: Out = Path("results"),
+    jobs: Jobs = None,
     example: Annotated[bool, Parameter(help="Print a commented study file and stop.", negative="")] = False,
 ) -> int:
     """Every stage on your own cohorts, one HTML report."""
@@ -59,7 +62,7 @@ def run(
         return DONE
     if study is None:
         raise SettingsError("no study file given; write one with `seglens run --example > study.yaml`")
-    return _run(StudySettings.read(study), out)
+    return _run(StudySettings.read(study), out, jobs)
 
 
 @app.command
@@ -229,15 +232,16 @@ def doctor() -> int:
     return DONE if healthy else FAULT
 
 
-def _run(settings: "StudySettings", out: Path) -> int:
+def _run(settings: "StudySettings", out: Path, jobs: int | None) -> int:
     from seglens.processes import from_first
     from seglens.reports.findings import plain_findings
     from seglens.reports.report import write_report
+    from seglens.studies.parallel import default_jobs
     from seglens.studies.study import run_study
     from seglens.terminal import StageDisplay
 
     display = StageDisplay()
-    finished = run_study(settings, out, announce=display)
+    finished = run_study(settings, out, jobs=default_jobs() if jobs is None else jobs, announce=display)
     with display("report"):
         page = from_first(lambda: write_report(finished))
     _print_effects(finished)

@@ -29,18 +29,7 @@ class StageDisplay:
 
     def __init__(self, console: Console | None = None):
         self.console = console or Console(stderr=True)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[reporting.Progress]:
-        """Show one stage from start to end."""
-        started = time.perf_counter()
-        with self._bar(stage) if self.console.is_terminal else self._lines(stage) as update:
-            yield update
-        self.console.print(f"{stage:<36} {time.perf_counter() - started:7.1f} s", highlight=False, soft_wrap=True)
-
-    @contextmanager
-    def _bar(self, stage: str) -> Iterator[reporting.Progress]:
-        columns = (
+        self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -49,16 +38,35 @@ class StageDisplay:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
+            console=self.console,
+            transient=True,
         )
-        with Progress(*columns, console=self.console, transient=True) as bar:
-            task = bar.add_task(stage, total=None, rate="", figures="")
 
-            def update(done: int, total: int, **figures: float) -> None:
-                speed = bar.tasks[0].speed
-                rate = f"{speed:.1f}/s" if speed else ""
-                bar.update(task, completed=done, total=total, rate=rate, figures=_figures(figures))
-
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[reporting.Progress]:
+        """Show one stage from start to end; several may be shown at once."""
+        started = time.perf_counter()
+        with self._bar(stage) if self.console.is_terminal else self._lines(stage) as update:
             yield update
+        self.console.print(f"{stage:<36} {time.perf_counter() - started:7.1f} s", highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def _bar(self, stage: str) -> Iterator[reporting.Progress]:
+        if not self._bars.tasks:
+            self._bars.start()
+        task = self._bars.add_task(stage, total=None, rate="", figures="")
+
+        def update(done: int, total: int, **figures: float) -> None:
+            speed = next(shown.speed for shown in self._bars.tasks if shown.id == task)
+            rate = f"{speed:.1f}/s" if speed else ""
+            self._bars.update(task, completed=done, total=total, rate=rate, figures=_figures(figures))
+
+        try:
+            yield update
+        finally:
+            self._bars.remove_task(task)
+            if not self._bars.tasks:
+                self._bars.stop()
 
     @contextmanager
     def _lines(self, stage: str) -> Iterator[reporting.Progress]:

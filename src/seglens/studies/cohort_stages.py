@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from seglens.artifacts import Artifact, hash_file, hash_of, new_artifact
 from seglens.cohorts.case import Cohort
 from seglens.progress import Progress
@@ -72,7 +74,7 @@ def _phantom(do: Do, settings: StudySettings, name: str) -> tuple[Cohort, str]:
                 factors=phantom.factors,
                 size=settings.size,
                 slices=phantom.slices,
-                workers=2,
+                workers=min(2, torch.get_num_threads()),
                 progress=progress,
             )
 

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from seglens.artifacts import Artifact, hash_of, locked, read_artifact, write_text_whole
 from seglens.processes import alone, from_first, is_first, wait
@@ -50,12 +53,16 @@ class Run:
 
     Args:
         path: the folder; created when a stage is run.
+        keeps_books: False in a process that finishes stages for the one that holds the folder: it leaves their
+            artifacts, and its `timings` are its own.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, keeps_books: bool = True):
         self.path = path
         self._study: dict[str, Any] = {}
         self._stages: dict[str, dict[str, str]] = self._read("run.json").get("stages", {})
+        self._keeps_books = keeps_books
+        self._own_timings: dict[str, float] = {}
 
     # reading
 
@@ -84,7 +91,7 @@ class Run:
     @property
     def timings(self) -> dict[str, float]:
         """Seconds of wall time a stage took when it was computed."""
-        return self._read("timings.json")
+        return self._read("timings.json") if self._keeps_books else self._own_timings
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -134,12 +141,29 @@ class Run:
         if is_first():
             shutil.rmtree(checkpoint, ignore_errors=True)
             if missing:
-                timings = self.timings | {stage.name: round(time.perf_counter() - started, 3)}
-                write_text_whole(self.path / "timings.json", json.dumps(timings, indent=1) + "\n")
+                self.record_timings({stage.name: round(time.perf_counter() - started, 3)})
+        if is_first() and self._keeps_books:
             text = json.dumps({"study": self._study, "stages": self._stages}, indent=1, ensure_ascii=False)
             write_text_whole(self.path / "run.json", text + "\n")
         return artifact
 
+    def record_timings(self, seconds: Mapping[str, float]) -> None:
+        """Keep how long stages took."""
+        if not self._keeps_books:
+            self._own_timings |= seconds
+        else:
+            write_text_whole(self.path / "timings.json", json.dumps(self.timings | dict(seconds), indent=1) + "\n")
+
     def _read(self, name: str) -> dict[str, Any]:
         path = self.path / name
         return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def peak_rss_mib() -> int:
+    """The most memory that this process has held, in MiB."""
+    if sys.platform == "win32":
+        return round(psutil.Process().memory_info().peak_wset / 2**20)
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)

@@ -276,17 +276,20 @@ class Study:
         """Which latents two dictionaries share, between floor and ceiling."""
         own = self.settings.segmenters
         comparable = own[source].architecture == own[target].architecture and self.settings.dictionaries.controls
-        sides = [self._side(name, with_variants=comparable) for name in (source, target)]
+        variants = (ROTATED, REORDERED, RESEEDED) if comparable else ()
         notes = {"same_segmenter_start": same_start(own, source, target), "same_sae_seed": True}
 
         def make(draft: Draft, progress: Progress) -> None:
+            sides = [self._side(name, variants) for name in (source, target)]
             seed, tau = self.settings.seed, self.settings.tau
             compare(*sides, tau=tau, seed=seed, notes=notes, draft=draft, progress=progress)
 
         inputs = {
-            "dictionaries": [side.dictionary.hash for side in sides],
-            "probes": [side.probe.hash for side in sides],
-            "variants": [{name: dictionary.hash for name, (dictionary, _) in side.variants.items()} for side in sides],
+            "dictionaries": [self.dictionary(name).hash for name in (source, target)],
+            "probes": [self._probe(name).hash for name in (source, target)],
+            "variants": [
+                {variant: self.dictionary(name, variant).hash for variant in variants} for name in (source, target)
+            ],
             "tau": self.settings.tau,
             "seed": self.settings.seed,
             "notes": notes,
@@ -356,11 +359,13 @@ class Study:
             pretrained=own.pretrained,
         )
 
-    def _side(self, name: str, *, with_variants: bool) -> Side:
+    def _side(self, name: str, variants: Sequence[str]) -> Side:
         dictionary, alive = self._with_alive(name, PLAIN)
-        wanted = (ROTATED, REORDERED, RESEEDED) if with_variants else ()
-        variants = {variant: self._with_alive(name, variant) for variant in wanted}
-        return Side(name, self.segmenter(name), dictionary, alive, probe_of(self.own_slices(name, "test")), variants)
+        bounds = {variant: self._with_alive(name, variant) for variant in variants}
+        return Side(name, self.segmenter(name), dictionary, alive, self._probe(name), bounds)
+
+    def _probe(self, name: str) -> SliceSet:
+        return probe_of(self.own_slices(name, "test"))
 
     def _with_alive(self, name: str, variant: str) -> tuple[SparseAutoencoder, Tensor]:
         """A dictionary and which of its latents fire on the activations that it was fitted to."""

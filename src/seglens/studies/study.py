@@ -1,21 +1,19 @@
 """A study from its settings to a summary."""
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
-
 from seglens.artifacts import canonical_json, write_text_whole
-from seglens.processes import is_first, wait
-from seglens.studies.run import Run
+from seglens.processes import is_first, rank_and_size, wait
+from seglens.studies.parallel import work_ahead
+from seglens.studies.run import Run, peak_rss_mib
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Announce, Study, unseen
 from seglens.studies.summary import summarise
 
 
-def run_study(settings: StudySettings, out: Path, *, announce: Announce = unseen) -> Run:
+def run_study(settings: StudySettings, out: Path, *, jobs: int = 1, announce: Announce = unseen) -> Run:
     """Do what a study asks for; finished stages are taken as they are.
 
     In a torch.distributed group every process calls it; `Run.finish` says what each does.
@@ -23,6 +21,8 @@ def run_study(settings: StudySettings, out: Path, *, announce: Announce = unseen
     Args:
         settings: what to do.
         out: the run's folder.
+        jobs: stages at once, each in a process of its own with an equal share of the threads. From 2 on a script that
+            calls this must do so under ``if __name__ == "__main__":``. In a torch.distributed group it must be 1.
         announce: shown which stage is worked on, and how far it is.
 
     Returns:
@@ -32,14 +32,17 @@ def run_study(settings: StudySettings, out: Path, *, announce: Announce = unseen
         ValueError: settings or data that cannot be used.
         ArtifactError: another process holds ``out``.
     """
+    if jobs < 1 or (jobs > 1 and rank_and_size()[1] > 1):
+        raise ValueError(f"jobs is {jobs}; it must be 1 or more, and 1 where a launcher started several processes")
     run = Run(out)
     with run.writing(settings.model_dump(mode="json")):
         started = time.perf_counter()
+        workers_rss_mib = work_ahead(settings, run, jobs=jobs, announce=announce) if jobs > 1 else 0
         Study(settings, run, announce).run_all()
         if is_first():
             summary = summarise(run, settings)
             summary["seconds"] = round(time.perf_counter() - started, 1)
-            summary["peak_rss_mib"] = peak_rss_mib()
+            summary["peak_rss_mib"] = peak_rss_mib() + workers_rss_mib
             write_text_whole(out / "summary.json", canonical_json(summary) + "\n")
         wait()
     return run
@@ -79,13 +82,3 @@ def run_stages(
                 for name in names or settings.segmenters:
                     do(name)
     return run
-
-
-def peak_rss_mib() -> int:
-    """The most memory that this process has held, in MiB."""
-    if sys.platform == "win32":
-        return round(psutil.Process().memory_info().peak_wset / 2**20)
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)

@@ -1,0 +1,269 @@
+"""Independent stages of a study at the same time, each in a worker process that keeps to its share of the cores.
+
+Two stages side by side, a core each, are done sooner than one after the other by two cores: much of a small network's
+pass does not divide. A worker leaves a stage's artifact where the study looks for it; who started the workers then
+goes through the study and finds it finished, and it alone keeps the books.
+"""
+
+import itertools
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from multiprocessing import connection, get_context, parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seglens.allocator import keep_freed_memory
+from seglens.processes import rank_and_size
+from seglens.progress import Progress, silent
+from seglens.studies.dictionary_stages import REORDERED, RESEEDED, ROTATED
+from seglens.studies.run import Run, peak_rss_mib
+from seglens.studies.settings import StudySettings
+from seglens.studies.stages import Announce, Study
+
+MOST_JOBS = 4
+"""Stages at once, unless asked for more: each worker holds about 1.5 GiB, and a study has few long chains."""
+REPORT_EVERY_SECONDS = 0.2
+END_WITHIN_SECONDS = 10.0
+"""A worker that is told to end and does not is killed."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One stage as a worker does it.
+
+    Attributes:
+        method: of `Study`.
+        arguments: of that method.
+        after: what must be finished before, so that a worker computes nothing but this stage.
+    """
+
+    method: str
+    arguments: tuple[Any, ...]
+    after: frozenset["Task"] = frozenset()
+
+
+class WorkerError(RuntimeError):
+    """A worker process ended without an answer, or failed by a fault of ours; the message has its traceback."""
+
+
+def tasks_of(settings: StudySettings) -> list[Task]:
+    """All stages of a study; of those that could be begun, the earlier in the list goes first."""
+    slices = {name: Task("slices", (name,)) for name in settings.cohorts}
+    segmenters: dict[str, Task] = {}
+
+    def segmenter(name: str) -> Task:
+        if name not in segmenters:
+            own = settings.segmenters[name]
+            start = {segmenter(own.init_from)} if own.init_from else set()
+            segmenters[name] = Task("segmenter", (name,), frozenset({slices[own.cohort], *start}))
+        return segmenters[name]
+
+    def alike(name: str) -> list[str]:
+        architecture = settings.segmenters[name].architecture
+        return [other for other, own in settings.segmenters.items() if own.architecture == architecture]
+
+    names = list(settings.segmenters)
+    effects = {name: Task("effects", (name,), frozenset({segmenter(name)})) for name in names}
+    opened = {name: frozenset(effects[other] for other in alike(name)) for name in names}
+    stores = {name: Task("store", (name,), opened[name]) for name in names if settings.store}
+    activations = {name: frozenset({stores[name]}) if name in stores else opened[name] for name in names}
+    fits = {name: Task("dictionary", (name,), activations[name]) for name in names}
+    bounded = [name for name in names if settings.dictionaries.controls and len(alike(name)) > 1]
+    variants = {
+        name: frozenset(
+            Task("dictionary", (name, variant), activations[name]) for variant in (ROTATED, REORDERED, RESEEDED)
+        )
+        for name in bounded
+    }
+    pairs = []
+    for source, target in itertools.combinations(names, 2):
+        bounds = variants[source] | variants[target] if target in alike(source) and source in variants else frozenset()
+        pairs.append(Task("alignment", (source, target), bounds | {fits[source], fits[target]}))
+    corrected: list[tuple[str, str, str, str | int]] = [
+        *(("steering", own.segmenter, own.cohort, own.label) for own in settings.steering),
+        *(("failures", own.segmenter, own.cohort, own.worst) for own in settings.failures),
+    ]
+    return [
+        *slices.values(),
+        *segmenters.values(),
+        *effects.values(),
+        *stores.values(),
+        *fits.values(),
+        *(
+            Task(method, (segmenter, cohort, asked), frozenset({fits[segmenter], slices[cohort]}))
+            for method, segmenter, cohort, asked in corrected
+        ),
+        *sorted(frozenset().union(*variants.values()), key=lambda task: task.arguments),
+        *pairs,
+        *(Task("quality", (name,), frozenset({fits[name]})) for name in names),
+        *(Task("atlas", (name,), frozenset({fits[name]})) for name in names),
+        *(Task("scores", (name,), frozenset({segmenters[name], *slices.values()})) for name in names),
+    ]
+
+
+def default_jobs() -> int:
+    """Stages at once where nothing else is asked for: one a core, `MOST_JOBS` at most; one on a GPU or in a group."""
+    if torch.cuda.is_available() or rank_and_size()[1] > 1:
+        return 1
+    return min(MOST_JOBS, torch.get_num_threads())
+
+
+def work_ahead(settings: StudySettings, run: Run, *, jobs: int, announce: Announce) -> int:
+    """Finish the stages of a study by several workers.
+
+    Args:
+        settings: of the study.
+        run: held for writing; its timings are kept.
+        jobs: workers; each takes an equal share of this process's threads.
+        announce: told of every worker's stages; several of its contexts are open at once.
+
+    Returns:
+        The most memory that each worker has held, added up, in MiB.
+
+    Raises:
+        WorkerError: a worker was killed.
+        Exception: what a stage raised; the other workers are stopped.
+    """
+    waiting, finished = tasks_of(settings), set[Task]()
+    with _workers(settings, run.path, jobs, announce) as workers:
+        idle, busy = list(workers), list[_Worker]()
+        while waiting or busy:
+            for task in [task for task in waiting if task.after <= finished][: len(idle)]:
+                waiting.remove(task)
+                worker = idle.pop()
+                worker.begin(task)
+                busy.append(worker)
+            told = connection.wait([worker.pipe for worker in busy])
+            for worker in [worker for worker in busy if worker.pipe in told]:
+                seconds = worker.follow()
+                if seconds is not None:
+                    run.record_timings(seconds)
+                    finished.add(worker.task)
+                    busy.remove(worker)
+                    idle.append(worker)
+        return sum(worker.peak_rss_mib for worker in workers)
+
+
+class _Worker:
+    """A process that does one task after the other, and what is shown of it."""
+
+    def __init__(self, settings: StudySettings, folder: Path, threads: int, announce: Announce):
+        context = get_context("spawn")
+        self.pipe, other_end = context.Pipe()
+        self._process = context.Process(target=_work, args=(other_end, settings, folder, threads), daemon=True)
+        self._process.start()
+        other_end.close()
+        self._announce = announce
+        self._stage = ExitStack()
+        self._progress: Progress = silent
+        self.peak_rss_mib = 0
+
+    def begin(self, task: Task) -> None:
+        """Have it do a task."""
+        self.task = task
+        self.pipe.send((task.method, task.arguments))
+
+    def follow(self) -> dict[str, float] | None:
+        """Take one message; where it says that the task is done, the seconds of the stages that were computed."""
+        try:
+            kind, content = self.pipe.recv()
+        except EOFError:
+            self._process.join()
+            raise WorkerError(
+                f"the worker at {self.task.method} {' '.join(map(str, self.task.arguments))} ended with exit code "
+                f"{self._process.exitcode}; -9 is what a system out of memory does: try fewer --jobs"
+            ) from None
+        if kind == "begin":
+            self._progress = self._stage.enter_context(self._announce(content))
+        elif kind == "progress":
+            (done, total), figures = content
+            self._progress(done, total, **figures)
+        elif kind == "end":
+            self._stage.close()
+        elif kind == "failed":
+            error, told = content
+            error.add_note(told)
+            raise error
+        else:
+            seconds, self.peak_rss_mib = content
+            return seconds
+        return None
+
+    def end(self) -> None:
+        """Have the process end, if it has not."""
+        self._stage.close()
+        self._process.terminate()
+        self._process.join(END_WITHIN_SECONDS)
+        self._process.kill()
+        self._process.join()
+        self.pipe.close()
+
+
+@contextmanager
+def _workers(settings: StudySettings, folder: Path, jobs: int, announce: Announce) -> Iterator[Sequence[_Worker]]:
+    threads = max(1, torch.get_num_threads() // jobs)
+    before = os.environ.get("OMP_NUM_THREADS")
+    with ExitStack() as stack:
+        workers = []
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # for the libraries that read it when they are imported
+        try:
+            for _ in range(jobs):
+                workers.append(_Worker(settings, folder, threads, announce))
+                stack.callback(workers[-1].end)
+        finally:
+            if before is None:
+                del os.environ["OMP_NUM_THREADS"]
+            else:
+                os.environ["OMP_NUM_THREADS"] = before
+        yield workers
+
+
+def _work(pipe: Connection, settings: StudySettings, folder: Path, threads: int) -> None:
+    """A worker's life: it ends when it is told to, and when the process that started it ends, however that ends."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    run = Run(folder, keeps_books=False)
+    study = Study(settings, run, lambda stage: _told(pipe, stage))
+    while True:
+        method, arguments = pipe.recv()
+        try:
+            getattr(study, method)(*arguments)
+        except Exception as error:
+            pipe.send(("failed", (error, traceback.format_exc())))
+            return
+        pipe.send(("done", (run.timings, peak_rss_mib())))
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+@contextmanager
+def _told(pipe: Connection, stage: str) -> Iterator[Progress]:
+    """Announce a stage through the pipe, and its progress now and then."""
+    reported = 0.0
+
+    def progress(done: int, total: int, **figures: float) -> None:
+        nonlocal reported
+        now = time.perf_counter()
+        if now - reported >= REPORT_EVERY_SECONDS:
+            reported = now
+            pipe.send(("progress", ((done, total), figures)))
+
+    pipe.send(("begin", stage))
+    yield progress
+    pipe.send(("end", stage))

@@ -1,0 +1,137 @@
+"""Independent stages at once: in an order that each can be done in, with the results of one process."""
+
+import os
+import signal
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from seglens.progress import silent
+from seglens.studies.demo import demo_settings
+from seglens.studies.parallel import WorkerError, default_jobs, tasks_of
+from seglens.studies.run import Run
+from seglens.studies.settings import StudySettings
+from seglens.studies.study import run_study
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Eight patients with four pictures each, half of each bright, and two networks for them."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    bright = np.zeros((32, 32), np.uint8)
+    bright[8:20, 10:24] = 1
+    brain = np.pad(np.ones((28, 28)), 2)
+    for patient in range(8):
+        for number in range(4):
+            image = (80 + 60 * bright + rng.normal(0, 10, bright.shape)) * brain
+            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f"p{patient}_{number}.png")
+            Image.fromarray(bright).save(folder / f"p{patient}_{number}_mask.png")
+    source = {
+        "path": folder,
+        "layout": "folder",
+        "images": "{patient}_{slice}.png",
+        "masks": "{patient}_{slice}_mask.png",
+        "channels": {"FLAIR": 0},
+        "labels": {0: "background", 1: "tumour"},
+        "mask_values": {0: 0, 1: 1},
+    }
+    return StudySettings.model_validate(
+        {
+            "sequences": ["FLAIR"],
+            "size": 32,
+            "cohorts": {"squares": {"sources": [source]}},
+            "segmenters": {
+                "one": {"cohort": "squares", "steps": 4, "batch_size": 4},
+                "two": {"cohort": "squares", "steps": 3, "batch_size": 4, "init_from": "one"},
+            },
+            "hookpoint": "stage1",
+            "dictionaries": {"k": 4, "expansion": 2, "steps": 5, "batch_size": 200},
+            "atlas_top_k": 1,
+        }
+    )
+
+
+def test_every_task_of_the_demo_comes_after_what_it_is_made_from():
+    tasks = tasks_of(demo_settings(0))
+    assert len(tasks) == len(set(tasks))
+    asked = {
+        (task.method, *task.arguments): {(other.method, *other.arguments) for other in task.after} for task in tasks
+    }
+    assert asked["segmenter", "adult"] == {("slices", "adult"), ("segmenter", "healthy")}
+    assert asked["store", "adult-unet"] == {("effects", "adult-unet")}
+    assert {name for _, name in asked["store", "ssa"]} == {"healthy", "adult", "pediatric", "ssa"}
+    assert ("dictionary", "ssa", "rotated") in asked["alignment", "healthy", "ssa"]
+    assert asked["alignment", "ssa", "adult-unet"] == {("dictionary", "ssa"), ("dictionary", "adult-unet")}
+    assert asked["steering", "adult", "pediatric", "edema"] == {("dictionary", "adult"), ("slices", "pediatric")}
+    assert ("dictionary", "adult-unet", "rotated") not in asked
+    done: set = set()
+    while len(done) < len(tasks):
+        ready = [task for task in tasks if task not in done and task.after <= done]
+        assert ready
+        done.update(ready)
+
+
+def test_without_a_store_a_dictionary_comes_after_the_effects():
+    tasks = tasks_of(demo_settings(0, quick=True).model_copy(update={"store": False}))
+    assert "store" not in {task.method for task in tasks}
+    fit = next(task for task in tasks if task.method == "dictionary")
+    assert {other.method for other in fit.after} == {"effects"}
+
+
+def test_two_workers_leave_what_one_process_would_and_do_nothing_twice(tmp_path, settings):
+    torch.set_num_threads(1)
+    seen = []
+
+    @contextmanager
+    def announce(stage):
+        seen.append(stage)
+        yield silent
+
+    alone = run_study(settings, tmp_path / "alone")
+    together = run_study(settings, tmp_path / "together", jobs=2, announce=announce)
+    assert together.hashes == alone.hashes
+    assert list(together.hashes) == list(alone.hashes)
+    assert sorted(seen) == sorted(alone.hashes)
+    assert set(together.timings) == set(alone.hashes)
+    assert together.summary["peak_rss_mib"] > alone.summary["peak_rss_mib"]
+    assert not list((together.path / "checkpoints").iterdir())
+
+
+def test_a_stage_that_fails_in_a_worker_is_this_process_s_error(tmp_path, settings):
+    wrong = settings.model_copy(update={"sequences": ["T2"]})
+    with pytest.raises(ValueError, match="T2"):
+        run_study(wrong, tmp_path / "run", jobs=2)
+    with Run(tmp_path / "run").writing({}):  # nobody holds the folder any more
+        pass
+
+
+def test_a_killed_worker_is_told_and_ends_the_other(tmp_path, settings):
+    import psutil
+
+    workers = []
+
+    @contextmanager
+    def announce(stage):
+        if not workers:
+            workers.extend(psutil.Process().children())
+            os.kill(workers[-1].pid, signal.SIGKILL)
+            os.kill(workers[-2].pid, signal.SIGSTOP)
+        yield silent
+
+    with pytest.raises(WorkerError, match=r"ended with exit code -9.*--jobs"):
+        run_study(settings, tmp_path / "run", jobs=2, announce=announce)
+    time.sleep(0.1)
+    assert not [worker for worker in workers[-2:] if worker.is_running() and worker.status() != "zombie"]
+    assert Run(tmp_path / "run").stages() == []
+
+
+def test_jobs_are_one_or_more(tmp_path, settings):
+    with pytest.raises(ValueError, match="jobs is 0; it must be 1 or more"):
+        run_study(settings, tmp_path / "run", jobs=0)
+    assert 1 <= default_jobs() <= 4
