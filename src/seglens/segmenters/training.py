@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from seglens.artifacts import hash_of, locked
 from seglens.cohorts.augmentation import augment
@@ -18,11 +19,12 @@ from seglens.cohorts.slices import SliceSet
 from seglens.devices import fast_bf16
 from seglens.processes import from_first, rank_and_size, sum_over_ranks, wait
 from seglens.progress import Progress, silent
+from seglens.running import asked_to_stop, by_steps, stop_if_asked
 from seglens.segmenters.architectures import build_segmenter, start_from
 from seglens.segmenters.batch_norm import pooled_batch_norm
 from seglens.segmenters.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
-from seglens.segmenters.loss import dice_cross_entropy
-from seglens.segmenters.segmenter import Segmenter, raw_logits, resized
+from seglens.segmenters.gradient import LossGradient
+from seglens.segmenters.segmenter import Segmenter, raw_logits
 from seglens.shapes import Images, Masks
 
 Augmentation = Callable[[Images, Masks, torch.Generator], tuple[Images, Masks]]
@@ -95,6 +97,9 @@ def train_segmenter(
     whole batch and gradients summed, so the result is that of one process but for rounding, and for dropout, which each
     process draws for itself. A run that was stopped goes on with another number of processes.
 
+    Where the device has no memory for a batch, this and all later ones are done in two halves, with the same result but
+    for rounding, dropout and batch norms (see :class:`seglens.segmenters.gradient.LossGradient`).
+
     Args:
         slices: with masks; their sequences and labels become the segmenter's.
         architecture: see :func:`seglens.segmenters.architectures.build_segmenter`; not used with ``init_from``.
@@ -112,7 +117,9 @@ def train_segmenter(
         The trained segmenter on ``device``, in evaluation mode.
 
     Raises:
-        ValueError: no slices, a checkpoint of another run (the differences are listed), or a loss that is not finite.
+        ValueError: no slices, a checkpoint of another run (the differences are listed), or (NotEnoughMemoryError) a
+            device that has no memory for half a batch.
+        FloatingPointError: the loss or its gradient became NaN or infinite; the last good state is kept and named.
     """
     settings = settings or TrainingSettings()
     if len(slices) == 0:
@@ -213,38 +220,59 @@ def _optimised(
             start.restore(network, optimiser)
             history = start.history
             autocast = torch.autocast(place.type, torch.bfloat16, enabled=run["precision"] == "bf16")
-            for step in range(start.step, settings.steps):
-                rate = learning_rate(step, settings)
-                for group in optimiser.param_groups:
-                    group["lr"] = rate
-                rows = batch_rows(len(slices), settings.batch_size, step, seed)
-                images, masks = slices.images(rows), slices.masks(rows)
-                if augmentation is not None:
-                    generator = torch.Generator().manual_seed(_mixed(seed, "augmentation", step))
-                    images, masks = augmentation(images, masks, generator)
-                images, masks = images[rank::size].to(place), masks[rank::size].to(place)
-                torch.manual_seed(_mixed(seed, "dropout", step, rank))
+
+            def forward(images: Images) -> Tensor:
                 with autocast:
-                    logits = raw_logits(network, images)
-                loss = dice_cross_entropy(resized(logits.float(), (masks.shape[1], masks.shape[2])), masks)
-                value = float(loss.detach())
-                if not math.isfinite(value):
-                    raise ValueError(
-                        f"the loss is {value} at step {step + 1}; lower learning_rate (now {settings.learning_rate}) "
-                        "or use precision='fp32'. The last checkpoint is from before"
-                    )
-                optimiser.zero_grad(set_to_none=True)
-                (loss / size).backward()
-                sum_over_ranks([p.grad for p in network.parameters() if p.grad is not None])
-                torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
-                optimiser.step()
-                history.append({"step": step + 1, "loss": value, "rate": rate})
-                done = step + 1
-                if checkpoint is not None and rank == 0 and (_due(done, settings) or done == settings.steps):
+                    return raw_logits(network, images)
+
+            def keep(done: int) -> None:
+                if checkpoint is not None and rank == 0:
                     save_checkpoint(checkpoint, Checkpoint.of(network, optimiser, done, history), run)
-                progress(done, settings.steps, loss=value, rate=rate)
+
+            gradient = LossGradient(network, forward, size)
+            with by_steps():
+                for step in range(start.step, settings.steps):
+                    rate = learning_rate(step, settings)
+                    for group in optimiser.param_groups:
+                        group["lr"] = rate
+                    rows = batch_rows(len(slices), settings.batch_size, step, seed)
+                    images, masks = slices.images(rows), slices.masks(rows)
+                    if augmentation is not None:
+                        generator = torch.Generator().manual_seed(_mixed(seed, "augmentation", step))
+                        images, masks = augmentation(images, masks, generator)
+                    images, masks = images[rank::size].to(place), masks[rank::size].to(place)
+                    value = gradient(images, masks, partial(_mixed, seed, "dropout", step, rank))
+                    sum_over_ranks([p.grad for p in network.parameters() if p.grad is not None])
+                    norm = float(torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip))
+                    if not (math.isfinite(value) and math.isfinite(norm)):
+                        if step > start.step and not _due(step, settings):
+                            keep(step)
+                        wait()
+                        raise FloatingPointError(_lost(value, norm, step, settings, checkpoint))
+                    optimiser.step()
+                    history.append({"step": step + 1, "loss": value, "rate": rate})
+                    done = step + 1
+                    stopping = rank == 0 and asked_to_stop() is not None
+                    if _due(done, settings) or done == settings.steps or stopping:
+                        keep(done)
+                    progress(done, settings.steps, loss=value, rate=rate)
+                    if stopping:  # the first ends the others
+                        stop_if_asked()
             wait()
     return network
+
+
+def _lost(loss: float, norm: float, step: int, settings: TrainingSettings, checkpoint: Path | None) -> str:
+    if step == 0:
+        kept = "no step was done before"
+    elif checkpoint is None:
+        kept = f"the last good state was after step {step}; give a checkpoint folder to keep it"
+    else:
+        kept = f"the last good state is after step {step}, it is kept in {max(checkpoint.glob('step_*'))}"
+    return (
+        f"the loss is {loss} and its gradient's norm {norm} at step {step + 1} of {settings.steps}; {kept}. Lower "
+        f"learning_rate (now {settings.learning_rate:g}), or use precision='fp32' if it was bf16"
+    )
 
 
 def _due(done: int, settings: TrainingSettings) -> bool:
