@@ -152,6 +152,7 @@ class FitPlan:
         seed: of the weights.
         order_seed: of the token order; None takes ``seed``.
         checkpoint: a folder for this fit's checkpoints.
+        start: weights to begin with, of the store's width and ``expansion`` times as many latents; None draws them.
     """
 
     store: TokenSource
@@ -159,6 +160,7 @@ class FitPlan:
     seed: int = 0
     order_seed: int | None = None
     checkpoint: Path | None = None
+    start: SparseAutoencoder | None = None
 
 
 def fit_dictionaries(
@@ -215,6 +217,15 @@ def _check_store(store: TokenSource) -> None:
         )
 
 
+def _fitting_start(start: SparseAutoencoder, drawn: SparseAutoencoder) -> dict[str, Tensor]:
+    if (start.d_in, start.n_latents) != (drawn.d_in, drawn.n_latents):
+        raise ValueError(
+            f"the start has {start.n_latents} latents of width {start.d_in}; this store and expansion need "
+            f"{drawn.n_latents} of width {drawn.d_in}"
+        )
+    return start.state_dict()
+
+
 class _Fit:
     """The state of a fit: weights, optimiser, where in the data, which latents have not fired."""
 
@@ -231,6 +242,8 @@ class _Fit:
             segmenter_hash=store.segmenter_hash,
             store_hash=store.hash,
         )
+        if plan.start is not None:
+            dictionary.load_state_dict(_fitting_start(plan.start, dictionary))
         dictionary.centre.copy_(store.centre)
         dictionary.scale.fill_(float(store.scale))
         dictionary.to(device)
@@ -255,6 +268,7 @@ class _Fit:
                 "store": store.hash,
                 "recipe": RECIPE,
             }
+            | ({} if plan.start is None else {"start": plan.start.hash})
         )
         self.file = None if plan.checkpoint is None else plan.checkpoint / "fit.safetensors"
         if self.file is not None and self.file.is_file():
