@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from seglens.activations.hooks import Change, edit
-from seglens.segmenters.segmenter import Segmenter
+from seglens.segmenters.segmenter import Segmenter, resized
 from seglens.shapes import Images, Logits, TokenGrid
 
 Forward = Callable[..., Any]
@@ -59,6 +59,12 @@ class Replay:
         self._modules = dict(segmenter.network.named_modules())
         self._kept: dict[str, list[Any]] = {}
         self._images: Tensor | None = None
+
+    def again(self) -> "Replay":
+        """Another of the same place, for another batch: what was found out of the network is not found out again."""
+        other = Replay(self.segmenter, self.hookpoint)
+        other._plan, other.exact = self._plan, self.exact
+        return other
 
     @property
     def replayed_modules(self) -> list[str]:
@@ -170,6 +176,31 @@ def record_together(replays: Sequence[Replay], images: Images) -> Logits:
         for replay in replays:
             stack.enter_context(replay._replaced(replay._recorder if replay.exact else None))
         return replays[0].segmenter.logits(images)
+
+
+@torch.no_grad()
+def last_layer(segmenter: Segmenter, images: Images) -> tuple[str, str]:
+    """The layer that gives the network's logits, and the module whose output it takes, by their dotted paths.
+
+    Args:
+        segmenter: any.
+        images: one slice is enough.
+
+    Raises:
+        ValueError: the last module with weights of its own does not give the logits, or takes no module's output.
+    """
+    calls, logits = Replay(segmenter, next(iter(segmenter.hookpoints)))._calls(images)
+    own = [
+        call for call in calls if next(segmenter.network.get_submodule(call.module).parameters(False), None) is not None
+    ]
+    last = max(own, key=lambda call: call.end)
+    taken = next(_tensors(last.inputs), None)
+    giver = [call.module for call in calls if call.end < last.end and call.output is taken]
+    if not isinstance(last.output, Tensor) or not torch.equal(resized(last.output, tuple(images.shape[2:])), logits):
+        raise ValueError(f"the last layer {last.module!r} does not give the logits; refit another part of the network")
+    if not giver:
+        raise ValueError(f"the last layer {last.module!r} takes no other module's output as it is")
+    return last.module, giver[-1]
 
 
 @contextmanager

@@ -6,8 +6,8 @@ network behind it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 
@@ -17,8 +17,8 @@ from seglens.cohorts.slice_set import SliceSet
 from seglens.processes import dealt, gathered
 from seglens.progress import Progress, silent
 from seglens.segmenters.scoring import Scores, Truth, scores_from_counts
-from seglens.segmenters.segmenter import Segmenter, most_likely
-from seglens.shapes import Images, Logits
+from seglens.segmenters.segmenter import Hookpoint, Segmenter, most_likely
+from seglens.shapes import Images, Logits, TokenGrid
 from seglens.steering.baselines import Rule
 from seglens.steering.sweep import UNEDITED
 
@@ -32,29 +32,61 @@ class Seen:
     Args:
         segmenter: untouched.
         images: normalised slices ``[B C H W]`` on the network's device.
-        replays: of earlier batches, by hookpoint: what they found out of the network is used again.
+        plans: of other batches, by module: what they found out of the network is used again; filled here.
     """
 
-    def __init__(self, segmenter: Segmenter, images: Images, replays: dict[str, Replay] | None = None):
+    def __init__(self, segmenter: Segmenter, images: Images, plans: dict[str, Replay] | None = None):
         self.segmenter = segmenter
         self.images = images
         with torch.no_grad():
             self.logits = segmenter.logits(images)
-        self._replays = {} if replays is None else replays
-        self._recorded: set[str] = set()
+        self._plans = {} if plans is None else plans
+        self._replays: dict[str, Replay] = {}
+        self._kept: dict[Any, Any] = {}
 
     def replay(self, hookpoint: str) -> Replay:
         """This batch at a hookpoint: the network in front of it runs once, however many corrections ask."""
-        if hookpoint not in self._replays:
-            self._replays[hookpoint] = Replay(self.segmenter, hookpoint)
-        if hookpoint not in self._recorded:
-            self._replays[hookpoint].record(self.images)
-            self._recorded.add(hookpoint)
-        return self._replays[hookpoint]
+        return self._replay(self.segmenter, hookpoint)
+
+    def behind(self, module: str) -> Replay:
+        """A replay of what comes behind any module, by its dotted path; its output itself cannot be changed."""
+        opened = replace(self.segmenter, hookpoints={module: Hookpoint(module)})
+        return self._replay(opened, module)
 
     def changed(self, hookpoint: str, change: Change) -> Logits:
         """Logits with one activation changed ``[B K H W]``, bit for bit as a whole pass would give them."""
         return self.replay(hookpoint).logits(change)
+
+    def activation(self, hookpoint: str) -> TokenGrid:
+        """The untouched activation."""
+        return self.once(("activation", hookpoint), lambda: self._captured(hookpoint))
+
+    def once(self, key: object, computed: Callable[[], Any]) -> Any:
+        """What ``computed`` gives, kept with the batch: for what many corrections have in common."""
+        if key not in self._kept:
+            self._kept[key] = computed()
+        return self._kept[key]
+
+    def _replay(self, segmenter: Segmenter, hookpoint: str) -> Replay:
+        place = segmenter.place(hookpoint).module
+        if place not in self._replays:
+            known = self._plans.get(place)
+            replay = known.again() if known else Replay(segmenter, hookpoint)
+            replay.record(self.images)
+            self._plans.setdefault(place, replay.again())
+            self._replays[place] = replay
+        return self._replays[place]
+
+    @torch.no_grad()
+    def _captured(self, hookpoint: str) -> TokenGrid:
+        grids: list[TokenGrid] = []
+
+        def keep(grid: TokenGrid) -> TokenGrid:
+            grids.append(grid.clone())
+            return grid
+
+        self.changed(hookpoint, keep)
+        return grids[0]
 
 
 @dataclass(frozen=True)
@@ -126,12 +158,12 @@ def judge(
     if twice:
         raise ValueError(f"corrections need different names, none of them {UNEDITED!r}; twice: {twice}")
     batches = list(evaluation.batches(batch_size))
-    replays: dict[str, Replay] = {}
+    plans: dict[str, Replay] = {}
     own: dict[int, dict[str, torch.Tensor]] = {}
     for number in dealt(len(batches)):
         rows = batches[number]
         truth = Truth.of(evaluation.masks(rows).to(segmenter.device), evaluation.labels)
-        seen = Seen(segmenter, evaluation.images(rows).to(segmenter.device), replays)
+        seen = Seen(segmenter, evaluation.images(rows).to(segmenter.device), plans)
         counts = own.setdefault(number, {UNEDITED: truth.counts(most_likely(seen.logits)).cpu()})
         for correction in corrections:
             counts[correction.name] = truth.counts(most_likely(correction.predict(seen))).cpu()
