@@ -10,20 +10,24 @@ of the same computation (no times, no paths, no machine): same seed, same hash.
 import hashlib
 import json
 import os
-import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
 from filelock import FileLock, Timeout
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, uint8
 
+from seglens.foreign.tensors import read_safetensors
 from seglens.processes import is_first
+from seglens.room import require_disk
+from seglens.writing import clear_refusals, whole_file, whole_folder
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -77,7 +81,7 @@ class Artifact:
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Read ``name.safetensors``; pages come from disk when they are touched."""
-        return load_file(self._file(f"{name}.safetensors"))
+        return read_safetensors(self._file(f"{name}.safetensors"))
 
     def table(self, name: str) -> pl.DataFrame:
         """Read ``name.parquet``."""
@@ -104,6 +108,8 @@ class Draft:
     def save_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write ``name.safetensors``."""
         contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+        n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in contiguous.values())
+        require_disk(self.path, n_bytes, f"{self.path.name.strip('.')}: {name}.safetensors")
         save_file(contiguous, self.path / f"{name}.safetensors")
 
     def save_table(self, name: str, table: pl.DataFrame) -> None:
@@ -148,11 +154,7 @@ def new_artifact(path: Path, *, kind: str, inputs: Mapping[str, Any]) -> Iterato
         return
     if path.exists():
         raise ArtifactError(f"{path} exists; remove it or write to another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
+    with whole_folder(path) as partial:
         yield Draft(partial)
         files = {str(file.relative_to(partial)): file for file in sorted(partial.rglob("*")) if file.is_file()}
         manifest = {
@@ -163,12 +165,6 @@ def new_artifact(path: Path, *, kind: str, inputs: Mapping[str, Any]) -> Iterato
         }
         manifest["hash"] = hash_of(manifest)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-        for file in [*files.values(), partial / MANIFEST, *(d for d in partial.rglob("*") if d.is_dir()), partial]:
-            _flush(file)
-        partial.rename(path)
-        _flush(path.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_artifact(path: Path, kind: str | None = None, *, verify: bool = False) -> Artifact:
@@ -203,34 +199,59 @@ def read_artifact(path: Path, kind: str | None = None, *, verify: bool = False) 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold ``path`` (a folder to be written) against other processes; a killed holder's lock is free again.
+    """Hold ``path`` (a folder to be written) against other processes.
+
+    The system gives the lock back when its holder ends, however it ends: a killed holder's lock is free again.
 
     Raises:
-        ArtifactError: another process holds it; the message names it.
+        ArtifactError: another process holds it (the message names it), or the file system knows no locks.
+        WritingError: the folder cannot be written to.
     """
-    path.mkdir(parents=True, exist_ok=True)
     lock_path, holder_path = path / ".lock", path / ".lock-holder"
+    lock = FileLock(lock_path, timeout=0)
     try:
-        with FileLock(lock_path, timeout=0):
-            holder_path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
-            yield
-            holder_path.unlink(missing_ok=True)
+        with clear_refusals(path):
+            path.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
     except Timeout:
         holder = holder_path.read_text() if holder_path.is_file() else "another process"
         raise ArtifactError(f"{path} is being written by {holder}; wait for it or give another folder") from None
+    except NotImplementedError:
+        raise ArtifactError(f"{path} is on a file system without locks; write to a local folder") from None
+    try:
+        write_text_whole(holder_path, _this_process())
+        yield
+        holder_path.unlink(missing_ok=True)
+    finally:
+        lock.release()
 
 
 def write_text_whole(path: Path, text: str) -> None:
-    """Replace a file's content in one step: readers see the old text or the new, never a part."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    _flush(partial)
-    partial.rename(path)
+    """Replace a file's content in one step: readers see the old text or the new, never a part.
+
+    Raises:
+        WritingError: the disk is full, read-only or broken; the old text is still there.
+    """
+    with whole_file(path) as partial:
+        partial.write_text(text)
 
 
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """What differs between two JSON-able values, one entry for each place: ``seed was 0, is 1``."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        return [
+            difference
+            for key in sorted({*before, *now}, key=str)
+            for difference in differences(before.get(key), now.get(key), f"{name}.{key}" if name else str(key))
+        ]
+    return [] if before == now else [f"{name} was {_short(before)}, is {_short(now)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _this_process() -> str:
+    started = datetime.fromtimestamp(psutil.Process().create_time(), UTC)
+    return f"process {os.getpid()} on {socket.gethostname()}, started {started:%Y-%m-%d %H:%M:%S} UTC"

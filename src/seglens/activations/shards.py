@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from seglens.foreign.tensors import read_safetensors
 from seglens.shapes import TokenGrid
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
@@ -111,9 +112,7 @@ class ShardFiles:
         return (self[number] for number in range(len(self)))
 
     def _opened(self, number: int) -> Shard:
-        from safetensors.torch import load_file
-
-        tensors = load_file(self._files[number])
+        tensors = read_safetensors(self._files[number])
         return Shard(tensors["tokens"], tensors.get("step"))
 
 

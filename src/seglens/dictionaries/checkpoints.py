@@ -1,17 +1,19 @@
 """A fit on disk, half done: one file that is replaced whole."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from seglens.artifacts import differences
 from seglens.dictionaries.gradients import Weights
+from seglens.foreign.tensors import check_safetensors
+from seglens.room import require_disk
+from seglens.writing import whole_file
 
 
 @dataclass(frozen=True)
@@ -47,37 +49,29 @@ def write_checkpoint(file: Path, state: FitState, identity: str) -> None:
         state: what to keep.
         identity: canonical JSON of what the fit was started with.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
     groups = {"weights": state.weights, "first": state.first_moments, "second": state.second_moments}
     tensors = {f"{group}.{name}": tensor for group, part in groups.items() for name, tensor in part._asdict().items()}
     tensors["unseen"] = state.unseen
     place = {"step": state.step, "epoch": state.epoch, "batch": state.batch, "threshold": state.threshold}
-    partial = file.with_name(f".{file.name}.partial")
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        partial,
-        {"identity": identity, "place": json.dumps(place)},
-    )
-    handle = os.open(partial, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    partial.rename(file)
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    require_disk(file, sum(tensor.numel() * tensor.element_size() for tensor in contiguous.values()), file.name)
+    with whole_file(file) as partial:
+        save_file(contiguous, partial, {"identity": identity, "place": json.dumps(place)})
 
 
 def read_checkpoint(file: Path, identity: str, device: torch.device | str = "cpu") -> FitState:
     """Read a state back.
 
     Raises:
-        ValueError: it belongs to a fit with other settings, seeds or data; the message says which.
+        ValueError: it belongs to a fit with other settings, seeds or data (the message says which), or it is damaged.
     """
+    check_safetensors(file)
     with safe_open(file, framework="pt", device=str(device)) as opened:
         metadata = opened.metadata()
         if metadata["identity"] != identity:
-            differences = _differences(json.loads(metadata["identity"]), json.loads(identity))
+            changed = differences(json.loads(metadata["identity"]), json.loads(identity))
             raise ValueError(
-                f"{file} is the checkpoint of another fit: {differences}; give another folder or remove it"
+                f"{file} is the checkpoint of another fit: {', '.join(changed)}; give another folder or remove it"
             )
         place = json.loads(metadata["place"])
         weights, first, second = (
@@ -86,13 +80,3 @@ def read_checkpoint(file: Path, identity: str, device: torch.device | str = "cpu
         )
         unseen = opened.get_tensor("unseen")
     return FitState(weights, first, second, unseen, place["step"], place["epoch"], place["batch"], place["threshold"])
-
-
-def _differences(there: Any, here: Any, name: str = "") -> str:
-    if isinstance(there, dict) and isinstance(here, dict):
-        parts = [
-            _differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)
-            for key in sorted(there.keys() | here.keys())
-        ]
-        return ", ".join(part for part in parts if part)
-    return "" if there == here else f"{name} was {there!r} and is now {here!r}"

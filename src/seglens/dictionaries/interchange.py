@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.foreign.tensors import read_safetensors
 
 CONFIGURATION = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
@@ -125,8 +125,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         )
     try:
         configuration = json.loads((folder / CONFIGURATION).read_text())
-        tensors = load_file(folder / WEIGHTS)
-    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        tensors = read_safetensors(folder / WEIGHTS)
+    except ValueError as error:
         raise ValueError(f"{folder}: cannot be read ({error}); download or export it again") from error
     if not isinstance(configuration, dict):
         raise ValueError(f"{folder}: {CONFIGURATION} holds a {type(configuration).__name__}, not an object")

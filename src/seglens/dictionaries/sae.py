@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from seglens.artifacts import Artifact, Draft, hash_tensors
 from seglens.dictionaries.codes import Codes, weighted_rows
+from seglens.foreign.tensors import refuse_non_finite
 from seglens.shapes import Tokens
 
 CHUNK_ELEMENTS = 2**22
@@ -174,14 +175,19 @@ class SparseAutoencoder(nn.Module):
         """Read what ``write`` wrote.
 
         Raises:
-            ValueError: tensors are missing or of other shapes than described.
+            ValueError: tensors are missing, of other shapes than described, or not finite.
         """
-        tensors = artifact.tensors(FILE)
-        dictionary = cls(**artifact.document(FILE))
+        tensors, description = artifact.tensors(FILE), artifact.document(FILE)
+        sizes = description["d_in"], description["n_latents"]
+        # before the dictionary is made: it takes as much memory as its description says
+        if "W_enc" not in tensors or tuple(tensors["W_enc"].shape) != sizes:
+            raise ValueError(f"{artifact.path}: its description says W_enc {sizes}, its tensors say otherwise")
+        dictionary = cls(**description)
         expected = {name: tuple(tensor.shape) for name, tensor in dictionary.state_dict().items()}
         got = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if got != expected:
             raise ValueError(f"{artifact.path}: the dictionary's tensors are {got}; its description says {expected}")
+        refuse_non_finite(tensors, str(artifact.path))
         dictionary.load_state_dict(tensors)
         return dictionary
 

@@ -11,7 +11,7 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from seglens.artifacts import canonical_json, new_artifact, read_artifact
+from seglens.artifacts import canonical_json, differences, new_artifact, read_artifact
 
 KIND = "training-checkpoint"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -82,15 +82,10 @@ def newest_checkpoint(folder: Path, run: Mapping[str, Any]) -> Checkpoint | None
         return None
     artifact = read_artifact(finished[-1], KIND, verify=True)
     # through JSON, as the manifest went: tuples become lists
-    before, now = _flat(artifact.inputs), _flat(json.loads(canonical_json(run)))
-    differences = [
-        f"{name} was {before.get(name)}, is {now.get(name)}"
-        for name in sorted({*before, *now})
-        if before.get(name) != now.get(name)
-    ]
-    if differences:
+    changed = differences(artifact.inputs, json.loads(canonical_json(run)))
+    if changed:
         raise ValueError(
-            f"{folder} holds checkpoints of another run: {'; '.join(differences)}. Give another folder or remove it"
+            f"{folder} holds checkpoints of another run: {'; '.join(changed)}. Give another folder or remove it"
         )
     step = int(finished[-1].name.removeprefix("step_"))
     history = artifact.table("history").to_dicts()
@@ -99,13 +94,3 @@ def newest_checkpoint(folder: Path, run: Mapping[str, Any]) -> Checkpoint | None
 
 def _finished(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step_*") if path.is_dir())
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

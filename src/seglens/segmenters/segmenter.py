@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seglens.artifacts import Artifact, Draft, hash_of, hash_tensors, new_artifact, read_artifact
+from seglens.foreign.tensors import refuse_non_finite
 from seglens.shapes import Images, Logits, Masks
 
 KIND = "segmenter"
@@ -275,7 +276,7 @@ def fit_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: str) 
     """Load ``weights`` into ``network``, or say everything that does not fit.
 
     Raises:
-        ValueError: missing or unknown names, or other shapes.
+        ValueError: missing or unknown names, other shapes, or values that are not finite.
     """
     own = network.state_dict()
     faults = [f"{name} is missing" for name in own if name not in weights]
@@ -288,36 +289,5 @@ def fit_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: str) 
     if faults:
         shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
         raise ValueError(f"{origin}: these weights are not of this network: {shown}")
+    refuse_non_finite(weights, origin)
     network.load_state_dict(dict(weights))
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Weights from someone else's ``.safetensors``, ``.pt``, ``.pth`` or ``.bin``; no code in the file is run.
-
-    Raises:
-        ValueError: another kind of file, one that is damaged, or one that needs code to be run.
-    """
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except SafetensorError as fault:
-            raise ValueError(f"{path}: not a sound safetensors file ({fault}); get it again") from None
-    if path.suffix not in {".pt", ".pth", ".bin"}:
-        raise ValueError(f"{path}: weights are read from .safetensors, .pt, .pth or .bin")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as fault:  # pickle, zip and torch each have their own errors for a bad or unsafe file
-        reason = str(fault).splitlines()[0]
-        raise ValueError(
-            f"{path}: cannot be read as plain weights ({reason}). A file that runs code is never opened; "
-            "save the state dict alone, best as safetensors"
-        ) from None
-    for key in ("state_dict", "model_state_dict", "network_weights", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path}: holds no state dict; save network.state_dict() alone")
-    return content

@@ -1,5 +1,3 @@
-import zipfile
-
 import pytest
 import torch
 from torch import nn
@@ -12,7 +10,6 @@ from seglens.segmenters.segmenter import (
     fit_weights,
     most_likely,
     raw_logits,
-    read_weights,
     resized,
 )
 
@@ -155,42 +152,6 @@ def test_many_faults_in_weights_are_cut_short():
     big, empty = nn.ModuleList(nn.Linear(1, 1) for _ in range(6)), {"extra": torch.zeros(1)}
     with pytest.raises(ValueError, match=r"0.weight is missing; .*and 5 more"):
         fit_weights(big, empty, "file")
-
-
-class Evil:
-    def __reduce__(self):
-        return exec, ("raise SystemExit('code was run')",)
-
-
-def test_foreign_weights_are_read_without_running_code(tmp_path):
-    weights = network().state_dict()
-    torch.save({"state_dict": weights}, tmp_path / "good.pt")
-    read = read_weights(tmp_path / "good.pt")
-    assert set(read) == set(weights)
-    assert torch.equal(read["0.weight"], weights["0.weight"])
-
-    torch.save({"weights": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(ValueError, match="A file that runs code is never opened"):
-        read_weights(tmp_path / "evil.pt")
-    torch.save({"epoch": 3}, tmp_path / "odd.pt")
-    with pytest.raises(ValueError, match="holds no state dict"):
-        read_weights(tmp_path / "odd.pt")
-    with zipfile.ZipFile(tmp_path / "cut.pth", "w") as file:
-        file.writestr("nothing", "")
-    with pytest.raises(ValueError, match="cannot be read as plain weights"):
-        read_weights(tmp_path / "cut.pth")
-    with pytest.raises(ValueError, match=r"read from .safetensors, .pt"):
-        read_weights(tmp_path / "weights.onnx")
-
-
-def test_foreign_safetensors(tmp_path):
-    from safetensors.torch import save_file
-
-    save_file({"a": torch.ones(2)}, tmp_path / "good.safetensors")
-    assert torch.equal(read_weights(tmp_path / "good.safetensors")["a"], torch.ones(2))
-    (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 64)
-    with pytest.raises(ValueError, match="not a sound safetensors file"):
-        read_weights(tmp_path / "bad.safetensors")
 
 
 @pytest.mark.parametrize("n_classes", [1, 2, 4])

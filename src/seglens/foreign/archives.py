@@ -1,0 +1,140 @@
+"""Archives that others made (BraTS and nnU-Net come as .zip, the Medical Segmentation Decathlon as .tar)."""
+
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from seglens.room import require_disk
+from seglens.writing import whole_folder
+
+MAX_FILES = 200_000
+LARGEST_RATIO = 200
+"""Bytes that one packed byte may become. Scans, packed already, hardly change; a mask of zeros reaches 1000."""
+GENEROUS_BYTES = 2**30
+"""Below this an archive may unfold by any ratio."""
+_CHUNK = 2**20
+
+
+class ArchiveError(ValueError):
+    """An archive that is not unpacked."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    name: str
+    size: int
+    kind: str
+    key: Any
+
+
+def unpack(archive: Path, folder: Path) -> int:
+    """Unpack a .zip or .tar archive into a new folder: all of it, or nothing.
+
+    Names, kinds and sizes of all entries are checked before the first byte is written, and no file becomes longer than
+    was said.
+
+    Args:
+        archive: the file; a .tar is not packed.
+        folder: must not exist.
+
+    Returns:
+        The number of files.
+
+    Raises:
+        ArchiveError: entries that lead out of the folder, links and devices, two entries of one name, an archive that
+            unfolds to an absurd size, or one that is damaged.
+        NoRoomError: it unfolds to more than the disk has free.
+    """
+    if folder.exists():
+        raise ArchiveError(f"{folder} exists; give another folder")
+    try:
+        with _opened(archive) as (entries, open_entry), whole_folder(folder) as partial:
+            files = _checked(archive, entries)
+            require_disk(partial, sum(entry.size for entry, _ in files), f"{archive}, unpacked,")
+            for entry, parts in files:
+                target = partial.joinpath(*parts)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with open_entry(entry.key) as source, target.open("xb") as sink:
+                    _copy(source, sink, entry, archive)
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, RuntimeError) as fault:
+        # RuntimeError: an encrypted entry; its child NotImplementedError: a packing that Python does not know
+        raise ArchiveError(f"{archive}: cannot be unpacked ({fault}); get it again") from None
+    return len(files)
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[tuple[list[_Entry], Any]]:
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as zipped:
+            yield [_of_zip(info) for info in zipped.infolist()], zipped.open
+        return
+    with ExitStack() as stack:
+        try:
+            tape = stack.enter_context(tarfile.open(archive, "r:"))
+        except (OSError, tarfile.TarError):
+            raise ArchiveError(f"{archive}: neither a .zip nor a plain .tar archive; give one of them") from None
+        yield list(_of_tar(tape)), tape.extractfile
+
+
+def _of_zip(info: zipfile.ZipInfo) -> _Entry:
+    mode = info.external_attr >> 16
+    kind = "folder" if info.is_dir() else "file"
+    if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+        kind = "link or device"
+    return _Entry(info.filename, info.file_size, kind, info)
+
+
+def _of_tar(tape: tarfile.TarFile) -> Iterator[_Entry]:
+    for number, info in enumerate(tape):
+        if number > MAX_FILES:
+            return
+        kind = "file" if info.isreg() else "folder" if info.isdir() else "link or device"
+        yield _Entry(info.name, info.size, kind, info)
+
+
+def _checked(archive: Path, entries: list[_Entry]) -> list[tuple[_Entry, tuple[str, ...]]]:
+    if len(entries) > MAX_FILES:
+        raise ArchiveError(f"{archive}: more than {MAX_FILES} entries; unpack it in parts by hand")
+    files: list[tuple[_Entry, tuple[str, ...]]] = []
+    seen: set[tuple[str, ...]] = set()
+    for entry in entries:
+        parts = PurePosixPath(entry.name).parts
+        inside = parts and not any(part in ("..", "/") or part.startswith("/") for part in parts)
+        if not inside or any(mark in entry.name for mark in ("\\", "\0")) or ":" in parts[0]:
+            raise ArchiveError(
+                f"{archive}: the entry {entry.name[:120]!r} leads out of the folder; nothing was unpacked"
+            )
+        if entry.kind == "folder":
+            continue
+        if entry.kind != "file":
+            raise ArchiveError(f"{archive}: the entry {entry.name[:120]!r} is a {entry.kind}; nothing was unpacked")
+        key = tuple(part.casefold() for part in parts)
+        if key in seen:
+            raise ArchiveError(f"{archive}: two entries {entry.name[:120]!r} (capitals aside); nothing was unpacked")
+        seen.add(key)
+        files.append((entry, parts))
+    total, packed = sum(entry.size for entry, _ in files), archive.stat().st_size
+    if total > max(GENEROUS_BYTES, LARGEST_RATIO * packed):
+        raise ArchiveError(
+            f"{archive}: its {packed} bytes would become {total}, more than {LARGEST_RATIO} times; nothing was unpacked"
+        )
+    return files
+
+
+def _copy(source: IO[bytes], sink: IO[bytes], entry: _Entry, archive: Path) -> None:
+    left = entry.size
+    while chunk := source.read(_CHUNK):
+        left -= len(chunk)
+        if left < 0:
+            raise ArchiveError(f"{archive}: {entry.name[:120]!r} is longer than it says; nothing was unpacked")
+        sink.write(chunk)
+    if left:
+        raise ArchiveError(
+            f"{archive}: {entry.name[:120]!r} is {left} bytes shorter than it says; nothing was unpacked"
+        )

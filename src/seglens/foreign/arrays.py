@@ -1,0 +1,80 @@
+"""Arrays that others made: ``.npy`` without objects, its size checked against the file first."""
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_BYTES = 2 * 2**30
+MAX_DIMENSIONS = 8
+KINDS = "biuf"
+"""Booleans, integers and floats; never objects."""
+
+
+class ArrayError(ValueError):
+    """A file of arrays that cannot be used."""
+
+
+def read_npy(path: Path, *, max_bytes: int = MAX_BYTES) -> NDArray[Any]:
+    """The array of a ``.npy`` file; its header is checked against the file's size before memory is taken.
+
+    Args:
+        path: the file, format version 1 to 3.
+        max_bytes: the most that the file may hold.
+
+    Returns:
+        The numbers in the file's own type; a copy that may be written to.
+
+    Raises:
+        ArrayError: objects (which only pickle can restore), other types than numbers, a shape that is not the file's
+            size, or no such format.
+    """
+    n_bytes = path.stat().st_size
+    if n_bytes > max_bytes:
+        raise ArrayError(f"{path}: holds {n_bytes} bytes, over the cap of {max_bytes}; cut it into parts")
+    raw = path.read_bytes()
+    file = io.BytesIO(raw)
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+            (3, 0): np.lib.format.read_array_header_2_0,  # as 2.0, its text in UTF-8; field names alone need that
+        }[version]
+        shape, column_first, dtype = read_header(file)
+    except Exception as fault:  # NumPy parses the header's text with Python's own parser, whose errors are many
+        reason = (str(fault) or type(fault).__name__).splitlines()[0]
+        raise ArrayError(f"{path}: no sound .npy file ({reason}); save the array again with numpy.save") from None
+    check_claim(str(path), shape, dtype, len(raw) - file.tell())
+    values = np.frombuffer(raw, dtype, math.prod(shape), file.tell())
+    return values.reshape(shape, order="F" if column_first else "C").copy()
+
+
+def check_claim(origin: str, shape: Any, dtype: np.dtype[Any], n_bytes: int) -> None:
+    """Refuse an array that claims another size than the bytes that are there, or that is not of plain numbers.
+
+    Args:
+        origin: what the array is called in the message.
+        shape: as claimed.
+        dtype: as claimed.
+        n_bytes: that are there.
+
+    Raises:
+        ArrayError: the claim is wrong.
+    """
+    if dtype.kind not in KINDS or dtype.hasobject or dtype.fields is not None:
+        raise ArrayError(
+            f"{origin}: values of type {str(dtype)[:80]}; only plain numbers are read, for restoring objects would "
+            "run code: save the numbers alone"
+        )
+    sizes = isinstance(shape, tuple) and all(type(size) is int and 0 <= size < 2**62 for size in shape)
+    if not sizes or len(shape) > MAX_DIMENSIONS:
+        raise ArrayError(f"{origin}: the shape {str(shape)[:80]}; legal are up to {MAX_DIMENSIONS} whole numbers")
+    claimed = math.prod(shape) * dtype.itemsize
+    if claimed != n_bytes or (claimed == 0 and any(size > 2**31 for size in shape)):
+        raise ArrayError(
+            f"{origin}: shape {str(shape)[:80]} of {dtype} needs {claimed} bytes, {n_bytes} are there; save it again"
+        )
