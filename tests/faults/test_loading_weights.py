@@ -194,5 +194,5 @@ def test_row_48_saelens_folder_with_an_unsound_file(tmp_path):
     """A dictionary in SAELens' format passes the same check."""
     folder = export_saelens(SparseAutoencoder(4, 8, k=2), tmp_path / "sae")
     (folder / "sae_weights.safetensors").write_bytes(packed({}, header_bytes=2**60))
-    with pytest.raises(ValueError, match="cannot be read .*not a sound safetensors file"):
+    with pytest.raises(ValueError, match=r"cannot be read .*not a sound safetensors file"):
         import_saelens(folder)

@@ -217,7 +217,7 @@ def test_a_checkpoint_of_another_fit_is_refused(tmp_path):
     fit_dictionary(store, settings=settings, checkpoint=tmp_path)
     with pytest.raises(ValueError, match=r"settings\.k was 4, is 5"):
         fit_dictionary(store, k=5, settings=settings, checkpoint=tmp_path)
-    with pytest.raises(ValueError, match="store was "store", is "other""):
+    with pytest.raises(ValueError, match='store was "store", is "other"'):
         fit_dictionary(FakeStore(mixture(400), "other"), settings=settings, checkpoint=tmp_path)
 
 
