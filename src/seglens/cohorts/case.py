@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -27,8 +28,8 @@ class ImageRef:
 
     Attributes:
         path: the file.
-        channel: which channel of a 2-D file with several (RGB, RGBA), counted from 0 as Pillow reads them; None where
-            the file has one.
+        channel: which channel of a file with several, counted from 0: of a 2-D file (RGB, RGBA) as Pillow reads them,
+            of a 4-D NIfTI file along its fourth dimension; None where the file has one.
         inverted: stored upside down in intensity: the value is 255 - x where x > 0 (2-D files only).
         orientation: where the file's rows run to and where its columns run to, of A P and of L R (2-D files only).
             ``"PL"``: from anterior to posterior and from right to left, as slices are here; ``"RA"``: a RAS array
@@ -49,6 +50,48 @@ class ImageRef:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What is allowed of a data set's files; by default nothing that changes a number.
+
+    Attributes:
+        nonfinite: an image with NaN or infinite voxels is quarantined, or they are set to ``"zero"``, counted and
+            noted. A mask with any is always quarantined.
+        resample: bring a file whose grid is not that of the case's first sequence onto it (images linearly, masks by
+            nearest neighbour), and note it; else the case is quarantined.
+        follow_links: also read what links out of the data set's folder point to.
+        max_gib: the most that an unpacked file may hold, GiB.
+        root: the folder that files must lie in once links are followed; set when a cohort is read. None: anywhere.
+    """
+
+    nonfinite: Literal["quarantine", "zero"] = "quarantine"
+    resample: bool = False
+    follow_links: bool = False
+    max_gib: float = 2.0
+    root: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.nonfinite not in ("quarantine", "zero"):
+            raise ValueError(f'nonfinite is {self.nonfinite!r}; it is "quarantine" or "zero"')
+        if not 0 < self.max_gib <= 1024:
+            raise ValueError(f"max_gib is {self.max_gib}; it must be above 0 and at most 1024")
+
+    @property
+    def max_bytes(self) -> int:
+        """The cap in bytes."""
+        return int(self.max_gib * 2**30)
+
+    def allows(self, path: Path) -> bool:
+        """Whether the file lies, links followed, where files may lie."""
+        try:
+            return self.root is None or path.resolve().is_relative_to(self.root)
+        except (OSError, RuntimeError):  # links in a circle: reading the file says so
+            return True
+
+
+STRICT = Reading()
+
+
+@dataclass(frozen=True)
 class Case:
     """One volume, or one 2-D slice file, of one patient at one time.
 
@@ -61,6 +104,7 @@ class Case:
         mask: the label file; None where there is none.
         mask_values: value in the file to value in ``Cohort.labels``; any other value in the file is an error.
         position: slice number of a 2-D file within its volume; None for a volume.
+        reading: what is allowed of its files.
     """
 
     id: str
@@ -71,6 +115,7 @@ class Case:
     mask: ImageRef | None
     mask_values: Mapping[int, int]
     position: int | None = None
+    reading: Reading = STRICT
 
 
 @dataclass(frozen=True)
@@ -83,6 +128,7 @@ class Cohort:
         sequences: canonical names, the order of the channels.
         labels: value to class name; 0 is the background.
         splits: split name to case ids.
+        unfollowed: links to folders outside of the data set's, which were not looked into.
 
     Raises:
         ValueError: double ids, unknown ids in a split, a patient in two splits, a mask value without a label.
@@ -93,6 +139,7 @@ class Cohort:
     sequences: tuple[str, ...]
     labels: Mapping[int, str]
     splits: Mapping[str, tuple[str, ...]]
+    unfollowed: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         problems = [*_double_ids(self.cases), *_split_problems(self.cases, self.splits)]
@@ -163,7 +210,8 @@ class Cohort:
             for split, ids in cohort.splits.items():
                 splits[split] = splits.get(split, ()) + tuple(ids)
         cases = tuple(replace(case, cohort=name) for cohort in cohorts for case in cohort.cases)
-        return cls(name, cases, first.sequences, first.labels, splits)
+        unfollowed = tuple(link for cohort in cohorts for link in cohort.unfollowed)
+        return cls(name, cases, first.sequences, first.labels, splits, unfollowed)
 
 
 def split_by_patient(cases: Sequence[Case], fractions: Mapping[str, float], seed: int) -> dict[str, tuple[str, ...]]:

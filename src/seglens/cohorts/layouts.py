@@ -1,28 +1,35 @@
-"""Folders as data sets come, read into a `Cohort`: BraTS of either naming, nnU-Net raw, 2-D images with masks."""
+"""Folders as data sets come, read into a `Cohort`: BraTS, nnU-Net, BIDS, the decathlon, 2-D images with masks."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from seglens.cohorts.bids import is_bids, read_bids
 from seglens.cohorts.case import (
+    STRICT,
     TUMOUR_LABELS,
     WHOLE_TUMOUR_LABELS,
     Case,
     Cohort,
     ImageRef,
+    Reading,
     patient_of,
     split_by_patient,
 )
+from seglens.cohorts.msd import is_msd, read_msd
 from seglens.cohorts.nnunet import read_nnunet
 from seglens.cohorts.patterns import Pattern
 from seglens.cohorts.sequences import canonical_sequence, in_order
+from seglens.cohorts.walking import files_under
 
 FRACTIONS: Mapping[str, float] = {"train": 0.6, "val": 0.15, "test": 0.25}
 
 _UNTIL_2021 = {"t1": "T1", "t1ce": "T1c", "t2": "T2", "flair": "FLAIR"}
 _FROM_2023 = {"t1n": "T1", "t1c": "T1c", "t2w": "T2", "t2f": "FLAIR"}
 _BRATS_FILE = re.compile(
-    r"(?P<case>.+?)(?:_(?P<old>t1|t1ce|t2|flair|seg)|-(?P<new>t1n|t1c|t2w|t2f|seg))\.nii(\.gz)?", re.IGNORECASE
+    r"(?P<case>.+?)(?:_(?P<old>t1|t1ce|t2|flair|seg)|-(?P<new>t1n|t1c|t2w|t2f|seg))\.nii(\.gz)?",
+    re.IGNORECASE | re.DOTALL,
 )
 _MASKS_UNTIL_2021 = {0: 0, 1: 1, 2: 2, 4: 3}
 _MASKS_FROM_2023 = {0: 0, 1: 1, 2: 2, 3: 3}
@@ -44,6 +51,7 @@ def read_cohort(
     mask_values: Mapping[int, int] | None = None,
     fractions: Mapping[str, float] = FRACTIONS,
     seed: int = 0,
+    reading: Reading = STRICT,
 ) -> Cohort:
     """Find the cases of a data set. No pixel is read: run `check_cohort` on the result.
 
@@ -54,6 +62,9 @@ def read_cohort(
     * ``nnunet``: ``dataset.json``, ``imagesTr``, ``labelsTr``. Fold 0 of ``splits_final.json`` gives train and val,
       ``imagesTs`` with ``labelsTs`` test. Without a test folder the patients of fold 0's val are dealt to val and
       test; without ``splits_final.json`` all are dealt.
+    * ``bids``: ``sub-*/[ses-*]/anat`` with masks ``*_dseg.nii.gz`` beside the images or below ``derivatives``; the
+      masks' values are named by a table ``dseg.tsv`` or by ``labels`` and ``mask_values``.
+    * ``msd``: the decathlon's ``dataset.json``, which lists the files; the channels of 4-D images are named there.
     * ``folder``: 2-D PNG or TIFF files, found by ``images``, a path pattern relative to ``path`` whose fields are in
       braces: ``"{patient}/{patient}_{slice}.tif"``. ``{patient}`` is the patient, ``{slice}`` (digits) the place in
       the volume, ``{sequence}`` the sequence where each has a file of its own; ``*`` matches anything within a name.
@@ -61,16 +72,18 @@ def read_cohort(
     Args:
         path: the data set's folder.
         name: of the cohort; by default the folder's.
-        layout: ``"auto"``, ``"brats"``, ``"nnunet"`` or ``"folder"``.
+        layout: ``"auto"``, ``"brats"``, ``"nnunet"``, ``"bids"``, ``"msd"`` or ``"folder"``.
         labels: value to class name, 0 the background. Default: the four tumour labels (brats), those of
-            ``dataset.json`` (nnunet; the names of the tumour labels get their usual values), background and tumour
-            (folder).
+            ``dataset.json`` or ``dseg.tsv`` (nnunet, msd, bids; the names of the tumour labels get their usual values),
+            background and tumour (folder).
         sequences: which to use and in which order; default: every one that some case has.
         images: pattern of the image files (folder layout).
         masks: pattern of the mask files, of the same fields. An image whose mask file is absent is a finding.
         patient: regular expression searched in the case id; its first group, or all of it, is the patient. Default:
-            the id without its timepoint (BraTS), the case id (nnU-Net), the field ``{patient}`` (folder).
-        channels: sequence name to channel number, for files with several channels (RGB, RGBA; as Pillow reads them).
+            the id without its timepoint (BraTS) or session (BIDS), the case id (nnU-Net), the field ``{patient}``
+            (folder).
+        channels: sequence name to channel number, for files with several channels (RGB, RGBA; as Pillow reads them),
+            and in place of the names in ``dataset.json``.
         inverted: 2-D intensities are stored as 255 - x where x > 0.
         orientation: of 2-D files, masks too: where rows and where columns run to, of A P and of L R. ``"PL"``: the
             patient's front at the top and left at the right; ``"RA"``: arrays [x y] of RAS volumes saved as they are.
@@ -78,6 +91,7 @@ def read_cohort(
             merged. Default: the layout's own codes; 0 and 255 for a 2-D mask with two labels.
         fractions: split name to share of the patients, where the data set has no split of its own.
         seed: of that split.
+        reading: what is allowed of the files: links, resampling, voxels that are not finite, size.
 
     Returns:
         The cohort, its cases in order of their ids.
@@ -88,8 +102,9 @@ def read_cohort(
     root = Path(path)
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; give the data set's folder")
+    files, unfollowed = ([], []) if images is not None else files_under(root, follow_links=reading.follow_links)
     if layout == "auto":
-        layout = _detect(root, images)
+        layout = _detect(root, images, files)
     name = name or root.resolve().name
     find_patient = _patient_finder(patient)
     if layout == "folder":
@@ -110,7 +125,13 @@ def read_cohort(
             mask_values=table,
         )
         splits = None
-    elif images is not None or masks is not None or inverted or orientation != "PL" or (channels and layout == "brats"):
+    elif (
+        images is not None
+        or masks is not None
+        or inverted
+        or orientation != "PL"
+        or (channels and layout in ("brats", "bids"))
+    ):
         raise ValueError(
             f"`images`, `masks`, `channels`, `inverted` and `orientation` describe 2-D folders; "
             f"{root} is read as {layout}"
@@ -122,15 +143,23 @@ def read_cohort(
                 f"labels {dict(labels)} are not BraTS's own; say which value becomes which by `mask_values`, such as "
                 "{0: 0, 1: 1, 2: 1, 4: 1} (enhancing is 4 up to 2021, 3 from 2023)"
             )
-        cases, splits = _read_brats(root, name, find_patient, mask_values), None
+        cases, splits = _read_brats(files, name, find_patient, mask_values), None
     elif layout == "nnunet":
         cases, labels, splits = read_nnunet(
             root, name, find_patient, labels=labels, mask_values=mask_values, channels=channels
         )
+    elif layout == "bids":
+        cases, labels = read_bids(root, name, files, find_patient, labels=labels, mask_values=mask_values)
+        splits = None
+    elif layout == "msd":
+        cases, labels = read_msd(root, name, find_patient, labels=labels, mask_values=mask_values, channels=channels)
+        splits = None
     else:
-        raise ValueError(f"layout {layout!r} is unknown; it is one of auto, brats, nnunet, folder")
+        raise ValueError(f"layout {layout!r} is unknown; it is one of auto, brats, nnunet, bids, msd, folder")
     if not cases:
         raise ValueError(f"{root}: no case found in the {layout} layout; check the folder{_hint(images)}")
+    reading = replace(reading, root=None if reading.follow_links else root.resolve())
+    cases = tuple(replace(case, reading=reading) for case in cases)
     cases = tuple(sorted(cases, key=lambda case: (case.volume, case.position or 0, case.id)))
     present = in_order({sequence for case in cases for sequence in case.images})
     chosen = tuple(canonical_sequence(sequence) for sequence in sequences) if sequences is not None else present
@@ -138,23 +167,25 @@ def read_cohort(
     if absent:
         raise ValueError(f"{root}: no case has {', '.join(absent)}; there are {', '.join(present) or 'no images'}")
     dealt = _deal(cases, splits or {}, fractions, seed)
-    return Cohort(name, cases, chosen, dict(labels), dealt)
+    return Cohort(name, cases, chosen, dict(labels), dealt, tuple(unfollowed))
 
 
 def _hint(images: str | None) -> str:
     return f" and the pattern images={images!r}" if images else " or name the layout"
 
 
-def _detect(root: Path, images: str | None) -> str:
+def _detect(root: Path, images: str | None, files: Sequence[Path]) -> str:
     if images is not None:
         return "folder"
     if (root / "dataset.json").is_file():
-        return "nnunet"
-    if any(_BRATS_FILE.fullmatch(file.name) for file in root.rglob("*.nii*")):
+        return "msd" if is_msd(root) else "nnunet"
+    if is_bids(files):
+        return "bids"
+    if any(_BRATS_FILE.fullmatch(file.name) for file in files):
         return "brats"
     raise ValueError(
-        f"{root}: neither BraTS names (..._t1ce.nii.gz, ...-t1c.nii.gz) nor a dataset.json (nnU-Net); for 2-D images "
-        'give patterns: images="images/{patient}-{slice}.png", masks="masks/{patient}-{slice}.png"'
+        f"{root}: neither BraTS names (..._t1ce.nii.gz, ...-t1c.nii.gz) nor BIDS (sub-*/anat) nor a dataset.json; "
+        'for 2-D images give patterns: images="images/{patient}-{slice}.png", masks="masks/{patient}-{slice}.png"'
     )
 
 
@@ -174,12 +205,15 @@ def _patient_finder(expression: str | None) -> Callable[[str, str], str]:
 
 
 def _read_brats(
-    root: Path, name: str, find_patient: Callable[[str, str], str], mask_values: Mapping[int, int] | None
+    files: Sequence[Path],
+    name: str,
+    find_patient: Callable[[str, str], str],
+    mask_values: Mapping[int, int] | None,
 ) -> tuple[Case, ...]:
     found: dict[tuple[Path, str], dict[str, dict[str, Path]]] = {}
-    for file in sorted(root.rglob("*.nii*")):
+    for file in files:
         match = _BRATS_FILE.fullmatch(file.name)
-        if match is None or not file.is_file():
+        if match is None:
             continue
         style = "old" if match["old"] else "new"
         tag = match[style].lower()

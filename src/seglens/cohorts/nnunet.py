@@ -35,17 +35,11 @@ def read_nnunet(
     Raises:
         ValueError: a ``dataset.json`` that cannot be understood.
     """
-    described = _read_json(root / "dataset.json")
+    described = read_json(root / "dataset.json")
     if not isinstance(described, dict):
         raise ValueError(f"{root / 'dataset.json'} holds no object; write nnU-Net's dataset.json")
-    if channels is None:
-        names = described.get("channel_names", described.get("modality"))
-        if not isinstance(names, dict) or not names:
-            raise ValueError(f"{root / 'dataset.json'} has no channel_names; give `channels`, such as {{'T1': 0}}")
-        channels = {canonical_sequence(str(text)): int(number) for number, text in names.items()}
-        if len(channels) < len(names):
-            raise ValueError(f"the channel names {names} name a sequence twice; give `channels`, such as {{'T1': 0}}")
-    labels, mask_values = _labels(root / "dataset.json", described.get("labels"), labels, mask_values)
+    channels = channels_of(root / "dataset.json", described, channels)
+    labels, mask_values = labels_of(root / "dataset.json", described.get("labels"), labels, mask_values)
     ending = described.get("file_ending", ".nii.gz")
     if ending not in _ENDINGS:
         raise ValueError(f"file_ending {ending!r} is not supported; it is one of {', '.join(_ENDINGS)}")
@@ -67,7 +61,7 @@ def read_nnunet(
 
 def _group(folder: Path, ending: str) -> dict[str, dict[int, Path]]:
     """Case id to channel number to file."""
-    pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(ending)}")
+    pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(ending)}", re.DOTALL)
     groups: dict[str, dict[int, Path]] = {}
     for file in sorted(folder.glob(f"*{ending}")) if folder.is_dir() else []:
         match = pattern.fullmatch(file.name)
@@ -76,9 +70,37 @@ def _group(folder: Path, ending: str) -> dict[str, dict[int, Path]]:
     return groups
 
 
-def _labels(
+def channels_of(path: Path, described: Mapping[str, Any], channels: Mapping[str, int] | None) -> Mapping[str, int]:
+    """Sequence name to channel number: ``channels``, or what a ``dataset.json`` says.
+
+    Raises:
+        ValueError: it says nothing, or names a sequence twice.
+    """
+    if channels is not None:
+        return channels
+    names = described.get("channel_names", described.get("modality"))
+    if not isinstance(names, dict) or not names or not all(str(number).isdigit() for number in names):
+        raise ValueError(f"{path} has no channel_names; give `channels`, such as {{'T1': 0}}")
+    found = {canonical_sequence(str(text)): int(number) for number, text in names.items()}
+    if len(found) < len(names):
+        raise ValueError(f"the channel names {names} name a sequence twice; give `channels`, such as {{'T1': 0}}")
+    return found
+
+
+def labels_of(
     path: Path, written: Any, labels: Mapping[int, str] | None, mask_values: Mapping[int, int] | None
 ) -> tuple[Mapping[int, str], dict[int, int]]:
+    """The labels, and what each value in the mask files becomes.
+
+    Args:
+        path: where ``written`` stands, for messages.
+        written: the data set's own, name to value or value to name.
+        labels: value to name, or None to take the data set's; the tumour labels get their usual values.
+        mask_values: value in the files to value in ``labels``, or None to go by the names.
+
+    Raises:
+        ValueError: labels that cannot be understood, or names that ``labels`` does not have.
+    """
     if labels is not None and mask_values is not None:
         return labels, dict(mask_values)
     if not isinstance(written, dict) or not written:
@@ -92,6 +114,8 @@ def _labels(
             "for the values in the files"
         )
     own = {value: text for text, value in written.items()}
+    if len(own) < len(written):
+        raise ValueError(f"{path} gives two labels one value: {written}; give `labels` and `mask_values`")
     if labels is None:
         tumour = {"background", *own.values()} == set(TUMOUR_LABELS.values())
         labels = TUMOUR_LABELS if tumour else {**own, 0: own.get(0, "background")}
@@ -103,12 +127,12 @@ def _labels(
         raise ValueError(
             f"{path} has the labels {', '.join(strange)}, which {dict(labels)} does not name; give `mask_values`"
         )
-    return labels, {value: value_of[text] for value, text in own.items()}
+    return labels, {0: 0, **{value: value_of[text] for value, text in own.items()}}
 
 
 def _splits(path: Path, cases: list[Case], given: dict[str, str]) -> dict[str, str]:
     if path.is_file():
-        folds = _read_json(path)
+        folds = read_json(path)
         try:
             fold = {split: [str(case_id) for case_id in folds[0][split]] for split in ("train", "val")}
         except (LookupError, TypeError):
@@ -120,8 +144,9 @@ def _splits(path: Path, cases: list[Case], given: dict[str, str]) -> dict[str, s
     return given
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; ValueError where it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}); mend it") from None

@@ -3,7 +3,7 @@
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from seglens.artifacts import Draft, hash_tensors, new_artifact, read_artifact
 from seglens.cohorts.augmentation import augment
 from seglens.cohorts.case import Case, Cohort
-from seglens.cohorts.normalising import Intensities, brains_of, resize, resize_nearest
+from seglens.cohorts.normalising import Intensities, resize, resize_nearest
 from seglens.cohorts.slice_set import (
     KIND,
     Preprocessing,
@@ -27,7 +27,7 @@ from seglens.cohorts.slice_set import (
     shard_name,
     write_head,
 )
-from seglens.cohorts.stacks import read_case
+from seglens.cohorts.units import Part, read_unit, scales_of, units_of
 from seglens.progress import Progress, silent
 
 UNASSIGNED = "none"
@@ -84,20 +84,6 @@ def prepare_slices(
     return SliceSet.read(read_artifact(folder, KIND))
 
 
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """The slices of one case: per sequence its values, masks and brains, each [D H W]."""
-
-    case: Case
-    sequences: list[NDArray[np.float32]]
-    masks: NDArray[np.uint8]
-    brains: NDArray[np.bool_]
-    spacing_mm: tuple[float, float] | None
-
-    def position(self, slice_number: int) -> int:
-        return slice_number if self.case.position is None else self.case.position
-
-
 class _Quota:
     """How many lesion-free slices a volume gives, so that each split comes as near to the share as it can."""
 
@@ -141,10 +127,12 @@ def _prepare(
         else:
             draft.save_tensors(shard_name(len(hashes) - 1), shard.tensors())
 
-    units = _units(cases)
+    units = units_of(cases)
     for number, unit in enumerate(units):
-        parts = _read_unit(unit, cohort)
-        scales = _intensities(parts, preprocessing.clip_percentiles) if parts else []
+        parts = read_unit(unit, cohort.sequences, cohort.labels)
+        if not any(part.brains.any() for part in parts):
+            parts = []
+        scales = scales_of(parts, preprocessing.clip_percentiles)
         split = splits.get(unit[0].id, UNASSIGNED)
         for part, chosen in _choose(parts, split, preprocessing, quota, seed):
             waiting.append(_tensors(part, chosen, scales, size))
@@ -169,29 +157,9 @@ def _prepare(
     return slices
 
 
-def _units(cases: Sequence[Case]) -> list[list[Case]]:
-    """The cases of each volume together, in order of the first."""
-    units: dict[str, list[Case]] = {}
-    for case in cases:
-        units.setdefault(case.volume, []).append(case)
-    return [sorted(unit, key=lambda case: case.position or 0) for unit in units.values()]
-
-
-def _read_unit(unit: Sequence[Case], cohort: Cohort) -> list[_Part]:
-    """The cases of a volume; nothing where there is no brain."""
-    read = [read_case(case, cohort.sequences, cohort.labels) for case in unit]
-    brains = brains_of([[stack.values for stack in stacks] for stacks, _ in read])
-    if not any(brain.any() for brain in brains):
-        return []
-    return [
-        _Part(case, [stack.values for stack in stacks], mask, brain, stacks[0].spacing_mm)
-        for case, (stacks, mask), brain in zip(unit, read, brains, strict=True)
-    ]
-
-
 def _choose(
-    parts: Sequence[_Part], split: str, preprocessing: Preprocessing, quota: _Quota, seed: int
-) -> Iterator[tuple[_Part, NDArray[np.int64]]]:
+    parts: Sequence[Part], split: str, preprocessing: Preprocessing, quota: _Quota, seed: int
+) -> Iterator[tuple[Part, NDArray[np.int64]]]:
     """Of each part the slices to keep, in order; parts without any are left out."""
     if not parts:
         return
@@ -226,26 +194,14 @@ def _choose(
             yield part, chosen
 
 
-def _intensities(parts: Sequence[_Part], clip_percentiles: tuple[float, float]) -> list[Intensities]:
-    """One a sequence, over the whole volume."""
-    brains = [part.brains for part in parts]
-    return [
-        Intensities.of(values, brains, clip_percentiles)
-        for values in zip(*(part.sequences for part in parts), strict=True)
-    ]
-
-
-def _tensors(part: _Part, chosen: NDArray[np.int64], scales: Sequence[Intensities], size: int) -> Shard:
-    brains = part.brains[chosen]
-    images = np.stack(
-        [scale.normalise(values[chosen], brains) for scale, values in zip(scales, part.sequences, strict=True)], axis=1
-    )
+def _tensors(part: Part, chosen: NDArray[np.int64], scales: Sequence[Intensities], size: int) -> Shard:
+    images, brains = part.normalised(scales, chosen), part.brains[chosen]
     masks = part.masks[chosen]
     return Shard(*resize(torch.from_numpy(images), torch.from_numpy(masks), torch.from_numpy(brains), size))
 
 
-def _rows(part: _Part, chosen: NDArray[np.int64], split: str, size: int) -> list[dict[str, Any]]:
-    zoom = max(part.masks.shape[1:]) / size
+def _rows(part: Part, chosen: NDArray[np.int64], split: str, size: int) -> list[dict[str, Any]]:
+    zoom = max(part.shape[1:]) / size
     row_mm, column_mm = (None, None) if part.spacing_mm is None else (side * zoom for side in part.spacing_mm)
     return [
         {

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from seglens.cohorts.case import Case, ImageRef
+from seglens.cohorts.case import STRICT, ImageRef, Reading
 from seglens.cohorts.planes import SUFFIXES, read_plane
-from seglens.cohorts.volumes import AFFINE_TOLERANCE, VolumeError, read_volume
+from seglens.cohorts.volumes import AFFINE_TOLERANCE, VolumeError, read_volumes
 
 _FRACTION_TOLERANCE = 1e-6
 
@@ -24,29 +24,60 @@ class Stack:
         spacing_mm: between rows, between columns; None where the file does not say (2-D).
         affine: of the canonical volume; None for a 2-D file.
         sha256: of the file's bytes.
+        n_zeroed: voxels that were NaN or infinite and are 0 now.
     """
 
     values: NDArray[np.float32]
     spacing_mm: tuple[float, float] | None
     affine: NDArray[np.float64] | None
     sha256: str
+    n_zeroed: int = 0
 
 
 def read_stack(ref: ImageRef, *, constant: bool = False) -> Stack:
-    """Read a NIfTI, PNG or TIFF file.
+    """Read a NIfTI, PNG or TIFF file; as `read_stacks`."""
+    return read_stacks([ref], constant=constant)[0]
+
+
+def read_stacks(
+    refs: Sequence[ImageRef], *, constant: bool = False, reading: Reading = STRICT, zero_nonfinite: bool = False
+) -> list[Stack]:
+    """Read a NIfTI, PNG or TIFF file, once for all its channels.
 
     Args:
-        ref: what to read.
-        constant: also accept a file whose values are all the same (an empty mask).
+        refs: what to read, all of one file.
+        constant: also accept a channel whose values are all the same (an empty mask).
+        reading: where the file may lie and how large it may be.
+        zero_nonfinite: set voxels that are NaN or infinite to 0 (NIfTI only).
+
+    Returns:
+        A stack a ref.
 
     Raises:
         VolumeError: whatever is wrong with the file.
     """
-    if ref.path.suffix.lower() in SUFFIXES:
-        plane, sha256 = read_plane(ref, constant=constant)
-        return Stack(plane[None], None, None, sha256)
-    volume = read_volume(ref.path, constant=constant)
-    return Stack(volume.axial(), (volume.spacing_mm[1], volume.spacing_mm[0]), volume.affine, volume.sha256)
+    path = refs[0].path
+    if not reading.allows(path):
+        raise VolumeError(
+            path,
+            "outside_link",
+            "is a link out of the data set's folder",
+            "copy the file there, or read the cohort with follow_links if it is to be trusted",
+        )
+    if path.suffix.lower() in SUFFIXES:
+        planes = [read_plane(ref, constant=constant) for ref in refs]
+        return [Stack(plane[None], None, None, sha256) for plane, sha256 in planes]
+    volumes = read_volumes(
+        path,
+        [ref.channel for ref in refs],
+        constant=constant,
+        zero_nonfinite=zero_nonfinite,
+        max_bytes=reading.max_bytes,
+    )
+    return [
+        Stack(one.axial(), (one.spacing_mm[1], one.spacing_mm[0]), one.affine, one.sha256, one.n_zeroed)
+        for one in volumes
+    ]
 
 
 def grid_problem(path: Path, stack: Stack, first: Stack, first_path: Path) -> VolumeError | None:
@@ -56,7 +87,7 @@ def grid_problem(path: Path, stack: Stack, first: Stack, first_path: Path) -> Vo
             path,
             "other_shape",
             f"its grid (slices, rows, columns) {stack.values.shape} is not {first.values.shape} of {first_path.name}",
-            "resample it to that grid",
+            "resample it to that grid, or read the cohort with resample",
         )
     if stack.affine is not None and first.affine is not None:
         difference = float(np.abs(stack.affine - first.affine).max())
@@ -65,7 +96,7 @@ def grid_problem(path: Path, stack: Stack, first: Stack, first_path: Path) -> Vo
                 path,
                 "other_affine",
                 f"its affine differs by up to {difference:.4g} from that of {first_path.name}",
-                "resample it to that grid or fix its header",
+                "fix its header, resample it to that grid, or read the cohort with resample",
             )
     return None
 
@@ -105,29 +136,6 @@ def map_mask(
         if mask_values[value] != 0:
             mapped[rounded == value] = mask_values[value]
     return mapped
-
-
-def read_case(case: Case, sequences: Sequence[str], labels: Mapping[int, str]) -> tuple[list[Stack], NDArray[np.uint8]]:
-    """A case's images, one stack a sequence, and its mask [D H W].
-
-    Raises:
-        VolumeError: the first thing that is wrong; `check_cohort` lists all.
-    """
-    if case.mask is None:
-        raise VolumeError(Path(case.id), "no_mask", "the case has no mask", "add it or leave out the case")
-    stacks: list[Stack] = []
-    for sequence in sequences:
-        if sequence not in case.images:
-            raise VolumeError(Path(case.id), "missing_sequence", f"the case has no {sequence}", "add its file")
-        stacks.append(read_stack(case.images[sequence]))
-    mask = read_stack(case.mask, constant=True)
-    first_path = case.images[sequences[0]].path
-    paths = [*(case.images[sequence].path for sequence in sequences), case.mask.path]
-    for path, stack in zip(paths[1:], [*stacks[1:], mask], strict=True):
-        problem = grid_problem(path, stack, stacks[0], first_path)
-        if problem is not None:
-            raise problem
-    return stacks, map_mask(case.mask.path, mask.values, case.mask_values, labels)
 
 
 def _unknown_labels(

@@ -5,6 +5,7 @@ import io
 import math
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ SLACK_BYTES = 2**16  # some writers pad the end
 DEFLATE_LIMIT = 1032  # no gzip stream unfolds to more times its own size
 CHUNK_BYTES = 2**22
 AFFINE_TOLERANCE = 1e-3
+GZIP = b"\x1f\x8b"
 
 _DATATYPES = {
     2: "u1",
@@ -33,6 +35,7 @@ _DATATYPES = {
     1280: "u8",
 }
 _COLOURS_AND_COMPLEX = {32, 128, 1792, 2048, 2304}
+_SMALLER = "crop or resample it, or raise the cap (`max_gib`)"
 _AGAIN = "download or export the file again"
 
 
@@ -63,12 +66,14 @@ class Volume:
         affine: [4 4] float64, from voxel to mm, of ``data``.
         spacing_mm: voxel size along x, y, z.
         sha256: of the file's bytes.
+        n_zeroed: voxels that were NaN or infinite and are 0 now.
     """
 
     data: NDArray[np.float32]
     affine: NDArray[np.float64]
     spacing_mm: tuple[float, float, float]
     sha256: str
+    n_zeroed: int = 0
 
     def axial(self) -> NDArray[np.float32]:
         """Slices [D H W] from inferior to superior, as a radiologist sees them.
@@ -79,19 +84,54 @@ class Volume:
 
 
 @dataclass(frozen=True)
-class _Header:
+class Header:
+    """What a NIfTI-1 file says of itself, checked.
+
+    Attributes:
+        shape: voxels along its own first three axes.
+        n_channels: of a fourth dimension; 1 without one.
+        affine: [4 4] float64, from its own voxels to mm.
+        raw: the 348 bytes.
+    """
+
     shape: tuple[int, int, int]
+    n_channels: int
+    affine: NDArray[np.float64]
+    raw: bytes
     dtype: np.dtype[Any]
     offset: int
     slope: float
     intercept: float
 
     @property
-    def data_bytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+    def end(self) -> int:
+        """Bytes of header and voxels together."""
+        return self.offset + math.prod(self.shape) * self.n_channels * self.dtype.itemsize
+
+
+def read_header(path: Path, *, max_bytes: int = MAX_BYTES) -> Header:
+    """The header of a NIfTI-1 file, no voxel.
+
+    Raises:
+        VolumeError: as `read_volume`, as far as the first bytes show.
+    """
+    raw = _read_bytes(path, max_bytes)
+    return _parse(path, raw, max_bytes)
 
 
 def read_volume(path: Path, *, constant: bool = False, max_bytes: int = MAX_BYTES) -> Volume:
+    """Read a 3-D NIfTI-1 file; as `read_volumes`."""
+    return read_volumes(path, (None,), constant=constant, max_bytes=max_bytes)[0]
+
+
+def read_volumes(
+    path: Path,
+    channels: Sequence[int | None],
+    *,
+    constant: bool = False,
+    zero_nonfinite: bool = False,
+    max_bytes: int = MAX_BYTES,
+) -> tuple[Volume, ...]:
     """Read a NIfTI-1 file whole, or refuse it.
 
     The header is read first (352 bytes); from it follows how large the content may be, before anything is unpacked. A
@@ -99,49 +139,36 @@ def read_volume(path: Path, *, constant: bool = False, max_bytes: int = MAX_BYTE
 
     Args:
         path: ``.nii`` or ``.nii.gz``; by its content, not its name.
-        constant: also accept a file in which every voxel is the same (an empty mask).
+        channels: which of a fourth dimension, counted from 0; None where the file must be 3-D.
+        constant: also accept a channel in which every voxel is the same (an empty mask).
+        zero_nonfinite: set NaN and infinite voxels to 0 and count them, instead of refusing the file.
         max_bytes: the most that the unpacked file may hold.
 
     Returns:
-        The voxels, scaled as the header says, in canonical orientation.
+        A volume a channel: the voxels, scaled as the header says, in canonical orientation.
 
     Raises:
         VolumeError: whatever is wrong with the file.
     """
     raw = _read_bytes(path, max_bytes)
-    packed = raw[:2] == b"\x1f\x8b"
-    first = _unpack(path, raw, FIRST_BYTES, whole=False) if packed else raw[:FIRST_BYTES]
-    header = _read_header(path, first, max_bytes)
-    affine = _read_affine(path, first)
-    expected = header.offset + header.data_bytes
-    if packed:
-        if expected > len(raw) * DEFLATE_LIMIT:
-            raise _truncated(path, len(raw), f"more than {expected // DEFLATE_LIMIT} packed bytes")
-        content = _unpack(path, raw, expected + SLACK_BYTES, whole=True)
-    else:
-        content = raw
-    if len(content) < expected:
-        raise _truncated(path, len(content), f"{expected} bytes")
-    if len(content) > expected + SLACK_BYTES:
-        raise VolumeError(
-            path, "oversized", f"more bytes than the {expected} that its header announces", f"{_AGAIN}; do not trust it"
-        )
-    voxels = np.frombuffer(content, header.dtype, math.prod(header.shape), header.offset)
-    voxels = voxels.reshape(header.shape, order="F")
-    if voxels.dtype.kind == "f":
-        _check_finite(path, voxels)
-    if not constant and voxels.min() == voxels.max():
-        raise VolumeError(
-            path, "constant", f"every voxel is {voxels.flat[0]}", "give the image that was scanned, or leave it out"
-        )
-    data = voxels.astype(np.float32)
-    if (header.slope, header.intercept) != (1.0, 0.0):
-        data = (voxels.astype(np.float64) * header.slope + header.intercept).astype(np.float32)
-        _check_finite(path, data)
-    data, affine = _canonical(data, affine)
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    header = _parse(path, raw, max_bytes)
+    content = _content(path, raw, header)
+    voxels = np.frombuffer(content, header.dtype, math.prod(header.shape) * header.n_channels, header.offset)
+    voxels = voxels.reshape((*header.shape, header.n_channels), order="F")
     sha256 = hashlib.sha256(raw).hexdigest()
-    return Volume(data, affine, (float(spacing[0]), float(spacing[1]), float(spacing[2])), sha256)
+    volumes = []
+    for channel in channels:
+        _check_channel(path, header, channel)
+        data, n_zeroed = _scaled(path, voxels[..., channel or 0], header, zero_nonfinite=zero_nonfinite)
+        if not constant and (low := data.min()) == data.max():
+            raise VolumeError(
+                path, "constant", f"every voxel is {low:g}", "give the image that was scanned, or leave it out"
+            )
+        data, affine = _canonical(data, header.affine)
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        spacing_mm = (float(spacing[0]), float(spacing[1]), float(spacing[2]))
+        volumes.append(Volume(data, affine, spacing_mm, sha256, n_zeroed))
+    return tuple(volumes)
 
 
 def _read_bytes(path: Path, max_bytes: int) -> bytes:
@@ -154,7 +181,7 @@ def _read_bytes(path: Path, max_bytes: int) -> bytes:
     if size == 0:
         raise VolumeError(path, "empty_file", "holds 0 bytes", _AGAIN)
     if size > max_bytes:
-        raise VolumeError(path, "too_large", f"holds {size} bytes, over the cap of {max_bytes}", "crop or resample it")
+        raise VolumeError(path, "too_large", f"holds {size} bytes, over the cap of {max_bytes}", _SMALLER)
     raw = path.read_bytes()
     start = raw[:64].lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"{")):
@@ -162,13 +189,35 @@ def _read_bytes(path: Path, max_bytes: int) -> bytes:
     return raw
 
 
-def _unpack(path: Path, raw: bytes, limit: int, *, whole: bool) -> bytes:
-    """At most ``limit`` + 1 bytes of the gzip stream; ``whole``: its end and checksum must be reached."""
+def _parse(path: Path, raw: bytes, max_bytes: int) -> Header:
+    first = _unpack(path, raw, FIRST_BYTES) if raw[:2] == GZIP else raw[:FIRST_BYTES]
+    return _read_header(path, first, max_bytes)
+
+
+def _content(path: Path, raw: bytes, header: Header) -> bytes:
+    """Header and voxels, unpacked; all of them, and not much more."""
+    expected = header.end
+    content = raw
+    if raw[:2] == GZIP:
+        if expected > len(raw) * DEFLATE_LIMIT:
+            raise _truncated(path, len(raw), f"more than {expected // DEFLATE_LIMIT} packed bytes")
+        content = _unpack(path, raw, expected + SLACK_BYTES, expected)
+    if len(content) < expected:
+        raise _truncated(path, len(content), f"{expected} bytes")
+    if len(content) > expected + SLACK_BYTES:
+        raise VolumeError(
+            path, "oversized", f"more bytes than the {expected} that its header announces", f"{_AGAIN}; do not trust it"
+        )
+    return content
+
+
+def _unpack(path: Path, raw: bytes, limit: int, expected: int | None = None) -> bytes:
+    """At most ``limit`` + 1 bytes of the gzip stream; with ``expected`` bytes its end and checksum must be reached."""
     parts: list[bytes] = []
     total = 0
     rest = raw
     try:
-        while rest[:2] == b"\x1f\x8b" and total <= limit:
+        while rest[:2] == GZIP and total <= limit:
             member = zlib.decompressobj(wbits=31)
             while not member.eof and total <= limit:
                 part = member.decompress(rest, min(CHUNK_BYTES, limit + 1 - total))
@@ -176,18 +225,19 @@ def _unpack(path: Path, raw: bytes, limit: int, *, whole: bool) -> bytes:
                 parts.append(part)
                 total += len(part)
                 if not part and not rest and not member.eof:
-                    if whole:
-                        raise _truncated(path, len(raw), f"a whole gzip stream (it breaks off after {total} bytes)")
+                    if expected is not None:
+                        needed = f"a whole gzip stream (it breaks off after {total} of {expected} unpacked bytes)"
+                        raise _truncated(path, len(raw), needed)
                     return b"".join(parts)
             rest = member.unused_data
     except zlib.error as error:
         raise VolumeError(path, "corrupt", f"its gzip stream is damaged ({error})", _AGAIN) from None
-    if whole and total <= limit and rest.strip(b"\0"):
+    if expected is not None and total <= limit and rest.strip(b"\0"):
         raise VolumeError(path, "corrupt", f"{len(rest)} stray bytes follow its gzip stream", _AGAIN)
     return b"".join(parts)
 
 
-def _read_header(path: Path, first: bytes, max_bytes: int) -> _Header:
+def _read_header(path: Path, first: bytes, max_bytes: int) -> Header:
     if len(first) < FIRST_BYTES:
         raise _truncated(path, len(first), f"at least {FIRST_BYTES} bytes of header")
     order = next((o for o in "<>" if struct.unpack(o + "i", first[:4])[0] == HEADER_BYTES), None)
@@ -201,13 +251,10 @@ def _read_header(path: Path, first: bytes, max_bytes: int) -> _Header:
         raise VolumeError(path, "bad_dimensions", f"its header has the dimensions {list(dims)}", _AGAIN)
     if min(sizes) == 0 or rank < 3:
         raise VolumeError(path, "no_slices", f"its grid {sizes} holds no slices", "give a 3-D volume")
-    if math.prod(sizes[3:]) != 1:
-        raise VolumeError(
-            path,
-            "four_dimensions",
-            f"its grid {sizes} has more than 3 dimensions",
-            "is the fourth the sequence or the time? Save one 3-D file for each",
-        )
+    n_channels = math.prod(sizes[3:])
+    if n_channels != max(sizes[3:], default=1):
+        what = f"its grid {sizes} has more than four dimensions"
+        raise VolumeError(path, "five_dimensions", what, "save the 3-D volumes that are meant")
     code, bits = struct.unpack(order + "2h", first[70:74])
     if code in _COLOURS_AND_COMPLEX:
         raise VolumeError(path, "complex_or_rgb", f"its voxels are complex or colours (type {code})", "save magnitudes")
@@ -221,12 +268,17 @@ def _read_header(path: Path, first: bytes, max_bytes: int) -> _Header:
     if slope == 0:  # the standard's way to say: no scale
         slope, intercept = 1.0, 0.0
     shape = (sizes[0], sizes[1], sizes[2])
-    header = _Header(shape, np.dtype(order + _DATATYPES[code]), int(offset), slope, intercept)
-    if header.data_bytes > max_bytes:
+    dtype = np.dtype(order + _DATATYPES[code])
+    needed = math.prod(sizes) * dtype.itemsize
+    if needed > max_bytes:
         raise VolumeError(
-            path, "too_large", f"its grid {shape} needs {header.data_bytes} bytes, over the cap of {max_bytes}", _AGAIN
+            path,
+            "too_large",
+            f"its grid {sizes} needs {needed} bytes, over the cap of {max_bytes}",
+            _SMALLER,
         )
-    return header
+    affine = _read_affine(path, first)
+    return Header(shape, n_channels, affine, first[:HEADER_BYTES], dtype, int(offset), slope, intercept)
 
 
 def _read_affine(path: Path, first: bytes) -> NDArray[np.float64]:
@@ -255,12 +307,41 @@ def _canonical(data: NDArray[np.float32], affine: NDArray[np.float64]) -> tuple[
     return np.asarray(image.dataobj, np.float32), np.asarray(image.affine, np.float64)
 
 
-def _check_finite(path: Path, voxels: NDArray[Any]) -> None:
-    bad = voxels.size - int(np.count_nonzero(np.isfinite(voxels)))
-    if bad:
+def _check_channel(path: Path, header: Header, channel: int | None) -> None:
+    if channel is None and header.n_channels > 1:
         raise VolumeError(
-            path, "nonfinite_voxels", f"{bad} of {voxels.size} voxels are NaN or infinite", "mend or leave out the file"
+            path,
+            "four_dimensions",
+            f"its grid {(*header.shape, header.n_channels)} has four dimensions",
+            "is the fourth the sequence or the time? Sequences: name them in a dataset.json (msd layout) or save one "
+            "3-D file each; time: save the 3-D volume that is meant",
         )
+    if channel is not None and not 0 <= channel < header.n_channels:
+        held = f"the channels 0..{header.n_channels - 1}"
+        raise VolumeError(path, "no_such_channel", f"has {held}, not {channel}", "correct the names of its channels")
+
+
+def _scaled(
+    path: Path, voxels: NDArray[Any], header: Header, *, zero_nonfinite: bool
+) -> tuple[NDArray[np.float32], int]:
+    """What the stored numbers stand for, and how many of them were set to 0."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        data = voxels.astype(np.float32)
+        if (header.slope, header.intercept) != (1.0, 0.0):
+            data = (voxels.astype(np.float64) * header.slope + header.intercept).astype(np.float32)
+        if (voxels.dtype.kind != "f" and header.slope == 1.0) or np.isfinite(data.sum(dtype=np.float64)):
+            return data, 0
+    finite = np.isfinite(data)
+    n_bad = data.size - int(np.count_nonzero(finite))
+    if n_bad and not zero_nonfinite:
+        raise VolumeError(
+            path,
+            "nonfinite_voxels",
+            f"{n_bad} of {data.size} voxels are NaN or infinite",
+            "mend or leave out the file, or read it with nonfinite zero",
+        )
+    data[~finite] = 0
+    return data, n_bad
 
 
 def _truncated(path: Path, found: int, needed: str) -> VolumeError:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from seglens.cohorts.case import TUMOUR_LABELS, Case, ImageRef
-from seglens.cohorts.stacks import map_mask, read_case, read_stack
+from seglens.cohorts.contents import read_case
+from seglens.cohorts.stacks import map_mask, read_stack
 from seglens.cohorts.volumes import VolumeError
 
 UNTIL_2021 = {0: 0, 1: 1, 2: 2, 4: 3}

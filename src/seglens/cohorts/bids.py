@@ -1,0 +1,97 @@
+"""BIDS: ``sub-*/[ses-*]/anat`` with masks ``*_dseg.nii.gz`` beside the images or below ``derivatives``."""
+
+import csv
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from seglens.cohorts.case import Case, ImageRef
+from seglens.cohorts.nnunet import labels_of
+from seglens.cohorts.sequences import canonical_sequence
+
+_FILE = re.compile(
+    r"(?P<case>sub-[^_]+(?:_ses-[^_]+)?)(?P<entities>(?:_[a-z]+-[^_]+)*)_(?P<suffix>[A-Za-z0-9]+)\.nii(?:\.gz)?",
+    re.DOTALL,
+)
+_CONTRAST = re.compile(r"_ce-[^_]+", re.DOTALL)
+_LABELS = "dseg.tsv"
+
+
+def is_bids(files: Sequence[Path]) -> bool:
+    """Whether any of the files has a BIDS name in a folder ``anat``."""
+    return any(file.parent.name == "anat" and _FILE.fullmatch(file.name) for file in files)
+
+
+def read_bids(
+    root: Path,
+    name: str,
+    files: Sequence[Path],
+    find_patient: Callable[[str, str], str],
+    *,
+    labels: Mapping[int, str] | None,
+    mask_values: Mapping[int, int] | None,
+) -> tuple[tuple[Case, ...], Mapping[int, str]]:
+    """The cases, one a subject and session, and the labels.
+
+    The suffix names the sequence (``T1w``, ``T2w``, ``FLAIR``); a T1w with an entity ``ce-`` is T1c. Other entities
+    (``acq-``, ``run-``, ...) may be there, but not twice for one sequence of one case.
+
+    Args:
+        root: the data set's folder.
+        name: the cohort's.
+        files: all below ``root``.
+        find_patient: from case id and default patient to the patient.
+        labels: value to name, or None to take those of the lookup table ``dseg.tsv`` (columns ``index``, ``name``).
+        mask_values: value in the files to value in ``labels``, or None to go by the names.
+
+    Raises:
+        ValueError: two files of one sequence, several masks of one case, or no labels.
+    """
+    found: dict[str, dict[str, Path]] = {}
+    masks: dict[str, Path] = {}
+    for file in files:
+        match = _FILE.fullmatch(file.name)
+        if match is None or file.parent.name != "anat":
+            continue
+        case_id, suffix = match["case"], match["suffix"]
+        derived = "derivatives" in file.relative_to(root).parts
+        if suffix != "dseg" and derived:  # images that some pipeline made of the scanned ones
+            continue
+        held = masks if suffix == "dseg" else found.setdefault(case_id, {})
+        key = case_id if suffix == "dseg" else _sequence(suffix, match["entities"])
+        if key in held:
+            raise ValueError(f"{file} and {held[key]} are both {suffix} of {case_id}; keep one of them in the folder")
+        held[key] = file
+    lookup = _lookup(root, files)
+    if (labels is None or mask_values is None) and lookup is None:
+        raise ValueError(
+            f"{root} has no {_LABELS} (columns index, name) that says what the masks' values mean; write one, or give "
+            "`labels` and `mask_values`"
+        )
+    place, written = lookup or (root, None)
+    labels, mask_values = labels_of(place, written, labels, mask_values)
+    cases = []
+    for case_id, images in found.items():
+        who = find_patient(case_id, case_id.partition("_ses-")[0])
+        mask = ImageRef(masks[case_id]) if case_id in masks else None
+        refs = {sequence: ImageRef(path) for sequence, path in images.items()}
+        cases.append(Case(case_id, who, case_id, name, refs, mask, dict(mask_values)))
+    return tuple(cases), labels
+
+
+def _sequence(suffix: str, entities: str) -> str:
+    named = canonical_sequence(suffix)
+    return "T1c" if named == "T1" and _CONTRAST.search(entities) else named
+
+
+def _lookup(root: Path, files: Sequence[Path]) -> tuple[Path, dict[str, int]] | None:
+    """The table of label names that is nearest to the data set's folder, and what it says."""
+    tables = [file for file in files if file.name == _LABELS or file.name.endswith(f"_{_LABELS}")]
+    if not tables:
+        return None
+    table = min(tables, key=lambda file: (len(file.relative_to(root).parts), file))
+    try:
+        rows = list(csv.DictReader(table.read_text(encoding="utf-8-sig").splitlines(), delimiter="\t"))
+        return table, {row["name"]: int(row["index"]) for row in rows}
+    except (OSError, KeyError, TypeError, ValueError):
+        raise ValueError(f"{table} is no table with the columns index and name, tab-separated; mend it") from None

@@ -1,0 +1,126 @@
+"""What was found in a cohort's files, for people and for programs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Severity = Literal["note", "quarantine", "refuse"]
+"""The case is kept; it is left out and the rest goes on; nothing goes on before somebody has decided."""
+FATES: Mapping[Severity, str] = {"note": "kept", "quarantine": "left out", "refuse": "refused: a decision is needed"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with one case.
+
+    Attributes:
+        case: the case's id.
+        file: the file, or None where it is missing.
+        code: kind of fault, stable, for programs.
+        what: what was found.
+        cure: what to do.
+        severity: what becomes of the case.
+    """
+
+    case: str
+    file: Path | None
+    code: str
+    what: str
+    cure: str
+    severity: Severity = "quarantine"
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """All findings of a cohort.
+
+    Attributes:
+        cohort: its name.
+        cases: ids of every case looked at.
+        findings: in order of the cases.
+        sha256: of each file that could be read.
+    """
+
+    cohort: str
+    cases: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    sha256: Mapping[Path, str]
+
+    @property
+    def quarantined(self) -> frozenset[str]:
+        """Ids of the cases that must be left out."""
+        return frozenset(finding.case for finding in self.findings if finding.severity == "quarantine")
+
+    @property
+    def refused(self) -> tuple[Finding, ...]:
+        """What must be decided before anything is done."""
+        return tuple(finding for finding in self.findings if finding.severity == "refuse")
+
+    def sound(self) -> None:
+        """Go on only where nothing has to be decided first.
+
+        Raises:
+            ValueError: something has; the message says what.
+        """
+        if self.refused:
+            raise ValueError(f"{self.cohort}: " + _listed(self.refused))
+
+    def strict(self) -> None:
+        """Go on only where no case is left out.
+
+        Raises:
+            ValueError: some case is; the message says which and why.
+        """
+        self.sound()
+        found = [finding for finding in self.findings if finding.severity == "quarantine"]
+        if found:
+            n = len(self.quarantined)
+            raise ValueError(f"{self.cohort}: strict, and {n} of {len(self.cases)} cases are bad: {_listed(found)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """For a JSON document; files by name only, so that it is the same on every machine."""
+        return {
+            "cohort": self.cohort,
+            "n_cases": len(self.cases),
+            "quarantined": sorted(self.quarantined),
+            "refused": bool(self.refused),
+            "findings": [
+                {**asdict(finding), "file": finding.file.name if finding.file else None} for finding in self.findings
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "CheckReport":
+        """What `to_json` wrote; the cases that nothing was found in are nameless, and there are no hashes."""
+        findings = tuple(
+            Finding(**{**finding, "file": Path(finding["file"]) if finding["file"] else None})
+            for finding in document["findings"]
+        )
+        return cls(document["cohort"], ("",) * document["n_cases"], findings, {})
+
+    def text(self) -> str:
+        """For people: a line a finding and its cure below it; control characters in names are spelt out."""
+        n = len(self.quarantined)
+        if not self.findings:
+            return f"{printable(self.cohort)}: {len(self.cases)} cases, nothing wrong"
+        lines = [f"{printable(self.cohort)}: {len(self.cases)} cases, {n} quarantined"]
+        for one in self.findings:
+            fate = "" if one.severity == "quarantine" else f", {FATES[one.severity]}"
+            place = one.case + (f" ({one.file})" if one.file else "")
+            lines += [printable(f"  {place}: {one.what} [{one.code}{fate}]"), printable(f"    {one.cure}")]
+        return "\n".join(lines)
+
+
+def printable(text: str) -> str:
+    """Control characters (newlines, terminal commands) as escapes, so that a name cannot pass for something else."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _listed(findings: Sequence[Finding], most: int = 10) -> str:
+    """In one message, the first ones in full."""
+    lines = [
+        printable(f"{one.case}{f' ({one.file.name})' if one.file else ''}: {one.what}; {one.cure}")
+        for one in findings[:most]
+    ]
+    return "; ".join([*lines, *([f"and {len(findings) - most} more"] if len(findings) > most else [])])
