@@ -11,7 +11,7 @@ from seglens.cohorts.sequences import canonical_sequence
 
 _FILE = re.compile(
     r"(?P<case>sub-[^_]+(?:_ses-[^_]+)?)(?P<entities>(?:_[a-z]+-[^_]+)*)_(?P<suffix>[A-Za-z0-9]+)\.nii(?:\.gz)?",
-    re.DOTALL,
+    re.DOTALL,  # a name may hold a newline
 )
 _CONTRAST = re.compile(r"_ce-[^_]+", re.DOTALL)
 _LABELS = "dseg.tsv"

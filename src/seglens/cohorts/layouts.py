@@ -29,7 +29,7 @@ _UNTIL_2021 = {"t1": "T1", "t1ce": "T1c", "t2": "T2", "flair": "FLAIR"}
 _FROM_2023 = {"t1n": "T1", "t1c": "T1c", "t2w": "T2", "t2f": "FLAIR"}
 _BRATS_FILE = re.compile(
     r"(?P<case>.+?)(?:_(?P<old>t1|t1ce|t2|flair|seg)|-(?P<new>t1n|t1c|t2w|t2f|seg))\.nii(\.gz)?",
-    re.IGNORECASE | re.DOTALL,
+    re.IGNORECASE | re.DOTALL,  # a name may hold a newline
 )
 _MASKS_UNTIL_2021 = {0: 0, 1: 1, 2: 2, 4: 3}
 _MASKS_FROM_2023 = {0: 0, 1: 1, 2: 2, 3: 3}
@@ -102,7 +102,10 @@ def read_cohort(
     root = Path(path)
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; give the data set's folder")
-    files, unfollowed = ([], []) if images is not None else files_under(root, follow_links=reading.follow_links)
+    files: list[Path] = []
+    unfollowed: list[Path] = []
+    if layout in ("brats", "bids") or (layout == "auto" and not images and not (root / "dataset.json").is_file()):
+        files, unfollowed = files_under(root, follow_links=reading.follow_links)
     if layout == "auto":
         layout = _detect(root, images, files)
     name = name or root.resolve().name
@@ -125,13 +128,7 @@ def read_cohort(
             mask_values=table,
         )
         splits = None
-    elif (
-        images is not None
-        or masks is not None
-        or inverted
-        or orientation != "PL"
-        or (channels and layout in ("brats", "bids"))
-    ):
+    elif images or masks or inverted or orientation != "PL" or (channels and layout in ("brats", "bids")):
         raise ValueError(
             f"`images`, `masks`, `channels`, `inverted` and `orientation` describe 2-D folders; "
             f"{root} is read as {layout}"

@@ -1,4 +1,4 @@
-"""The Medical Segmentation Decathlon's layout: ``dataset.json`` lists the files; images are 4-D, channels named there."""
+"""The Medical Segmentation Decathlon's layout: ``dataset.json`` lists 4-D images and names their channels."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath

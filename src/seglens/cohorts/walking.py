@@ -21,7 +21,8 @@ def files_under(root: Path, *, follow_links: bool) -> tuple[list[Path], list[Pat
     seen = {home}
     files: list[Path] = []
     unfollowed: list[Path] = []
-    folders, links = [root], []
+    folders = [root]
+    links: list[Path] = []
     while folders or links:
         # what a link leads to may be found without it too: then the link is not needed
         folder = folders.pop() if folders else links.pop()

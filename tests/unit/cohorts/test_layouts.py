@@ -141,7 +141,7 @@ def test_arguments_that_do_not_fit(pictures: Path, tmp_path: Path, write_brats) 
     brats = write_brats(tmp_path / "brats", ["a"])
     with pytest.raises(ValueError, match="describe 2-D folders"):
         read_cohort(brats, inverted=True)
-    with pytest.raises(ValueError, match="layout 'bids' is unknown"):
-        read_cohort(brats, layout="bids")
+    with pytest.raises(ValueError, match="layout 'dicom' is unknown"):
+        read_cohort(brats, layout="dicom")
     with pytest.raises(ValueError, match="no case has ADC; there are T1, T1c, T2, FLAIR"):
         read_cohort(brats, sequences=["T1", "ADC"])
