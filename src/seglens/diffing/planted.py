@@ -1,0 +1,240 @@
+"""Differences between populations patient by patient, and whether specific latents answer to a planted factor.
+
+A latent's response is its mean activation over a patient's tokens of a region. Patients, not tokens, are the sample:
+the tokens of a patient are not independent, and with 10^5 of them everything would differ. Latents are found on
+discovery patients and judged on others, who are rendered twice, with the planted factor off and on, and so differ in
+nothing else.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+from seglens.dictionaries.codes import Codes
+
+TESTABLE = 0.2
+"""A response that is above 0 in a smaller share of all patients is not tested."""
+LARGE_EFFECT = 0.8
+"""AUROC on the discovery patients from which a difference counts; Cliff's delta 0.6."""
+Each = Float64[np.ndarray, "r m"]
+
+
+@dataclass(frozen=True)
+class Responses:
+    """How strongly each latent answers in each patient.
+
+    Attributes:
+        patients: P names, each once.
+        regions: R names.
+        values: [P R m], mean activation over the patient's tokens of a region, 0 or more.
+    """
+
+    patients: tuple[str, ...]
+    regions: tuple[str, ...]
+    values: Float64[np.ndarray, "p r m"]
+
+    def of(self, patients: Sequence[str]) -> "Responses":
+        """Only these patients, in this order."""
+        place = {patient: number for number, patient in enumerate(self.patients)}
+        return replace(self, patients=tuple(patients), values=self.values[[place[patient] for patient in patients]])
+
+    def beside(self, other: "Responses") -> "Responses":
+        """The latents of both, first these, of the same patients.
+
+        Raises:
+            ValueError: other patients or regions.
+        """
+        if (self.patients, self.regions) != (other.patients, other.regions):
+            raise ValueError(
+                f"responses of {len(self.patients)} patients in {', '.join(self.regions)} beside those of "
+                f"{len(other.patients)} in {', '.join(other.regions)}: both need the same patients and regions"
+            )
+        return replace(self, values=np.concatenate([self.values, other.values], axis=2))
+
+    @classmethod
+    def pooled(cls, parts: "Sequence[Responses]") -> "Responses":
+        """The patients of all parts as one population; names are made different by the part's number."""
+        names = [f"{number}/{patient}" for number, part in enumerate(parts) for patient in part.patients]
+        return cls(tuple(names), parts[0].regions, np.concatenate([part.values for part in parts]))
+
+
+@dataclass(frozen=True)
+class Response:
+    """How the latents that a method calls specific answer to a planted factor, on held-out patients.
+
+    An AUROC of 0.5 is chance, below it they answer in the other direction than on the discovery patients. All three
+    are 0.5 where nothing is called: a factor that is not found counts as a miss.
+
+    Attributes:
+        called: how many latents.
+        within: mean over the latents of the chance that a patient's response is larger with the factor on than with it
+            off, in the same patient.
+        between: mean over the latents of the AUROC of the response, on against off, over all patients.
+        together: AUROC of one score a patient, the mean of the latents' standardised responses.
+    """
+
+    called: int
+    within: float
+    between: float
+    together: float
+
+
+def patient_responses(
+    codes: Codes,
+    patients: Int64[Tensor, " n"],
+    regions: Mapping[str, Bool[Tensor, " n"]],
+    names: Sequence[str],
+) -> Responses:
+    """Mean activation of every latent by patient and region.
+
+    Args:
+        codes: of n tokens.
+        patients: each token's patient, a number in ``names``.
+        regions: name to the tokens that lie in it.
+        names: P patients.
+
+    Raises:
+        ValueError: a patient without a token in one of the regions.
+    """
+    m, rows, found = codes.n_latents, codes.token_rows(), []
+    for region, inside in regions.items():
+        tokens = torch.bincount(patients[inside], minlength=len(names))
+        if not bool((tokens > 0).all()):
+            missing = [name for name, count in zip(names, tokens.tolist(), strict=True) if not count]
+            raise ValueError(f"no token of the region {region!r} in {', '.join(missing)}; leave these patients out")
+        kept = inside[rows]
+        place = patients[rows[kept]] * m + codes.latents[kept].long()
+        sums = torch.bincount(place, weights=codes.values[kept].double(), minlength=len(names) * m)
+        found.append((sums.reshape(len(names), m) / tokens[:, None]).numpy())
+    return Responses(tuple(names), tuple(regions), np.stack(found, axis=1))
+
+
+def auroc(off: Float64[np.ndarray, "p *k"], on: Float64[np.ndarray, "q *k"]) -> Float64[np.ndarray, "*k"]:
+    """Chance that a value of ``on`` exceeds one of ``off``, ties half (Mann-Whitney U over its largest value)."""
+    from scipy.stats import rankdata
+
+    n_off, n_on = len(off), len(on)
+    ranks = rankdata(np.concatenate([off, on]), axis=0)[n_off:].sum(axis=0)
+    return np.asarray((ranks - n_on * (n_on + 1) / 2) / (n_off * n_on))
+
+
+def often_enough(off: Responses, on: Responses) -> Bool[np.ndarray, "r m"]:
+    """Responses that are above 0 in at least `TESTABLE` of the patients of both sides together."""
+    return (np.concatenate([off.values, on.values]) > 0).mean(axis=0) >= TESTABLE
+
+
+def differential_latents(
+    off: Responses, on: Responses, *, rate: float = 0.05, minimum_auroc: float = LARGE_EFFECT
+) -> pl.DataFrame:
+    """Which latents respond differently in two groups of patients: a rank test a response, at a false discovery rate.
+
+    Wilcoxon's rank-sum test over patients for every latent in every region (testable ones), Benjamini-Hochberg over
+    all of them, and an effect that is worth a name. A latent is differential if it is so in one region.
+
+    Args:
+        off: of the first group.
+        on: of the second, other patients.
+        rate: false discovery rate, 0..1.
+        minimum_auroc: least AUROC of the response in the better direction, 0.5..1.
+
+    Returns:
+        A row a testable response: latent (Int32), region (String), auroc (above 0.5: more in ``on``), p, q (adjusted),
+        differential (Boolean).
+    """
+    from scipy.stats import false_discovery_control, mannwhitneyu
+
+    regions, latents = often_enough(off, on).nonzero()
+    a, b = off.values[:, regions, latents], on.values[:, regions, latents]
+    effect = auroc(a, b) if len(latents) else np.empty(0)
+    # where all values are equal there is nothing to rank, and no p
+    p = mannwhitneyu(a, b, axis=0, method="asymptotic").pvalue if len(latents) else np.empty(0)
+    p = np.where(np.isnan(p), 1.0, p)
+    q = false_discovery_control(p) if len(p) else p
+    found = (q <= rate) & (np.maximum(effect, 1 - effect) >= minimum_auroc)
+    names = np.array(off.regions, dtype=object)[regions].tolist()
+    return pl.DataFrame(
+        {"latent": latents, "region": names, "auroc": effect, "p": p, "q": q, "differential": found},
+        schema={
+            "latent": pl.Int32,
+            "region": pl.String,
+            "auroc": pl.Float64,
+            "p": pl.Float64,
+            "q": pl.Float64,
+            "differential": pl.Boolean,
+        },
+    )
+
+
+def false_discoveries(
+    responses: Responses, *, splits: int = 100, seed: int = 0, rate: float = 0.05, minimum_auroc: float = LARGE_EFFECT
+) -> pl.DataFrame:
+    """What `differential_latents` finds between random halves of one population, where all that it finds is false.
+
+    So the false discovery rate is the share of the splits in which anything is called. The splits share their
+    patients: they are not independent.
+
+    Args:
+        responses: of patients of one population.
+        splits: how many.
+        seed: of the halves.
+        rate: as in `differential_latents`.
+        minimum_auroc: as there.
+
+    Returns:
+        A row a split: split, called, testable (latents).
+    """
+    generator, half = np.random.default_rng(seed), len(responses.patients) // 2
+    rows = []
+    for split in range(splits):
+        order = [responses.patients[number] for number in generator.permutation(len(responses.patients))]
+        table = differential_latents(
+            responses.of(order[:half]), responses.of(order[half:]), rate=rate, minimum_auroc=minimum_auroc
+        )
+        called = table.filter("differential")["latent"].n_unique()
+        rows.append({"split": split, "called": called, "testable": table["latent"].n_unique()})
+    return pl.DataFrame(rows)
+
+
+def response_to_factor(
+    latents: Sequence[int],
+    *,
+    discovery: tuple[Responses, Responses],
+    held_out: tuple[Responses, Responses],
+) -> Response:
+    """Whether latents answer to a factor in patients who were not used to find them.
+
+    For each latent the discovery patients fix the region where the two groups differ most and the direction; the
+    held-out patients are then judged in that region and direction.
+
+    Args:
+        latents: called specific by some method.
+        discovery: responses of the patients without and with the factor.
+        held_out: the same patients with the factor off and on, in the same order.
+
+    Raises:
+        ValueError: the held-out patients are not the same on both sides.
+    """
+    off, on = held_out
+    if off.patients != on.patients:
+        raise ValueError("the held-out patients with the factor off and on must be the same, in the same order")
+    if not latents:
+        return Response(0, 0.5, 0.5, 0.5)
+    chosen = np.asarray(latents)
+    effect = auroc(discovery[0].values[:, :, chosen], discovery[1].values[:, :, chosen]) - 0.5
+    region = np.abs(effect).argmax(axis=0)
+    sign = np.where(effect[region, np.arange(len(chosen))] < 0, -1.0, 1.0)
+    before, after = (side.values[:, region, chosen] * sign for side in held_out)
+    centre = (discovery[0].values[:, region, chosen] * sign).mean(axis=0)
+    spread = np.concatenate([side.values[:, region, chosen] for side in discovery]).std(axis=0)
+    scores = [((side - centre) / np.where(spread > 0, spread, 1.0)).mean(axis=1) for side in (before, after)]
+    return Response(
+        called=len(chosen),
+        within=float(((after > before) + 0.5 * (after == before)).mean()),
+        between=float(auroc(before, after).mean()),
+        together=float(auroc(*scores)),
+    )
