@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 
 from seglens.allocator import keep_freed_memory
+from seglens.running import Stopped, asked_to_stop, heeding_signals
 
 if TYPE_CHECKING:
     from seglens.studies.run import Run
@@ -21,7 +22,8 @@ TOGETHER = ("demo", "run", "train", "extract", "fit", "describe", "diff", "steer
 
 app = App(
     name="seglens",
-    help="Open a segmentation model: what two populations share inside it, what is particular to one, what fails.",
+    help="Open a segmentation model: what two populations share inside it, what is particular to one, what fails. "
+    "With --debug a fault shows its traceback.",
     version_flags=["--version"],
 )
 
@@ -187,6 +189,7 @@ def reproduce(
     study: Annotated[Path | None, Parameter(help="Your study's YAML file; without one, the demo's cohorts.")] = None,
     out: Out = Path("reproduction"),
     seed: Annotated[int, Parameter(help="Of the demo's cohorts.")] = 0,
+    jobs: Jobs = None,
     quick: Annotated[bool, Parameter(help="Two small cohorts; the figures mean nothing.", negative="")] = False,
     list_: Annotated[bool, Parameter(name="--list", help="Print the experiments and stop.", negative="")] = False,
 ) -> int:
@@ -195,6 +198,7 @@ def reproduce(
     from seglens.studies.demo import demo_settings
     from seglens.studies.paper import EXPERIMENTS
     from seglens.studies.paper.reproduction import reproduce
+    from seglens.studies.parallel import default_jobs
     from seglens.studies.settings import StudySettings
     from seglens.terminal import StageDisplay
 
@@ -203,7 +207,8 @@ def reproduce(
             print(f"{name:<16} {experiment.title} ({experiment.paper})")
         return DONE
     settings = StudySettings.read(study) if study else demo_settings(seed, quick=quick)
-    done = reproduce(settings, out, experiments, announce=StageDisplay())
+    jobs = default_jobs() if jobs is None else jobs
+    done = reproduce(settings, out, experiments, jobs=jobs, announce=StageDisplay())
     print(write_reproduction(done.run))
     for name, error in done.faults.items():
         print(f"{name} broke off: {error}", file=sys.stderr)
@@ -288,14 +293,17 @@ def _pairs(text: str | None) -> dict[str, str]:
 
 
 def main() -> None:
-    """Entry point; exit codes: 0 done, 1 fault of ours, 2 refused, 3 done with quarantined cases."""
+    """Entry point; docs/exit-codes.md says what the exit codes mean."""
     keep_freed_memory()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        sys.exit(_as_one_of_many())
-    code, complaint = _answer()
-    if complaint:
-        print(complaint, file=sys.stderr)
-    sys.exit(code)
+    with heeding_signals():
+        try:
+            many = int(os.environ.get("WORLD_SIZE", "1")) > 1
+            code, complaint = (_as_one_of_many(), "") if many else _answer()
+        except (Exception, Stopped) as error:  # before the processes have met, or between two lines of this
+            code, complaint = _explained(error)
+        if complaint:
+            print(complaint, file=sys.stderr)
+        sys.exit(code)
 
 
 def _as_one_of_many() -> int:
@@ -314,8 +322,8 @@ def _as_one_of_many() -> int:
         if code in (DONE, QUARANTINED):
             try:
                 return from_first(lambda: code)
-            except RuntimeError as error:
-                code, complaint = FAULT, f"seglens: {error}"
+            except (RuntimeError, Stopped) as error:
+                code, complaint = _explained(error)
         code, first = team.fail(code)
         if first and complaint:
             print(f"{complaint} (process {team.rank})" if team.rank else complaint, file=speaks)
@@ -324,26 +332,33 @@ def _as_one_of_many() -> int:
 
 def _answer() -> tuple[int, str]:
     """Do what the command line asks for; the exit code, and what is to be said on the error stream."""
-    debug = bool(os.environ.get("SEGLENS_DEBUG"))
+    asked = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        code = app(sys.argv[1:], exit_on_error=False, print_error=True, result_action="return_value")
+        code = app(asked, exit_on_error=False, print_error=True, result_action="return_value")
         return (code if isinstance(code, int) else DONE), ""
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE, ""
-    except KeyboardInterrupt:
-        return 130, "seglens: stopped; the next run continues at the last checkpoint"
-    except Exception as error:
-        from cyclopts import CycloptsError
+    except (Exception, Stopped) as error:
+        return _explained(error)
 
-        if isinstance(error, CycloptsError):
-            return REFUSED, ""
-        code = REFUSED if isinstance(error, ValueError) else FAULT
-        if debug:
-            return code, traceback.format_exc()
-        if code == REFUSED:
-            return code, f"seglens: {error}"
-        return code, f"seglens: {type(error).__name__}: {error}\nset SEGLENS_DEBUG=1 for the traceback"
+
+def _explained(error: BaseException) -> tuple[int, str]:
+    """What an error means to whoever gave the command: the exit code, and what to say."""
+    from cyclopts import CycloptsError
+
+    number = error.number if isinstance(error, Stopped) else asked_to_stop()
+    if number is not None:  # what fails after that fails because its workers were stopped too
+        stop = Stopped(number)
+        return stop.exit_code, f"seglens: stopped by {stop}; the same command goes on where this one was"
+    if isinstance(error, CycloptsError):  # has been printed
+        return REFUSED, ""
+    code = REFUSED if isinstance(error, ValueError | FloatingPointError) else FAULT
+    if "--debug" in sys.argv or os.environ.get("SEGLENS_DEBUG"):
+        return code, "".join(traceback.format_exception(error)).rstrip()
+    if code == REFUSED:
+        return code, f"seglens: {error}"
+    return code, f"seglens: {type(error).__name__}: {error}\nadd --debug for the traceback"
 
 
 if __name__ == "__main__":

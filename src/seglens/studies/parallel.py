@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
@@ -41,12 +41,12 @@ class Task:
     """One stage as a worker does it.
 
     Attributes:
-        method: of `Study`.
-        arguments: of that method.
+        do: a method of `Study`, or a function of a module that takes a study first.
+        arguments: what it takes beside the study.
         after: what must be finished before, so that a worker computes nothing but this stage.
     """
 
-    method: str
+    do: Callable[..., object]
     arguments: tuple[Any, ...]
     after: frozenset["Task"] = frozenset()
 
@@ -57,14 +57,14 @@ class WorkerError(RuntimeError):
 
 def tasks_of(settings: StudySettings) -> list[Task]:
     """All stages of a study; of those that could be begun, the earlier in the list goes first."""
-    slices = {name: Task("slices", (name,)) for name in settings.cohorts}
+    slices = {name: Task(Study.slices, (name,)) for name in settings.cohorts}
     segmenters: dict[str, Task] = {}
 
     def segmenter(name: str) -> Task:
         if name not in segmenters:
             own = settings.segmenters[name]
             start = {segmenter(own.init_from)} if own.init_from else set()
-            segmenters[name] = Task("segmenter", (name,), frozenset({slices[own.cohort], *start}))
+            segmenters[name] = Task(Study.segmenter, (name,), frozenset({slices[own.cohort], *start}))
         return segmenters[name]
 
     def alike(name: str) -> list[str]:
@@ -72,25 +72,25 @@ def tasks_of(settings: StudySettings) -> list[Task]:
         return [other for other, own in settings.segmenters.items() if own.architecture == architecture]
 
     names = list(settings.segmenters)
-    effects = {name: Task("effects", (name,), frozenset({segmenter(name)})) for name in names}
+    effects = {name: Task(Study.effects, (name,), frozenset({segmenter(name)})) for name in names}
     opened = {name: frozenset(effects[other] for other in alike(name)) for name in names}
-    stores = {name: Task("store", (name,), opened[name]) for name in names if settings.store}
+    stores = {name: Task(Study.store, (name,), opened[name]) for name in names if settings.store}
     activations = {name: frozenset({stores[name]}) if name in stores else opened[name] for name in names}
-    fits = {name: Task("dictionary", (name,), activations[name]) for name in names}
+    fits = {name: Task(Study.dictionary, (name,), activations[name]) for name in names}
     bounded = [name for name in names if settings.dictionaries.controls and len(alike(name)) > 1]
     variants = {
         name: frozenset(
-            Task("dictionary", (name, variant), activations[name]) for variant in (ROTATED, REORDERED, RESEEDED)
+            Task(Study.dictionary, (name, variant), activations[name]) for variant in (ROTATED, REORDERED, RESEEDED)
         )
         for name in bounded
     }
     pairs = []
     for source, target in itertools.combinations(names, 2):
         bounds = variants[source] | variants[target] if target in alike(source) and source in variants else frozenset()
-        pairs.append(Task("alignment", (source, target), bounds | {fits[source], fits[target]}))
-    corrected: list[tuple[str, str, str, str | int]] = [
-        *(("steering", own.segmenter, own.cohort, own.label) for own in settings.steering),
-        *(("failures", own.segmenter, own.cohort, own.worst) for own in settings.failures),
+        pairs.append(Task(Study.alignment, (source, target), bounds | {fits[source], fits[target]}))
+    corrected: list[tuple[Callable[..., object], str, str, str | int]] = [
+        *((Study.steering, own.segmenter, own.cohort, own.label) for own in settings.steering),
+        *((Study.failures, own.segmenter, own.cohort, own.worst) for own in settings.failures),
     ]
     return [
         *slices.values(),
@@ -99,14 +99,14 @@ def tasks_of(settings: StudySettings) -> list[Task]:
         *stores.values(),
         *fits.values(),
         *(
-            Task(method, (segmenter, cohort, asked), frozenset({fits[segmenter], slices[cohort]}))
-            for method, segmenter, cohort, asked in corrected
+            Task(correct, (name, cohort, asked), frozenset({fits[name], slices[cohort]}))
+            for correct, name, cohort, asked in corrected
         ),
         *sorted(frozenset().union(*variants.values()), key=lambda task: task.arguments),
         *pairs,
-        *(Task("quality", (name,), frozenset({fits[name]})) for name in names),
-        *(Task("atlas", (name,), frozenset({fits[name]})) for name in names),
-        *(Task("scores", (name,), frozenset({segmenters[name], *slices.values()})) for name in names),
+        *(Task(Study.quality, (name,), frozenset({fits[name]})) for name in names),
+        *(Task(Study.atlas, (name,), frozenset({fits[name]})) for name in names),
+        *(Task(Study.scores, (name,), frozenset({segmenters[name], *slices.values()})) for name in names),
     ]
 
 
@@ -117,11 +117,12 @@ def default_jobs() -> int:
     return min(MOST_JOBS, torch.get_num_threads())
 
 
-def work_ahead(settings: StudySettings, run: Run, *, jobs: int, announce: Announce) -> int:
-    """Finish the stages of a study by several workers.
+def work_ahead(settings: StudySettings, tasks: Sequence[Task], run: Run, *, jobs: int, announce: Announce) -> int:
+    """Finish stages of a study by several workers.
 
     Args:
         settings: of the study.
+        tasks: what to do, with all that they come after.
         run: held for writing; its timings are kept.
         jobs: workers; each takes an equal share of this process's threads.
         announce: told of every worker's stages; several of its contexts are open at once.
@@ -133,7 +134,7 @@ def work_ahead(settings: StudySettings, run: Run, *, jobs: int, announce: Announ
         WorkerError: a worker was killed.
         Exception: what a stage raised; the other workers are stopped.
     """
-    waiting, finished = tasks_of(settings), set[Task]()
+    waiting, finished = list(tasks), set[Task]()
     with _workers(settings, run.path, jobs, announce) as workers:
         idle, busy = list(workers), list[_Worker]()
         while waiting or busy:
@@ -170,7 +171,7 @@ class _Worker:
     def begin(self, task: Task) -> None:
         """Have it do a task."""
         self.task = task
-        self.pipe.send((task.method, task.arguments))
+        self.pipe.send((task.do, task.arguments))
 
     def follow(self) -> dict[str, float] | None:
         """Take one message; where it says that the task is done, the seconds of the stages that were computed."""
@@ -179,8 +180,8 @@ class _Worker:
         except EOFError:
             self._process.join()
             raise WorkerError(
-                f"the worker at {self.task.method} {' '.join(map(str, self.task.arguments))} ended with exit code "
-                f"{self._process.exitcode}; -9 is what a system out of memory does: try fewer --jobs"
+                f"the worker at {self.task.do.__name__} {' '.join(map(str, self.task.arguments))} ended with exit "
+                f"code {self._process.exitcode}; -9 is what a system out of memory does: try fewer --jobs"
             ) from None
         if kind == "begin":
             self._progress = self._stage.enter_context(self._announce(content))
@@ -236,9 +237,9 @@ def _work(pipe: Connection, settings: StudySettings, folder: Path, threads: int)
     run = Run(folder, keeps_books=False)
     study = Study(settings, run, lambda stage: _told(pipe, stage))
     while True:
-        method, arguments = pipe.recv()
+        do, arguments = pipe.recv()
         try:
-            getattr(study, method)(*arguments)
+            do(study, *arguments)
         except Exception as error:
             pipe.send(("failed", (error, traceback.format_exc())))
             return

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock
 
 from seglens.artifacts import Artifact, hash_of, locked, read_artifact, write_text_whole
 from seglens.processes import alone, from_first, is_first, wait
 
 STAGE_FORMAT = 2
 """Part of every stage's key: raise it when a stage computes something else from the same inputs."""
+CLAIMS = ".claims"
+"""Folder of locks, one a stage that a worker is at; removed by the process that holds the run."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,8 @@ class Run:
 
     Args:
         path: the folder; created when a stage is run.
-        keeps_books: False in a process that finishes stages for the one that holds the folder: it leaves their
-            artifacts, and its `timings` are its own.
+        keeps_books: False in one of several processes that finish stages for the one that holds the folder: it leaves
+            their artifacts, and its `timings` are its own. What another of them is at, it waits for.
     """
 
     def __init__(self, path: Path, *, keeps_books: bool = True):
@@ -114,6 +117,8 @@ class Run:
             self._stages = from_first(lambda: self._read("run.json").get("stages", {})) if same else {}
             self._study = dict(study)
             yield self
+            if is_first():
+                shutil.rmtree(self.path / CLAIMS, ignore_errors=True)
 
     def finish(self, stage: Stage, make: Callable[[Path, Path], None], *, together: bool = False) -> Artifact:
         """Return a stage's artifact, computing it only if no equal one is finished.
@@ -130,12 +135,13 @@ class Run:
         path = self.path / "artifacts" / stage.folder
         checkpoint = self.path / "checkpoints" / stage.folder
         started = time.perf_counter()
-        missing = not from_first(path.exists)
-        if missing:
-            if together or is_first():
-                with nullcontext() if together else alone():
-                    make(path, checkpoint)
-            wait()
+        with nullcontext() if self._keeps_books else self._claimed(stage):
+            missing = not from_first(path.exists)
+            if missing:
+                if together or is_first():
+                    with nullcontext() if together else alone():
+                        make(path, checkpoint)
+                wait()
         artifact = read_artifact(path, stage.kind)
         self._stages[stage.name] = {"folder": stage.folder, "hash": artifact.hash}
         if is_first():
@@ -146,6 +152,13 @@ class Run:
             text = json.dumps({"study": self._study, "stages": self._stages}, indent=1, ensure_ascii=False)
             write_text_whole(self.path / "run.json", text + "\n")
         return artifact
+
+    @contextmanager
+    def _claimed(self, stage: Stage) -> Iterator[None]:
+        folder = self.path / CLAIMS
+        folder.mkdir(exist_ok=True)
+        with FileLock(folder / stage.folder):
+            yield
 
     def record_timings(self, seconds: Mapping[str, float]) -> None:
         """Keep how long stages took."""

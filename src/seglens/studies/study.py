@@ -6,7 +6,7 @@ from pathlib import Path
 
 from seglens.artifacts import canonical_json, write_text_whole
 from seglens.processes import is_first, rank_and_size, wait
-from seglens.studies.parallel import work_ahead
+from seglens.studies.parallel import tasks_of, work_ahead
 from seglens.studies.run import Run, peak_rss_mib
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Announce, Study, unseen
@@ -37,7 +37,9 @@ def run_study(settings: StudySettings, out: Path, *, jobs: int = 1, announce: An
     run = Run(out)
     with run.writing(settings.model_dump(mode="json")):
         started = time.perf_counter()
-        workers_rss_mib = work_ahead(settings, run, jobs=jobs, announce=announce) if jobs > 1 else 0
+        workers_rss_mib = 0
+        if jobs > 1:
+            workers_rss_mib = work_ahead(settings, tasks_of(settings), run, jobs=jobs, announce=announce)
         Study(settings, run, announce).run_all()
         if is_first():
             summary = summarise(run, settings)

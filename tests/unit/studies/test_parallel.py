@@ -15,6 +15,7 @@ from seglens.studies.demo import demo_settings
 from seglens.studies.parallel import WorkerError, default_jobs, tasks_of
 from seglens.studies.run import Run
 from seglens.studies.settings import StudySettings
+from seglens.studies.stages import Study
 from seglens.studies.study import run_study
 
 
@@ -60,9 +61,11 @@ def settings(tmp_path):
 def test_every_task_of_the_demo_comes_after_what_it_is_made_from():
     tasks = tasks_of(demo_settings(0))
     assert len(tasks) == len(set(tasks))
-    asked = {
-        (task.method, *task.arguments): {(other.method, *other.arguments) for other in task.after} for task in tasks
-    }
+
+    def words(task):
+        return task.do.__name__, *task.arguments
+
+    asked = {words(task): {words(other) for other in task.after} for task in tasks}
     assert asked["segmenter", "adult"] == {("slices", "adult"), ("segmenter", "healthy")}
     assert asked["store", "adult-unet"] == {("effects", "adult-unet")}
     assert {name for _, name in asked["store", "ssa"]} == {"healthy", "adult", "pediatric", "ssa"}
@@ -79,9 +82,9 @@ def test_every_task_of_the_demo_comes_after_what_it_is_made_from():
 
 def test_without_a_store_a_dictionary_comes_after_the_effects():
     tasks = tasks_of(demo_settings(0, quick=True).model_copy(update={"store": False}))
-    assert "store" not in {task.method for task in tasks}
-    fit = next(task for task in tasks if task.method == "dictionary")
-    assert {other.method for other in fit.after} == {"effects"}
+    assert Study.store not in {task.do for task in tasks}
+    fit = next(task for task in tasks if task.do is Study.dictionary)
+    assert {other.do for other in fit.after} == {Study.effects}
 
 
 def test_two_workers_leave_what_one_process_would_and_do_nothing_twice(tmp_path, settings):
@@ -101,6 +104,7 @@ def test_two_workers_leave_what_one_process_would_and_do_nothing_twice(tmp_path,
     assert set(together.timings) == set(alone.hashes)
     assert together.summary["peak_rss_mib"] > alone.summary["peak_rss_mib"]
     assert not list((together.path / "checkpoints").iterdir())
+    assert {path.name for path in together.path.iterdir()} == {path.name for path in alone.path.iterdir()}
 
 
 def test_a_stage_that_fails_in_a_worker_is_this_process_s_error(tmp_path, settings):

@@ -1,6 +1,7 @@
 """`seglens reproduce`: experiments on a study's cohorts, each result an artifact of the run, and reproduction.json."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from seglens.artifacts import Artifact, Draft, canonical_json, new_artifact, wri
 from seglens.progress import Progress
 from seglens.studies.paper import EXPERIMENTS
 from seglens.studies.paper.experiment import CannotCarryError, Experiment, Finding, finite
+from seglens.studies.parallel import Task, tasks_of, work_ahead
 from seglens.studies.run import Run, Stage
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Announce, Study, unseen
 
 KIND = "experiment"
+UNDER_EXPERIMENTS = (Study.slices, Study.segmenter, Study.effects, Study.store, Study.dictionary)
 FILE = "reproduction.json"
 
 
@@ -72,6 +75,7 @@ def reproduce(
     names: Sequence[str] = (),
     *,
     experiments: Mapping[str, Experiment] = EXPERIMENTS,
+    jobs: int = 1,
     announce: Announce = unseen,
 ) -> Reproduction:
     """Run experiments; finished ones, and finished stages under them, are taken as they are.
@@ -81,6 +85,7 @@ def reproduce(
         out: the run's folder; that of a finished study or demo is continued.
         names: experiments; empty takes all.
         experiments: to choose from.
+        jobs: stages and experiments at once, as in `run_study`.
         announce: shown which stage is worked on, and how far it is.
 
     Returns:
@@ -96,15 +101,18 @@ def reproduce(
         raise ValueError(f"no experiment {', '.join(unknown)}; there are {', '.join(experiments)}")
     run = Run(out)
     faults: dict[str, Exception] = {}
+    asked = [experiments[name] for name in names or experiments]
     with run.writing(settings.model_dump(mode="json")):
+        if jobs > 1:
+            work_ahead(settings, _tasks(settings, asked), run, jobs=jobs, announce=announce)
         study = Study(settings, run, announce)
-        for name in names or experiments:
+        for experiment in asked:
             try:
-                _finish(study, experiments[name])
+                _finish(study, experiment)
             except OSError:
                 raise
             except Exception as error:  # one broken experiment must not cost the hours of the others
-                faults[name] = error
+                faults[experiment.name] = error
         document = {
             "study": settings.name,
             "seed": settings.seed,
@@ -123,6 +131,18 @@ def finished(run: Run, experiments: Mapping[str, Experiment] = EXPERIMENTS) -> l
 def outcome_of(run: Run, name: str) -> Outcome:
     """The outcome of a finished experiment."""
     return Outcome.read(run.artifact(f"experiment/{name}"))
+
+
+def _tasks(settings: StudySettings, asked: Sequence[Experiment]) -> list[Task]:
+    """The dictionaries of a study, which nearly every experiment needs, and the experiments."""
+    stages = [task for task in tasks_of(settings) if task.do in UNDER_EXPERIMENTS]
+    return [*stages, *(Task(_attempt, (experiment,), frozenset(stages)) for experiment in asked)]
+
+
+def _attempt(study: Study, experiment: Experiment) -> None:
+    """In a worker: what breaks off there is met again, and told, by the process that keeps the books."""
+    with suppress(Exception):
+        _finish(study, experiment)
 
 
 def _finish(study: Study, experiment: Experiment) -> None:
