@@ -4,10 +4,7 @@ The first process decides and writes; the others follow. In a single process eve
 that `launched` needs a launcher's environment.
 """
 
-import json
 import os
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,16 +12,14 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional  # noqa: F401 - imported later, its default arguments would keep a group alive
+import torch.distributed.nn.functional  # imported later, its default arguments would keep a group alive
 from jaxtyping import Shaped
 from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-POLL_SECONDS = 0.5
-"""How often a process asks whether another has failed."""
-PATIENCE_SECONDS = 10.0
-"""How long a process that failed stays, so that the others learn of it."""
+from seglens.running import sign_of_life
+from seglens.team import SILENCE, STANDSTILL, Team, seconds
+
 LONGEST_WAIT = timedelta(days=30)
 """The others wait while the first works alone; that somebody is gone they learn by other means."""
 
@@ -35,84 +30,22 @@ T = TypeVar("T")
 _alone = False
 
 
-class Team:
-    """The processes that a launcher started for one command.
-
-    A thread asks every `POLL_SECONDS` whether another process has failed and then ends this one with the same exit
-    code, whatever it is waiting for or computing.
-
-    Args:
-        store: shared by the processes.
-        rank: this process's number.
-        size: how many there are.
-    """
-
-    def __init__(self, store: Store, rank: int, size: int):
-        self.rank = rank
-        self._size = size
-        self._store = PrefixStore("seglens", store)
-        self._over = threading.Event()
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def fail(self, code: int) -> tuple[int, bool]:
-        """Tell the others that this process has failed, and wait until they have ended, `PATIENCE_SECONDS` at most.
-
-        Returns:
-            The exit code of the process that failed first, and whether that is this one.
-        """
-        self.leave()
-        mine = json.dumps([code, self.rank])
-        told = self._store.compare_set("failed", "", mine).decode()
-        first = told == mine
-        self._see_off(counting_self=not first)
-        return int(json.loads(told)[0]), first
-
-    def leave(self) -> None:
-        """Stop watching the others."""
-        self._over.set()
-
-    def _watch(self) -> None:
-        while not self._over.wait(POLL_SECONDS):
-            try:
-                if not self._store.check(["failed"]):
-                    continue
-                code = int(json.loads(self._store.get("failed"))[0])
-            except RuntimeError:  # the store is gone, and with it the first process
-                if self._over.wait(POLL_SECONDS):
-                    return
-                code = 1
-            self._see_off(counting_self=True)
-            os._exit(code)
-
-    def _see_off(self, *, counting_self: bool) -> None:
-        """Wait until all but the process that failed know of it, or the store, which the first process keeps, is gone.
-
-        So neither the message nor the store leaves before everybody has read it.
-        """
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        try:
-            known = self._store.add("known", int(counting_self))
-            while known < self._size - 1 and time.monotonic() < deadline:
-                time.sleep(POLL_SECONDS / 5)
-                known = self._store.add("known", 0)
-        except RuntimeError:
-            return
-
-
 @contextmanager
 def launched() -> Iterator[Team]:
     """Join the processes that a launcher started: gloo for tensors on the CPU, NCCL for those on a GPU.
 
     The launcher gives RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT in the environment. Each process takes
-    the GPU of its LOCAL_RANK as its ``"cuda"``.
+    the GPU of its LOCAL_RANK as its ``"cuda"``. SEGLENS_SILENCE and SEGLENS_STANDSTILL change the seconds after which a
+    process that is gone, or hangs, ends all (see `Team`).
     """
     backend = "gloo"
     if torch.cuda.is_available() and dist.is_nccl_available():
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    limits = [seconds(name) for name in (SILENCE, STANDSTILL)]  # refused before anybody waits
     store, rank, size = next(rendezvous("env://"))
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=LONGEST_WAIT)
-    team = Team(store, rank, size)
+    team = Team(store, rank, size, silence=limits[0], standstill=limits[1])
     try:
         yield team
     finally:
@@ -146,6 +79,7 @@ def alone() -> Iterator[None]:
 def wait() -> None:
     """Go on when all processes have come here."""
     if rank_and_size()[1] > 1:
+        sign_of_life()
         dist.barrier()
 
 
@@ -154,6 +88,7 @@ def from_first(compute: Callable[[], T]) -> T:
     rank, size = rank_and_size()
     if size == 1:
         return compute()
+    sign_of_life()
     box: list[Any] = [None]
     if rank == 0:
         with alone():
@@ -166,6 +101,7 @@ def gathered(own: Mapping[int, T]) -> list[T]:
     """What all processes made, in order of its numbers; every number belongs to one process."""
     parts: list[Any] = [own]
     if rank_and_size()[1] > 1:
+        sign_of_life()
         parts = [None] * rank_and_size()[1]
         dist.all_gather_object(parts, own)
     everything = {number: value for part in parts for number, value in part.items()}
@@ -191,6 +127,7 @@ def sum_over_ranks(tensors: list[Tensor]) -> None:
     """
     if rank_and_size()[1] == 1:
         return
+    sign_of_life()
     large = [tensor for tensor in tensors if tensor.numel() >= LARGE and tensor.is_contiguous()]
     small = [tensor for tensor in tensors if tensor.numel() < LARGE or not tensor.is_contiguous()]
     underway = [dist.all_reduce(tensor, async_op=True) for tensor in large]

@@ -16,6 +16,7 @@ from rich.progress import (
 )
 
 from seglens import progress as reporting
+from seglens.running import sign_of_life, stop_if_asked
 
 LINE_EVERY_SECONDS = 15.0
 
@@ -45,6 +46,8 @@ class StageDisplay:
     @contextmanager
     def __call__(self, stage: str) -> Iterator[reporting.Progress]:
         """Show one stage from start to end; several may be shown at once."""
+        stop_if_asked()  # a signal that came in a place from which nothing can be raised is not lost
+        sign_of_life()
         started = time.perf_counter()
         with self._bar(stage) if self.console.is_terminal else self._lines(stage) as update:
             yield update
@@ -57,6 +60,7 @@ class StageDisplay:
         task = self._bars.add_task(stage, total=None, rate="", figures="")
 
         def update(done: int, total: int, **figures: float) -> None:
+            sign_of_life()
             speed = next(shown.speed for shown in self._bars.tasks if shown.id == task)
             rate = f"{speed:.1f}/s" if speed else ""
             self._bars.update(task, completed=done, total=total, rate=rate, figures=_figures(figures))
@@ -64,6 +68,7 @@ class StageDisplay:
         try:
             yield update
         finally:
+            self._bars.refresh()
             self._bars.remove_task(task)
             if not self._bars.tasks:
                 self._bars.stop()
@@ -74,6 +79,7 @@ class StageDisplay:
 
         def update(done: int, total: int, **figures: float) -> None:
             nonlocal shown
+            sign_of_life()
             now = time.perf_counter()
             if done and now - shown >= LINE_EVERY_SECONDS:
                 shown = now

@@ -17,9 +17,10 @@ from seglens.dictionaries.checkpoints import FitState, read_checkpoint, write_ch
 from seglens.dictionaries.gradients import Weights, backward, project_decoder_gradient
 from seglens.dictionaries.kernels import Kernel
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.dictionaries.token_source import TokenSource
-from seglens.processes import is_first, own_share, sum_over_ranks
+from seglens.dictionaries.token_source import TokenSource, check_source
+from seglens.processes import is_first, own_share, sum_over_ranks, wait
 from seglens.progress import Progress, silent
+from seglens.running import asked_to_stop, by_steps, stop_if_asked
 from seglens.shapes import Tokens
 
 LARGEST_LR = 2e-3
@@ -188,42 +189,28 @@ def fit_dictionaries(
         >>> narrow, middle, wide = fit_dictionaries(plans)  # doctest: +SKIP
     """
     for plan in plans:
-        _check_store(plan.store)
+        check_source(plan.store)
     fits = [_Fit(plan, device) for plan in plans]
     passes: dict[tuple[int | str, ...], list[_Fit]] = {}
     for fit in fits:
         passes.setdefault(fit.wants(), []).append(fit)
     total = sum(fit.settings.steps for fit in fits)
     for together in passes.values():
-        for epoch, batch, tokens in together[0].batches():
-            going = [fit for fit in together if fit.step < fit.settings.steps]
-            if not going:
-                break
-            x = together[0].normalised(tokens)
-            for fit in going:
-                fit.epoch, fit.batch = epoch, batch
-                figures = fit.advance(x)
-                progress(sum(fit.step for fit in fits), total, **figures)
+        with by_steps():
+            for epoch, batch, tokens in together[0].batches():
+                going = [fit for fit in together if fit.step < fit.settings.steps]
+                if not going:
+                    break
+                x = together[0].normalised(tokens)
+                for fit in going:
+                    fit.epoch, fit.batch = epoch, batch
+                    figures = fit.advance(x)
+                    progress(sum(fit.step for fit in fits), total, **figures)
+                if is_first() and asked_to_stop() is not None:  # the first ends the others
+                    for fit in going:
+                        fit.save()
+                    stop_if_asked()
     return [fit.finished() for fit in fits]
-
-
-def _check_store(store: TokenSource) -> None:
-    if store.n_tokens < 1:
-        raise ValueError(f"the store of {store.hookpoint!r} has no tokens; extract at least one slice")
-    if not (bool(torch.isfinite(store.centre).all()) and math.isfinite(store.scale) and store.scale > 0):
-        raise ValueError(
-            f"the store of {store.hookpoint!r} has scale {store.scale} and a centre with "
-            f"{int((~torch.isfinite(store.centre)).sum())} non-finite channels; activations must vary and be finite"
-        )
-
-
-def _fitting_start(start: SparseAutoencoder, drawn: SparseAutoencoder) -> dict[str, Tensor]:
-    if (start.d_in, start.n_latents) != (drawn.d_in, drawn.n_latents):
-        raise ValueError(
-            f"the start has {start.n_latents} latents of width {start.d_in}; this store and expansion need "
-            f"{drawn.n_latents} of width {drawn.d_in}"
-        )
-    return start.state_dict()
 
 
 class _Fit:
@@ -243,7 +230,10 @@ class _Fit:
             store_hash=store.hash,
         )
         if plan.start is not None:
-            dictionary.load_state_dict(_fitting_start(plan.start, dictionary))
+            start, needed = tuple(plan.start.W_enc.shape), tuple(dictionary.W_enc.shape)
+            if start != needed:
+                raise ValueError(f"the start is {start} (d_in, m); this store and expansion need {needed}")
+            dictionary.load_state_dict(plan.start.state_dict())
         dictionary.centre.copy_(store.centre)
         dictionary.scale.fill_(float(store.scale))
         dictionary.to(device)
@@ -301,7 +291,7 @@ class _Fit:
         """One step; a checkpoint where one is due."""
         figures = self._step(x)
         if self.step % self.settings.checkpoint_every == 0 or self.step == self.settings.steps:
-            self._save()
+            self.save()
         return figures
 
     def finished(self) -> SparseAutoencoder:
@@ -379,7 +369,8 @@ class _Fit:
         if bool(sums.isfinite().all()) and bool((sums > 0).all()):
             self.weights.encoder.mul_((OVERSHOOT * sums[0] / sums[1]).clamp_max(1.0))
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint, where there is a place for it."""
         if self.file is None or not is_first():
             return
         moments = [self.optimiser.state[parameter] for parameter in self.weights]
@@ -398,9 +389,12 @@ class _Fit:
 
     def _stop(self, loss: float, norm: float) -> NoReturn:
         self.batch -= 1  # the batch that failed has not been used
-        self._save()
+        if self.step:
+            self.save()
+        wait()
         kept = "give a checkpoint folder to keep it" if self.file is None else f"it is kept in {self.file}"
+        good = f"the last good state is after step {self.step}, {kept}" if self.step else "no step was done before"
         raise FloatingPointError(
-            f"step {self.step + 1} of {self.settings.steps}: loss {loss}, gradient norm {norm}; the last good state is "
-            f"after step {self.step}, {kept}. Look for non-finite activations in the store, or lower lr"
+            f"step {self.step + 1} of {self.settings.steps}: loss {loss}, gradient norm {norm}; {good}. "
+            "Look for non-finite activations in the store, or lower lr"
         )

@@ -1,5 +1,6 @@
 """What a fit needs of activations, wherever they come from."""
 
+import math
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
@@ -47,3 +48,18 @@ class TokenSource(Protocol):
 
     def random_batches(self, batch_size: int, generator: torch.Generator, *, first: int = 0) -> Iterator[Tokens]:
         """All tokens once, in random order; without the batches before number ``first``, which need not be read."""
+
+
+def check_source(store: TokenSource) -> None:
+    """Refuse activations that nothing can be fitted to.
+
+    Raises:
+        ValueError: no tokens, or a centre or scale that is not finite.
+    """
+    if store.n_tokens < 1:
+        raise ValueError(f"the store of {store.hookpoint!r} has no tokens; extract at least one slice")
+    if not (bool(torch.isfinite(store.centre).all()) and math.isfinite(store.scale) and store.scale > 0):
+        raise ValueError(
+            f"the store of {store.hookpoint!r} has scale {store.scale} and a centre with "
+            f"{int((~torch.isfinite(store.centre)).sum())} non-finite channels; activations must vary and be finite"
+        )
