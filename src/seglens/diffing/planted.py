@@ -12,16 +12,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from seglens.dictionaries.codes import Codes
+from seglens.diffing.alignment import Alignment
+from seglens.diffing.functional import FunctionalAlignment
 
 TESTABLE = 0.2
 """A response that is above 0 in a smaller share of all patients is not tested."""
 LARGE_EFFECT = 0.8
 """AUROC on the discovery patients from which a difference counts; Cliff's delta 0.6."""
-Each = Float64[np.ndarray, "r m"]
+Scores = Float32[np.ndarray, " m"]
 
 
 @dataclass(frozen=True)
@@ -238,3 +240,67 @@ def response_to_factor(
         between=float(auroc(before, after).mean()),
         together=float(auroc(*scores)),
     )
+
+
+def weight_scores(alignment: Alignment) -> tuple[Scores, Scores]:
+    """How well each latent's partner by weights fits: what the paper's tau is compared with.
+
+    Args:
+        alignment: of method ``hungarian_dual``.
+
+    Returns:
+        For the source and the target, float32 [m]: the smaller cosine of encoder and decoder where both projections
+        give the same partner, -1 where they do not or there is none, NaN for latents that are not alive.
+    """
+    pairs = alignment.pairs.with_columns(
+        pl.when(pl.col("target_latent") == pl.col("target_dec"))
+        .then(pl.min_horizontal("similarity_enc", "similarity_dec"))
+        .otherwise(-1.0)
+        .cast(pl.Float32)
+        .alias("score")
+    )
+    source = _spread(alignment.n_source, pairs["source_latent"], pairs["score"], alignment.unmatched_source)
+    target = _spread(alignment.n_target, pairs["target_latent"], pairs["score"], alignment.unmatched_target)
+    return source, target
+
+
+def function_scores(
+    functional: FunctionalAlignment, alive_source: Bool[Tensor, " a"], alive_target: Bool[Tensor, " b"]
+) -> tuple[Scores, Scores]:
+    """How well each latent's partner by function fits: the correlation of their codes.
+
+    Args:
+        functional: of both dictionaries' codes on common tokens.
+        alive_source: which source latents are alive.
+        alive_target: the same of the target.
+
+    Returns:
+        As `weight_scores`; an alive latent that hardly fires on the common tokens has no partner.
+    """
+    pairs = functional.pairs
+    return (
+        _spread(len(alive_source), pairs["source_latent"], pairs["correlation"], alive_source.nonzero()[:, 0].tolist()),
+        _spread(len(alive_target), pairs["target_latent"], pairs["correlation"], alive_target.nonzero()[:, 0].tolist()),
+    )
+
+
+def specific_below(scores: Scores, threshold: float) -> list[int]:
+    """The alive latents whose score is below a threshold."""
+    return np.flatnonzero(scores < np.float32(threshold)).tolist()
+
+
+def calibrated_threshold(scores: Scores, rate: float = 0.05) -> float:
+    """The threshold below which a share ``rate`` of the latents lies, for scores of one model with itself.
+
+    Args:
+        scores: of two dictionaries of the same model and data.
+        rate: share of latents that may be called specific where nothing is, 0..1.
+    """
+    return float(np.nanquantile(scores, rate, method="lower"))
+
+
+def _spread(n: int, latents: pl.Series, values: pl.Series, alone: Sequence[int]) -> Scores:
+    scores = np.full(n, np.nan, dtype=np.float32)
+    scores[list(alone)] = -1
+    scores[latents.to_numpy()] = values.to_numpy()
+    return scores

@@ -3,14 +3,21 @@ import pytest
 import torch
 
 from seglens.dictionaries.codes import Codes
+from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.diffing.functional import functional_alignment
 from seglens.diffing.planted import (
     Responses,
     auroc,
+    calibrated_threshold,
     differential_latents,
     false_discoveries,
+    function_scores,
     patient_responses,
     response_to_factor,
+    specific_below,
+    weight_scores,
 )
+from seglens.diffing.sharing import align
 
 PATIENTS, LATENTS = 24, 40
 
@@ -131,3 +138,33 @@ def test_latents_of_two_dictionaries_stand_side_by_side() -> None:
     np.testing.assert_array_equal(both.values[:, :, LATENTS:], two.values)
     with pytest.raises(ValueError, match="same patients"):
         one.beside(two.of(two.patients[:3]))
+
+
+def test_weight_scores_call_what_align_does_not_share() -> None:
+    source, target = SparseAutoencoder(16, 32, k=4, seed=0), SparseAutoencoder(16, 32, k=4, seed=0)
+    replaced = SparseAutoencoder(16, 32, k=4, seed=1)
+    for latent in (3, 9):
+        target.W_enc[:, latent] = replaced.W_enc[:, latent]
+        target.W_dec[latent] = replaced.W_dec[latent]
+    alive = torch.arange(32) != 5
+    alignment = align(source, target, alive_source=alive, alive_target=alive)
+    for scores in weight_scores(alignment):
+        assert specific_below(scores, 0.8) == [3, 9]
+        assert np.flatnonzero(np.isnan(scores)).tolist() == [5]
+
+
+def test_function_scores_find_the_latent_that_fires_elsewhere() -> None:
+    generator = torch.Generator().manual_seed(0)
+    dense = torch.rand(200, 6, generator=generator) * (torch.rand(200, 6, generator=generator) < 0.5)
+    other = dense.clone()
+    other[:, 2] = dense[torch.randperm(200, generator=generator), 2]
+    other[:, 5] = 0
+    functional = functional_alignment(Codes.from_dense(dense), Codes.from_dense(other))
+    source, target = function_scores(functional, torch.ones(6, dtype=torch.bool), torch.arange(6) < 5)
+    assert specific_below(source, 0.5) == [2, 5]
+    assert specific_below(target, 0.5) == [2]
+
+
+def test_a_calibrated_threshold_leaves_the_wanted_share_below() -> None:
+    scores = np.append(np.linspace(0, 1, 101), np.nan).astype(np.float32)
+    assert len(specific_below(scores, calibrated_threshold(scores, 0.05))) == 5
