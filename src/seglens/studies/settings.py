@@ -1,14 +1,19 @@
 """What a study is asked to do: one YAML file, checked before any work."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+from seglens.foreign.yaml_text import MAX_CHARACTERS, Parsed, YamlError, parse_yaml
+
+# strict: "yes" is not 1, and "10" in quotes is a text
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+Rate = Annotated[float, Field(strict=True, gt=0)]
 
 
 class SettingsError(ValueError):
@@ -16,7 +21,7 @@ class SettingsError(ValueError):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SourceSettings(_Strict):
@@ -125,7 +130,7 @@ class SegmenterSettings(_Strict):
     ] = "segformer-b0"
     steps: Count = 2000
     batch_size: Count = 16
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    learning_rate: Rate | None = None
     init_from: str | None = None
     pretrained: str | None = None
 
@@ -147,7 +152,7 @@ class DictionarySettings(_Strict):
     expansion: Count = 16
     steps: Count = 2000
     batch_size: Count = 4096
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    learning_rate: Rate | None = None
     controls: bool = True
 
 
@@ -191,9 +196,9 @@ class StudySettings(_Strict):
     """
 
     name: str = "study"
-    seed: int = 0
+    seed: Annotated[int, Field(strict=True, ge=0)] = 0
     sequences: Annotated[list[str], Field(min_length=1)]
-    size: Annotated[int, Field(ge=32, multiple_of=32)] = 256
+    size: Annotated[int, Field(strict=True, ge=32, multiple_of=32)] = 256
     cohorts: Annotated[dict[str, CohortSettings], Field(min_length=1)]
     segmenters: Annotated[dict[str, SegmenterSettings], Field(min_length=1)]
     hookpoint: str = "auto"
@@ -241,19 +246,26 @@ class StudySettings(_Strict):
         return False
 
     @classmethod
-    def parse(cls, content: Any, origin: str) -> "StudySettings":
+    def parse(cls, content: Any, origin: str, parsed: Parsed | None = None) -> "StudySettings":
         """Check a mapping.
 
+        Args:
+            content: names to values.
+            origin: what it is called in a message.
+            parsed: where its lines are known.
+
         Raises:
-            SettingsError: every fault, with its place.
+            SettingsError: every fault, with its place and line; for an unknown name also the nearest legal ones.
         """
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            faults = [
-                f"  {'.'.join(str(part) for part in fault['loc']) or 'the file'}: {fault['msg']}"
-                for fault in error.errors()
-            ]
+            faults = []
+            for fault in error.errors():
+                place = fault["loc"]
+                line = f"line {parsed.line(place)}: " if parsed and place else ""
+                what = _unknown(cls, place) if fault["type"] == "extra_forbidden" else fault["msg"]
+                faults.append(f"  {line}{'.'.join(str(part) for part in place) or 'the file'}: {what}")
             raise SettingsError(f"{origin} cannot be used:\n" + "\n".join(faults)) from None
 
     @classmethod
@@ -264,12 +276,17 @@ class StudySettings(_Strict):
             SettingsError: no file, no YAML, or settings that are wrong.
         """
         try:
-            content = yaml.safe_load(path.read_text())
+            with path.open(encoding="utf-8") as file:
+                parsed = parse_yaml(file.read(MAX_CHARACTERS + 1))
         except OSError as error:
             raise SettingsError(f"{path} cannot be read: {error.strerror}; give a study file") from None
-        except yaml.YAMLError as error:
-            raise SettingsError(f"{path} is not YAML: {error}") from None
-        settings = cls.parse(content, str(path))
+        except UnicodeDecodeError as error:
+            raise SettingsError(
+                f"{path} is not UTF-8 text ({error.reason}); save it so"
+            ) from None
+        except YamlError as error:
+            raise SettingsError(f"{path} is not YAML that can be used: {error}") from None
+        settings = cls.parse(parsed.content, str(path), parsed)
         cohorts = {
             name: cohort.model_copy(
                 update={
@@ -282,6 +299,21 @@ class StudySettings(_Strict):
             for name, cohort in settings.cohorts.items()
         }
         return settings.model_copy(update={"cohorts": cohorts})
+
+
+def _unknown(model: Any, place: Sequence[str | int]) -> str:
+    """What is said of a name that a settings class does not have."""
+    for part in place[:-1]:
+        model = model.model_fields[part].annotation if _is_settings(model) else get_args(model)[-1]
+        if get_origin(model) is UnionType:  # settings or None
+            model = next(kind for kind in get_args(model) if _is_settings(kind))
+    near = get_close_matches(str(place[-1]), model.model_fields, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"unknown; {hint}legal are {', '.join(model.model_fields)}"
+
+
+def _is_settings(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 EXAMPLE = """\

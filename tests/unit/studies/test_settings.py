@@ -28,7 +28,7 @@ def test_every_fault_is_named_with_its_place(tmp_path):
         StudySettings.parse(content, "study.yaml")
     text = str(caught.value)
     assert "study.yaml cannot be used" in text
-    assert "sizes: Extra inputs" in text
+    assert "sizes: unknown; did you mean size? legal are name, seed, sequences" in text
     assert "size: Input should be a multiple of 32" in text
     assert "dictionaries.k: Input should be greater than or equal to 1" in text
 
