@@ -14,6 +14,7 @@ from seglens.activations.shards import Shard, ShardFiles, Shards, as_shard, chec
 from seglens.activations.store import KIND, SHARD_BYTES, ActivationStore
 from seglens.artifacts import Draft, hash_tensors, new_artifact, read_artifact
 from seglens.cohorts.slices import SliceSet
+from seglens.halving import Halving
 from seglens.processes import dealt, from_first, gathered, is_first, wait
 from seglens.progress import Progress, silent
 from seglens.segmenters.segmenter import Segmenter
@@ -109,10 +110,19 @@ class ForwardPass:
             raise ValueError(f"{slices.name!r} has no slices; nothing to extract")
         self.segmenter, self.slices, self.hookpoint = segmenter, slices, hookpoint
         self._device = segmenter.device  # finding it walks through all modules: once, not once a batch
+        self._halving = Halving("activations", "give a smaller batch_size")
 
     @torch.no_grad()
     def __call__(self, rows: Sequence[int]) -> TokenGrid:
-        """The activation of some slices ``[B h w d_in]``: on the segmenter's device, a view where that is enough."""
+        """The activation of some slices ``[B h w d_in]``: on the segmenter's device, a view where that is enough.
+
+        Raises:
+            NotEnoughMemoryError: the device has no memory for half of them.
+        """
+        parts = self._halving.parts(self._part, rows)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _part(self, rows: Sequence[int]) -> TokenGrid:
         return activations(self.segmenter, self.hookpoint, self.slices.images(rows).to(self._device))
 
     def refuse_non_finite(self, shard: Shard, rows: Sequence[int]) -> None:

@@ -4,7 +4,7 @@ A slice where a class is absent from both mask and prediction has no Dice. Count
 class"; so every convention is always given, each with the number of slices, volumes or classes behind it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from jaxtyping import Int32, Int64
 from torch import Tensor
 
 from seglens.cohorts.slices import SliceSet
+from seglens.halving import Halving
 from seglens.processes import dealt, gathered
 from seglens.progress import Progress, silent
 from seglens.segmenters import surface
@@ -228,11 +229,21 @@ def pooled_dice(counts: Counts, labels: Mapping[int, str]) -> dict[str, float | 
 def predict_slices(segmenter: Segmenter, slices: SliceSet, batch_size: int = 32, progress: Progress = silent) -> Masks:
     """Predicted labels of all slices ``[n H W]``, on the CPU."""
     segmenter.check_data(slices.name, slices.sequences)
-    parts = []
+    parts, predicted = [], _predictor(segmenter, slices)
     for rows in slices.batches(batch_size):
-        parts.append(segmenter.predict(slices.images(rows).to(segmenter.device)).cpu())
+        parts.append(predicted(rows))
         progress(rows[-1] + 1, len(slices))
     return torch.cat(parts)
+
+
+def _predictor(segmenter: Segmenter, slices: SliceSet) -> Callable[[Sequence[int]], Masks]:
+    """From rows to predicted labels on the CPU; in halves where the device has no memory for as many."""
+    halving = Halving("predictions", "give a smaller batch_size")
+
+    def part(rows: Sequence[int]) -> Masks:
+        return segmenter.predict(slices.images(rows).to(segmenter.device)).cpu()
+
+    return lambda rows: torch.cat(halving.parts(part, rows))
 
 
 def score_predictions(
@@ -313,11 +324,10 @@ def evaluate(
     if device is not None:
         segmenter.to(device)
     batches = list(slices.batches(batch_size))
-    own = {}
+    own, predicted = {}, _predictor(segmenter, slices)
     for number in dealt(len(batches)):
         rows = batches[number]
-        predicted = segmenter.predict(slices.images(rows).to(segmenter.device)).cpu()
-        own[number] = _measured(predicted, slices, rows, hd95)
+        own[number] = _measured(predicted(rows), slices, rows, hd95)
         progress(rows[-1] + 1, len(slices))
     return _scores_of(gathered(own), slices, edit_name)
 

@@ -9,6 +9,7 @@ from seglens.activations.hooks import Change
 from seglens.activations.replay import Replay
 from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.halving import Halving
 from seglens.processes import dealt, gathered
 from seglens.progress import Progress, silent
 from seglens.segmenters.scoring import Scores, Truth, scores_from_counts
@@ -59,7 +60,8 @@ def sweep(
         Scores with one row a slice x class x edit.
 
     Raises:
-        ValueError: edits that do not belong to the dictionary or segmenter, or slices that do not fit.
+        ValueError: edits that do not belong to the dictionary or segmenter, slices that do not fit, or
+            (NotEnoughMemoryError) a device that has no memory for half a batch.
     """
     if not isinstance(edits, Mapping):
         edits = {edit.name: edit for edit in edits if edit is not None}
@@ -103,9 +105,10 @@ def sweep_changes(
         raise ValueError(f"edits and baselines need different names, none of them {UNEDITED!r}; twice: {twice}")
     replay = Replay(segmenter, hookpoint)
     batches = list(slices.batches(batch_size))
-    own: dict[int, dict[str, torch.Tensor]] = {}
-    for number in dealt(len(batches)):
-        rows, counts = batches[number], own.setdefault(number, {})
+    halving = Halving("edits", "give a smaller batch_size")
+
+    def counted(rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        counts: dict[str, torch.Tensor] = {}
         images = slices.images(rows).to(segmenter.device)
         truth = Truth.of(slices.masks(rows).to(segmenter.device), slices.labels)
         unedited = replay.record(images)
@@ -119,6 +122,13 @@ def sweep_changes(
                 counts[name] = counts[UNEDITED]
             else:
                 counts[name] = truth.counts(most_likely(replay.logits(change(rows)))).cpu()
+        return counts
+
+    own: dict[int, dict[str, torch.Tensor]] = {}
+    for number in dealt(len(batches)):
+        rows = batches[number]
+        counts = halving.parts(counted, rows)
+        own[number] = {name: torch.cat([part[name] for part in counts]) for name in names}
         progress(rows[-1] + 1, len(slices))
     parts = gathered(own)
     return Scores.merged(
