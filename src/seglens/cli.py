@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 
 from seglens.allocator import keep_freed_memory
+from seglens.cohort_verbs import check, pairs, predict
 from seglens.running import Stopped, asked_to_stop, heeding_signals
 
 if TYPE_CHECKING:
@@ -67,43 +68,8 @@ def run(
     return _run(StudySettings.read(study), out, jobs)
 
 
-@app.command
-def check(
-    cohort: Annotated[Path, Parameter(help="The cohort's folder.")],
-    *,
-    layout: Literal["auto", "brats", "nnunet", "folder"] = "auto",
-    sequences: Annotated[
-        list[str] | None, Parameter(help="Sequences that must be there.", consume_multiple=True)
-    ] = None,
-    images: Annotated[str | None, Parameter(help="2-D folders: pattern with {patient} and {slice}.")] = None,
-    masks: Annotated[str | None, Parameter(help="2-D folders: pattern of the masks.")] = None,
-    channels: Annotated[str | None, Parameter(help="2-D folders: such as FLAIR=1,T1=0.")] = None,
-    labels: Annotated[str | None, Parameter(help="Values and their names, such as 0=background,1=tumour.")] = None,
-    mask_values: Annotated[str | None, Parameter(help="Codes in the masks, such as 0=0,255=1.")] = None,
-    inverted: Annotated[bool, Parameter(help="2-D folders: intensities are 255 - x.", negative="")] = False,
-    orientation: Annotated[str, Parameter(help="2-D folders: where rows and columns run to.")] = "PL",
-) -> int:
-    """List all that is wrong with the data, per case, with the cure; exit 3 if a case is quarantined."""
-    from seglens.cohorts.checks import check_cohort
-    from seglens.cohorts.layouts import read_cohort
-    from seglens.terminal import StageDisplay
-
-    found = read_cohort(
-        cohort,
-        layout=layout,
-        sequences=sequences,
-        images=images,
-        masks=masks,
-        channels={name: int(number) for name, number in _pairs(channels).items()} or None,
-        labels={int(value): name for value, name in _pairs(labels).items()} or None,
-        mask_values={int(code): int(value) for code, value in _pairs(mask_values).items()} or None,
-        inverted=inverted,
-        orientation=orientation,
-    )
-    with StageDisplay()(f"check {found.name}") as progress:
-        report = check_cohort(found, progress=progress)
-    print(report.text())
-    return QUARANTINED if report.quarantined else DONE
+app.command(check)
+app.command(predict)
 
 
 @app.command
@@ -123,7 +89,7 @@ def phantom(
     from seglens.cohorts.phantom.cohort import write_phantom_cohort
     from seglens.terminal import StageDisplay
 
-    factors = _pairs(",".join(factor or []))
+    factors = pairs(",".join(factor or []))
     with StageDisplay()(f"phantom {population}") as progress:
         write_phantom_cohort(
             out,
@@ -281,15 +247,6 @@ def _print_effects(run: "Run") -> None:
 def _exit_code(run: "Run") -> int:
     checks = [run.artifact(stage).document("check") for stage in run.stages("check/")]
     return QUARANTINED if any(check["quarantined"] for check in checks) else DONE
-
-
-def _pairs(text: str | None) -> dict[str, str]:
-    """``a=1,b=2`` as a mapping."""
-    parts = [part.strip() for part in (text or "").split(",") if part.strip()]
-    wrong = [part for part in parts if "=" not in part]
-    if wrong:
-        raise ValueError(f"{', '.join(wrong)}: give pairs such as name=value, separated by commas")
-    return {name.strip(): value.strip() for name, value in (part.split("=", 1) for part in parts)}
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from seglens import cli
+from seglens.cohort_verbs import pairs
 from seglens.studies.settings import EXAMPLE
 
 
@@ -80,4 +81,4 @@ def test_phantom_then_check(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize("text", ["a", "a=1,b"])
 def test_pairs_must_be_pairs(text):
     with pytest.raises(ValueError, match="name=value"):
-        cli._pairs(text)
+        pairs(text)

@@ -1,9 +1,12 @@
 """What was found in a cohort's files, for people and for programs."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from seglens.artifacts import write_text_whole
 
 Severity = Literal["note", "quarantine", "refuse"]
 """The case is kept; it is left out and the rest goes on; nothing goes on before somebody has decided."""
@@ -57,24 +60,19 @@ class CheckReport:
         """What must be decided before anything is done."""
         return tuple(finding for finding in self.findings if finding.severity == "refuse")
 
-    def sound(self) -> None:
+    def settle(self, *, strict: bool) -> None:
         """Go on only where nothing has to be decided first.
 
+        Args:
+            strict: also stop where a case would be left out.
+
         Raises:
-            ValueError: something has; the message says what.
+            ValueError: what has to be decided; or which cases would be left out, and why.
         """
         if self.refused:
             raise ValueError(f"{self.cohort}: " + _listed(self.refused))
-
-    def strict(self) -> None:
-        """Go on only where no case is left out.
-
-        Raises:
-            ValueError: some case is; the message says which and why.
-        """
-        self.sound()
         found = [finding for finding in self.findings if finding.severity == "quarantine"]
-        if found:
+        if strict and found:
             n = len(self.quarantined)
             raise ValueError(f"{self.cohort}: strict, and {n} of {len(self.cases)} cases are bad: {_listed(found)}")
 
@@ -110,6 +108,14 @@ class CheckReport:
             place = one.case + (f" ({one.file})" if one.file else "")
             lines += [printable(f"  {place}: {one.what} [{one.code}{fate}]"), printable(f"    {one.cure}")]
         return "\n".join(lines)
+
+
+def write_quarantine(folder: Path, reports: Sequence[CheckReport]) -> None:
+    """Write what was found in some cohorts: ``quarantine.json`` for programs, ``quarantine.txt`` for people."""
+    folder.mkdir(parents=True, exist_ok=True)
+    document = {"cohorts": [report.to_json() for report in reports]}
+    write_text_whole(folder / "quarantine.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    write_text_whole(folder / "quarantine.txt", "\n".join(report.text() for report in reports) + "\n")
 
 
 def printable(text: str) -> str:

@@ -138,6 +138,15 @@ def resize_nearest(masks: UInt8[Tensor, "B H W"], size: int) -> UInt8[Tensor, "B
     return F.interpolate(masks[:, None], (size, size), mode="nearest-exact")[:, 0].contiguous()
 
 
+def from_square(logits: Float[Tensor, "B K s s"], height: int, width: int) -> Float[Tensor, "B K H W"]:
+    """The inverse of padding and resizing for what a network says of each pixel; bilinear where sizes differ."""
+    side = max(height, width)
+    if logits.shape[-1] != side:
+        logits = F.interpolate(logits, (side, side), mode="bilinear", align_corners=False, antialias=True)
+    left, _, top, _ = _to_square(height, width)
+    return logits[..., top : top + height, left : left + width]
+
+
 def _to_square(height: int, width: int) -> tuple[int, int, int, int]:
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2

@@ -65,6 +65,14 @@ def oriented(plane: NDArray[np.float32], orientation: str) -> NDArray[np.float32
     return np.ascontiguousarray(plane[:: 1 if orientation[0] == "P" else -1, :: 1 if orientation[1] == "L" else -1])
 
 
+def as_stored(plane: NDArray[Any], orientation: str) -> NDArray[Any]:
+    """The inverse of `oriented`: a plane with rows to posterior and columns to left as the file has it."""
+    turned = orientation[0] in "LR"
+    rows, columns = (orientation[1], orientation[0]) if turned else (orientation[0], orientation[1])
+    plane = plane[:: 1 if rows == "P" else -1, :: 1 if columns == "L" else -1]
+    return np.ascontiguousarray(plane.T if turned else plane)
+
+
 def _read_bytes(path: Path) -> bytes:
     if not path.is_file():
         raise VolumeError(path, "missing", "is not there", "put the file there")
@@ -96,7 +104,9 @@ def _decode(path: Path, raw: bytes) -> NDArray[Any]:
     except VolumeError:
         raise
     except Exception as error:  # Pillow's parsers raise a dozen kinds; whichever, the file is not usable
-        raise VolumeError(path, "corrupt", f"is no readable PNG or TIFF ({error})", _AGAIN) from None
+        raise VolumeError(
+            path, "corrupt", f"its {len(raw)} bytes are no readable PNG or TIFF ({error})", _AGAIN
+        ) from None
 
 
 def _one_channel(ref: ImageRef, pixels: NDArray[Any]) -> NDArray[Any]:

@@ -21,6 +21,7 @@ class Part:
         masks: [D H W] labels; all background where they were not asked for.
         brains: [D H W].
         spacing_mm: between rows, between columns; None where the file does not say.
+        sha256: of each sequence's file.
     """
 
     case: Case
@@ -28,6 +29,7 @@ class Part:
     masks: NDArray[np.uint8]
     brains: NDArray[np.bool_]
     spacing_mm: tuple[float, float] | None
+    sha256: tuple[str, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,6 +74,7 @@ def read_unit(
             np.zeros(brain.shape, np.uint8) if mask is None else mask,
             brain,
             stacks[0].spacing_mm,
+            tuple(stack.sha256 for stack in stacks),
         )
         for case, (stacks, mask), brain in zip(unit, read, brains, strict=True)
     ]

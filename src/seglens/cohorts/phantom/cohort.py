@@ -119,7 +119,7 @@ def _each(job: Any, subjects: int, workers: int) -> Iterator[dict[str, Any]]:
     if workers == 1:
         yield from map(job, range(subjects))
         return
-    with ProcessPoolExecutor(min(workers, subjects), mp_context=_context()) as pool:
+    with ProcessPoolExecutor(min(workers, subjects), mp_context=_context(), initializer=follow_parent) as pool:
         yield from pool.map(job, range(subjects))
 
 

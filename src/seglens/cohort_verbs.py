@@ -1,0 +1,143 @@
+"""The verbs that read a cohort's files as they lie: ``seglens check`` and ``seglens predict``."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from seglens.cohorts.case import Cohort
+
+DONE, QUARANTINED = 0, 3
+Layout = Literal["auto", "brats", "nnunet", "bids", "msd", "folder"]
+Strict = Annotated[bool, Parameter(help="Stop where a case would be quarantined.", negative="")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Files:
+    """How a cohort's files are found and what is allowed of them; see `read_cohort`."""
+
+    layout: Layout = "auto"
+    sequences: Annotated[list[str] | None, Parameter(help="Sequences that must be there.", consume_multiple=True)] = (
+        None
+    )
+    images: Annotated[str | None, Parameter(help="2-D folders: pattern with {patient} and {slice}.")] = None
+    masks: Annotated[str | None, Parameter(help="2-D folders: pattern of the masks.")] = None
+    channels: Annotated[str | None, Parameter(help="2-D folders: such as FLAIR=1,T1=0.")] = None
+    labels: Annotated[str | None, Parameter(help="Values and their names, such as 0=background,1=tumour.")] = None
+    mask_values: Annotated[str | None, Parameter(help="Codes in the masks, such as 0=0,255=1.")] = None
+    inverted: Annotated[bool, Parameter(help="2-D folders: intensities are 255 - x.", negative="")] = False
+    orientation: Annotated[str, Parameter(help="2-D folders: where rows and columns run to.")] = "PL"
+    nonfinite: Annotated[
+        Literal["quarantine", "zero"], Parameter(help="Images with NaN or infinite voxels; zero counts and tells them.")
+    ] = "quarantine"
+    resample: Annotated[bool, Parameter(help="Bring files onto the first sequence's grid.", negative="")] = False
+    follow_links: Annotated[bool, Parameter(help="Also read what links lead to outside.", negative="")] = False
+    max_gib: Annotated[float, Parameter(help="The most that an unpacked file may hold.")] = 2.0
+
+    def cohort(
+        self, path: Path, *, sequences: tuple[str, ...] | None = None, labels: Mapping[int, str] | None = None
+    ) -> "Cohort":
+        """Find the cases; what is not given here is taken from the arguments."""
+        from seglens.cohorts.case import Reading
+        from seglens.cohorts.layouts import read_cohort
+
+        return read_cohort(
+            path,
+            layout=self.layout,
+            sequences=self.sequences or sequences,
+            images=self.images,
+            masks=self.masks,
+            channels={name: int(number) for name, number in pairs(self.channels).items()} or None,
+            labels={int(value): name for value, name in pairs(self.labels).items()} or labels,
+            mask_values={int(code): int(value) for code, value in pairs(self.mask_values).items()} or None,
+            inverted=self.inverted,
+            orientation=self.orientation,
+            reading=Reading(self.nonfinite, self.resample, self.follow_links, self.max_gib),
+        )
+
+
+AS_THEY_LIE = Files()
+
+
+def check(
+    cohort: Annotated[Path, Parameter(help="The cohort's folder.")],
+    *,
+    files: Files = AS_THEY_LIE,
+    out: Annotated[Path | None, Parameter(help="Also write quarantine.json and quarantine.txt there.")] = None,
+    strict: Strict = False,
+) -> int:
+    """List all that is wrong with the data, per case, with the cure; exit 3 if a case is quarantined."""
+    from seglens.cohorts.checks import check_cohort
+    from seglens.cohorts.findings import write_quarantine
+    from seglens.terminal import StageDisplay
+
+    found = files.cohort(cohort)
+    with StageDisplay()(f"check {found.name}") as progress:
+        report = check_cohort(found, progress=progress)
+    print(report.text())
+    if out is not None:
+        write_quarantine(out, [report])
+    report.settle(strict=strict)
+    return QUARANTINED if report.quarantined else DONE
+
+
+def predict(
+    segmenter: Annotated[Path, Parameter(help="Folder of a segmenter, such as results/artifacts/segmenter-...")],
+    cohort: Annotated[Path, Parameter(help="The cohort's folder; masks are not needed.")],
+    *,
+    out: Annotated[Path, Parameter(help="Folder for the masks; must not exist.")],
+    files: Files = AS_THEY_LIE,
+    edits: Annotated[Path | None, Parameter(help="JSON file of latent edits to steer by.")] = None,
+    dictionary: Annotated[Path | None, Parameter(help="Folder of the dictionary that the edits are of.")] = None,
+    strict: Strict = False,
+) -> int:
+    """Write a mask for every case on its file's own grid, steered or not; exit 3 if a case is quarantined."""
+    from seglens.artifacts import read_artifact
+    from seglens.cohorts.checks import check_cohort
+    from seglens.dictionaries.sae import SparseAutoencoder
+    from seglens.segmenters.prediction import predict_cohort
+    from seglens.segmenters.segmenter import Segmenter
+    from seglens.steering.edit_files import read_edits
+    from seglens.steering.edits import steer
+    from seglens.terminal import StageDisplay
+
+    if (edits is None) != (dictionary is None):
+        raise ValueError("--edits and --dictionary belong together; give both or neither")
+    network = Segmenter.load(segmenter)
+    found = files.cohort(cohort, sequences=network.sequences, labels=network.labels).with_splits({})
+    network.check_data(found.name, found.sequences, found.labels)
+    acting = [] if edits is None else read_edits(edits)
+    display = StageDisplay()
+    with ExitStack() as stack:
+        if dictionary is not None:
+            stack.enter_context(steer(network, SparseAutoencoder.read(read_artifact(dictionary)), acting))
+        with display(f"check {found.name}") as progress:
+            report = check_cohort(found, with_masks=False, progress=progress)
+        if report.findings:
+            print(report.text())
+        report.settle(strict=strict)
+        with display(f"predict {found.name}") as progress:
+            predict_cohort(
+                network,
+                found,
+                folder=out,
+                quarantined=report.quarantined,
+                steering=[edit.description() for edit in acting],
+                progress=progress,
+            )
+    print(out)
+    return QUARANTINED if report.quarantined else DONE
+
+
+def pairs(text: str | None) -> dict[str, str]:
+    """``a=1,b=2`` as a mapping."""
+    parts = [part.strip() for part in (text or "").split(",") if part.strip()]
+    wrong = [part for part in parts if "=" not in part]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)}: give pairs such as name=value, separated by commas")
+    return {name.strip(): value.strip() for name, value in (part.split("=", 1) for part in parts)}

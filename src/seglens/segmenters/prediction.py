@@ -1,0 +1,112 @@
+"""Masks of whole cohorts, written where the images lie: the way from files to files."""
+
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from seglens.artifacts import Artifact, new_artifact, read_artifact
+from seglens.cohorts.case import Cohort
+from seglens.cohorts.mask_files import file_codes, mask_name, write_mask
+from seglens.cohorts.normalising import Intensities, from_square, resize
+from seglens.cohorts.slice_set import Preprocessing
+from seglens.cohorts.units import Part, read_unit, scales_of, units_of
+from seglens.progress import Progress, silent
+from seglens.segmenters.segmenter import Segmenter, most_likely
+
+KIND = "predictions"
+DOCUMENT = "cases"
+
+
+def predict_cohort(
+    segmenter: Segmenter,
+    cohort: Cohort,
+    *,
+    folder: Path,
+    quarantined: Set[str] = frozenset(),
+    steering: Sequence[Mapping[str, Any]] = (),
+    batch_size: int = 16,
+    progress: Progress = silent,
+) -> Artifact:
+    """Segment every slice of every case, and write each case's mask on the grid of its first sequence's file.
+
+    Slices are normalised and resized as `prepare_slices` does; logits are brought back to the file's grid before the
+    most likely class is taken, so where the grid is as large as the network's slices nothing is interpolated.
+
+    Args:
+        segmenter: may be steered by a context around this call.
+        cohort: its masks are not read.
+        folder: an artifact of kind ``predictions`` is written there: a ``.nii.gz`` or ``.png`` a case, its values those
+            of the case's own mask convention, and ``cases.json``.
+        quarantined: ids of cases to leave out (`CheckReport.quarantined`).
+        steering: descriptions of the edits that are in force, for the manifest.
+        batch_size: slices at a time.
+        progress: told of each volume.
+
+    Raises:
+        VolumeError: a case that is not quarantined cannot be read.
+        ValueError: other sequences or labels than the segmenter's, a label without a value in the files, or no case.
+        ArtifactError: ``folder`` exists.
+    """
+    segmenter.check_data(cohort.name, cohort.sequences, cohort.labels)
+    cases = [case for case in cohort.cases if case.id not in quarantined]
+    if not cases:
+        raise ValueError(f"{cohort.name}: none of {len(cohort.cases)} cases can be read; `seglens check` says why")
+    clip = Preprocessing(cohort.sequences).clip_percentiles  # as slices are cut by default
+    codes = {case.id: file_codes(case, cohort.labels) for case in cases}
+    inputs = {
+        "segmenter": segmenter.hash,
+        "steering": [dict(edit) for edit in steering],
+        "cohort": cohort.name,
+        "cases": [case.id for case in cases],
+        "quarantined": sorted(quarantined),
+    }
+    with new_artifact(folder, kind=KIND, inputs=inputs) as draft:
+        rows = []
+        units = units_of(cases)
+        for number, unit in enumerate(units):
+            parts = read_unit(unit, cohort.sequences, cohort.labels, with_masks=False)
+            seen = any(part.brains.any() for part in parts)
+            scales = scales_of(parts, clip) if seen else []
+            for part in parts:
+                mask = _segmented(segmenter, part, scales, batch_size) if seen else part.masks
+                like = part.case.images[cohort.sequences[0]]
+                name = mask_name(part.case, like)
+                write_mask(draft.path / name, mask, codes[part.case.id], like)
+                rows.append(_row(part, name, mask, codes[part.case.id], cohort))
+            progress(number + 1, len(units), cases=float(len(rows)))
+        draft.save_document(DOCUMENT, rows)
+    return read_artifact(folder, KIND)
+
+
+def _row(part: Part, name: str, mask: NDArray[np.uint8], codes: Mapping[int, int], cohort: Cohort) -> dict[str, Any]:
+    """What is said of a case in ``cases.json``."""
+    sources = zip(cohort.sequences, part.sha256, strict=True)
+    return {
+        "case": part.case.id,
+        "patient": part.case.patient,
+        "file": name,
+        "values": {label: codes[value] for value, label in cohort.labels.items()},
+        "voxels": {label: int(np.count_nonzero(mask == value)) for value, label in cohort.labels.items()},
+        "brain_seen": bool(part.brains.any()),
+        "sources": {
+            sequence: {"file": part.case.images[sequence].path.name, "sha256": digest} for sequence, digest in sources
+        },
+    }
+
+
+def _segmented(segmenter: Segmenter, part: Part, scales: Sequence[Intensities], batch_size: int) -> NDArray[np.uint8]:
+    """Labels [D H W] of all slices of a case."""
+    depth, height, width = part.shape
+    masks = np.zeros(part.shape, np.uint8)
+    for start in range(0, depth, batch_size):
+        chosen = list(range(start, min(start + batch_size, depth)))
+        images, brains = torch.from_numpy(part.normalised(scales, chosen)), torch.from_numpy(part.brains[chosen])
+        ready, _, _ = resize(images, torch.from_numpy(part.masks[chosen]), brains, segmenter.size)
+        with torch.no_grad():
+            logits = from_square(segmenter.logits(ready.to(segmenter.device)), height, width)
+        masks[chosen] = most_likely(logits).cpu().numpy()
+    return masks
