@@ -106,6 +106,39 @@ def phantom(
 
 
 @app.command
+def unpack(
+    archive: Annotated[Path, Parameter(help="A .zip or .tar file, as data sets and models come.")],
+    *,
+    out: Annotated[Path, Parameter(help="Folder to be made.")],
+) -> int:
+    """Unpack an archive that somebody else made: nothing lands outside the folder, no bomb unfolds."""
+    from seglens.foreign.archives import unpack as unpack_archive
+
+    print(f"{unpack_archive(archive, out)} files in {out}")
+    return DONE
+
+
+@app.command(name="convert-pkl")
+def convert_pkl(
+    source: Annotated[Path, Parameter(help="A .pkl file of an image and its labels, or a folder of them.")],
+    *,
+    out: Annotated[Path, Parameter(help="Folder for the cohort, in nnU-Net's raw layout.")],
+    orientation: Annotated[str, Parameter(help="Where the three axes run to, such as LIA; pickles do not say it.")],
+    spacing_mm: Annotated[tuple[float, float, float], Parameter(help="Voxel size along the axes.")] = (1.0, 1.0, 1.0),
+    sequence: Annotated[str, Parameter(help="What the images show.")] = "T1",
+) -> int:
+    """Turn pickled pairs of arrays (TransMorph's IXI) into NIfTI, without running what a pickle says."""
+    from seglens.cohorts.pickled import convert_pickles
+    from seglens.terminal import StageDisplay
+
+    with StageDisplay()("convert") as progress:
+        convert_pickles(
+            source, out, orientation=orientation, spacing_mm=spacing_mm, sequence=sequence, progress=progress
+        )
+    return DONE
+
+
+@app.command
 def train(study: StudyFile, *names: str, out: Out = Path("results")) -> int:
     """Train the study's segmenters (or those named) and score them on every cohort."""
     return _stages(study, out, names, ("segmenter", "scores"))

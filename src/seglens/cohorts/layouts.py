@@ -101,7 +101,8 @@ def read_cohort(
     """
     root = Path(path)
     if not root.is_dir():
-        raise ValueError(f"{root} is not a folder; give the data set's folder")
+        archive = f" (unpack an archive by `seglens unpack {root} --out FOLDER`)" if root.is_file() else ""
+        raise ValueError(f"{root} is not a folder; give the data set's folder{archive}")
     files: list[Path] = []
     unfollowed: list[Path] = []
     if layout in ("brats", "bids") or (layout == "auto" and not images and not (root / "dataset.json").is_file()):

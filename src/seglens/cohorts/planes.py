@@ -1,4 +1,4 @@
-"""2-D image files (PNG, TIFF): one channel of one file, guarded like the volumes."""
+"""2-D image files (PNG, TIFF, NumPy): one channel of one file, guarded like the volumes."""
 
 import hashlib
 import io
@@ -11,16 +11,17 @@ from numpy.typing import NDArray
 
 from seglens.cohorts.case import ImageRef
 from seglens.cohorts.volumes import VolumeError
+from seglens.foreign.arrays import ArrayError, parse_npy
 
 MAX_FILE_BYTES = 256 * 2**20
 MAX_PIXELS = 2**26
-SUFFIXES = (".png", ".tif", ".tiff")
+SUFFIXES = (".png", ".tif", ".tiff", ".npy")
 _AGAIN = "export the file again"
 _BANDS = {"1", "L", "LA", "RGB", "RGBA", "I", "F"}
 
 
 def read_plane(ref: ImageRef, *, constant: bool = False) -> tuple[NDArray[np.float32], str]:
-    """One channel of a PNG or TIFF file.
+    """One channel of a PNG, TIFF or .npy file; an array is [H W] or [H W channels].
 
     Args:
         ref: file, channel and whether its intensities are inverted.
@@ -85,6 +86,8 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _decode(path: Path, raw: bytes) -> NDArray[Any]:
+    if path.suffix.lower() == ".npy":
+        return _decode_array(path, raw)
     from PIL import Image
 
     try:
@@ -107,6 +110,17 @@ def _decode(path: Path, raw: bytes) -> NDArray[Any]:
         raise VolumeError(
             path, "corrupt", f"its {len(raw)} bytes are no readable PNG or TIFF ({error})", _AGAIN
         ) from None
+
+
+def _decode_array(path: Path, raw: bytes) -> NDArray[Any]:
+    try:
+        pixels = parse_npy(raw, str(path))
+    except ArrayError as error:
+        what, _, cure = str(error).removeprefix(f"{path}: ").rpartition("; ")
+        raise VolumeError(path, "corrupt", what, cure) from None
+    if pixels.ndim not in (2, 3) or not pixels.size:
+        raise VolumeError(path, "bad_dimensions", f"its array is {pixels.shape}", "save one slice a file, [H W]")
+    return pixels
 
 
 def _one_channel(ref: ImageRef, pixels: NDArray[Any]) -> NDArray[Any]:

@@ -2,13 +2,11 @@
 
 import io
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_BYTES = 2 * 2**30
 MAX_DIMENSIONS = 8
 KINDS = "biuf"
 """Booleans, integers and floats; never objects."""
@@ -18,39 +16,32 @@ class ArrayError(ValueError):
     """A file of arrays that cannot be used."""
 
 
-def read_npy(path: Path, *, max_bytes: int = MAX_BYTES) -> NDArray[Any]:
-    """The array of a ``.npy`` file; its header is checked against the file's size before memory is taken.
+def parse_npy(raw: bytes, origin: str) -> NDArray[Any]:
+    """The array of a ``.npy`` file's bytes; its header is checked against their number before memory is taken.
 
     Args:
-        path: the file, format version 1 to 3.
-        max_bytes: the most that the file may hold.
+        raw: the whole file, format version 1 to 3.
+        origin: what it is called in a message.
 
     Returns:
-        The numbers in the file's own type; a copy that may be written to.
+        The numbers in the file's own type and order of axes; it cannot be written to.
 
     Raises:
         ArrayError: objects (which only pickle can restore), other types than numbers, a shape that is not the file's
             size, or no such format.
     """
-    n_bytes = path.stat().st_size
-    if n_bytes > max_bytes:
-        raise ArrayError(f"{path}: holds {n_bytes} bytes, over the cap of {max_bytes}; cut it into parts")
-    raw = path.read_bytes()
     file = io.BytesIO(raw)
     try:
         version = np.lib.format.read_magic(file)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-            (3, 0): np.lib.format.read_array_header_2_0,  # as 2.0, its text in UTF-8; field names alone need that
-        }[version]
+        # a header of version 3 differs from 2 by the coding of field names, and arrays with fields are refused below
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, column_first, dtype = read_header(file)
     except Exception as fault:  # NumPy parses the header's text with Python's own parser, whose errors are many
         reason = (str(fault) or type(fault).__name__).splitlines()[0]
-        raise ArrayError(f"{path}: no sound .npy file ({reason}); save the array again with numpy.save") from None
-    check_claim(str(path), shape, dtype, len(raw) - file.tell())
+        raise ArrayError(f"{origin}: no sound .npy file ({reason}); save the array again with numpy.save") from None
+    check_claim(origin, shape, dtype, len(raw) - file.tell())
     values = np.frombuffer(raw, dtype, math.prod(shape), file.tell())
-    return values.reshape(shape, order="F" if column_first else "C").copy()
+    return values.reshape(shape, order="F" if column_first else "C")
 
 
 def check_claim(origin: str, shape: Any, dtype: np.dtype[Any], n_bytes: int) -> None:

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seglens.foreign.arrays import MAX_BYTES, ArrayError, check_claim
+from seglens.foreign.arrays import ArrayError, check_claim
 
+MAX_BYTES = 2 * 2**30
 MAX_STEPS = 100_000
 """Instructions; a pair of arrays takes about a hundred."""
 MAX_OBJECTS = 10_000
