@@ -7,8 +7,9 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 from seglens.room import require_disk
 from seglens.writing import whole_folder
@@ -127,7 +128,7 @@ def _checked(archive: Path, entries: list[_Entry]) -> list[tuple[_Entry, tuple[s
     return files
 
 
-def _copy(source: IO[bytes], sink: IO[bytes], entry: _Entry, archive: Path) -> None:
+def _copy(source: BufferedIOBase, sink: BufferedIOBase, entry: _Entry, archive: Path) -> None:
     left = entry.size
     while chunk := source.read(_CHUNK):
         left -= len(chunk)
