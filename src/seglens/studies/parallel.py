@@ -7,14 +7,12 @@ goes through the study and finds it finished, and it alone keeps the books.
 
 import itertools
 import os
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ import torch
 from seglens.allocator import keep_freed_memory
 from seglens.processes import rank_and_size
 from seglens.progress import Progress, silent
+from seglens.running import Stopped, follow_parent, heeding_signals
 from seglens.studies.dictionary_stages import REORDERED, RESEEDED, ROTATED
 from seglens.studies.run import Run, peak_rss_mib
 from seglens.studies.settings import StudySettings
@@ -32,7 +31,7 @@ from seglens.studies.stages import Announce, Study
 MOST_JOBS = 4
 """Stages at once, unless asked for more: each worker holds about 1.5 GiB, and a study has few long chains."""
 REPORT_EVERY_SECONDS = 0.2
-END_WITHIN_SECONDS = 10.0
+END_WITHIN_SECONDS = 20.0
 """A worker that is told to end and does not is killed."""
 
 
@@ -199,10 +198,13 @@ class _Worker:
             return seconds
         return None
 
-    def end(self) -> None:
-        """Have the process end, if it has not."""
-        self._stage.close()
+    def ask_to_end(self) -> None:
+        """Have the process stop, with a checkpoint where its stage has one."""
         self._process.terminate()
+
+    def end(self) -> None:
+        """See that the process has ended."""
+        self._stage.close()
         self._process.join(END_WITHIN_SECONDS)
         self._process.kill()
         self._process.join()
@@ -213,13 +215,14 @@ class _Worker:
 def _workers(settings: StudySettings, folder: Path, jobs: int, announce: Announce) -> Iterator[Sequence[_Worker]]:
     threads = max(1, torch.get_num_threads() // jobs)
     before = os.environ.get("OMP_NUM_THREADS")
-    with ExitStack() as stack:
+    with ExitStack() as ends, ExitStack() as asks:
         workers = []
         os.environ["OMP_NUM_THREADS"] = str(threads)  # for the libraries that read it when they are imported
         try:
             for _ in range(jobs):
                 workers.append(_Worker(settings, folder, threads, announce))
-                stack.callback(workers[-1].end)
+                ends.callback(workers[-1].end)
+                asks.callback(workers[-1].ask_to_end)  # all are asked before the first is waited for
         finally:
             if before is None:
                 del os.environ["OMP_NUM_THREADS"]
@@ -230,8 +233,12 @@ def _workers(settings: StudySettings, folder: Path, jobs: int, announce: Announc
 
 def _work(pipe: Connection, settings: StudySettings, folder: Path, threads: int) -> None:
     """A worker's life: it ends when it is told to, and when the process that started it ends, however that ends."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
+    with heeding_signals(), suppress(Stopped):
+        follow_parent()
+        _do_tasks(pipe, settings, folder, threads)
+
+
+def _do_tasks(pipe: Connection, settings: StudySettings, folder: Path, threads: int) -> None:
     keep_freed_memory()
     torch.set_num_threads(threads)
     run = Run(folder, keeps_books=False)
@@ -244,13 +251,6 @@ def _work(pipe: Connection, settings: StudySettings, folder: Path, threads: int)
             pipe.send(("failed", (error, traceback.format_exc())))
             return
         pipe.send(("done", (run.timings, peak_rss_mib())))
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 @contextmanager

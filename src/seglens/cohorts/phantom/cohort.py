@@ -18,6 +18,7 @@ from seglens.cohorts.phantom.populations import resolve, sources
 from seglens.cohorts.phantom.subject import SEQUENCES, PhantomSubject, make_subject
 from seglens.cohorts.phantom.tissue import HEALTHY_LABELS, TUMOUR_LABELS
 from seglens.progress import Progress, silent
+from seglens.running import follow_parent
 
 TRUTH = "subjects.json"
 NO_FACTORS: Mapping[str, str] = {}
