@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 
 from seglens.allocator import keep_freed_memory
-from seglens.cohort_verbs import check, pairs, predict
+from seglens.cohort_verbs import Strict, check, pairs, predict
 from seglens.running import Stopped, asked_to_stop, heeding_signals
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def run(
     *,
     out: Out = Path("results"),
     jobs: Jobs = None,
+    strict: Strict = False,
     example: Annotated[bool, Parameter(help="Print a commented study file and stop.", negative="")] = False,
 ) -> int:
     """Every stage on your own cohorts, one HTML report."""
@@ -65,7 +66,8 @@ def run(
         return DONE
     if study is None:
         raise SettingsError("no study file given; write one with `seglens run --example > study.yaml`")
-    return _run(StudySettings.read(study), out, jobs)
+    settings = StudySettings.read(study)
+    return _run(settings.model_copy(update={"strict": settings.strict or strict}), out, jobs)
 
 
 app.command(check)

@@ -68,20 +68,25 @@ def check(
     cohort: Annotated[Path, Parameter(help="The cohort's folder.")],
     *,
     files: Files = AS_THEY_LIE,
-    out: Annotated[Path | None, Parameter(help="Also write quarantine.json and quarantine.txt there.")] = None,
+    out: Annotated[
+        Path | None,
+        Parameter(help="Write quarantine.json and quarantine.txt there, and know these files again the next time."),
+    ] = None,
     strict: Strict = False,
 ) -> int:
     """List all that is wrong with the data, per case, with the cure; exit 3 if a case is quarantined."""
     from seglens.cohorts.checks import check_cohort
-    from seglens.cohorts.findings import write_quarantine
+    from seglens.studies.inputs import known_files, quarantine_reported, remember
     from seglens.terminal import StageDisplay
 
     found = files.cohort(cohort)
+    known = {} if out is None else known_files(out, found)
     with StageDisplay()(f"check {found.name}") as progress:
-        report = check_cohort(found, progress=progress)
+        report = check_cohort(found, known=known, progress=progress)
     print(report.text())
     if out is not None:
-        write_quarantine(out, [report])
+        with quarantine_reported(out, [found.name]):
+            remember(out, found, report.sha256, report)
     report.settle(strict=strict)
     return QUARANTINED if report.quarantined else DONE
 

@@ -2,8 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -118,6 +118,10 @@ class Case:
     reading: Reading = STRICT
 
 
+Splits = Mapping[str, tuple[str, ...]]
+"""Split name to case ids."""
+
+
 @dataclass(frozen=True)
 class Cohort:
     """Cases that share sequences and labels.
@@ -129,6 +133,7 @@ class Cohort:
         labels: value to class name; 0 is the background.
         splits: split name to case ids.
         unfollowed: links to folders outside of the data set's, which were not looked into.
+        deal: deals cases to splits as this cohort's were; None where the splits were given.
 
     Raises:
         ValueError: double ids, unknown ids in a split, a patient in two splits, a mask value without a label.
@@ -138,8 +143,9 @@ class Cohort:
     cases: tuple[Case, ...]
     sequences: tuple[str, ...]
     labels: Mapping[int, str]
-    splits: Mapping[str, tuple[str, ...]]
+    splits: Splits
     unfollowed: tuple[Path, ...] = ()
+    deal: Callable[[Sequence[Case]], Splits] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         problems = [*_double_ids(self.cases), *_split_problems(self.cases, self.splits)]
@@ -167,7 +173,17 @@ class Cohort:
 
     def with_splits(self, splits: Mapping[str, Iterable[str]]) -> "Cohort":
         """The same cases, split as told."""
-        return replace(self, splits={name: tuple(ids) for name, ids in splits.items()})
+        return replace(self, splits={name: tuple(ids) for name, ids in splits.items()}, deal=None)
+
+    def without(self, case_ids: Set[str]) -> "Cohort":
+        """The cohort as if these cases had never been there: where patients were dealt to splits, they are anew."""
+        cases = tuple(case for case in self.cases if case.id not in case_ids)
+        if len(cases) == len(self.cases):
+            return self
+        if self.deal is not None:
+            return replace(self, cases=cases, splits=self.deal(cases))
+        splits = {name: tuple(one for one in ids if one not in case_ids) for name, ids in self.splits.items()}
+        return replace(self, cases=cases, splits=splits)
 
     def with_sequences(self, sequences: Sequence[str]) -> "Cohort":
         """The same cases, of which only these sequences are used, in this order.

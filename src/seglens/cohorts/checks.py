@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from seglens.cohorts.case import Case, Cohort
@@ -36,7 +37,7 @@ def check_cohort(
     """
     findings = [_outside(link) for link in cohort.unfollowed]
     sha256: dict[Path, str] = {}
-    twins = _Twins(cohort)
+    twins = _Twins()
     for number, case in enumerate(cohort.cases):
         content = read_contents(case, cohort.sequences, cohort.labels, with_mask=with_masks)
         findings += dict.fromkeys(_findings(case, content))  # a file's fault is one, however many channels it has
@@ -46,7 +47,9 @@ def check_cohort(
         findings += twins.found(case, content)
         sha256 |= content.sha256
         progress(number + 1, len(cohort.cases), findings=float(len(findings)))
-    return CheckReport(cohort.name, tuple(case.id for case in cohort.cases), tuple(findings), sha256)
+    report = CheckReport(cohort.name, tuple(case.id for case in cohort.cases), tuple(findings), sha256)
+    split = cohort.without(report.quarantined).split_of()
+    return replace(report, findings=tuple(_judged(finding, split) for finding in findings))
 
 
 def _findings(case: Case, content: CaseContent) -> Iterable[Finding]:
@@ -84,8 +87,7 @@ def _outside(link: Path) -> Finding:
 class _Twins:
     """Finds images that are the same, voxel for voxel, in two cases."""
 
-    def __init__(self, cohort: Cohort):
-        self._split = cohort.split_of()
+    def __init__(self) -> None:
         self._first: dict[tuple[str, tuple[int, ...]], tuple[Case, str]] = {}
 
     def found(self, case: Case, content: CaseContent) -> Iterable[Finding]:
@@ -97,15 +99,24 @@ class _Twins:
             other, named = self._first.setdefault(key, (case, sequence))
             if other.id == case.id:
                 continue
-            splits = [self._split[one.id] for one in (other, case) if one.id in self._split]
-            across = len(set(splits)) > 1
-            where = f"and they are in the splits {' and '.join(splits)}" if across else "and no split parts them"
             yield Finding(
                 case.id,
                 case.images[sequence].path,
                 "same_voxels",
-                f"its {sequence} is, voxel for voxel, the {named} of the case {other.id}, {where}",
+                f"its {sequence} is, voxel for voxel, the {named} of the case {other.id}",
                 "remove one of the two cases, or name their patient by `patient` so that they share a split",
-                "refuse" if across else "note",
+                "note",
+                other.id,
             )
             return
+
+
+def _judged(finding: Finding, split: Mapping[str, str]) -> Finding:
+    """Twins in two splits are refused: what a model learns on one it is judged on in the other."""
+    if finding.twin is None:
+        return finding
+    places = {split[case] for case in (finding.case, finding.twin) if case in split}
+    if len(places) < 2:
+        return finding
+    where = f"{finding.what}, and they are in the splits {' and '.join(sorted(places))}"
+    return replace(finding, what=where, severity="refuse")

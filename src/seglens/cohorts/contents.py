@@ -48,8 +48,8 @@ def read_contents(
 
 def read_case(
     case: Case, sequences: Sequence[str], labels: Mapping[int, str], *, with_mask: bool = True
-) -> tuple[list[Stack], NDArray[np.uint8] | None]:
-    """A case's images, one stack a sequence, and its mask [D H W], None where it is not asked for.
+) -> CaseContent:
+    """As `read_contents`, of a case with which nothing is wrong.
 
     Raises:
         VolumeError: the first thing that is wrong; `check_cohort` lists all.
@@ -57,7 +57,7 @@ def read_case(
     content = read_contents(case, sequences, labels, with_mask=with_mask)
     if content.faults:
         raise content.faults[0]
-    return [content.stacks[sequence] for sequence in sequences], content.mask
+    return content
 
 
 class _Reader:

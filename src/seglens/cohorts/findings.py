@@ -24,6 +24,7 @@ class Finding:
         what: what was found.
         cure: what to do.
         severity: what becomes of the case.
+        twin: the other case, where the finding is about two.
     """
 
     case: str
@@ -32,6 +33,7 @@ class Finding:
     what: str
     cure: str
     severity: Severity = "quarantine"
+    twin: str | None = None
 
 
 @dataclass(frozen=True)

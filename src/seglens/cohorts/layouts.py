@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from seglens.cohorts.bids import is_bids, read_bids
@@ -164,8 +165,8 @@ def read_cohort(
     absent = [sequence for sequence in chosen if sequence not in present]
     if absent:
         raise ValueError(f"{root}: no case has {', '.join(absent)}; there are {', '.join(present) or 'no images'}")
-    dealt = _deal(cases, splits or {}, fractions, seed)
-    return Cohort(name, cases, chosen, dict(labels), dealt, tuple(unfollowed))
+    deal = partial(_deal, given=splits or {}, fractions=fractions, seed=seed)
+    return Cohort(name, cases, chosen, dict(labels), deal(cases), tuple(unfollowed), deal)
 
 
 def _hint(images: str | None) -> str:

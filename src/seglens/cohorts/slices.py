@@ -29,6 +29,7 @@ from seglens.cohorts.slice_set import (
 )
 from seglens.cohorts.units import Part, read_unit, scales_of, units_of
 from seglens.progress import Progress, silent
+from seglens.room import require_disk
 
 UNASSIGNED = "none"
 
@@ -56,7 +57,7 @@ def prepare_slices(
         preprocessing: sequences, size and choice of slices.
         folder: write an artifact of kind ``slices`` there, shard by shard, and return it as read from disk; None keeps
             everything in memory. Both have the same hash.
-        quarantined: ids of cases to leave out (`CheckReport.quarantined`).
+        quarantined: ids of cases to leave out (`CheckReport.quarantined`), as if they had never been there.
         seed: of the choice of lesion-free slices.
         progress: told of each volume.
 
@@ -68,8 +69,8 @@ def prepare_slices(
         ValueError: a sequence that the cohort does not have, or no slice to keep.
         ArtifactError: ``folder`` exists.
     """
-    cohort = cohort.with_sequences(preprocessing.sequences)
-    cases = [case for case in cohort.cases if case.id not in quarantined]
+    cohort = cohort.with_sequences(preprocessing.sequences).without(quarantined)
+    cases = cohort.cases
     if folder is None:
         return _prepare(cohort, cases, preprocessing, seed=seed, progress=progress, draft=None)
     inputs = {
@@ -137,6 +138,9 @@ def _prepare(
         for part, chosen in _choose(parts, split, preprocessing, quota, seed):
             waiting.append(_tensors(part, chosen, scales, size))
             index += _rows(part, chosen, split, size)
+        if number == 0 and draft is not None:
+            n_bytes = len(units) * sum(tensor.nbytes for shard in waiting for tensor in shard.tensors().values())
+            require_disk(draft.path, n_bytes, f"slices of {len(units)} volumes (fewer with slices_per_volume)")
         while sum(map(len, waiting)) >= step:
             shard, waiting = _take(waiting, step)
             close(shard)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ class Part:
         masks: [D H W] labels; all background where they were not asked for.
         brains: [D H W].
         spacing_mm: between rows, between columns; None where the file does not say.
-        sha256: of each sequence's file.
+        sha256: of each file.
     """
 
     case: Case
@@ -29,7 +30,7 @@ class Part:
     masks: NDArray[np.uint8]
     brains: NDArray[np.bool_]
     spacing_mm: tuple[float, float] | None
-    sha256: tuple[str, ...]
+    sha256: Mapping[Path, str]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,17 +67,17 @@ def read_unit(
         VolumeError: one that cannot be read.
     """
     read = [read_case(case, sequences, labels, with_mask=with_masks) for case in unit]
-    brains = brains_of([[stack.values for stack in stacks] for stacks, _ in read])
+    pixels = [[content.stacks[sequence].values for sequence in sequences] for content in read]
     return [
         Part(
             case,
-            [stack.values for stack in stacks],
-            np.zeros(brain.shape, np.uint8) if mask is None else mask,
+            values,
+            np.zeros(brain.shape, np.uint8) if content.mask is None else content.mask,
             brain,
-            stacks[0].spacing_mm,
-            tuple(stack.sha256 for stack in stacks),
+            content.stacks[sequences[0]].spacing_mm,
+            content.sha256,
         )
-        for case, (stacks, mask), brain in zip(unit, read, brains, strict=True)
+        for case, content, values, brain in zip(unit, read, pixels, brains_of(pixels), strict=True)
     ]
 
 

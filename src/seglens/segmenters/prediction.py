@@ -84,7 +84,7 @@ def predict_cohort(
 
 def _row(part: Part, name: str, mask: NDArray[np.uint8], codes: Mapping[int, int], cohort: Cohort) -> dict[str, Any]:
     """What is said of a case in ``cases.json``."""
-    sources = zip(cohort.sequences, part.sha256, strict=True)
+    paths = {sequence: part.case.images[sequence].path for sequence in cohort.sequences}
     return {
         "case": part.case.id,
         "patient": part.case.patient,
@@ -92,9 +92,7 @@ def _row(part: Part, name: str, mask: NDArray[np.uint8], codes: Mapping[int, int
         "values": {label: codes[value] for value, label in cohort.labels.items()},
         "voxels": {label: int(np.count_nonzero(mask == value)) for value, label in cohort.labels.items()},
         "brain_seen": bool(part.brains.any()),
-        "sources": {
-            sequence: {"file": part.case.images[sequence].path.name, "sha256": digest} for sequence, digest in sources
-        },
+        "sources": {sequence: {"file": path.name, "sha256": part.sha256[path]} for sequence, path in paths.items()},
     }
 
 

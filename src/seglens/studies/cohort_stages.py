@@ -1,6 +1,8 @@
 """From a study's settings to slices: read or make a cohort, check it, cut it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,9 @@ import torch
 
 from seglens.artifacts import Artifact, hash_file, hash_of, new_artifact
 from seglens.cohorts.case import Cohort
+from seglens.cohorts.findings import CheckReport
 from seglens.progress import Progress
+from seglens.studies.inputs import known_files, places_of, remember
 from seglens.studies.run import Stage
 from seglens.studies.settings import CohortSettings, StudySettings
 
@@ -16,22 +20,43 @@ Do = Callable[[Stage, Callable[[Path, Path, Progress], None]], Artifact]
 """Does a stage: the callable gets the artifact's final folder, a folder for checkpoints, and a progress callback."""
 
 
-def prepare(do: Do, settings: StudySettings, name: str) -> Artifact:
-    """Read or make a cohort, check it, and cut it into slices."""
+def prepare(do: Do, settings: StudySettings, name: str, folder: Path) -> Artifact:
+    """Read or make a cohort, check it, and cut it into slices.
+
+    Args:
+        do: does a stage.
+        settings: of the study.
+        name: of the cohort.
+        folder: the run's, which remembers the files that it has seen.
+
+    Raises:
+        ValueError: something about the files has to be decided first, or a case is quarantined and the study strict.
+    """
     from seglens.cohorts.checks import check_cohort
     from seglens.cohorts.slices import Preprocessing, prepare_slices
 
     own = settings.cohorts[name]
-    cohort, identity = _phantom(do, settings, name) if own.phantom else _read(settings, name)
-
-    check_stage = Stage(f"check/{name}", "check", {"cohort": identity})
+    cohort = _phantom(do, settings, name) if own.phantom else _read(settings, name)
+    sha256 = {path: hash_file(path) for path in sorted(set(places_of(cohort).values())) if path.is_file()}
+    known = known_files(folder, cohort)
+    inputs: dict[str, Any] = {"cohort": _identity(cohort, sha256)}
+    changed = {str(path): digest for path, digest in known.items() if sha256.get(path, digest) != digest}
+    if changed:
+        inputs["changed"] = hash_of(sorted(changed.values()))
+    check_stage = Stage(f"check/{name}", "check", inputs)
 
     def check(path: Path, checkpoint: Path, progress: Progress) -> None:
-        report = check_cohort(cohort, progress=progress)
+        report = check_cohort(cohort, known=known, progress=progress)
+        by_place = {place: report.sha256.get(file) for place, file in places_of(cohort).items()}
         with new_artifact(path, kind=check_stage.kind, inputs=check_stage.inputs) as draft:
-            draft.save_document("check", {**_cohort_facts(cohort, own), **report.to_json()})
+            draft.save_document("check", {**_cohort_facts(cohort, own), **report.to_json(), "sha256": by_place})
 
-    quarantined = frozenset(do(check_stage, check).document("check")["quarantined"])
+    report = CheckReport.from_json(do(check_stage, check).document("check"))
+    remember(folder, cohort, sha256, report)
+    report.settle(strict=settings.strict)
+    quarantined = report.quarantined
+    if quarantined >= {case.id for case in cohort.cases}:
+        raise ValueError(f"{name}: all {len(cohort.cases)} cases are quarantined; {folder / 'quarantine.txt'} says why")
     preprocessing = Preprocessing(
         sequences=tuple(settings.sequences),
         size=settings.size,
@@ -45,15 +70,14 @@ def prepare(do: Do, settings: StudySettings, name: str) -> Artifact:
         )
 
     inputs = {
-        "cohort": identity,
-        "quarantined": sorted(quarantined),
+        "cohort": _identity(cohort.without(quarantined), sha256),  # as if the others had never been there
         "preprocessing": repr(preprocessing),
         "seed": settings.seed,
     }
     return do(Stage(f"slices/{name}", "slices", inputs), cut)
 
 
-def _phantom(do: Do, settings: StudySettings, name: str) -> tuple[Cohort, str]:
+def _phantom(do: Do, settings: StudySettings, name: str) -> Cohort:
     from seglens.cohorts.layouts import read_cohort
     from seglens.cohorts.phantom.cohort import write_phantom_cohort
 
@@ -79,7 +103,7 @@ def _phantom(do: Do, settings: StudySettings, name: str) -> tuple[Cohort, str]:
             )
 
     made = do(stage, make)
-    cohort = read_cohort(
+    return read_cohort(
         made.path / "cohort",
         name=name,
         layout="nnunet",
@@ -87,11 +111,10 @@ def _phantom(do: Do, settings: StudySettings, name: str) -> tuple[Cohort, str]:
         fractions=own.fractions.model_dump(),
         seed=settings.seed,
     )
-    return cohort, hash_of({"phantom": made.hash, "cohort": _facts_of_cases(cohort)})
 
 
-def _read(settings: StudySettings, name: str) -> tuple[Cohort, str]:
-    from seglens.cohorts.case import split_by_patient
+def _read(settings: StudySettings, name: str) -> Cohort:
+    from seglens.cohorts.case import Reading, split_by_patient
     from seglens.cohorts.layouts import read_cohort
 
     own = settings.cohorts[name]
@@ -109,25 +132,27 @@ def _read(settings: StudySettings, name: str) -> tuple[Cohort, str]:
             channels=source.channels,
             inverted=source.inverted,
             orientation=source.orientation,
+            reading=Reading(source.nonfinite, source.resample, source.follow_links, source.max_gib),
             fractions=own.fractions.model_dump(),
             seed=settings.seed,
         )
         for source in own.sources
     ]
-    cohort = parts[0]
-    if len(parts) > 1:
-        cohort = Cohort.merged(parts, name)
-        cohort = cohort.with_splits(split_by_patient(cohort.cases, own.fractions.model_dump(), settings.seed))
-    refs = {
-        f"{case.id}/{sequence}": ref
+    if len(parts) == 1:
+        return parts[0]
+    cohort = Cohort.merged(parts, name)
+    deal = partial(split_by_patient, fractions=own.fractions.model_dump(), seed=settings.seed)
+    return replace(cohort, splits=deal(cohort.cases), deal=deal)
+
+
+def _identity(cohort: Cohort, sha256: Mapping[Path, str]) -> str:
+    """All that a cohort's slices depend on."""
+    files = {
+        f"{case.id}/{name}": [sha256.get(ref.path), ref.channel, ref.inverted, ref.orientation]
         for case in cohort.cases
-        for sequence, ref in [*case.images.items(), *([("mask", case.mask)] if case.mask else [])]
+        for name, ref in [*case.images.items(), *([("mask", case.mask)] if case.mask else [])]
     }
-    digests = {path: hash_file(path) for path in sorted({ref.path for ref in refs.values()}) if path.is_file()}
-    identity = {
-        place: [digests.get(ref.path), ref.channel, ref.inverted, ref.orientation] for place, ref in refs.items()
-    }
-    return cohort, hash_of({"files": identity, "cohort": _facts_of_cases(cohort)})
+    return hash_of({"files": files, "cohort": _facts_of_cases(cohort)})
 
 
 def _facts_of_cases(cohort: Cohort) -> dict[str, Any]:
@@ -142,6 +167,7 @@ def _facts_of_cases(cohort: Cohort) -> dict[str, Any]:
                 case.volume,
                 case.position,
                 {str(code): value for code, value in case.mask_values.items()},
+                [case.reading.nonfinite, case.reading.resample],
             ]
             for case in cohort.cases
         },

@@ -39,10 +39,14 @@ class SourceSettings(_Strict):
         orientation: 2-D folders: where rows and columns run to, of A P and of L R; ``PL`` is the radiological display.
         patient: a regular expression with one group that takes the patient out of the case's name; None takes the
             layout's rule.
+        nonfinite: images with NaN or infinite voxels are quarantined, or those are set to zero, counted and noted.
+        resample: bring files onto the grid of the case's first sequence, and note it, instead of quarantining the case.
+        follow_links: also read what links out of the folder lead to.
+        max_gib: the most that an unpacked file may hold.
     """
 
     path: Path
-    layout: Literal["auto", "brats", "nnunet", "folder"] = "auto"
+    layout: Literal["auto", "brats", "nnunet", "bids", "msd", "folder"] = "auto"
     labels: dict[int, str] | None = None
     mask_values: dict[int, int] | None = None
     images: str | None = None
@@ -51,6 +55,10 @@ class SourceSettings(_Strict):
     inverted: bool = False
     orientation: str = "PL"
     patient: str | None = None
+    nonfinite: Literal["quarantine", "zero"] = "quarantine"
+    resample: bool = False
+    follow_links: bool = False
+    max_gib: Rate = 2.0
 
 
 class PhantomSettings(_Strict):
@@ -193,6 +201,7 @@ class StudySettings(_Strict):
         failures: recoveries to try.
         atlas_top_k: exemplar slices a latent.
         device: ``auto`` takes a GPU where there is one.
+        strict: stop where a case would be quarantined. Changes no result, so it is no part of the study's record.
     """
 
     name: str = "study"
@@ -210,6 +219,7 @@ class StudySettings(_Strict):
     failures: list[FailureSettings] = []
     atlas_top_k: Count = 8
     device: str = "auto"
+    strict: Annotated[bool, Field(exclude=True)] = False
 
     @model_validator(mode="after")
     def _names_exist(self) -> "StudySettings":

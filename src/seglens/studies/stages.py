@@ -107,7 +107,7 @@ class Study:
     def slices(self, cohort: str) -> SliceSet:
         """Slices of a cohort, all splits; its cases are checked first, and those that fail are left out."""
         if cohort not in self._slices:
-            self._slices[cohort] = SliceSet.read(prepare(self._do, self.settings, cohort))
+            self._slices[cohort] = SliceSet.read(prepare(self._do, self.settings, cohort, self.run.path))
         return self._slices[cohort]
 
     def segmenter(self, name: str) -> Segmenter:
@@ -345,7 +345,7 @@ class Study:
     def unseen_slices(self, name: str) -> SliceSet:
         """Val and test slices of a segmenter's own cohort."""
         slices = self.slices(self.settings.segmenters[name].cohort)
-        return slices.select([row for row, split in enumerate(slices.index["split"]) if split in ("val", "test")])
+        return slices.select(unseen_rows(slices))
 
     def _pretrained(self, own: SegmenterSettings, slices: SliceSet) -> Segmenter | None:
         if own.pretrained is None:
@@ -388,6 +388,11 @@ class Study:
                 make(draft, progress)
 
         return self._do(stage, drafted, together=together)
+
+
+def unseen_rows(slices: SliceSet) -> list[int]:
+    """Rows of the val and test slices of a cohort."""
+    return [row for row, split in enumerate(slices.index["split"]) if split in ("val", "test")]
 
 
 def training_settings(own: SegmenterSettings) -> TrainingSettings:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from seglens.artifacts import canonical_json, write_text_whole
 from seglens.processes import is_first, rank_and_size, wait
+from seglens.studies.inputs import quarantine_reported
 from seglens.studies.parallel import tasks_of, work_ahead
 from seglens.studies.run import Run, peak_rss_mib
 from seglens.studies.settings import StudySettings
@@ -35,7 +36,7 @@ def run_study(settings: StudySettings, out: Path, *, jobs: int = 1, announce: An
     if jobs < 1 or (jobs > 1 and rank_and_size()[1] > 1):
         raise ValueError(f"jobs is {jobs}; it must be 1 or more, and 1 where a launcher started several processes")
     run = Run(out)
-    with run.writing(settings.model_dump(mode="json")):
+    with run.writing(settings.model_dump(mode="json")), quarantine_reported(out, settings.cohorts):
         started = time.perf_counter()
         workers_rss_mib = 0
         if jobs > 1:
@@ -74,7 +75,7 @@ def run_stages(
     if unknown:
         raise ValueError(f"no segmenter {', '.join(unknown)}; the study has {', '.join(settings.segmenters)}")
     run = Run(out)
-    with run.writing(settings.model_dump(mode="json")):
+    with run.writing(settings.model_dump(mode="json")), quarantine_reported(out, settings.cohorts):
         study = Study(settings, run, announce)
         for stage_name in stage_names:
             do = getattr(study, stage_name)

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -18,9 +17,13 @@ from seglens.cohorts.phantom.populations import resolve, sources
 from seglens.cohorts.phantom.subject import SEQUENCES, PhantomSubject, make_subject
 from seglens.cohorts.phantom.tissue import HEALTHY_LABELS, TUMOUR_LABELS
 from seglens.progress import Progress, silent
+from seglens.room import require_disk
 from seglens.running import follow_parent
+from seglens.writing import whole_folder
 
 TRUTH = "subjects.json"
+BYTES_A_PIXEL = 4
+"""Four packed images and a mask take 2 to 3."""
 NO_FACTORS: Mapping[str, str] = {}
 
 
@@ -73,46 +76,45 @@ def write_phantom_cohort(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not empty; remove it or write to another folder")
-    partial_folder = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    for name in ("imagesTr", "labelsTr"):
-        (partial_folder / name).mkdir(parents=True)
-    job = partial(
-        _write_subject,
-        folder=partial_folder,
-        population=population,
-        seed=seed,
-        factors=dict(factors),
-        size=size,
-        slices=slices,
-    )
-    truths = []
-    for done, truth in enumerate(_each(job, subjects, workers), start=1):
-        truths.append(truth)
-        progress(done, subjects)
-    labels = HEALTHY_LABELS if resolve(population, factors).place is None else TUMOUR_LABELS
-    dataset = {
-        "name": f"phantom {population}",
-        "description": "Synthetic MR of a phantom population; the planted truth is in subjects.json",
-        "channel_names": {str(number): name for number, name in enumerate(SEQUENCES)},
-        "labels": {name: value for value, name in labels.items()},
-        "numTraining": subjects,
-        "file_ending": ".nii.gz",
-    }
-    record = {
-        "population": population,
-        "sources": sources(population, factors),
-        "seed": seed,
-        "factors": dict(factors),
-        "size": size,
-        "slices": slices,
-        "subjects": truths,
-    }
-    (partial_folder / "dataset.json").write_text(json.dumps(dataset, indent=1) + "\n")
-    (partial_folder / TRUTH).write_text(json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    require_disk(folder, subjects * slices * size**2 * BYTES_A_PIXEL, f"a cohort of {subjects} phantoms")
     if folder.exists():
         folder.rmdir()
-    partial_folder.rename(folder)
+    with whole_folder(folder) as partial_folder:
+        for name in ("imagesTr", "labelsTr"):
+            (partial_folder / name).mkdir()
+        job = partial(
+            _write_subject,
+            folder=partial_folder,
+            population=population,
+            seed=seed,
+            factors=dict(factors),
+            size=size,
+            slices=slices,
+        )
+        truths = []
+        for done, truth in enumerate(_each(job, subjects, workers), start=1):
+            truths.append(truth)
+            progress(done, subjects)
+        labels = HEALTHY_LABELS if resolve(population, factors).place is None else TUMOUR_LABELS
+        dataset = {
+            "name": f"phantom {population}",
+            "description": "Synthetic MR of a phantom population; the planted truth is in subjects.json",
+            "channel_names": {str(number): name for number, name in enumerate(SEQUENCES)},
+            "labels": {name: value for value, name in labels.items()},
+            "numTraining": subjects,
+            "file_ending": ".nii.gz",
+        }
+        record = {
+            "population": population,
+            "sources": sources(population, factors),
+            "seed": seed,
+            "factors": dict(factors),
+            "size": size,
+            "slices": slices,
+            "subjects": truths,
+        }
+        (partial_folder / "dataset.json").write_text(json.dumps(dataset, indent=1) + "\n")
+        (partial_folder / TRUTH).write_text(json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return folder
 
 

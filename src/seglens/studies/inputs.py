@@ -1,0 +1,76 @@
+"""What a folder remembers of the files that were read for it, and the one report of what was wrong with them."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from seglens.artifacts import write_text_whole
+from seglens.cohorts.case import Cohort
+from seglens.cohorts.findings import CheckReport, write_quarantine
+from seglens.processes import is_first
+
+FOLDER = "inputs"
+
+
+def places_of(cohort: Cohort) -> dict[str, Path]:
+    """Each file of a cohort by case and sequence (or mask), which does not hang on where the data set lies."""
+    return {
+        f"{case.id}/{name}": ref.path
+        for case in cohort.cases
+        for name, ref in [*case.images.items(), *([("mask", case.mask)] if case.mask else [])]
+    }
+
+
+def known_files(folder: Path, cohort: Cohort) -> dict[Path, str]:
+    """Sha256 of the cohort's files as they were when they were first found right for this folder."""
+    known = _read(folder, cohort.name).get("sha256", {})
+    return {path: known[place] for place, path in places_of(cohort).items() if place in known}
+
+
+def remember(folder: Path, cohort: Cohort, sha256: Mapping[Path, str], report: CheckReport) -> None:
+    """Keep the report, and the sha256 of every file of a case that nothing is wrong with; what was known stays known.
+
+    A case that was quarantined may be mended; one that was right must stay as it was.
+    """
+    if not is_first():
+        return
+    found = {
+        place: sha256[path] for place, path in places_of(cohort.without(report.quarantined)).items() if path in sha256
+    }
+    content = {
+        "about": "remove this file if the cohort's files have been changed on purpose",
+        "sha256": found | _read(folder, cohort.name).get("sha256", {}),
+        "report": report.to_json(),
+    }
+    path = _path(folder, cohort.name)
+    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text_whole(path, text)
+
+
+@contextmanager
+def quarantine_reported(folder: Path, cohorts: Iterable[str]) -> Iterator[None]:
+    """However the block ends, write what was found in these cohorts: ``quarantine.json`` and ``quarantine.txt``."""
+    try:
+        yield
+    finally:
+        documents = [_read(folder, name).get("report") for name in cohorts]
+        if is_first() and any(documents):
+            write_quarantine(folder, [CheckReport.from_json(one) for one in documents if one])
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    path = _path(folder, name)
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); remove it, and the files count as seen for the first time"
+        ) from None
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / FOLDER / f"{name.replace('/', '-')}.json"
