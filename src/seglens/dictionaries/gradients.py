@@ -4,6 +4,7 @@ Dense training multiplies, sorts and copies arrays [n m] of which k in m entries
 the encoder's; all else touches n * k pairs, and the result is the same (the tests compare it with dense autograd).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -53,6 +54,11 @@ class Backward:
     fired: Int64[Tensor, " m"]
 
 
+Through = Callable[[Tensor, Weights, Codes, float, Kernel], tuple[Tensor, Weights]]
+"""From centred tokens, weights, codes, a factor and a kernel to the error, and to the gradients of its energy times
+``factor / 2`` (or of another loss in its place) where the encoder's input does not move."""
+
+
 def backward(
     x: Float[Tensor, "n d_in"],
     weights: Weights,
@@ -62,6 +68,7 @@ def backward(
     auxiliary_k: int = 0,
     auxiliary_coefficient: float = 1 / 32,
     kernel: Kernel = "auto",
+    through: Through | None = None,
 ) -> Backward:
     """Loss and gradients of one batch by hand, summed over all processes.
 
@@ -79,6 +86,7 @@ def backward(
         auxiliary_k: how many of them a token may use.
         auxiliary_coefficient: weight of the auxiliary loss.
         kernel: how the active pairs are gone through; the same numbers but for rounding.
+        through: another loss of the active pairs (`matryoshka.PrefixErrors`); None: the squared error.
 
     Returns:
         Loss, gradients and how often each latent fired.
@@ -87,7 +95,7 @@ def backward(
     sum_over_ranks([total])
     elements = max(int(total) * x.shape[1], 1)
     centred = x - weights.b_dec
-    through = _through_all if chosen_kernel(kernel, x) == "dense" else _through_pairs
+    through = through or (_through_all if chosen_kernel(kernel, x) == "dense" else _through_pairs)
     error, gradients = through(centred, weights, codes, 2 / elements, kernel)
     auxiliary = x.new_zeros(1)
     energy = error.square().sum().reshape(1)
