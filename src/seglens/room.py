@@ -5,7 +5,7 @@ from pathlib import Path
 
 DISK_SPARE_BYTES = 2**25
 """Left for the tables, checkpoints' heads and logs that nobody counts."""
-CONTROL_GROUPS = Path("/sys/fs/cgroup")
+CONTROL_GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 class NoRoomError(ValueError):
@@ -27,7 +27,7 @@ def require_disk(path: Path, n_bytes: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if n_bytes + DISK_SPARE_BYTES > free:
         raise NoRoomError(
-            f"{what} needs about {said(n_bytes + DISK_SPARE_BYTES)} of disk, {said(free)} are free in {folder}; "
+            f"{what}: about {said(n_bytes + DISK_SPARE_BYTES)} of disk are needed, {said(free)} are free in {folder}; "
             "make room or give another folder"
         )
 
@@ -44,7 +44,9 @@ def require_memory(n_bytes: int, what: str) -> None:
     """
     free = free_memory()
     if n_bytes > free:
-        raise NoRoomError(f"{what} needs about {said(n_bytes)} of memory, {said(free)} are free; take a larger machine")
+        raise NoRoomError(
+            f"{what}: about {said(n_bytes)} of memory are needed, {said(free)} are free; take a larger machine"
+        )
 
 
 def free_memory() -> int:
@@ -67,7 +69,7 @@ def free_memory() -> int:
 
 def said(n_bytes: int) -> str:
     """A number of bytes for people: ``1.5 GiB``."""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20)):
         if n_bytes >= size:
             return f"{n_bytes / size:.1f} {unit}"
     return f"{n_bytes} bytes"
@@ -76,7 +78,7 @@ def said(n_bytes: int) -> str:
 def _own_groups() -> list[Path]:
     """This process's control group (version 2) and those above it; none where there are no such things."""
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = OWN_GROUP.read_text().splitlines()
     except OSError:
         return []
     own = [line[3:].lstrip("/") for line in lines if line.startswith("0::")]

@@ -391,6 +391,6 @@ def test_row_50_more_than_the_disk(tmp_path, monkeypatch):
     """What does not fit on the disk is refused with both figures, before anything is written."""
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=2**20))
     archive = zipped(tmp_path / "a.zip", [("a", json.dumps([1]))])
-    with pytest.raises(ValueError, match=r"needs about 32\.0 MiB of disk, 1\.0 MiB are free"):
+    with pytest.raises(ValueError, match=r"a\.zip unpacked: about 32\.0 MiB of disk are needed, 1\.0 MiB are free"):
         unpack(archive, tmp_path / "out")
     assert untouched(tmp_path, "a.zip")

@@ -17,6 +17,7 @@ from seglens.cohorts.slices import SliceSet
 from seglens.halving import Halving
 from seglens.processes import dealt, from_first, gathered, is_first, wait
 from seglens.progress import Progress, silent
+from seglens.room import require_disk, require_memory
 from seglens.segmenters.segmenter import Segmenter
 from seglens.shapes import TokenGrid
 
@@ -157,6 +158,7 @@ def _shards_of(
     """This process's shards by number; written to ``draft`` (and None here) where there is one."""
     batches = list(forward.slices.batches(batch_size))
     first = forward(batches[0] if is_first() else batches[0][:1])  # elsewhere only its shape is needed
+    _require_room(forward, first[0].numel(), dtype, draft)
     per_shard = batches_in_shard(first[0].numel() * len(batches[0]))
     starts = range(0, len(batches), per_shard)
     mine = dealt(len(starts))
@@ -185,6 +187,18 @@ def _shards_of(
             draft.save_tensors(shard_name(number), shard.tensors())
         made[number] = (shard if draft is None else None), facts
     return made
+
+
+def _require_room(forward: ForwardPass, elements: int, dtype: torch.dtype, draft: Draft | None) -> None:
+    """Refuse what does not fit on the disk, or in memory where nothing is written; the first process looks for all."""
+    if not is_first():
+        return
+    n_bytes = len(forward.slices) * elements * dtype.itemsize
+    what = f"activations of {len(forward.slices)} slices at {forward.hookpoint!r}"
+    if draft is None:
+        require_memory(n_bytes, f"{what} (less as int8, or written to a folder)")
+    else:
+        require_disk(draft.path, n_bytes, f"{what} (less as int8, none with `store: false`)")
 
 
 def _kept(grids: Float[Tensor, "b h w d_in"], dtype: torch.dtype, chunks: Chunks) -> tuple[Shard, ShardFacts]:

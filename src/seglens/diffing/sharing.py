@@ -23,6 +23,7 @@ from seglens.diffing.matching import (
     unit_rows,
 )
 from seglens.diffing.universal import specific_latents, universal_latents
+from seglens.room import require_memory
 
 __all__ = [
     "METHODS",
@@ -183,6 +184,7 @@ def _matched(
         unit_a, unit_b = unit_rows(a), unit_rows(b)
         found = assign_cosine(unit_a, unit_b)
         return found.match, lambda rows, columns: paired_cosine(unit_a[rows], unit_b[columns]), found.certificate
+    require_memory(3 * 4 * len(a) * len(b), f"matching {len(a)} with {len(b)} latents by {method}")
     similarity = cosine(a, b)
     if METHODS[method] is hungarian:
         found = assign(similarity)

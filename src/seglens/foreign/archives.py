@@ -57,7 +57,7 @@ def unpack(archive: Path, folder: Path) -> int:
     try:
         with _opened(archive) as (entries, open_entry), whole_folder(folder) as partial:
             files = _checked(archive, entries)
-            require_disk(partial, sum(entry.size for entry, _ in files), f"{archive}, unpacked,")
+            require_disk(partial, sum(entry.size for entry, _ in files), f"{archive} unpacked")
             for entry, parts in files:
                 target = partial.joinpath(*parts)
                 target.parent.mkdir(parents=True, exist_ok=True)

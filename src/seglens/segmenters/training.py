@@ -19,6 +19,7 @@ from seglens.cohorts.slices import SliceSet
 from seglens.devices import fast_bf16
 from seglens.processes import from_first, rank_and_size, sum_over_ranks, wait
 from seglens.progress import Progress, silent
+from seglens.room import require_disk
 from seglens.running import asked_to_stop, by_steps, stop_if_asked
 from seglens.segmenters.architectures import build_segmenter, start_from
 from seglens.segmenters.batch_norm import pooled_batch_norm
@@ -206,6 +207,10 @@ def _optimised(
         raise ValueError(
             f"batch_size is {settings.batch_size}, processes are {size}; each needs a slice of every batch"
         )
+    if checkpoint is not None and rank == 0:
+        # weights and AdamW's two moments, beside the checkpoint before
+        n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+        require_disk(checkpoint, 2 * 3 * n_bytes, "the checkpoints of the training")
     with torch.random.fork_rng(devices=_forked(place)), pooled_batch_norm(network):
         run = {**run, "precision": _precision(settings, place)}
         network.to(place).train()

@@ -291,9 +291,7 @@ class StudySettings(_Strict):
         except OSError as error:
             raise SettingsError(f"{path} cannot be read: {error.strerror}; give a study file") from None
         except UnicodeDecodeError as error:
-            raise SettingsError(
-                f"{path} is not UTF-8 text ({error.reason}); save it so"
-            ) from None
+            raise SettingsError(f"{path} is not UTF-8 text ({error.reason}); save it so") from None
         except YamlError as error:
             raise SettingsError(f"{path} is not YAML that can be used: {error}") from None
         settings = cls.parse(parsed.content, str(path), parsed)
