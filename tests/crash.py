@@ -1,79 +1,172 @@
-"""Kill a quick demo at random moments, run it again, and compare what it leaves with an undisturbed run.
+"""Kill a study at random moments, run it again, and compare what it leaves with an undisturbed run.
 
-python -m tests.crash --kills 10
+python -m tests.crash --kills 100                  a very small study with every stage but the making of phantoms
+python -m tests.crash --kills 10 --study demo      `seglens demo --quick`
+
+The small study is forked from a process that has imported everything, so that a run takes seconds: for what is on disk
+a killed fork is a killed process. The demo is the command itself.
 """
 
 import argparse
+import importlib
+import os
+import pkgutil
 import random
+import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
+import seglens
 from seglens.artifacts import read_artifact
+from seglens.reports.report import write_report
 from seglens.studies.run import Run
+from seglens.studies.settings import StudySettings
+from seglens.studies.study import run_study
+
+Start = Callable[[Path], int]
+"""Starts a run in a folder, in a process of its own; the process's number."""
+STUDIES = ("smallest", "demo")
 
 
-def demo(out: Path, seed: int) -> list[str]:
-    """The command that is killed."""
-    return [sys.executable, "-m", "seglens.cli", "demo", "--quick", "--out", str(out), "--seed", str(seed)]
+def smallest_study(folder: Path) -> StudySettings:
+    """Two segmenters of pictures that are written to ``folder``: eight patients, three discs each with a square in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    chance = np.random.default_rng(0)
+    rows, columns = np.mgrid[:32, :32]
+    disc = (rows - 16) ** 2 + (columns - 16) ** 2 < 14**2
+    for patient in range(8):
+        for number in range(3):
+            mask = np.zeros((32, 32), np.uint8)
+            row, column = chance.integers(8, 20, 2)
+            mask[row : row + 6, column : column + 5] = 255
+            image = disc * (90 + 60 * (mask > 0) + chance.normal(0, 15, (32, 32)))
+            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f"p{patient}_{number}.png")
+            Image.fromarray(mask).save(folder / f"p{patient}_{number}_mask.png")
+    source = {
+        "path": str(folder),
+        "layout": "folder",
+        "images": "{patient}_{slice}.png",
+        "masks": "{patient}_{slice}_mask.png",
+        "channels": {"FLAIR": 0},
+        "labels": {0: "background", 1: "tumour"},
+        "mask_values": {0: 0, 255: 1},
+    }
+    settings = {
+        "name": "discs",
+        "sequences": ["FLAIR"],
+        "size": 32,
+        "cohorts": {"discs": {"sources": [source], "fractions": {"train": 0.5, "val": 0.25, "test": 0.25}}},
+        "segmenters": {
+            "first": {"cohort": "discs", "steps": 4, "batch_size": 4},
+            "second": {"cohort": "discs", "steps": 3, "batch_size": 4, "init_from": "first"},
+        },
+        "hookpoint": "stage4",
+        "dictionaries": {"k": 2, "expansion": 1, "steps": 6, "batch_size": 64},
+        "steering": [{"segmenter": "first", "cohort": "discs", "label": "tumour"}],
+        "failures": [{"segmenter": "first", "cohort": "discs", "worst": 2}],
+        "atlas_top_k": 2,
+    }
+    return StudySettings.parse(settings, "the crash test")
 
 
-def run_with_kills(out: Path, kills: int, *, seed: int = 0, longest: float = 40.0, draw: int = 0) -> list[float]:
-    """Start the demo, `kill -9` it after a random time, again and again; then let it finish.
+def forked(settings: StudySettings) -> Start:
+    """A study in a fork of this process, which must not have computed anything: threads are not forked."""
+    for module in pkgutil.walk_packages(seglens.__path__, "seglens."):
+        importlib.import_module(module.name)
+    importlib.import_module("transformers.models.segformer.modeling_segformer")
 
-    Args:
-        out: the run's folder.
-        kills: how often.
-        seed: of the demo.
-        longest: the latest moment of a kill, seconds after a start.
-        draw: seed of the moments.
+    def start(out: Path) -> int:
+        number = os.fork()
+        if number == 0:
+            code = 1
+            try:
+                write_report(run_study(settings, out))
+                code = 0
+            finally:
+                os._exit(code)
+        return number
 
-    Returns:
-        The moments.
+    return start
+
+
+def demo(seed: int = 0) -> Start:
+    """The command ``seglens demo --quick``."""
+
+    def start(out: Path) -> int:
+        command = [sys.executable, "-m", "seglens.cli", "demo", "--quick", "--out", str(out), "--seed", str(seed)]
+        nowhere = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
+        return os.posix_spawn(sys.executable, command, os.environ, file_actions=nowhere)
+
+    return start
+
+
+def finish(start: Start, out: Path) -> None:
+    """Run to the end.
+
+    Raises:
+        RuntimeError: it failed.
     """
-    chance = random.Random(draw)
-    moments = [chance.uniform(2.0, longest) for _ in range(kills)]
-    for moment in moments:
-        process = subprocess.Popen(demo(out, seed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        started = time.monotonic()
-        while process.poll() is None and time.monotonic() - started < moment:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    finished = subprocess.run(demo(out, seed), capture_output=True, text=True, check=False)
-    if finished.returncode:
-        raise RuntimeError(f"the last run failed: {finished.stderr[-2000:]}")
-    return moments
+    _, status = os.waitpid(start(out), 0)
+    if status:
+        raise RuntimeError(f"the run in {out} ended with {os.waitstatus_to_exitcode(status)}")
 
 
-def verified_hashes(out: Path) -> dict[str, str]:
-    """Content hash of every stage, each file compared with its own."""
+def kill(start: Start, out: Path, moment: float) -> bool:
+    """Start, and `kill -9` after so many seconds; whether it was still running."""
+    number = start(out)
+    time.sleep(moment)
+    os.kill(number, signal.SIGKILL)  # where it has ended nobody has asked yet, so its number is still its own
+    _, status = os.waitpid(number, 0)
+    return os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+
+
+def left_behind(out: Path) -> tuple[dict[str, str], list[str]]:
+    """Content hash of every stage, each file compared with its own; and what is no finished artifact."""
     run = Run(out)
-    return {stage: read_artifact(run.artifact(stage).path, verify=True).hash for stage in run.stages()}
+    hashes = {stage: read_artifact(run.artifact(stage).path, verify=True).hash for stage in run.stages()}
+    unfinished = [*(out / "artifacts").glob(".*"), *(out / "checkpoints").glob("*")]
+    return hashes, sorted(path.name for path in unfinished)
 
 
 def main() -> int:
-    """Compare; exit 1 where a hash differs."""
+    """Compare; exit 1 where anything differs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--study", choices=STUDIES, default=STUDIES[0])
+    parser.add_argument("--draw", type=int, default=0, help="seed of the moments")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        undisturbed, disturbed = Path(folder) / "undisturbed", Path(folder) / "disturbed"
-        started = time.monotonic()
-        run_with_kills(undisturbed, 0)
-        longest = time.monotonic() - started
-        wanted = verified_hashes(undisturbed)
-        different = 0
-        for number in range(arguments.kills):
-            out = disturbed / str(number)
-            (moment,) = run_with_kills(out, 1, longest=longest, draw=number)
-            same = verified_hashes(out) == wanted
+    chance = random.Random(arguments.draw)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        start = forked(smallest_study(folder / "data")) if arguments.study == "smallest" else demo()
+        began = time.monotonic()
+        finish(start, folder / "undisturbed")
+        longest = time.monotonic() - began
+        wanted = left_behind(folder / "undisturbed")
+        killed = different = 0
+        while killed < arguments.kills:
+            moment, out = chance.uniform(0, longest), folder / f"killed {killed}"
+            killed_now = kill(start, out, moment)
+            began = time.monotonic()
+            finish(start, out)
+            if not killed_now:  # it was done before
+                longest = 0.9 * longest
+                continue
+            killed += 1
+            same = left_behind(out) == wanted
             different += not same
-            print(f"kill {number} after {moment:.1f} s: {'equal' if same else 'DIFFERENT'}", flush=True)
-    print(f"{arguments.kills - different} of {arguments.kills} equal an undisturbed run ({len(wanted)} artifacts)")
+            print(f"kill {killed} after {moment:.2f} s: {'equal' if same else f'DIFFERENT, see {out}'}", flush=True)
+            if same:
+                shutil.rmtree(out)
+            longest = max(longest, moment + 0.5 * (time.monotonic() - began))
+    print(f"{killed - different} of {killed} equal an undisturbed run ({len(wanted[0])} artifacts)")
     return int(different > 0)
 
 

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 
 import pytest
 import yaml
-from tests.crash import run_with_kills, verified_hashes
+from tests.crash import demo, finish, kill, left_behind
 
 from seglens import cli
 from seglens.progress import silent
@@ -125,8 +125,10 @@ def test_every_stage_is_a_verb(quick_run, tmp_path, monkeypatch, capsys):
 
 
 def test_killed_and_run_again_it_leaves_the_same(quick_run, tmp_path):
-    run_with_kills(tmp_path / "run", 3, longest=25.0)
-    assert verified_hashes(tmp_path / "run") == quick_run.hashes
+    for moment in (6.0, 12.0, 20.0):
+        kill(demo(), tmp_path / "run", moment)
+    finish(demo(), tmp_path / "run")
+    assert left_behind(tmp_path / "run") == (quick_run.hashes, [])
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["study"] == "phantom cohorts, quick"
 
 
