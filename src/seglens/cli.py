@@ -229,6 +229,32 @@ def report(run: Annotated[Path, Parameter(help="A run's folder.")]) -> int:
 
 
 @app.command
+def explore(
+    run: Annotated[Path, Parameter(help="A finished run's folder.")],
+    *,
+    port: Annotated[int, Parameter(help="0 takes a free one.")] = 0,
+    open_browser: Annotated[bool, Parameter(name="--browser", help="Open the page in your browser.")] = True,
+) -> int:
+    """Look at latents and turn them, in a browser on this machine; Ctrl-C ends it."""
+    try:
+        from seglens.explorer.serving import serve
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{error.name} is not installed; the explorer is an extra: pip install 'med-seglens[explorer]'"
+        ) from None
+
+    def told(address: str) -> None:
+        print(f"open {address}", flush=True)
+        if open_browser:
+            import webbrowser
+
+            webbrowser.open(address)
+
+    serve(run, port=port, told=told)
+    return DONE
+
+
+@app.command
 def doctor() -> int:
     """Versions, devices, memory, disk, and what would break."""
     from seglens.doctor import examine

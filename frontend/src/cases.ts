@@ -1,0 +1,374 @@
+/** Slices: what the network sees and says there, and what it would say with latents changed. */
+
+import { binary, json, once } from "./api";
+import type { Packed } from "./api";
+import { figure, h, link, replace, table, words } from "./dom";
+import { latentsOf, nameOf } from "./latents";
+import { overview } from "./overview";
+import { classColour, draw } from "./picture";
+import type { Layers } from "./picture";
+
+interface SliceEntry {
+  row: number;
+  case: string;
+  position: number;
+  split: string;
+  dice: number | null;
+}
+
+interface Cohort {
+  name: string;
+  sequences: string[];
+  labels: Record<string, string>;
+  size: [number, number];
+  slices: SliceEntry[];
+}
+
+interface ClassFigures {
+  label: string;
+  value: number;
+  said: number;
+  true: number;
+  dice: number | null;
+}
+
+interface Prediction {
+  classes: ClassFigures[];
+  grid: [number, number];
+  latents: { latent: number; name: string; mass: number; usual: number }[];
+}
+
+interface Steered {
+  before: ClassFigures[];
+  after: ClassFigures[];
+  changed: number;
+  edits: unknown[];
+}
+
+interface Firing {
+  latent: number;
+  name: string;
+  value: number;
+  usual: number;
+}
+
+interface Turn {
+  latents: number[];
+  operation: "multiply" | "add" | "zero";
+  value: number;
+}
+
+const NEUTRAL = { multiply: 1, add: 0, zero: 0 } as const;
+
+const cohortOf = (name: string, segmenter: string): Promise<Cohort> =>
+  once(`cohort/${name}/${segmenter}`, () => json<Cohort>(`/cohorts/${name}?segmenter=${segmenter}`));
+
+async function segmenterFor(cohort: string, query: URLSearchParams): Promise<string> {
+  const { segmenters, summary } = await overview();
+  const own = summary.segmenters.find((one) => one.trained_on === cohort && segmenters.includes(one.name));
+  return query.get("segmenter") ?? own?.name ?? (segmenters[0] as string);
+}
+
+export async function cohortPage(page: HTMLElement, name: string, query: URLSearchParams): Promise<void> {
+  const segmenter = await segmenterFor(name, query);
+  const cohort = await cohortOf(name, segmenter);
+  const scored = cohort.slices.filter((slice) => slice.dice !== null);
+  const worst = [...scored].sort((a, b) => (a.dice as number) - (b.dice as number)).slice(0, 60);
+  const entry = (slice: SliceEntry): HTMLElement =>
+    h(
+      "li",
+      {},
+      link(
+        `/case/${name}/${slice.row}?segmenter=${segmenter}`,
+        `${slice.case}, slice ${slice.position}`,
+        h("span", { class: "quiet" }, slice.dice === null ? ` ${slice.split}` : ` Dice ${figure(slice.dice)}`),
+      ),
+    );
+  replace(
+    page,
+    h("h1", {}, `Slices of ${name}`),
+    h("p", { class: "quiet" }, `Seen by ${segmenter}. Dice of a slice is the mean over foreground classes; absent in both counts as 1.`),
+    worst.length ? h("h2", {}, `The ${worst.length} worst of ${scored.length} scored slices`) : null,
+    worst.length ? h("ol", { class: "slices" }, ...worst.map(entry)) : null,
+    h("h2", {}, "All"),
+    h("ul", { class: "slices" }, ...cohort.slices.map(entry)),
+  );
+}
+
+export async function casePage(page: HTMLElement, name: string, row: number, query: URLSearchParams): Promise<void> {
+  const segmenter = await segmenterFor(name, query);
+  const [{ segmenters }, cohort, latents, slice, said] = await Promise.all([
+    overview(),
+    cohortOf(name, segmenter),
+    latentsOf(segmenter),
+    binary<{ case: string; position: number; split: string; sequences: string[] }>(`/cohorts/${name}/slices/${row}`),
+    binary<Prediction>(`/segmenters/${segmenter}/slices/${name}/${row}`),
+  ]);
+  const size = cohort.size;
+  const pixels = size[0] * size[1];
+  const images = slice.arrays["images"]?.values as Uint8Array;
+  const truth = slice.arrays["mask"]?.values as Uint8Array;
+  const before = said.arrays["mask"]?.values as Uint8Array;
+  let after = before;
+  let heat: Layers["heat"];
+  let chosen = (query.get("latents") ?? "").split(",").filter(Boolean).map(Number);
+  let turn: Turn = { latents: chosen, operation: "multiply", value: 1 };
+  const done: Turn[] = [];
+
+  const sequence = h("select", { id: "sequence" }, ...slice.meta.sequences.map((own, at) => h("option", { value: at }, own)));
+  const showTruth = h("input", { type: "checkbox", id: "truth", checked: true });
+  const showSaid = h("input", { type: "checkbox", id: "said", checked: true });
+  const level = range("level", 0, 255, 1, 128);
+  const width = range("width", 2, 510, 2, 255);
+  const opacity = range("opacity", 0, 1, 0.05, 0.6);
+  const left = h("canvas", { role: "img", tabindex: 0, "aria-label": "the slice with mask, prediction and heat map" });
+  const right = h("canvas", { role: "img", "aria-label": "the slice with the changed prediction" });
+  const here = h("div", {}, h("p", { class: "quiet" }, "Click the left picture: which latents fire there?"));
+  const figures = h("div", {});
+  const chips = h("ul", { class: "chips" });
+  const operation = h(
+    "select",
+    { id: "operation" },
+    ...(["multiply", "add", "zero"] as const).map((own) => h("option", { value: own }, own)),
+  );
+  const value = range("value", -4, 8, 0.1, 1);
+  const shownValue = h("output", { for: "value" }, "1.0");
+  const told = h("p", { role: "status", class: "quiet" });
+
+  const paint = (): void => {
+    const at = Number(sequence.value);
+    const grey = images.subarray(at * pixels, (at + 1) * pixels);
+    const window: [number, number] = [Number(level.value) - Number(width.value) / 2, Number(level.value) + Number(width.value) / 2];
+    const outlines = (mask: Uint8Array): Layers["outlines"] => [
+      ...(showTruth.checked ? [{ mask: truth, solid: true }] : []),
+      ...(showSaid.checked ? [{ mask, solid: false }] : []),
+    ];
+    draw(left, {
+      grey,
+      size,
+      window,
+      outlines: outlines(before),
+      ...(heat ? { heat: { ...heat, opacity: Number(opacity.value) } } : {}),
+    });
+    draw(right, { grey, size, window, outlines: outlines(after), differs: [before, after] });
+  };
+
+  const report = (now: ClassFigures[], then: ClassFigures[], changed: number): void => {
+    replace(
+      figures,
+      table(
+        ["class", "pixels true", "said", "now", "Dice", "now"],
+        then.map((own, at) => {
+          const swatch = h("span", { class: "swatch" });
+          swatch.style.background = classColour(own.value);
+          return [
+            h("span", {}, swatch, words(own.label)),
+            own.true,
+            own.said,
+            now[at]?.said ?? "–",
+            figure(own.dice),
+            figure(now[at]?.dice),
+          ];
+        }),
+      ),
+      h("p", { class: "quiet" }, changed ? `${changed} pixels differ (magenta).` : "The same mask as untouched."),
+    );
+  };
+
+  let running: AbortController | undefined;
+  const steer = async (): Promise<void> => {
+    running?.abort();
+    running = new AbortController();
+    shownValue.textContent = Number(turn.value).toFixed(1);
+    const edits = turn.latents.length ? [turn] : [];
+    const started = performance.now();
+    try {
+      const answer: Packed<Steered> = await binary(
+        `/segmenters/${segmenter}/steer`,
+        { cohort: name, row, edits },
+        running.signal,
+      );
+      after = answer.arrays["mask"]?.values as Uint8Array;
+      paint();
+      report(answer.meta.after, answer.meta.before, answer.meta.changed);
+      page.dataset["steerMilliseconds"] = (performance.now() - started).toFixed(0);
+      told.textContent = "";
+    } catch (error) {
+      if ((error as Error).name !== "AbortError") told.textContent = (error as Error).message;
+    }
+  };
+
+  const take = async (next: Turn): Promise<void> => {
+    turn = next;
+    chosen = next.latents;
+    operation.value = turn.operation;
+    value.value = String(turn.value);
+    value.disabled = turn.operation === "zero";
+    replace(
+      chips,
+      ...chosen.map((latent) =>
+        h(
+          "li",
+          {},
+          link(`/latents/${segmenter}/${latent}`, `${latent}: ${nameOf(latents, latent)}`),
+          h("button", { type: "button", "aria-label": `leave out ${latent}`, click: () => void choose(latent, false) }, "×"),
+        ),
+      ),
+    );
+    const kept = new URLSearchParams({ segmenter });
+    if (chosen.length) kept.set("latents", chosen.join(","));
+    history.replaceState(null, "", `${location.pathname}?${kept}`);
+    await steer();
+  };
+
+  const change = (next: Turn): void => {
+    done.push(turn);
+    void take(next);
+  };
+
+  const choose = async (latent: number, wanted: boolean): Promise<void> => {
+    const rest = chosen.filter((other) => other !== latent);
+    change({ ...turn, latents: wanted ? [...rest, latent] : rest });
+    if (wanted) await glow(latent);
+  };
+
+  const glow = async (latent: number): Promise<void> => {
+    const answer = await binary<{ scale: number }>(`/segmenters/${segmenter}/slices/${name}/${row}/heat/${latent}`);
+    const map = answer.arrays["map"];
+    if (map) heat = { map: map.values as Float32Array, grid: map.shape as [number, number], scale: answer.meta.scale, opacity: 0.6 };
+    paint();
+  };
+
+  const offered = (list: { latent: number; name: string }[], shown: (at: number) => string): HTMLElement =>
+    h(
+      "ul",
+      { class: "offered" },
+      ...list.map((own, at) =>
+        h(
+          "li",
+          {},
+          h("button", { type: "button", click: () => void glow(own.latent), title: "show its heat map" }, "◉"),
+          h("button", { type: "button", click: () => void choose(own.latent, true), title: "choose it" }, "+"),
+          link(`/latents/${segmenter}/${own.latent}`, own.latent),
+          ` ${nameOf(latents, own.latent)} `,
+          h("span", { class: "quiet" }, shown(at)),
+        ),
+      ),
+    );
+
+  left.addEventListener("click", (event) => {
+    const box = left.getBoundingClientRect();
+    const y = Math.floor(((event.clientY - box.top) / box.height) * size[0]);
+    const x = Math.floor(((event.clientX - box.left) / box.width) * size[1]);
+    void json<Firing[]>(`/segmenters/${segmenter}/slices/${name}/${row}/at/${y}/${x}`).then((firing) => {
+      replace(
+        here,
+        h("h3", {}, `At row ${y}, column ${x}`),
+        firing.length
+          ? offered(firing, (at) => `${figure(firing[at]?.value)} (usually ${figure(firing[at]?.usual)})`)
+          : h("p", { class: "quiet" }, "No latent fires there."),
+      );
+    });
+  });
+  for (const control of [sequence, showTruth, showSaid, level, width, opacity]) control.addEventListener("input", paint);
+  value.addEventListener("input", () => void steerTo(Number(value.value)));
+  value.addEventListener("change", () => done.push({ ...turn }));
+  const steerTo = async (wanted: number): Promise<void> => {
+    turn = { ...turn, value: wanted };
+    await steer();
+  };
+  operation.addEventListener("input", () => {
+    const own = operation.value as Turn["operation"];
+    change({ ...turn, operation: own, value: NEUTRAL[own] });
+  });
+
+  const save = (): void => {
+    void binary<Steered>(`/segmenters/${segmenter}/steer`, { cohort: name, row, edits: [turn] }).then(({ meta }) => {
+      const file = new Blob([JSON.stringify(meta.edits, null, 1)], { type: "application/json" });
+      const target = h("a", { href: URL.createObjectURL(file), download: `edit-${segmenter}.json` });
+      target.click();
+      URL.revokeObjectURL(target.href);
+    });
+  };
+
+  const step = (by: number): string => `/case/${name}/${(row + by + cohort.slices.length) % cohort.slices.length}?${new URLSearchParams({ segmenter, ...(chosen.length ? { latents: chosen.join(",") } : {}) })}`;
+  const switcher = h("select", { id: "segmenter" }, ...segmenters.map((own) => h("option", { value: own }, own)));
+  switcher.value = segmenter;
+  switcher.addEventListener("input", () => location.assign(`${location.pathname}?segmenter=${switcher.value}`));
+
+  const title = h("h1", {}, `${slice.meta.case}, slice ${slice.meta.position} `);
+  title.append(h("small", {}, `${name}, ${slice.meta.split} split`));
+  replace(
+    page,
+    h(
+      "p",
+      {},
+      link(`/case/${name}?segmenter=${segmenter}`, `← slices of ${name}`),
+      " · ",
+      named(link(step(-1), "previous (p)"), "previous"),
+      " · ",
+      named(link(step(1), "next (n)"), "next"),
+    ),
+    title,
+    h(
+      "div",
+      { class: "controls" },
+      h("label", {}, "Segmenter ", switcher),
+      h("label", {}, "Sequence ", sequence),
+      h("label", {}, showTruth, " mask (solid)"),
+      h("label", {}, showSaid, " prediction (dotted)"),
+      h("label", {}, "Level ", level),
+      h("label", {}, "Width ", width),
+      h("label", {}, "Heat ", opacity),
+    ),
+    h(
+      "div",
+      { class: "pictures" },
+      h("figure", {}, left, h("figcaption", {}, "As it is. Left of the picture is the patient's right.")),
+      h("figure", {}, right, h("figcaption", {}, "With the latents changed; magenta where the mask differs.")),
+    ),
+    h(
+      "section",
+      { class: "turn", "aria-label": "Change latents" },
+      h("h2", {}, "Turn latents"),
+      chips,
+      h(
+        "div",
+        { class: "controls" },
+        h("label", {}, "Operation ", operation),
+        h("label", {}, "Strength ", value),
+        shownValue,
+        h("button", { type: "button", click: () => void take(done.pop() ?? turn) }, "Undo"),
+        h("button", { type: "button", click: () => change({ ...turn, value: NEUTRAL[turn.operation] }) }, "Reset"),
+        h("button", { type: "button", click: save }, "Save as a file"),
+      ),
+      told,
+      figures,
+    ),
+    h(
+      "div",
+      { class: "columns" },
+      h(
+        "section",
+        {},
+        h("h2", {}, "Strongest here against their usual"),
+        offered(said.meta.latents, (at) => {
+          const own = said.meta.latents[at];
+          return `${figure(own?.mass, 1)} (usually ${figure(own?.usual, 1)} a slice)`;
+        }),
+      ),
+      h("section", {}, h("h2", {}, "By picture"), here),
+    ),
+  );
+  await take(turn);
+  if (chosen[0] !== undefined) await glow(chosen[0]);
+}
+
+function range(id: string, min: number, max: number, step: number, value: number): HTMLInputElement {
+  return h("input", { type: "range", id, min, max, step, value });
+}
+
+function named(anchor: HTMLAnchorElement, key: string): HTMLAnchorElement {
+  anchor.dataset["key"] = key;
+  return anchor;
+}

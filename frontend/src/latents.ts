@@ -1,0 +1,129 @@
+/** All latents of a segmenter: a table that sorts and filters here, in the page. */
+
+import { binary, once } from "./api";
+import type { Packed } from "./api";
+import { figure, h, link, percent, replace, words } from "./dom";
+import { LongTable } from "./table";
+import type { Column } from "./table";
+
+export interface LatentsMeta {
+  columns: Record<string, { words?: string[] }>;
+  given: Record<string, string>;
+  labels: string[];
+  hookpoint: string;
+  dictionary: string;
+}
+
+export const latentsOf = (segmenter: string): Promise<Packed<LatentsMeta>> =>
+  once(`latents/${segmenter}`, () => binary<LatentsMeta>(`/segmenters/${segmenter}/latents`));
+
+/** A latent's name: the one that a person gave, or the one by rule. */
+export function nameOf(latents: Packed<LatentsMeta>, latent: number): string {
+  const given = latents.meta.given[String(latent)];
+  if (given) return given;
+  const code = latents.arrays["name"]?.values[latent] ?? 0;
+  return latents.meta.columns["name"]?.words?.[code - 1] ?? "never fires";
+}
+
+export async function latentsPage(page: HTMLElement, segmenter: string, query: URLSearchParams): Promise<void> {
+  const latents = await latentsOf(segmenter);
+  const n = latents.arrays["latent"]?.shape[0] ?? 0;
+  const names = Array.from({ length: n }, (_, latent) => nameOf(latents, latent).toLowerCase());
+  const count = h("span", { role: "status" });
+  const table = new LongTable(columnsOf(latents, segmenter), n, query.get("sort") ?? "mass", (shown) => {
+    count.textContent = `${shown} of ${n} latents`;
+  });
+  const search = h("input", {
+    type: "search",
+    id: "search",
+    placeholder: "name or number",
+    value: query.get("search") ?? "",
+  });
+  const classes = h(
+    "select",
+    { id: "class" },
+    h("option", { value: "" }, "any class"),
+    ...latents.meta.labels.map((label) => h("option", { value: label }, words(label))),
+  );
+  classes.value = query.get("class") ?? "";
+  const dead = h("input", { type: "checkbox", id: "dead" });
+  const topClass = latents.arrays["top_class"]?.values;
+  const topWords = latents.meta.columns["top_class"]?.words ?? [];
+  const isDead = latents.arrays["dead"]?.values;
+  const apply = (): void => {
+    const text = search.value.trim().toLowerCase();
+    const number = /^\d+$/.test(text) ? Number(text) : null;
+    const code = classes.value ? topWords.indexOf(classes.value) + 1 : null;
+    const took = table.filter(
+      (row) =>
+        (dead.checked || !isDead?.[row]) &&
+        (code === null || topClass?.[row] === code) &&
+        (text === "" || (number === null ? (names[row] as string).includes(text) : row === number)),
+    );
+    page.dataset["filterMilliseconds"] = took.toFixed(1);
+    const kept = new URLSearchParams();
+    if (text) kept.set("search", text);
+    if (classes.value) kept.set("class", classes.value);
+    history.replaceState(null, "", `${location.pathname}${kept.size ? `?${kept}` : ""}`);
+  };
+  for (const control of [search, classes, dead]) control.addEventListener("input", apply);
+  replace(
+    page,
+    h("h1", {}, `Latents of ${segmenter}`),
+    h("p", { class: "quiet" }, `${n} latents at ${latents.meta.hookpoint}. Measured on slices that nothing was trained on.`),
+    h(
+      "div",
+      { class: "controls" },
+      h("label", {}, "Search ", search),
+      h("label", {}, "Class ", classes),
+      h("label", {}, dead, " dead ones too"),
+      count,
+    ),
+    table.element,
+  );
+  apply();
+}
+
+function columnsOf(latents: Packed<LatentsMeta>, segmenter: string): Column[] {
+  const number = (name: string, title: string, explained: string, shown: (value: number) => string): Column => {
+    const values = latents.arrays[name]?.values ?? new Float32Array();
+    return {
+      name,
+      title,
+      explained,
+      value: (row) => values[row] as number,
+      shown: (row) => shown(values[row] as number),
+    };
+  };
+  const lifts = latents.meta.labels
+    .filter((label) => `lift_${label}` in latents.arrays && label !== "background")
+    .map((label) =>
+      number(`lift_${label}`, `lift ${words(label)}`, `share of its mass on ${words(label)} over that of all pixels`, (v) =>
+        figure(v, 1),
+      ),
+    );
+  return [
+    {
+      name: "latent",
+      title: "latent",
+      explained: "number in the dictionary",
+      value: (row) => row,
+      shown: (row) => link(`/latents/${segmenter}/${row}`, row),
+    },
+    {
+      name: "name",
+      title: "name",
+      explained: "by rule from what was measured, or given by a person",
+      value: (row) => nameOf(latents, row),
+      shown: (row) => nameOf(latents, row),
+    },
+    number("mass", "mass", "sum of its codes over all slices", (v) => figure(v, 0)),
+    number("firing_rate", "fires at", "share of tokens at which it fires", (v) => `${(100 * v).toFixed(2)}%`),
+    number("mean_activation", "strength", "mean code where it fires", (v) => figure(v)),
+    ...lifts,
+    number("inside", "inside", "share of its mass inside the lesion", percent),
+    number("boundary", "boundary", "share of its mass on a border of labels", percent),
+    number("edge", "brain edge", "share of its mass at the edge of the brain", percent),
+    number("depth", "depth", "0 superficial, 1 deepest in the brain", (v) => figure(v)),
+  ];
+}

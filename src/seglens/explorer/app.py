@@ -1,0 +1,61 @@
+"""The explorer's server: pages and an API over one finished run."""
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+
+from seglens.explorer import cases, comparing, latents
+from seglens.explorer.names import Names
+from seglens.explorer.opened import OpenedRun, UnknownError
+from seglens.explorer.state import Held, State
+
+STATIC = Path(__file__).parent / "static"
+overview = APIRouter(tags=["overview"])
+
+
+@overview.get("/overview")
+def overview_of_run(held: Held) -> dict[str, Any]:
+    """The run's summary (see summary.json), and what of it can be opened."""
+    return {
+        "summary": held.run.summary,
+        "segmenters": held.run.segmenters,
+        "cohorts": held.run.cohorts,
+    }
+
+
+def create_app(run: Path) -> FastAPI:
+    """The app over a finished run, without its guard (see `seglens.explorer.serving`).
+
+    Args:
+        run: folder of a finished run.
+
+    Raises:
+        ValueError: there is nothing to look at.
+    """
+    app = FastAPI(title="Med-SegLens explorer", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    app.state.held = State(OpenedRun(run), Names(run))
+    for router in (overview, latents.router, cases.router, comparing.router):
+        app.include_router(router, prefix="/api")
+    app.add_exception_handler(UnknownError, _unknown)
+    app.add_exception_handler(ValueError, _refused)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+
+    @app.get("/{page:path}", include_in_schema=False)
+    def page(page: str) -> FileResponse:
+        """Every address that is no other is the one page, which reads the rest of the address itself."""
+        if page.startswith("api/"):
+            raise UnknownError(f"no /{page}")
+        return FileResponse(STATIC / "index.html")
+
+    return app
+
+
+def _unknown(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, status_code=404)
+
+
+def _refused(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, status_code=422)

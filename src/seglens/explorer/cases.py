@@ -1,0 +1,215 @@
+"""Slices: what a network sees, says and computes there, and what it would say with latents changed."""
+
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from seglens.explorer.opened import Opened, grey, heat_map
+from seglens.explorer.packing import MEDIA_TYPE, pack
+from seglens.explorer.state import Held
+from seglens.shapes import Masks
+from seglens.steering.edits import LatentEdit
+
+router = APIRouter(tags=["cases"])
+RESPONSIBLE = 20
+BINARY: dict[int | str, dict[str, Any]] = {200: {"content": {MEDIA_TYPE: {}}}}
+
+
+class SliceEntry(BaseModel):
+    """One slice of a cohort; ``dice`` is the mean over its foreground classes, None where it was not scored."""
+
+    row: int
+    case: str
+    position: int
+    split: str
+    dice: float | None
+
+
+class CohortEntry(BaseModel):
+    """A cohort and its slices."""
+
+    name: str
+    sequences: list[str]
+    labels: dict[int, str]
+    size: tuple[int, int]
+    slices: list[SliceEntry]
+
+
+class Firing(BaseModel):
+    """A latent at one place of a slice, against its usual strength where it fires."""
+
+    latent: int
+    name: str
+    value: float
+    usual: float
+
+
+class WantedEdit(BaseModel):
+    """One change of latents; see `seglens.LatentEdit`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    latents: list[int] = Field(min_length=1, max_length=4096)
+    operation: Literal["multiply", "add", "zero", "clamp"] = "multiply"
+    value: float = Field(default=0.0, allow_inf_nan=False)
+    where: Literal["everywhere", "active"] = "everywhere"
+
+
+class WantedSteering(BaseModel):
+    """A slice and the edits to run on it, one after the other."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cohort: str
+    row: int
+    edits: list[WantedEdit] = Field(max_length=64)
+
+
+@router.get("/cohorts/{cohort}")
+def cohort(cohort: str, held: Held, segmenter: str | None = None) -> CohortEntry:
+    """A cohort's slices, with the scores of a segmenter where the run has them."""
+    slices = held.run.slices(cohort)
+    dice = _slice_dice(held, segmenter, cohort) if segmenter else {}
+    index = slices.index.select("case", "position", "split").to_dicts()
+    return CohortEntry(
+        name=cohort,
+        sequences=list(slices.sequences),
+        labels=dict(slices.labels),
+        size=slices.size,
+        slices=[SliceEntry(row=row, dice=dice.get(row), **entry) for row, entry in enumerate(index)],
+    )
+
+
+@router.get("/cohorts/{cohort}/slices/{row}", response_class=Response, responses=BINARY)
+def one_slice(cohort: str, row: int, held: Held) -> Response:
+    """Grey levels of every sequence, mask and brain of a slice."""
+    slices = held.run.slices(cohort, row)
+    arrays = {
+        "images": grey(slices, row),
+        "mask": slices.masks([row])[0].numpy(),
+        "brain": slices.brains([row])[0].numpy().astype(np.uint8),
+    }
+    entry = slices.index.row(row, named=True)
+    about = {name: entry[name] for name in ("case", "patient", "position", "split")}
+    return Response(pack(arrays, {**about, "sequences": slices.sequences}), media_type=MEDIA_TYPE)
+
+
+@router.get("/segmenters/{segmenter}/slices/{cohort}/{row}", response_class=Response, responses=BINARY)
+def prediction(segmenter: str, cohort: str, row: int, held: Held) -> Response:
+    """What the network says of a slice, how well, and which latents are strongest there against their usual."""
+    opened = held.run.opened(segmenter)
+    slices = held.run.shown_to(opened, cohort, row)
+    said = opened.predicted(slices, row)
+    codes, grid = opened.codes(slices, row)
+    mass = np.bincount(codes.latents.numpy(), weights=codes.values.numpy(), minlength=codes.n_latents)
+    usual = opened.atlas.table["mass"].to_numpy() / max(int(opened.atlas.context["n_slices"]), 1)
+    unusual = mass - usual
+    strongest = np.argsort(-unusual, kind="stable")[:RESPONSIBLE]
+    about = {
+        "classes": _by_class(opened, said, slices.masks([row])),
+        "grid": list(grid),
+        "latents": [
+            {"latent": int(latent), "name": _name(opened, int(latent)), "mass": mass[latent], "usual": usual[latent]}
+            for latent in strongest
+            if mass[latent] > 0
+        ],
+    }
+    return Response(pack({"mask": said[0].numpy()}, about), media_type=MEDIA_TYPE)
+
+
+@router.get("/segmenters/{segmenter}/slices/{cohort}/{row}/heat/{latent}", response_class=Response, responses=BINARY)
+def heat(segmenter: str, cohort: str, row: int, latent: int, held: Held) -> Response:
+    """One latent's codes on the token grid of a slice."""
+    opened = held.run.opened(segmenter)
+    opened.has_latent(latent)
+    slices = held.run.shown_to(opened, cohort, row)
+    arrays = {"map": heat_map(*opened.codes(slices, row), latent)}
+    return Response(pack(arrays, {"scale": opened.scale(latent)}), media_type=MEDIA_TYPE)
+
+
+@router.get("/segmenters/{segmenter}/slices/{cohort}/{row}/at/{y}/{x}")
+def firing_at(  # noqa: PLR0917 - the parts of its address
+    segmenter: str, cohort: str, row: int, y: int, x: int, held: Held
+) -> list[Firing]:
+    """The latents that fire at a pixel, strongest first."""
+    opened = held.run.opened(segmenter)
+    slices = held.run.shown_to(opened, cohort, row)
+    height, width = slices.size
+    if not (0 <= y < height and 0 <= x < width):
+        return []
+    codes, (rows, columns) = opened.codes(slices, row)
+    token = codes.rows([(y * rows // height) * columns + x * columns // width])
+    usual = opened.atlas.table["mean_activation"]
+    found = [
+        Firing(latent=latent, name=_name(opened, latent), value=value, usual=usual[latent] or 0.0)
+        for latent, value in zip(token.latents.tolist(), token.values.tolist(), strict=True)
+    ]
+    return sorted(found, key=lambda firing: -firing.value)
+
+
+@router.post("/segmenters/{segmenter}/steer", response_class=Response, responses=BINARY)
+def steer(segmenter: str, wanted: WantedSteering, held: Held) -> Response:
+    """The mask with latents changed, and per class what that did."""
+    opened = held.run.opened(segmenter)
+    slices = held.run.shown_to(opened, wanted.cohort, wanted.row)
+    edits = [
+        LatentEdit(
+            opened.dictionary.hookpoint,
+            opened.dictionary.hash,
+            tuple(edit.latents),
+            edit.operation,
+            edit.value,
+            where=edit.where,
+        )
+        for edit in wanted.edits
+    ]
+    truth = slices.masks([wanted.row])
+    before, after = opened.predicted(slices, wanted.row), opened.steered(slices, wanted.row, edits)
+    about = {
+        "before": _by_class(opened, before, truth),
+        "after": _by_class(opened, after, truth),
+        "changed": int((before != after).sum()),
+        "edits": [edit.description() for edit in edits],
+    }
+    return Response(pack({"mask": after[0].numpy()}, about), media_type=MEDIA_TYPE)
+
+
+def _by_class(opened: Opened, said: Masks, truth: Masks) -> list[dict[str, Any]]:
+    """Of every foreground class: pixels said and true, and Dice (None where it is in neither)."""
+    found = []
+    for value, label in opened.segmenter.labels.items():
+        if value == 0:
+            continue
+        ours, theirs = said == value, truth == value
+        both = int(ours.sum() + theirs.sum())
+        found.append(
+            {
+                "label": label,
+                "value": value,
+                "said": int(ours.sum()),
+                "true": int(theirs.sum()),
+                "dice": 2 * int((ours & theirs).sum()) / both if both else None,
+            }
+        )
+    return found
+
+
+def _name(opened: Opened, latent: int) -> str:
+    return opened.atlas.table["name"][latent] or "never fires"
+
+
+def _slice_dice(held: Held, segmenter: str, cohort: str) -> dict[int, float]:
+    """Mean Dice over the foreground classes of each scored slice, by row (absent in both counts as 1)."""
+    held.run.opened(segmenter)
+    stage = f"scores/{segmenter}@{cohort}"
+    if stage not in held.run.run:
+        return {}
+    table = held.run.run.artifact(stage).table("scores").filter(pl.col("label") > 0)
+    both = pl.col("predicted") + pl.col("truth")
+    dice = pl.when(both > 0).then(2 * pl.col("tp") / both).otherwise(1.0)
+    scored = [row for row, split in enumerate(held.run.slices(cohort).index["split"]) if split == "test"]
+    means = table.group_by("row").agg(dice.mean().alias("dice"))
+    return {scored[row]: value for row, value in means.iter_rows()}

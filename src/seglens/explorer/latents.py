@@ -1,0 +1,208 @@
+"""Latents: the table of all, and one page each."""
+
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from seglens.explorer.names import GivenName
+from seglens.explorer.opened import Opened, OpenedRun, grey, heat_map
+from seglens.explorer.packing import MEDIA_TYPE, columns, pack
+from seglens.explorer.state import Held
+
+router = APIRouter(prefix="/segmenters/{segmenter}/latents", tags=["latents"])
+EXAMPLES = 8
+NEIGHBOURS = 8
+HISTOGRAM_BINS = 24
+
+
+class Neighbour(BaseModel):
+    """Another latent of the same dictionary, by the cosine of decoder rows."""
+
+    latent: int
+    cosine: float
+    name: str
+
+
+class Partner(BaseModel):
+    """The latent of another segmenter that it is matched with by function, in the run's alignment.
+
+    Attributes:
+        correlation: of their codes on common slices.
+        shared_by_weight: whether the paper's criterion pairs the same two; None where it does not apply.
+    """
+
+    segmenter: str
+    latent: int
+    correlation: float
+    shared_by_weight: bool | None
+
+
+class Strength(BaseModel):
+    """Histogram of a latent's mass (sum of codes) over the slices in which it fires.
+
+    Attributes:
+        counts: slices a bin.
+        edges: of the bins, one more than those.
+        fires_in: slices in which it fires.
+        of: slices looked at.
+    """
+
+    counts: list[int]
+    edges: list[float]
+    fires_in: int
+    of: int
+
+
+class LatentPage(BaseModel):
+    """One latent: what was measured of it, its neighbours and its partners elsewhere."""
+
+    segmenter: str
+    latent: int
+    hookpoint: str
+    facts: dict[str, Any]
+    base_rates: dict[str, float]
+    given: GivenName | None
+    neighbours: list[Neighbour]
+    partners: list[Partner]
+
+
+@router.get("", response_class=Response, responses={200: {"content": {MEDIA_TYPE: {}}}})
+def table(segmenter: str, held: Held) -> Response:
+    """All latents of a segmenter, a column an array: the page sorts and filters them without asking again."""
+    opened = held.run.opened(segmenter)
+    atlas = opened.atlas.table
+    arrays, meta = columns(atlas, [name for name in atlas.columns if not name.endswith("_top")])
+    given = {latent: entry.name for latent, entry in held.names.of(opened.dictionary.hash).items()}
+    about = {
+        "columns": meta,
+        "given": given,
+        "labels": list(opened.atlas.labels.values()),
+        "hookpoint": opened.dictionary.hookpoint,
+        "dictionary": opened.dictionary.hash,
+    }
+    return Response(pack(arrays, about), media_type=MEDIA_TYPE)
+
+
+@router.get("/{latent}")
+def page(segmenter: str, latent: int, held: Held) -> LatentPage:
+    """What is known of one latent."""
+    opened = held.run.opened(segmenter)
+    opened.has_latent(latent)
+    return LatentPage(
+        segmenter=segmenter,
+        latent=latent,
+        hookpoint=opened.dictionary.hookpoint,
+        facts=opened.atlas.of(latent),
+        base_rates=dict(opened.atlas.base_rates),
+        given=held.names.of(opened.dictionary.hash).get(latent),
+        neighbours=_neighbours(opened, latent),
+        partners=_partners(held.run, segmenter, latent),
+    )
+
+
+@router.get("/{latent}/examples", response_class=Response, responses={200: {"content": {MEDIA_TYPE: {}}}})
+def examples(
+    segmenter: str, latent: int, held: Held, kind: Literal["top", "middle", "random"] = "top", sequence: int = 0
+) -> Response:
+    """Slices with the latent's heat map, all on one scale: the strongest, from the middle of its range, or any.
+
+    The strongest are the atlas's exemplars. The others come from a sample of the same slices: ``middle`` are evenly
+    spaced over those in which the latent fires, by mass; ``random`` are drawn, whether it fires there or not.
+    """
+    opened = held.run.opened(segmenter)
+    opened.has_latent(latent)
+    cohort = opened.atlas.context["cohort"]
+    slices, unseen = held.run.slices(cohort), held.run.unseen(cohort)
+    if kind == "top":
+        chosen = [unseen[row] for row in opened.atlas.exemplars_of(latent)[0]["row"].to_list()[:EXAMPLES]]
+    elif kind == "middle":
+        survey = held.run.survey(opened)
+        mass = survey.mass[:, latent]
+        by_mass = np.argsort(-mass, kind="stable")[: int((mass > 0).sum())]
+        places = np.linspace(0, max(len(by_mass) - 1, 0), EXAMPLES + 2).round().astype(int)[1:-1]
+        chosen = [survey.rows[by_mass[place]] for place in np.unique(places) if place < len(by_mass)]
+    else:
+        chosen = np.random.default_rng(latent).permutation(unseen)[:EXAMPLES].tolist()
+    maps = [heat_map(*opened.codes(slices, row), latent) for row in chosen]
+    nothing = np.zeros((0, *slices.size), dtype=np.uint8)
+    arrays = {
+        "images": np.stack([grey(slices, row)[sequence] for row in chosen]) if chosen else nothing,
+        "masks": slices.masks(chosen).numpy() if chosen else nothing,
+        "maps": np.stack(maps) if maps else np.zeros((0, 1, 1), dtype=np.float32),
+    }
+    about = {
+        "cohort": cohort,
+        "slices": [{"row": row, "case": slices.index["case"][row]} for row in chosen],
+        "scale": opened.scale(latent),
+    }
+    return Response(pack(arrays, about), media_type=MEDIA_TYPE)
+
+
+@router.get("/{latent}/strength")
+def strength(segmenter: str, latent: int, held: Held) -> Strength:
+    """How strongly a latent fires over a sample of slices."""
+    opened = held.run.opened(segmenter)
+    opened.has_latent(latent)
+    mass = held.run.survey(opened).mass[:, latent]
+    fired = mass[mass > 0]
+    counts, edges = np.histogram(fired, HISTOGRAM_BINS) if len(fired) else (np.zeros(0), np.zeros(1))
+    return Strength(counts=counts.astype(int).tolist(), edges=edges.tolist(), fires_in=len(fired), of=len(mass))
+
+
+@router.put("/{latent}/name")
+def give_name(segmenter: str, latent: int, given: GivenName, held: Held) -> GivenName:
+    """Give a latent a name; it is kept in the run's folder."""
+    opened = held.run.opened(segmenter)
+    opened.has_latent(latent)
+    kept = held.names.give(opened.dictionary.hash, latent, given)
+    assert kept is not None
+    return kept
+
+
+@router.delete("/{latent}/name", status_code=204)
+def take_name(segmenter: str, latent: int, held: Held) -> None:
+    """Go back to the name by rule."""
+    opened = held.run.opened(segmenter)
+    opened.has_latent(latent)
+    held.names.give(opened.dictionary.hash, latent, None)
+
+
+def _neighbours(opened: Opened, latent: int) -> list[Neighbour]:
+    rows = opened.dictionary.W_dec.detach()
+    cosine = rows @ rows[latent] / (rows.norm(dim=1) * rows[latent].norm()).clamp_min(1e-12)
+    cosine[latent] = -torch.inf
+    nearest = cosine.topk(min(NEIGHBOURS, len(cosine) - 1))
+    names = opened.atlas.table["name"]
+    return [
+        Neighbour(latent=number, cosine=value, name=names[number] or "")
+        for value, number in zip(nearest.values.tolist(), nearest.indices.tolist(), strict=True)
+    ]
+
+
+def _partners(run: OpenedRun, segmenter: str, latent: int) -> list[Partner]:
+    found = []
+    for stage in run.run.stages("alignment/"):
+        source, target = stage.removeprefix("alignment/").split("~")
+        if segmenter not in (source, target):
+            continue
+        artifact = run.run.artifact(stage)
+        own, other = ("source", "target") if segmenter == source else ("target", "source")
+        pairs = artifact.table("functional").filter(pl.col(f"{own}_latent") == latent)
+        by_weights = artifact.document("pair")["comparable_by_weights"]
+        shared = artifact.table("pairs").filter(pl.col(f"{own}_latent") == latent) if by_weights else None
+        for row in pairs.to_dicts():
+            partner = row[f"{other}_latent"]
+            same = None if shared is None else shared.filter(pl.col(f"{other}_latent") == partner)["shared"].any()
+            found.append(
+                Partner(
+                    segmenter=target if segmenter == source else source,
+                    latent=partner,
+                    correlation=row["correlation"],
+                    shared_by_weight=same,
+                )
+            )
+    return found

@@ -1,0 +1,216 @@
+"""A finished run as the explorer holds it: read when it is first asked for, then kept."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from seglens.activations.hooks import activations
+from seglens.activations.replay import Replay
+from seglens.cohorts.slice_set import SliceSet, evenly_spaced
+from seglens.dictionaries.codes import Codes
+from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.segmenters.segmenter import Segmenter, most_likely
+from seglens.semantics.atlas import LatentAtlas
+from seglens.shapes import Masks
+from seglens.steering.edits import LatentEdit, change_of, check_edits
+from seglens.studies.run import Run
+from seglens.studies.stages import unseen_rows
+
+SURVEYED = 200
+"""Slices on which a latent's usual strength is measured."""
+BATCH = 16
+
+
+class UnknownError(KeyError):
+    """What was asked for by a name or number that this run does not have."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Every latent on a sample of slices.
+
+    Attributes:
+        rows: of the cohort's slices.
+        mass: sum of each latent's codes in each slice ``[n m]``, float32.
+    """
+
+    rows: list[int]
+    mass: Float32[np.ndarray, "n m"]
+
+
+@dataclass
+class Opened:
+    """A segmenter of a run with its dictionary and atlas, and the slice that it was last asked about."""
+
+    name: str
+    run: Run
+
+    def __post_init__(self) -> None:
+        self._lock = Lock()
+        self._replay: Replay | None = None
+        self._at: tuple[str, int] | None = None
+
+    @cached_property
+    def segmenter(self) -> Segmenter:
+        """The network."""
+        return Segmenter.read(self.run.artifact(f"segmenter/{self.name}"))
+
+    @cached_property
+    def dictionary(self) -> SparseAutoencoder:
+        """Its dictionary."""
+        return SparseAutoencoder.read(self.run.artifact(f"dictionary/{self.name}"))
+
+    @cached_property
+    def atlas(self) -> LatentAtlas:
+        """What its latents mean."""
+        return LatentAtlas.read(self.run.artifact(f"atlas/{self.name}"))
+
+    def has_latent(self, latent: int) -> None:
+        """Refuse a latent that the dictionary does not have."""
+        if not 0 <= latent < self.atlas.n_latents:
+            raise UnknownError(f"{self.name} has latents 0 to {self.atlas.n_latents - 1}, not {latent}")
+
+    def codes(self, slices: SliceSet, row: int) -> tuple[Codes, tuple[int, int]]:
+        """Codes of one slice, token after token, and the token grid's size."""
+        with self._lock, torch.no_grad():
+            grid = activations(self.segmenter, self.dictionary.hookpoint, slices.images([row]))
+            return self.dictionary.encode(grid.flatten(0, 2)), (grid.shape[1], grid.shape[2])
+
+    def scale(self, latent: int) -> float:
+        """The code that a heat map shows in full colour: the largest on the latent's exemplars, 1 for a dead latent."""
+        _, maps = self.atlas.exemplars_of(latent)
+        return float(maps.max()) if maps.numel() else 1.0
+
+    def surveyed(self, slices: SliceSet, rows: list[int]) -> Float32[np.ndarray, "n m"]:
+        """Sum of each latent's codes in each of these slices."""
+        parts = []
+        for start in range(0, len(rows), BATCH):
+            with self._lock, torch.no_grad():
+                images = slices.images(rows[start : start + BATCH])
+                grid = activations(self.segmenter, self.dictionary.hookpoint, images)
+                codes = self.dictionary.encode(grid.flatten(0, 2))
+            owner = codes.token_rows() // (grid.shape[1] * grid.shape[2])
+            flat = owner * codes.n_latents + codes.latents
+            sums = torch.bincount(flat, weights=codes.values.double(), minlength=len(images) * codes.n_latents)
+            parts.append(sums.float().view(len(images), codes.n_latents).numpy())
+        return np.concatenate(parts)
+
+    def predicted(self, slices: SliceSet, row: int) -> Masks:
+        """The untouched network's mask ``[1 H W]``."""
+        return self.steered(slices, row, [])
+
+    def steered(self, slices: SliceSet, row: int, edits: list[LatentEdit]) -> Masks:
+        """The mask ``[1 H W]`` with latents changed; only what depends on them is computed again for the same slice."""
+        check_edits(self.segmenter, self.dictionary, edits)
+        with self._lock, torch.no_grad():
+            if self._replay is None:
+                self._replay = Replay(self.segmenter, self.dictionary.hookpoint)
+            if self._at != (slices.hash, row):
+                self._replay.record(slices.images([row]))
+                self._at = (slices.hash, row)
+            logits = self._replay.logits(change_of(self.dictionary, edits) if edits else None)
+            return most_likely(logits)
+
+
+class OpenedRun:
+    """A run and what of it has been read.
+
+    Raises:
+        ValueError: the run has no finished segmenter with a dictionary and an atlas.
+    """
+
+    def __init__(self, path: Path):
+        self.run = Run(path)
+        names = [stage.removeprefix("atlas/") for stage in self.run.stages("atlas/")]
+        if not names:
+            raise ValueError(
+                f"{path} holds no finished atlas, so there are no latents to look at; "
+                "give the folder of a finished `seglens demo` or `seglens run`"
+            )
+        self._opened = {name: Opened(name, self.run) for name in names}
+        self._slices: dict[str, SliceSet] = {}
+        self._surveys: dict[str, Survey] = {}
+
+    @property
+    def segmenters(self) -> list[str]:
+        """Names of the segmenters whose latents can be looked at."""
+        return list(self._opened)
+
+    @property
+    def cohorts(self) -> list[str]:
+        """Names of the cohorts whose slices are there."""
+        return [stage.removeprefix("slices/") for stage in self.run.stages("slices/")]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """summary.json."""
+        return self.run.summary
+
+    def opened(self, name: str) -> Opened:
+        """One segmenter."""
+        if name not in self._opened:
+            raise UnknownError(f"no segmenter {name!r}; there are {', '.join(self._opened)}")
+        return self._opened[name]
+
+    def slices(self, cohort: str, row: int | None = None) -> SliceSet:
+        """A cohort's slices, all splits; ``row`` must be one of them."""
+        if cohort not in self.cohorts:
+            raise UnknownError(f"no cohort {cohort!r}; there are {', '.join(self.cohorts)}")
+        if cohort not in self._slices:
+            self._slices[cohort] = SliceSet.read(self.run.artifact(f"slices/{cohort}"))
+        slices = self._slices[cohort]
+        if row is not None and not 0 <= row < len(slices):
+            raise UnknownError(f"{cohort} has slices 0 to {len(slices) - 1}, not {row}")
+        return slices
+
+    def shown_to(self, opened: Opened, cohort: str, row: int) -> SliceSet:
+        """Slices that a segmenter can take: those of its sequences and size."""
+        slices = self.slices(cohort, row)
+        opened.segmenter.check_data(slices.name, slices.sequences)
+        return slices
+
+    def unseen(self, cohort: str) -> list[int]:
+        """Rows of the slices that nothing was trained on, in the order in which an atlas counts them."""
+        return unseen_rows(self.slices(cohort))
+
+    def survey(self, opened: Opened) -> Survey:
+        """Every latent of a segmenter on at most `SURVEYED` unseen slices of its own cohort; kept."""
+        if opened.name not in self._surveys:
+            cohort = opened.atlas.context["cohort"]
+            unseen = self.unseen(cohort)
+            rows = [unseen[place] for place in evenly_spaced(len(unseen), SURVEYED)]
+            self._surveys[opened.name] = Survey(rows, opened.surveyed(self.slices(cohort), rows))
+        return self._surveys[opened.name]
+
+
+def grey(slices: SliceSet, row: int) -> np.ndarray:
+    """A slice's sequences as grey levels ``[C H W]``: 1..255 between the brain's 0.5th and 99.5th percentile, 0 outside.
+
+    Where no brain is known, all of the slice counts.
+    """
+    brain = slices.brains([row])[0].numpy()
+    inside = brain if brain.any() else np.ones_like(brain)
+    levels = np.zeros((len(slices.sequences), *slices.size), dtype=np.uint8)
+    for level, image in zip(levels, slices.images([row])[0].numpy(), strict=True):
+        low, high = np.percentile(image[inside], [0.5, 99.5])
+        shares = ((image[inside] - low) / max(float(high - low), 1e-6)).clip(0, 1)
+        level[inside] = (1 + 254 * shares).round().astype(np.uint8)
+    return levels
+
+
+def heat_map(codes: Codes, grid: tuple[int, int], latent: int) -> np.ndarray:
+    """One latent's codes on the token grid ``[h w]``, float32."""
+    rows, columns = codes.token_rows(), codes.latents
+    fired = columns == latent
+    heat = np.zeros(grid[0] * grid[1], dtype=np.float32)
+    heat[rows[fired].numpy()] = codes.values[fired].numpy()
+    return heat.reshape(grid)
