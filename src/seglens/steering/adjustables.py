@@ -1,18 +1,22 @@
 """What of a network may be fitted on a few patients: latents, and what they must beat (see `fitted`)."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from seglens.activations.hooks import Change, edit
 from seglens.activations.replay import Replay, last_layer
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.segmenters.segmenter import Segmenter
+from seglens.segmenters.segmenter import Hookpoint, Segmenter
 from seglens.shapes import Images, Logits, TokenGrid
 from seglens.steering.corrections import Seen
 from seglens.steering.fitted import Adjustable, Values
 from seglens.steering.shared_codes import codes_of
 
+LAST_HIDDEN = "last_hidden"
 LATENT_RATES = (0.3, 0.1)
 CHANNEL_RATES = (0.3, 0.1)
 LOGIT_RATES = (0.1, 0.3)
@@ -22,54 +26,65 @@ LATENT_PENALTIES = (0.0, 1e-4)
 
 
 def latents(
-    dictionary: SparseAutoencoder,
-    chosen: Sequence[int],
+    dictionaries: Sequence[SparseAutoencoder],
+    chosen: Sequence[Sequence[int]] | None = None,
     *,
     offsets: bool = True,
     gate: int | None = None,
     name: str = "latents",
 ) -> Adjustable:
-    """A scale and an offset of each latent's code where it fires: z_k <- z_k (1 + a_k) + b_k. The decoder stays.
+    """A scale and an offset of each latent's code where it fires: z_k <- z_k (1 + a_k) + b_k. Decoders stay.
 
     Args:
-        dictionary: whose latents.
-        chosen: which.
+        dictionaries: of different hookpoints of one segmenter, from its input to its output.
+        chosen: which latents of each; None takes all.
         offsets: False fits scales only.
-        gate: tokens where this latent does not fire keep their codes; None acts everywhere.
+        gate: a latent of the first dictionary: its tokens keep their codes where this one does not fire.
         name: of the adjustable.
     """
-    numbers = list(chosen)
-    device = dictionary.W_dec.device
-    rows = (dictionary.W_dec[torch.tensor(numbers, device=device)] / dictionary.scale).detach()
-    start = {"scale": torch.zeros(len(numbers), device=device)}
-    if offsets:
-        start["offset"] = torch.zeros(len(numbers), device=device)
-    hookpoint = dictionary.hookpoint
+    numbers = [list(own) for own in chosen or [range(dictionary.n_latents) for dictionary in dictionaries]]
+    kinds = ("scale", "offset") if offsets else ("scale",)
+    start = {
+        f"{dictionary.hookpoint} {kind}": torch.zeros(len(own), device=dictionary.W_dec.device)
+        for dictionary, own in zip(dictionaries, numbers, strict=True)
+        for kind in kinds
+    }
+    first = dictionaries[0]
 
-    def codes(seen: Seen) -> Tensor:
+    def kept_codes(seen: Seen) -> Tensor:
         def computed() -> Tensor:
-            with torch.no_grad():
-                grid = seen.activation(hookpoint)
-                found = codes_of(dictionary, grid.reshape(-1, grid.shape[-1]), numbers)
-                if gate is None:
-                    return found
-                return found * (codes_of(dictionary, grid.reshape(-1, grid.shape[-1]), [gate]) > 0)
+            tokens = seen.activation(first.hookpoint).flatten(0, 2)
+            codes = codes_of(first, tokens, numbers[0])
+            return codes if gate is None else codes * (codes_of(first, tokens, [gate]) > 0)
 
-        found: Tensor = seen.once(("codes", dictionary.hash, tuple(numbers), gate), computed)
-        return found
+        codes: Tensor = seen.once(("codes", first.hash, tuple(numbers[0]), gate), computed)
+        return codes
 
     def predict(seen: Seen, values: Values) -> Logits:
-        own = codes(seen)
-        difference = own * values["scale"]
-        if offsets:
-            difference = difference + (own > 0) * values["offset"]
-
-        def change(grid: TokenGrid) -> TokenGrid:
-            return grid + (difference @ rows).to(grid.dtype).view(grid.shape)
-
-        return seen.changed(hookpoint, change)
+        with ExitStack() as stack:
+            for dictionary, own in list(zip(dictionaries, numbers, strict=True))[1:]:
+                change = _latent_change(dictionary, own, values)
+                stack.enter_context(edit(seen.segmenter, dictionary.hookpoint, change))
+            return seen.changed(first.hookpoint, _latent_change(first, numbers[0], values, kept_codes(seen)))
 
     return Adjustable(name, start, predict, LATENT_RATES, LATENT_PENALTIES)
+
+
+def _latent_change(
+    dictionary: SparseAutoencoder, chosen: Sequence[int], values: Values, codes: Tensor | None = None
+) -> Change:
+    """The change that scales and offsets make; ``codes`` where the activation is known beforehand."""
+    rows = dictionary.W_dec.detach()[list(chosen)] / dictionary.scale
+    scale, offset = (values.get(f"{dictionary.hookpoint} {kind}") for kind in ("scale", "offset"))
+
+    def change(grid: TokenGrid) -> TokenGrid:
+        own = codes_of(dictionary, grid.flatten(0, 2), chosen) if codes is None else codes
+        difference = own * scale
+        if offset is not None:
+            difference = difference + (own > 0) * offset
+        return grid + (difference @ rows).to(grid.dtype).view(grid.shape)
+
+    return change
 
 
 def channels(segmenter: Segmenter, dictionary: SparseAutoencoder, name: str = "channel_affine") -> Adjustable:
@@ -121,6 +136,17 @@ def layer(segmenter: Segmenter, images: Images, name: str = "last_layer") -> Adj
         return whole.logits(seen.behind(giver), values)
 
     return Adjustable(name, start, predict, LAYER_RATES)
+
+
+def with_last_hidden(segmenter: Segmenter, images: Images) -> Segmenter:
+    """The same network with one more hookpoint, ``last_hidden``: what its last layer reads, ``[B d h w]``.
+
+    Args:
+        segmenter: any whose last layer is a convolution.
+        images: any slice, to find the layer.
+    """
+    _, giver = last_layer(segmenter, images[:1])
+    return replace(segmenter, hookpoints={**segmenter.hookpoints, LAST_HIDDEN: Hookpoint(giver)})
 
 
 def suffix(segmenter: Segmenter, hookpoint: str, images: Images, name: str = "whole_suffix") -> Adjustable:

@@ -45,6 +45,7 @@ class LatentEdit:
         mode: ``difference`` adds (z_edited - z) @ W_dec to the untouched activation; ``replace`` puts the decoded
             codes in its place (the paper's reading), so it also loses what the dictionary does not explain.
         where: tokens at which ``add`` and ``clamp`` act: all of them, or only those where the latent fires.
+        gate: a latent; at tokens where it does not fire nothing is changed. None acts at every token.
     """
 
     hookpoint: str
@@ -54,6 +55,7 @@ class LatentEdit:
     value: float | int = 0.0
     mode: Mode = "difference"
     where: Where = "everywhere"
+    gate: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what could only be a mistake."""
@@ -64,6 +66,8 @@ class LatentEdit:
             raise ValueError(f"the value of an edit is {self.value}; give a finite number (useful: about -2..3)")
         if len(set(self.latents)) != len(self.latents) or min(self.latents, default=0) < 0:
             raise ValueError(f"latents must be different numbers >= 0; got {list(self.latents)[:20]}")
+        if self.gate is not None and self.gate < 0:
+            raise ValueError(f"the gate is {self.gate}; give a latent >= 0, or None for an edit at every token")
         object.__setattr__(self, "value", float(self.value))
         object.__setattr__(self, "latents", tuple(sorted(int(latent) for latent in self.latents)))
 
@@ -80,6 +84,7 @@ class LatentEdit:
             return "reconstruct only" if self.mode == "replace" else "identity"
         value = f" {self.value:g}" if self.operation in ("multiply", "add", "clamp") else ""
         rest = "".join(f", {word}" for word in (self.mode, self.where) if word not in ("difference", "everywhere"))
+        rest += "" if self.gate is None else f", where {self.gate} fires"
         count = f"{len(self.latents)} latent{'s' if len(self.latents) > 1 else ''}"
         return f"{self.operation}{value}, {count}{rest}, {hash_of([self.dictionary_hash, list(self.latents)])[:6]}"
 
@@ -128,7 +133,12 @@ class LatentEdit:
         if self.is_identity:
             return codes
         chosen = torch.tensor(self.latents, device=codes.latents.device)
-        new = Codes.from_dense(self.edited(codes.select_latents(chosen).to_dense(), swapped))
+        own = codes.select_latents(chosen).to_dense()
+        edited = self.edited(own, swapped)
+        if self.gate is not None:
+            open_ = codes.select_latents(torch.tensor([self.gate], device=chosen.device)).to_dense() > 0
+            edited = torch.where(open_, edited, own)
+        new = Codes.from_dense(edited)
         kept = ~torch.isin(codes.latents, chosen)
         rows = torch.cat([codes.token_rows()[kept], new.token_rows()])
         latents = torch.cat([codes.latents[kept].long(), chosen[new.latents.long()]])
@@ -180,7 +190,8 @@ def check_edits(segmenter: Segmenter, dictionary: SparseAutoencoder, *groups: Se
             problems.append(
                 f"edit {edit.name!r} is for {edit.hookpoint!r}, the dictionary for {dictionary.hookpoint!r}"
             )
-        outside = [latent for latent in edit.latents if latent >= dictionary.n_latents]
+        named = (*edit.latents, *(() if edit.gate is None else (edit.gate,)))
+        outside = [latent for latent in named if latent >= dictionary.n_latents]
         if outside:
             problems.append(f"edit {edit.name!r} has latents {outside[:5]}; legal are 0..{dictionary.n_latents - 1}")
     if any(len({edit.mode for edit in group}) > 1 for group in groups):
@@ -263,6 +274,8 @@ def steer(
 
 def _is_linear(edit: LatentEdit) -> bool:
     """Whether the difference is linear in the value, its other factor the same for all values."""
+    if edit.gate is not None:
+        return False
     return edit.operation in ("multiply", "zero") or (edit.operation == "add" and edit.where == "everywhere")
 
 
@@ -289,14 +302,17 @@ def _with_difference(
     new = codes.clone()
     for edit in edits:
         own = torch.tensor([place[latent] for latent in edit.latents])
-        new[:, own] = edit.edited(new[:, own], _swapped(grid, shared, edit, source))
+        edited = edit.edited(new[:, own], _swapped(grid, shared, edit, source))
+        if edit.gate is not None:
+            edited = torch.where(shared.codes(grid, (edit.gate,)) > 0, edited, new[:, own])
+        new[:, own] = edited
     changed = (new != codes).any(dim=1)
     if not bool(changed.any()):
         return grid
-    edited = grid.reshape(-1, grid.shape[-1]).clone()
+    tokens = grid.reshape(-1, grid.shape[-1]).clone()
     difference = (new - codes)[changed] @ shared.rows(union) / shared.dictionary.scale
-    edited[changed] += difference.to(grid.dtype)
-    return edited.view(grid.shape)
+    tokens[changed] += difference.to(grid.dtype)
+    return tokens.view(grid.shape)
 
 
 def _replaced(

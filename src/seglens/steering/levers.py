@@ -4,20 +4,25 @@ Class association alone picks weak levers (a latent may fire on edema and move n
 mass and lift, and stands beside the signed causal effect: gradient x code, on errors and hits of the selection slices.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import polars as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from seglens.activations.replay import Replay
 from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.progress import Progress, silent
+from seglens.segmenters.scoring import Scores
 from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas
 from seglens.shapes import Logits, Masks, TokenGrid
+from seglens.steering.edits import LatentEdit
+from seglens.steering.sweep import UNEDITED, sweep
 
 MINIMUM_LIFT = 2.0
 MINIMUM_MASS_RATIO = 0.1
@@ -38,6 +43,8 @@ class LatentEffects:
         pixels: {region: number of pixels}.
         firing: [m] share of tokens at which a latent fires on these slices.
         mass: [m] sum of its codes.
+        within: {region: [m]} mean code over the tokens of a region, each token counted by the region's share of it.
+        spread: [m] root mean square of the code over all tokens.
     """
 
     scale: dict[str, Float[Tensor, " m"]]
@@ -45,6 +52,8 @@ class LatentEffects:
     pixels: dict[str, int]
     firing: Float[Tensor, " m"]
     mass: Float[Tensor, " m"]
+    within: dict[str, Float[Tensor, " m"]] = field(default_factory=dict)
+    spread: Float[Tensor, " m"] = field(default_factory=lambda: torch.zeros(0))
 
     def repair(self, kind: str) -> Float[Tensor, " m"]:
         """What scaling or shifting up each latent repairs: false negatives gain log odds, false positives lose them.
@@ -88,6 +97,9 @@ def latent_effects(
     sums = {kind: {region: torch.zeros(m, dtype=torch.float64) for region in REGIONS} for kind in ("scale", "shift")}
     pixels = dict.fromkeys(REGIONS, 0)
     fired, mass, n_tokens = torch.zeros(m), torch.zeros(m, dtype=torch.float64), 0
+    squares = torch.zeros(m, dtype=torch.float64)
+    within = {region: torch.zeros(m, dtype=torch.float64) for region in REGIONS}
+    covered = dict.fromkeys(REGIONS, 0.0)
     for rows in slices.batches(batch_size):
         replay.record(slices.images(rows).to(segmenter.device))
         leaves: list[Tensor] = []
@@ -105,12 +117,16 @@ def latent_effects(
         n_tokens += codes.n
         token_rows, columns = codes.token_rows(), codes.latents.long()
         mass.index_add_(0, columns, codes.values.double())
+        squares.index_add_(0, columns, codes.values.double() ** 2)
         regions = _regions(logits.detach(), slices.masks(rows).to(logits.device), target)
         for region, where in regions.items():
             count = int(where.sum())
             if count == 0:
                 continue
             pixels[region] += count
+            share = functional.adaptive_avg_pool2d(where[:, None].double(), leaves[0].shape[1:3]).flatten()
+            covered[region] += float(share.sum())
+            within[region].index_add_(0, columns, share[token_rows] * codes.values.double())
             (gradient,) = torch.autograd.grad(odds[where].sum(), leaves[0], retain_graph=True)
             along = gradient.flatten(0, 2) @ dictionary.W_dec.T / dictionary.scale  # d odds / d code, [n m]
             sums["shift"][region] += along.sum(0).double()
@@ -120,7 +136,15 @@ def latent_effects(
         kind: {region: (total / max(1, pixels[region])).float() for region, total in by_region.items()}
         for kind, by_region in sums.items()
     }
-    return LatentEffects(means["scale"], means["shift"], pixels, fired / max(1, n_tokens), mass.float())
+    return LatentEffects(
+        means["scale"],
+        means["shift"],
+        pixels,
+        fired / max(1, n_tokens),
+        mass.float(),
+        {region: (total / (covered[region] or 1.0)).float() for region, total in within.items()},
+        (squares / max(1, n_tokens)).sqrt().float(),
+    )
 
 
 def associated_latents(atlas: LatentAtlas, class_name: str) -> list[int]:
@@ -155,6 +179,49 @@ def causal_latents(effects: LatentEffects, kind: str) -> tuple[list[int], list[i
     order = order[repair[order] != 0]
     up = repair[order] > 0
     return order[up].tolist(), order[~up].tolist()
+
+
+def contrast_latents(effects: LatentEffects, region: str = "false_positive") -> list[int]:
+    """Latents that fire more in a wrong region than where the class is rightly found, by their standardised difference.
+
+    Args:
+        effects: of the class on the selection slices.
+        region: ``"false_positive"`` or ``"false_negative"``.
+    """
+    difference = (effects.within[region] - effects.within["hit"]) / effects.spread.clamp_min(1e-12)
+    difference = torch.where(effects.firing >= MINIMUM_FIRING, difference, 0.0)
+    order = difference.sort(descending=True, stable=True).indices
+    return order[difference[order] > 0].tolist()
+
+
+def ablated_latents(
+    segmenter: Segmenter,
+    dictionary: SparseAutoencoder,
+    slices: SliceSet,
+    latents: Sequence[int],
+    *,
+    objective: Callable[[Scores], Mapping[str, float]],
+    batch_size: int = 16,
+) -> tuple[list[int], list[int]]:
+    """What each latent is good for, measured: zero it alone and see what becomes of the objective.
+
+    Args:
+        segmenter: the untouched network.
+        dictionary: of one of its hookpoints.
+        slices: selection slices with masks.
+        latents: each is ablated by itself.
+        objective: from scores to one number an edit, larger is better.
+        batch_size: slices at once.
+
+    Returns:
+        Latents whose loss costs most, and those whose loss gains most, each by size of the change.
+    """
+    edits = {str(latent): LatentEdit(dictionary.hookpoint, dictionary.hash, (latent,), "zero") for latent in latents}
+    values = objective(sweep(segmenter, dictionary, slices, edits, batch_size=batch_size))
+    gains = {latent: values[str(latent)] - values[UNEDITED] for latent in latents}
+    useful = sorted((latent for latent in latents if gains[latent] < 0), key=lambda latent: (gains[latent], latent))
+    harmful = sorted((latent for latent in latents if gains[latent] > 0), key=lambda latent: (-gains[latent], latent))
+    return useful, harmful
 
 
 def _log_odds(logits: Logits, target: int | None) -> Float[Tensor, "B H W"]:

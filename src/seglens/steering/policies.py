@@ -41,6 +41,8 @@ def choose_edit(
     operations: Sequence[Operation] = ("multiply", "add"),
     alphas: Mapping[str, Sequence[float]] = ALPHAS,
     candidates: Sequence[int] | None = None,
+    rankings: Sequence[tuple[str, Sequence[int]]] = (),
+    gates: Sequence[int] = (),
     batch_size: int = 16,
     progress: Progress = silent,
 ) -> ChosenEdit:
@@ -62,6 +64,8 @@ def choose_edit(
         operations: of ``multiply`` and ``add``.
         alphas: values of each operation.
         candidates: only these latents may be chosen; None for all.
+        rankings: further ways of choosing latents, by name, best latent first (see `levers`); tried with every alpha.
+        gates: latents; the causal rankings are also tried only where each of them fires.
         batch_size: slices at once.
         progress: told while candidates are scored.
 
@@ -69,7 +73,10 @@ def choose_edit(
         ValueError: an unknown policy, class or operation.
     """
     if policy != "held_out":
-        raise ValueError(f"policy {policy!r} gives no single edit; use 'held_out', or oracle_scores() for the oracle")
+        raise ValueError(
+            f"policy {policy!r} gives no single edit; use 'held_out', oracle_scores() for the oracle, "
+            "or choose_correction() for 'auto'"
+        )
     label = label_of(segmenter, target)
     unknown = [operation for operation in operations if operation not in alphas]
     if unknown:
@@ -84,10 +91,11 @@ def choose_edit(
         candidates_of(
             dictionary,
             effects,
-            [("association", [latent for latent in associated_latents(atlas, target) if latent in allowed])],
+            [("association", associated_latents(atlas, target)), *rankings],
             operations={operation: alphas[operation] for operation in operations},
             n_latents=n_latents,
             allowed=allowed,
+            gates=gates,
         ),
         effects,
         objective=lambda scores: pooled_objective(scores, target),

@@ -75,6 +75,7 @@ def candidates_of(
     operations: Mapping[Operation, Sequence[float]],
     n_latents: Sequence[int],
     allowed: set[int],
+    gates: Sequence[int] = (),
 ) -> list[Candidate]:
     """Edits of the first n latents of each ranking, and of the causal rankings.
 
@@ -88,6 +89,7 @@ def candidates_of(
         operations: alphas of each operation.
         n_latents: how many latents together.
         allowed: latents that may be chosen.
+        gates: latents; the causal rankings are also tried where each of them fires, and nowhere else.
     """
     live = effects.firing > 0
     most = int(live.sum()) // 2
@@ -96,12 +98,19 @@ def candidates_of(
     for operation, alphas in operations.items():
         neutral = NEUTRAL[operation]
         up, down = causal_latents(effects, "scale" if operation == "multiply" else "shift")
-        directed = [(name, ranking, 0) for name, ranking in rankings] + [("causal", up, 1), ("causal", down, -1)]
-        for name, ranking, direction in directed:
+        directed: list[tuple[str, Sequence[int], int, int | None]] = [
+            (name, ranking, 0, None) for name, ranking in rankings
+        ]
+        for gate in (None, *gates):
+            name = "causal" if gate is None else "causal, gated"
+            directed += [(name, up, 1, gate), (name, down, -1, gate)]
+        for name, ranking, direction, gate in directed:
             usable = [latent for latent in ranking if live[latent] and latent in allowed]
             values = [value for value in alphas if value != neutral and (value - neutral) * direction >= 0]
             found += [
-                Candidate(LatentEdit(dictionary.hookpoint, identity, tuple(usable[:size]), operation, value), name)
+                Candidate(
+                    LatentEdit(dictionary.hookpoint, identity, tuple(usable[:size]), operation, value, gate=gate), name
+                )
                 for size in sorted({min(n, len(usable), most) for n in n_latents} - {0})
                 for value in values
             ]
