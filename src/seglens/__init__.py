@@ -31,6 +31,8 @@ _HOMES = {
     "semantics.atlas": ["LatentAtlas", "describe"],
     "diffing.alignment": ["Alignment"],
     "diffing.functional": ["functional_alignment"],
+    "diffing.joint": ["JointDictionary", "fit_joint_dictionary"],
+    "diffing.joint_sharing": ["judge_joint"],
     "diffing.sharing": ["align"],
     "steering.edits": ["LatentEdit", "steer"],
     "steering.sweep": ["alpha_grid", "sweep"],

@@ -102,6 +102,33 @@ def pair_correlations(
     return torch.from_numpy(correlation.clip(-1, 1))
 
 
+def firing_overlap(
+    source: Codes, target: Codes, source_latents: Int64[Tensor, " p"], target_latents: Int64[Tensor, " p"]
+) -> Float[Tensor, " p"]:
+    """At how many of the tokens where either latent of a pair fires both do (Jaccard index).
+
+    Correlation asks whether strengths agree; this asks whether the same tokens are meant.
+
+    Args:
+        source: codes of the probe tokens by one dictionary.
+        target: codes of the same tokens by the other.
+        source_latents: one number a pair.
+        target_latents: its partner.
+
+    Returns:
+        float64 [p], 0..1; 0 where neither fires.
+
+    Raises:
+        ValueError: different numbers of tokens.
+    """
+    _same_tokens(source, target)
+    a, b = (_matrix(codes) != 0 for codes in (source, target))
+    a, b = a[:, source_latents.cpu().numpy()], b[:, target_latents.cpu().numpy()]
+    both = np.asarray(a.multiply(b).sum(axis=0), dtype=np.float64).reshape(-1)
+    either = np.asarray(a.sum(axis=0) + b.sum(axis=0), dtype=np.float64).reshape(-1) - both
+    return torch.from_numpy(np.divide(both, either, out=np.zeros_like(both), where=either > 0))
+
+
 def weight_matched_function(alignment: Alignment, source: Codes, target: Codes) -> float | None:
     """Mean code correlation of the shared pairs of an alignment by weights: do latents called shared fire together?
 
@@ -144,7 +171,7 @@ def pool_codes(codes: Codes, grid: tuple[int, int], to_grid: tuple[int, int]) ->
         )
     if grid == to_grid:
         return codes
-    one_slice = sparse.kron(_area_weights(grid[0], to_grid[0]), _area_weights(grid[1], to_grid[1]), format="csr")
+    one_slice = sparse.kron(area_weights(grid[0], to_grid[0]), area_weights(grid[1], to_grid[1]), format="csr")
     pooled = (sparse.kron(sparse.eye(codes.n // tokens), one_slice, format="csr") @ _matrix(codes)).tocsr()
     pooled.sort_indices()
     return Codes(
@@ -197,8 +224,8 @@ def _correlations(a: Any, b: Any) -> Float[np.ndarray, "n_a n_b"]:
     return covariance.clip(-1, 1).astype(np.float32)
 
 
-def _area_weights(n: int, to: int) -> Any:
-    """[to n]: row i averages the cells of [0, n) that [i, i+1) * n / to covers."""
+def area_weights(n: int, to: int) -> Any:
+    """Sparse [to n]: row i averages the cells of [0, n) that [i, i+1) * n / to covers."""
     from scipy import sparse
 
     edges = np.linspace(0, n, to + 1)

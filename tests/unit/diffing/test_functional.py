@@ -9,6 +9,7 @@ from seglens.dictionaries.codes import Codes
 from seglens.diffing.alignment import Alignment
 from seglens.diffing.functional import (
     common_grid,
+    firing_overlap,
     functional_alignment,
     pair_correlations,
     pool_codes,
@@ -87,6 +88,16 @@ def test_function_of_an_alignment_is_the_mean_over_its_shared_pairs():
     assert weight_matched_function(alignment, *codes) == pytest.approx(expected)
     none = Alignment("a", "b", pairs.filter(~pl.col("shared")), 5, 5, 0, 0, 0.8, "hungarian_dual")
     assert weight_matched_function(none, *codes) is None
+
+
+def test_overlap_of_firing_counts_tokens_where_both_fire_among_those_where_one_does():
+    a = torch.tensor([[1.0, 0, 2], [1, 0, 0], [0, 0, 3], [1, 0, 0]])
+    b = torch.tensor([[5.0, 0], [0, 0], [0, 0], [2, 0]])
+    pairs = torch.tensor([0, 0, 2, 1]), torch.tensor([0, 1, 0, 1])
+    got = firing_overlap(Codes.from_dense(a), Codes.from_dense(b), *pairs)
+    assert got.tolist() == pytest.approx([2 / 3, 0, 1 / 3, 0])
+    with pytest.raises(ValueError, match="4 and of 3 tokens"):
+        firing_overlap(Codes.from_dense(a), Codes.from_dense(b[:3]), *pairs)
 
 
 @pytest.mark.parametrize(("grid", "to"), [((4, 6), (2, 3)), ((5, 4), (3, 2)), ((4, 4), (4, 1)), ((3, 3), (3, 3))])
