@@ -34,6 +34,7 @@ HELD_OUT_ALPHAS: Mapping[Any, tuple[float, ...]] = {"multiply": (0.25, 0.5, 2.0,
 MODE_RULE = "FP where at least two thirds of the wrongly labelled pixels are foreground in the prediction only or of a \
 wrong class, FN where at most one third are; else mixed"
 N_EXAMPLES = 6
+POLICIES = ("held_out", "oracle")
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ class FailureResult:
             foreground Dice: mean over the classes in the slice's mask. held_out also: dice_all_before, dice_all_after
             (pooled foreground Dice of the edit on all evaluation slices), firing_rate, random_firing_rates.
         slices: one row a failing slice: row (of the evaluation set), case, patient, volume, mode, false_positive,
-            false_negative (pixels), dice_before, dice_held_out, dice_oracle, oracle_alpha, oracle_latents.
+            false_negative (pixels), dice_before, dice_held_out, dice_oracle, oracle_alpha, oracle_latents, and
+            dice_<name> of every control and rival (``dice_ccf``, ``dice_random 0``; ``dice_oracle 2`` is the slice's
+            own latents at alpha 2 and ``dice_random oracle 0 2`` other latents).
         examples: up to six slices evenly spaced from the largest to the smallest gain of held_out: rows [e] (of the
             evaluation set), truth, before, held_out, oracle [e H W] uint8.
     """
@@ -360,6 +363,7 @@ def _table(
         dice["oracle"].alias("dice_oracle"),
         pl.Series("oracle_alpha", [alphas[edit] for edit in taken["edit"]]),
         pl.Series("oracle_latents", own.tolist(), dtype=pl.List(pl.Int32)),
+        *(dice[name].alias(f"dice_{name}") for name in dice.columns if name not in ("row", UNEDITED, *POLICIES)),
     )
 
 

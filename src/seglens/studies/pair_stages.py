@@ -75,7 +75,7 @@ def compare(
 
     by_weights = bool(source.variants and target.variants)
     probes = [source.probe] if source.probe.hash == target.probe.hash else [source.probe, target.probe]
-    seen = _Seen(source, probes), _Seen(target, probes)
+    seen = Seen(source, probes), Seen(target, probes)
     grid = common_grid(seen[0].grid, seen[1].grid)
     codes = seen[0].codes(source.dictionary, grid), seen[1].codes(target.dictionary, grid)
     elsewhere = _other_slices(codes[1], grid[0] * grid[1], [len(slices) for slices in probes])
@@ -126,7 +126,7 @@ def probe_of(slices: SliceSet) -> SliceSet:
     return slices.select(evenly_spaced(len(slices), PROBE_SLICES // 2))
 
 
-class _Seen:
+class Seen:
     """What one side's network computes at its hookpoint on the probes: one pass for any number of dictionaries."""
 
     def __init__(self, side: Side, probes: Sequence[SliceSet]):

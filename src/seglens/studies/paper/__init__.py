@@ -5,8 +5,34 @@ A module of this folder defines one `Experiment` and is listed here, in the orde
 
 from collections.abc import Mapping
 
+from seglens.studies.paper import (
+    alignment,
+    architectures,
+    classes,
+    dictionary_size,
+    failures,
+    interpretation,
+    layers,
+    shared,
+    swap,
+    universal,
+)
 from seglens.studies.paper.experiment import CannotCarryError, Experiment, Figure, Finding, Published, part
 
-EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in ()}
+EXPERIMENTS: Mapping[str, Experiment] = {
+    module.EXPERIMENT.name: module.EXPERIMENT
+    for module in (
+        shared,
+        alignment,
+        architectures,
+        swap,
+        universal,
+        failures,
+        classes,
+        layers,
+        dictionary_size,
+        interpretation,
+    )
+}
 
 __all__ = ["EXPERIMENTS", "CannotCarryError", "Experiment", "Figure", "Finding", "Published", "part"]

@@ -1,0 +1,65 @@
+"""Pairs of segmenters of a study, and what of their dictionaries is alive."""
+
+from collections.abc import Mapping
+from itertools import combinations
+
+from torch import Tensor
+
+from seglens.dictionaries.codes import Codes
+from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.diffing.functional import common_grid
+from seglens.studies.dictionary_stages import PLAIN, alive_latents, variant_store
+from seglens.studies.pair_stages import Seen, Side, probe_of, same_start
+from seglens.studies.paper.experiment import CannotCarryError
+from seglens.studies.settings import SegmenterSettings, StudySettings
+from seglens.studies.stages import Study
+
+TRAINED, SAME_RANDOM, DIFFERENT = "one trained model", "the same random weights", "different random weights"
+
+
+def pairs_alike(settings: StudySettings) -> list[tuple[str, str]]:
+    """Pairs of segmenters of one architecture: only their weights can be compared.
+
+    Raises:
+        CannotCarryError: there is none, or the study fits no floors and ceilings.
+    """
+    own = settings.segmenters
+    pairs = [(a, b) for a, b in combinations(own, 2) if own[a].architecture == own[b].architecture]
+    if not pairs:
+        listed = ", ".join(f"{name} ({one.architecture})" for name, one in own.items())
+        raise CannotCarryError(f"needs two segmenters of one architecture; the study has {listed}")
+    if not settings.dictionaries.controls:
+        raise CannotCarryError("needs the fits of floors and ceilings; set dictionaries.controls to true")
+    return pairs
+
+
+def start_of(segmenters: Mapping[str, SegmenterSettings], a: str, b: str) -> str:
+    """What two segmenters were started from. All that start from nothing draw their weights with the study's seed."""
+    if same_start(segmenters, a, b):
+        return TRAINED
+    fresh = all(segmenters[name].init_from is None and segmenters[name].pretrained is None for name in (a, b))
+    return SAME_RANDOM if fresh and segmenters[a].architecture == segmenters[b].architecture else DIFFERENT
+
+
+def with_alive(study: Study, name: str, variant: str = PLAIN) -> tuple[SparseAutoencoder, Tensor]:
+    """A dictionary of a study and which of its latents fire on the activations that it was fitted to."""
+    dictionary = study.dictionary(name, variant)
+    return dictionary, alive_latents(dictionary, variant_store(study.store(name), variant, study.settings.seed))
+
+
+def pair_name(a: str, b: str) -> str:
+    """How tables call a pair."""
+    return f"{a} / {b}"
+
+
+def probe_codes(study: Study, source: str, target: str) -> tuple[Codes, Codes]:
+    """Codes of both segmenters' own dictionaries on the same unseen slices, half of each cohort, on one token grid."""
+    sides = []
+    for name in (source, target):
+        dictionary, alive = with_alive(study, name)
+        probe = probe_of(study.own_slices(name, "test"))
+        sides.append(Side(name, study.segmenter(name), dictionary, alive, probe))
+    probes = list({side.probe.hash: side.probe for side in sides}.values())
+    seen = [Seen(side, probes) for side in sides]
+    grid = common_grid(seen[0].grid, seen[1].grid)
+    return seen[0].codes(sides[0].dictionary, grid), seen[1].codes(sides[1].dictionary, grid)
