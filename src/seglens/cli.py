@@ -255,13 +255,35 @@ def explore(
 
 
 @app.command
-def doctor() -> int:
-    """Versions, devices, memory, disk, and what would break."""
+def doctor(
+    run: Annotated[Path | None, Parameter(help="A run's folder; without one, the machine is examined.")] = None,
+    *,
+    repair: Annotated[bool, Parameter(help="Set damaged artifacts aside, to be made again.", negative="")] = False,
+) -> int:
+    """Versions, devices, memory, disk, and what would break; or whether every byte of a run is as it was written."""
+    if run is not None:
+        return _doctor_of_run(run, repair=repair)
     from seglens.doctor import examine
 
     text, healthy = examine()
     print(text)
     return DONE if healthy else FAULT
+
+
+def _doctor_of_run(run: Path, *, repair: bool) -> int:
+    from seglens.studies.condition import condition_of
+    from seglens.studies.condition import repair as set_aside
+    from seglens.terminal import StageDisplay
+
+    with StageDisplay()(f"doctor {run}") as progress:
+        condition = condition_of(run, progress=progress)
+    print(condition.text())
+    if not repair:
+        return FAULT if condition.faulty else DONE
+    moved = set_aside(condition)
+    for place in moved:
+        print(f"moved to {place}")
+    return QUARANTINED if moved else DONE
 
 
 def _run(settings: "StudySettings", out: Path, jobs: int | None) -> int:
