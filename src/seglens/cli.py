@@ -192,12 +192,15 @@ def reproduce(
     seed: Annotated[int, Parameter(help="Of the demo's cohorts.")] = 0,
     jobs: Jobs = None,
     quick: Annotated[bool, Parameter(help="Two small cohorts; the figures mean nothing.", negative="")] = False,
+    faces: Annotated[
+        Path | None, Parameter(help="For non_medical: a folder in the CelebAMask-HQ layout; without one, drawn faces.")
+    ] = None,
     list_: Annotated[bool, Parameter(name="--list", help="Print the experiments and stop.", negative="")] = False,
 ) -> int:
     """Every table and figure of the paper between its floor and its ceiling, and what goes beyond them; one page."""
     from seglens.reports.reproduction import write_reproduction
     from seglens.studies.demo import demo_settings
-    from seglens.studies.paper import EXPERIMENTS
+    from seglens.studies.paper import EXPERIMENTS, non_medical
     from seglens.studies.paper.reproduction import reproduce
     from seglens.studies.parallel import default_jobs
     from seglens.studies.settings import StudySettings
@@ -209,7 +212,8 @@ def reproduce(
         return DONE
     settings = StudySettings.read(study) if study else demo_settings(seed, quick=quick)
     jobs = default_jobs() if jobs is None else jobs
-    done = reproduce(settings, out, experiments, jobs=jobs, announce=StageDisplay())
+    offered = EXPERIMENTS if faces is None else {**EXPERIMENTS, "non_medical": non_medical.on_folder(faces)}
+    done = reproduce(settings, out, experiments, experiments=offered, jobs=jobs, announce=StageDisplay())
     print(write_reproduction(done.run))
     for name, error in done.faults.items():
         print(f"{name} broke off: {error}", file=sys.stderr)

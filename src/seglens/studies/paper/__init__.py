@@ -13,6 +13,7 @@ from seglens.studies.paper import (
     failures,
     interpretation,
     layers,
+    non_medical,
     shared,
     swap,
     universal,
@@ -32,6 +33,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         layers,
         dictionary_size,
         interpretation,
+        non_medical,
     )
 }
 

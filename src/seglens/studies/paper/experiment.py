@@ -101,6 +101,7 @@ class Experiment:
         paper: such as ``"Tables 1 and 7"``, or ``"beyond the paper"``.
         run: answers it; may raise `CannotCarryError`.
         version: raise it when ``run`` computes something else from the same study: results of before are done again.
+        inputs: what ``run`` reads beside the study, such as the hash of a folder.
         figures: drawn from the tables, in this order.
         published: headline to the paper's own figure, where a comparison makes sense.
         folded: tables that the page shows closed, because they are long.
@@ -111,6 +112,7 @@ class Experiment:
     paper: str
     run: Callable[[Study, Progress], Finding]
     version: int = 1
+    inputs: Mapping[str, Any] = field(default_factory=dict)
     figures: Sequence[Figure] = ()
     published: Mapping[str, Published] = field(default_factory=dict)
     folded: Sequence[str] = ()

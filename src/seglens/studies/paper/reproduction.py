@@ -149,6 +149,7 @@ def _finish(study: Study, experiment: Experiment) -> None:
     """Everything a study computes follows from its settings and slices, so these are an experiment's inputs."""
     inputs = {
         "version": experiment.version,
+        "inputs": dict(experiment.inputs),
         "settings": study.settings.model_dump(mode="json"),
         "slices": {cohort: study.slices(cohort).hash for cohort in study.settings.cohorts},
     }
