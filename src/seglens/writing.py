@@ -16,6 +16,7 @@ _REFUSALS = {
     errno.EACCES: "it may not be written to",
     errno.EPERM: "it may not be written to",
     errno.ENOTDIR: "a part of its path is a file",
+    errno.EEXIST: "a part of its path is a file",
     errno.EIO: "the disk reports an error",
 }
 

@@ -12,7 +12,7 @@ from seglens.artifacts import Artifact, hash_file, hash_of, new_artifact
 from seglens.cohorts.case import Cohort
 from seglens.cohorts.findings import CheckReport
 from seglens.progress import Progress
-from seglens.studies.inputs import known_files, places_of, remember
+from seglens.studies.inputs import known_files, places_of, refuse_other_files, remember
 from seglens.studies.run import Stage
 from seglens.studies.settings import CohortSettings, StudySettings
 
@@ -37,6 +37,7 @@ def prepare(do: Do, settings: StudySettings, name: str, folder: Path) -> Artifac
 
     own = settings.cohorts[name]
     cohort = _phantom(do, settings, name) if own.phantom else _read(settings, name)
+    refuse_other_files(folder, cohort)
     sha256 = {path: hash_file(path) for path in sorted(set(places_of(cohort).values())) if path.is_file()}
     known = known_files(folder, cohort)
     inputs: dict[str, Any] = {"cohort": _identity(cohort, sha256)}

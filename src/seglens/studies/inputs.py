@@ -29,6 +29,31 @@ def known_files(folder: Path, cohort: Cohort) -> dict[Path, str]:
     return {path: known[place] for place, path in places_of(cohort).items() if place in known}
 
 
+def refuse_other_files(folder: Path, cohort: Cohort) -> None:
+    """Refuse a cohort that has lost or gained files since this folder was begun; a case that was wrong may be mended.
+
+    Raises:
+        ValueError: which files, and what to do.
+    """
+    before = _read(folder, cohort.name)
+    if not before:
+        return
+    known, now = set(before["sha256"]), set(places_of(cohort))
+    mendable = CheckReport.from_json(before["report"]).quarantined
+    gone = sorted(known - now)
+    new = sorted(place for place in now - known if place.rpartition("/")[0] not in mendable)
+    faults = [
+        f"{len(places)} {what}: {', '.join(places[:5])}{', ...' if len(places) > 5 else ''}"
+        for what, places in (("gone", gone), ("new", new))
+        if places
+    ]
+    if faults:
+        raise ValueError(
+            f"{folder} was begun with other files of {cohort.name}: {'; '.join(faults)}. Give another folder, or "
+            f"remove {_path(folder, cohort.name)} to go on here with the files as they are now"
+        )
+
+
 def remember(folder: Path, cohort: Cohort, sha256: Mapping[Path, str], report: CheckReport) -> None:
     """Keep the report, and the sha256 of every file of a case that nothing is wrong with; what was known stays known.
 

@@ -13,13 +13,17 @@ from typing import Any
 import psutil
 from filelock import FileLock
 
-from seglens.artifacts import Artifact, hash_of, locked, read_artifact, write_text_whole
+from seglens.artifacts import Artifact, differences, hash_of, locked, read_artifact, write_text_whole
 from seglens.processes import alone, from_first, is_first, wait
 
 STAGE_FORMAT = 2
 """Part of every stage's key: raise it when a stage computes something else from the same inputs."""
 CLAIMS = ".claims"
 """Folder of locks, one a stage that a worker is at; removed by the process that holds the run."""
+
+
+HOW = ("store", "device")
+"""Settings that say how a study is computed, not what."""
 
 
 @dataclass(frozen=True)
@@ -105,20 +109,33 @@ class Run:
 
     @contextmanager
     def writing(self, study: Mapping[str, Any]) -> Iterator["Run"]:
-        """Hold the folder while stages run; what another study finished here is forgotten, its artifacts stay.
+        """Hold the folder while stages run.
 
         Of several processes at one study the first holds it for all.
 
         Raises:
             ArtifactError: another process holds it.
+            ValueError: it holds another study; the message says what differs.
         """
         with locked(self.path) if is_first() else nullcontext():
-            same = from_first(lambda: self._read("run.json").get("study") == study)
-            self._stages = from_first(lambda: self._read("run.json").get("stages", {})) if same else {}
+            before = from_first(lambda: self._read("run.json"))
+            self._refuse_another(before.get("study"), study)
+            self._stages = before.get("stages", {}) if before.get("study") == study else {}
             self._study = dict(study)
             yield self
             if is_first():
                 shutil.rmtree(self.path / CLAIMS, ignore_errors=True)
+
+    def _refuse_another(self, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
+        if before is None:
+            return
+        alike = ({name: value for name, value in study.items() if name not in HOW} for study in (before, now))
+        changed = differences(*alike)
+        if changed:
+            raise ValueError(
+                f"{self.path} holds another study: {'; '.join(changed)}. Give another folder, or remove "
+                f"{self.path / 'run.json'} to go on here: what does not depend on the change is reused"
+            )
 
     def finish(self, stage: Stage, make: Callable[[Path, Path], None], *, together: bool = False) -> Artifact:
         """Return a stage's artifact, computing it only if no equal one is finished.
@@ -149,7 +166,9 @@ class Run:
             if missing:
                 self.record_timings({stage.name: round(time.perf_counter() - started, 3)})
         if is_first() and self._keeps_books:
-            text = json.dumps({"study": self._study, "stages": self._stages}, indent=1, ensure_ascii=False)
+            text = json.dumps(
+                {"format": STAGE_FORMAT, "study": self._study, "stages": self._stages}, indent=1, ensure_ascii=False
+            )
             write_text_whole(self.path / "run.json", text + "\n")
         return artifact
 

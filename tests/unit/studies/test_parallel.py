@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from seglens.artifacts import locked
 from seglens.progress import silent
 from seglens.studies.demo import demo_settings
 from seglens.studies.parallel import WorkerError, default_jobs, tasks_of
@@ -111,7 +112,7 @@ def test_a_stage_that_fails_in_a_worker_is_this_process_s_error(tmp_path, settin
     wrong = settings.model_copy(update={"sequences": ["T2"]})
     with pytest.raises(ValueError, match="T2"):
         run_study(wrong, tmp_path / "run", jobs=2)
-    with Run(tmp_path / "run").writing({}):  # nobody holds the folder any more
+    with locked(tmp_path / "run"):  # nobody holds the folder any more
         pass
 
 

@@ -48,14 +48,19 @@ def test_a_new_look_at_the_folder_sees_the_same(tmp_path):
         again.artifact("nothing")
 
 
-def test_another_study_in_the_folder_forgets_stages_but_keeps_artifacts(tmp_path):
+def test_another_study_in_the_folder_is_refused_until_the_books_are_removed(tmp_path):
     stage, calls = _stage(1), []
-    with Run(tmp_path).writing({"name": "a"}) as run:
+    with Run(tmp_path).writing({"name": "a", "k": {"x": 1}, "store": True}) as run:
         run.finish(stage, _make(stage, calls))
-    with Run(tmp_path).writing({"name": "a"}) as run:
+    with Run(tmp_path).writing({"name": "a", "k": {"x": 1}, "store": True}) as run:
         assert run.stages() == ["numbers/one"]
-    with Run(tmp_path).writing({"name": "b"}) as run:
+    message = r'holds another study: k\.x was 1, is 2; name was "a", is "b"\. Give another folder, or remove .*run\.json'
+    with pytest.raises(ValueError, match=message), Run(tmp_path).writing({"name": "b", "k": {"x": 2}}):
+        pass
+    with Run(tmp_path).writing({"name": "a", "k": {"x": 1}, "store": False}) as run:
         assert run.stages() == []
+    (tmp_path / "run.json").unlink()
+    with Run(tmp_path).writing({"name": "b"}) as run:
         run.finish(stage, _make(stage, calls))
     assert len(calls) == 1
 
