@@ -1,0 +1,240 @@
+"""Test-time rivals of label-free edits: what else images of the target cohort alone can change.
+
+Averages over augmentations, histogram matching of the input, statistics and affine parameters of normalisation layers,
+and entropy minimisation of any numbers (TENT, arXiv 2006.10726), with a term for class shares (arXiv 2108.03152).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+
+from seglens.cohorts.slice_set import SliceSet
+from seglens.segmenters.segmenter import Segmenter, most_likely
+from seglens.shapes import Images, Logits
+from seglens.steering.baselines import normalised_entropy
+from seglens.steering.corrections import Correction, Seen
+from seglens.steering.fitted import Adjustable, Values
+from seglens.steering.restyling import Style, brains_of, map_quantiles
+
+TENT_RATES = (1e-3, 1e-2)
+INTENSITY_GAINS = (0.9, 1.0, 1.1)
+COLLAPSE = 3.0
+
+UnlabelledLoss = Callable[[Logits, Bool[Tensor, "B H W"]], Float[Tensor, ""]]
+"""A loss of logits and of where the brain is; no mask."""
+
+
+def augmentation_average(name: str = "test-time augmentation") -> Correction:
+    """Mean probability over a slice, its mirror image, and both with intensities times 0.9 and 1.1."""
+
+    def predict(seen: Seen) -> Logits:
+        total = torch.zeros_like(seen.logits)
+        for gain in INTENSITY_GAINS:
+            images = seen.images * gain
+            total += (seen.logits if gain == 1 else seen.segmenter.logits(images)).softmax(dim=1)
+            total += seen.segmenter.logits(images.flip(-1)).flip(-1).softmax(dim=1)
+        return (total / (2 * len(INTENSITY_GAINS))).clamp_min(torch.finfo(total.dtype).tiny).log()
+
+    return Correction(name, 0, "none", predict)
+
+
+def histogram_matching(target: Style, source: Style, name: str = "histogram matching") -> Correction:
+    """Intensities of the target's healthy tissue mapped to the source's, per sequence, inside the brain.
+
+    One monotone map for the whole cohort: slices differ in what they show, so each by itself would be matched to
+    anatomy that it does not have. A sequence without quantiles on one side is left alone.
+
+    Args:
+        target: of unlabelled slices, best with the whole brain as one region (no lesion).
+        source: likewise of the source cohort.
+        name: of the correction.
+    """
+    pairs = [(own, other) for (own, _), (other, _) in zip(target.quantiles, source.quantiles, strict=True)]
+
+    def predict(seen: Seen) -> Logits:
+        return seen.segmenter.logits(matched_images(seen.images, pairs))
+
+    return Correction(name, sum(len(own) for own, _ in pairs if own is not None), "label_free", predict)
+
+
+def matched_images(images: Images, pairs: Sequence[tuple[Tensor | None, Tensor | None]]) -> Images:
+    """Images with each sequence's intensities inside the brain mapped from one set of quantiles to another."""
+    inside = brains_of(images)
+    result = images.clone()
+    for number, (own, other) in enumerate(pairs):
+        if own is not None and other is not None:
+            result[:, number][inside] = map_quantiles(images[:, number][inside], own, other)
+    return result
+
+
+def batch_statistics(segmenter: Segmenter, slices: SliceSet, *, batch_size: int = 16) -> Correction | None:
+    """Running statistics of batch norms taken from the target's images (arXiv 2006.16971); None without batch norms."""
+    network = deepcopy(segmenter.network)
+    norms = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    }
+    if not norms:
+        return None
+    for norm in norms.values():
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+        norm.train()
+    with torch.no_grad():
+        for rows in slices.batches(batch_size):
+            network(slices.images(rows).to(segmenter.device))
+    values = {
+        f"{name}.{own}": value
+        for name, norm in norms.items()
+        for own, value in norm.named_buffers(recurse=False)
+        if own != "num_batches_tracked"
+    }
+    whole = _Whole(segmenter)
+    count = sum(value.numel() for value in values.values())
+    return Correction("batch-norm statistics", count, "label_free", lambda seen: whole.logits(seen.images, values))
+
+
+def norm_affines(segmenter: Segmenter, name: str = "norm affines") -> Adjustable:
+    """Weights and biases of all normalisation layers: what TENT adapts.
+
+    Raises:
+        ValueError: the network has none.
+    """
+    kinds = (nn.LayerNorm, nn.GroupNorm, _NormBase)
+    start = {
+        f"{path}.{own}": value.detach().clone()
+        for path, module in segmenter.network.named_modules()
+        if isinstance(module, kinds)
+        for own, value in module.named_parameters(recurse=False)
+    }
+    if not start:
+        raise ValueError("this network has no normalisation layer with weights; TENT has nothing to adapt")
+    whole = _Whole(segmenter)
+    return Adjustable(name, start, lambda seen, values: whole.logits(seen.images, values), TENT_RATES)
+
+
+class Unlabelled:
+    """Slices without masks in batches of mixed patients, with what the network in front of a hookpoint gives of them.
+
+    Args:
+        segmenter: untouched.
+        slices: no mask of them is read.
+        batch_size: slices of a step.
+        seed: of the mixing.
+    """
+
+    def __init__(self, segmenter: Segmenter, slices: SliceSet, *, batch_size: int = 12, seed: int = 0):
+        segmenter.check_data(slices.name, slices.sequences)
+        order = torch.randperm(len(slices), generator=torch.Generator().manual_seed(seed))
+        plans: dict = {}
+        self.batches = [
+            Seen(segmenter, slices.images(rows).to(segmenter.device), plans) for rows in order.split(batch_size)
+        ]
+
+
+def adapt(
+    adjustable: Adjustable,
+    unlabelled: Unlabelled,
+    loss: UnlabelledLoss,
+    *,
+    learning_rate: float,
+    steps: int = 40,
+    seed: int = 0,
+) -> Values:
+    """Adapt numbers by Adam on images alone; the network itself is left as it is.
+
+    Args:
+        adjustable: what is adapted, from its start.
+        unlabelled: each step takes one batch, in a random order.
+        loss: what is made small.
+        learning_rate: constant, as in TENT.
+        steps: batches.
+        seed: of the order.
+    """
+    values = {name: value.detach().clone().requires_grad_() for name, value in adjustable.start.items()}
+    leaves = list(values.values())
+    optimiser = torch.optim.Adam(leaves, lr=learning_rate)
+    generator = torch.Generator().manual_seed(seed)
+    order: list[int] = []
+    for _ in range(steps):
+        order = order or torch.randperm(len(unlabelled.batches), generator=generator).tolist()
+        seen = unlabelled.batches[order.pop()]
+        with torch.enable_grad():
+            value = loss(adjustable.predict(seen, values), brains_of(seen.images))
+            gradients = torch.autograd.grad(value, leaves)  # of these alone: the network's own weights get none
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            leaf.grad = gradient
+        optimiser.step()
+    return {name: value.detach() for name, value in values.items()}
+
+
+def adapted_correction(adjustable: Adjustable, values: Values, name: str) -> Correction:
+    """The correction that adapted values make."""
+    return Correction(name, adjustable.n_parameters, "label_free", lambda seen: adjustable.predict(seen, values))
+
+
+def entropy_loss(logits: Logits, brains: Bool[Tensor, "B H W"]) -> Float[Tensor, ""]:
+    """Mean entropy of the class probabilities inside the brain: TENT's loss."""
+    return normalised_entropy(logits)[brains].mean()
+
+
+def share_loss(shares: Float[Tensor, " K"], weight: float = 1.0) -> UnlabelledLoss:
+    """Entropy, and the Kullback-Leibler divergence of the mean class probabilities from given shares.
+
+    Entropy alone is least where one class is everywhere; the second term, arXiv 2108.03152, equation 4, forbids that.
+
+    Args:
+        shares: [K] mean class probabilities inside the brain on the source.
+        weight: factor of the second term.
+    """
+
+    def loss(logits: Logits, brains: Bool[Tensor, "B H W"]) -> Float[Tensor, ""]:
+        own = mean_probabilities(logits, brains).clamp_min(1e-6)
+        wanted = shares.to(own).clamp_min(1e-6)
+        return entropy_loss(logits, brains) + weight * (own * (own / wanted).log()).sum()
+
+    return loss
+
+
+def mean_probabilities(logits: Logits, brains: Bool[Tensor, "B H W"]) -> Float[Tensor, " K"]:
+    """Mean class probabilities inside the brain."""
+    return (logits.softmax(dim=1) * brains[:, None]).sum((0, 2, 3)) / brains.sum().clamp_min(1)
+
+
+@torch.no_grad()
+def guarded(correction: Correction, unlabelled: Unlabelled, *, factor: float = COLLAPSE) -> Correction:
+    """The correction, or the untouched network under its name where the predicted foreground collapses or floods.
+
+    Args:
+        correction: adapted on images alone.
+        unlabelled: the images.
+        factor: foreground pixels may shrink or grow by so much.
+    """
+    before = sum(int((most_likely(seen.logits) > 0).sum()) for seen in unlabelled.batches)
+    after = sum(int((most_likely(correction.predict(seen)) > 0).sum()) for seen in unlabelled.batches)
+    if before / factor <= after <= before * factor:
+        return correction
+    return Correction(correction.name, correction.n_parameters, correction.supervision, lambda seen: seen.logits)
+
+
+class _Whole(nn.Module):
+    """A segmenter's whole pass as a module, so that weights and buffers can be others for the length of a call."""
+
+    def __init__(self, segmenter: Segmenter):
+        super().__init__()
+        self.network = segmenter.network
+        self.segmenter = segmenter
+
+    def forward(self, images: Images) -> Logits:
+        return self.segmenter.logits(images)
+
+    def logits(self, images: Images, values: Mapping[str, Tensor]) -> Logits:
+        """Logits with these weights and buffers in place of the network's own."""
+        renamed = {f"network.{name}": value for name, value in values.items()}
+        replaced: Logits = torch.func.functional_call(self, renamed, (images,))
+        return replaced
