@@ -91,9 +91,9 @@ class Published:
     where: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Experiment:
-    """A named question to a study.
+    """A named question to a study; each is only equal to itself.
 
     Attributes:
         name: such as ``"shared"``.
