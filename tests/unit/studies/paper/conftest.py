@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from seglens.activations.store import ActivationStore
+from seglens.dictionaries.fitting import FitSettings, fit_dictionary
 from seglens.studies.settings import StudySettings
 
 
@@ -40,3 +43,12 @@ def tiny_settings(tmp_path_factory) -> StudySettings:
             "atlas_top_k": 2,
         }
     )
+
+
+@pytest.fixture(scope="session")
+def fitted():
+    """A dictionary and the activations that it was fitted to, [n d_in]."""
+    tokens = torch.randn(400, 6, generator=torch.Generator().manual_seed(0))
+    store = ActivationStore.from_grids(tokens.view(4, 10, 10, 6), hookpoint="middle", segmenter_hash="", slices_hash="")
+    settings = FitSettings(k=3, expansion=4, steps=60, batch_size=200)
+    return fit_dictionary(store, settings=settings, seed=0), tokens
