@@ -191,6 +191,8 @@ def _read_bytes(path: Path, max_bytes: int) -> bytes:
 
 def _parse(path: Path, raw: bytes, max_bytes: int) -> Header:
     first = _unpack(path, raw, FIRST_BYTES) if raw[:2] == GZIP else raw[:FIRST_BYTES]
+    if len(first) < FIRST_BYTES:
+        raise _truncated(path, len(raw), f"at least {FIRST_BYTES} bytes of header (unpacked, it has {len(first)})")
     return _read_header(path, first, max_bytes)
 
 
@@ -238,8 +240,6 @@ def _unpack(path: Path, raw: bytes, limit: int, expected: int | None = None) -> 
 
 
 def _read_header(path: Path, first: bytes, max_bytes: int) -> Header:
-    if len(first) < FIRST_BYTES:
-        raise _truncated(path, len(first), f"at least {FIRST_BYTES} bytes of header")
     order = next((o for o in "<>" if struct.unpack(o + "i", first[:4])[0] == HEADER_BYTES), None)
     if order is None or first[344:348] != b"n+1\0":
         kind = "NIfTI-2" if 540 in (struct.unpack(o + "i", first[:4])[0] for o in "<>") else "no NIfTI-1 file"
@@ -345,4 +345,4 @@ def _scaled(
 
 
 def _truncated(path: Path, found: int, needed: str) -> VolumeError:
-    return VolumeError(path, "truncated", f"holds {found} bytes where its header needs {needed}", _AGAIN)
+    return VolumeError(path, "truncated", f"holds {found} bytes and needs {needed}", _AGAIN)

@@ -1,0 +1,72 @@
+"""Small cohorts as NIfTI files, and ways to spoil them."""
+
+import gzip
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from seglens.cohorts.findings import CheckReport
+
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""BraTS's own axes, 1 mm."""
+
+
+def head(
+    seed: int = 0, shape: tuple[int, int, int] = (24, 28, 12), enhancing: int = 4
+) -> tuple[np.ndarray, np.ndarray]:
+    """A stripped ball-like brain and a lesion in the patient's left front; arrays [x y z] with axes LPS."""
+    rng = np.random.default_rng(seed)
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    brain = x**2 + y**2 + 0.5 * z**2 < 0.8
+    image = np.where(brain, rng.integers(100, 200, shape), 0).astype(np.int16)
+    mask = np.zeros(shape, np.uint8)
+    mask[((x - 0.4) ** 2 + (y + 0.3) ** 2 + z**2 < 0.15) & brain] = 2
+    mask[((x - 0.4) ** 2 + (y + 0.3) ** 2 + z**2 < 0.06) & brain] = enhancing
+    image[mask > 0] += 100
+    return image, mask
+
+
+def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray = LPS) -> Path:
+    """A file of an array [x y z]."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(data, affine), path)
+    return path
+
+
+def write_cohort(root: Path, ids: Sequence[str] = ("a", "b"), *, style: str = "old") -> Path:
+    """BraTS cases with T1, T1c and a mask, named as until 2021 (``old``) or from 2023."""
+    tags = ("_t1", "_t1ce", "_seg") if style == "old" else ("-t1n", "-t1c", "-seg")
+    for number, case_id in enumerate(ids):
+        for channel, tag in enumerate(tags):
+            image, mask = head(10 * number + channel, enhancing=4 if style == "old" else 3)
+            write_nifti(root / case_id / f"{case_id}{tag}.nii.gz", mask if tag.endswith("seg") else image)
+    return root
+
+
+def healthy(path: Path) -> Path:
+    """One file with nothing wrong: int16."""
+    return write_nifti(path, head()[0])
+
+
+def unpacked(path: Path) -> bytes:
+    """The NIfTI file inside of a .nii.gz."""
+    return gzip.decompress(path.read_bytes())
+
+
+def put(content: bytes, at: int, kind: str, *values: float) -> bytes:
+    """The same bytes with some of them replaced by little-endian numbers."""
+    changed = bytearray(content)
+    struct.pack_into("<" + kind, changed, at, *values)
+    return bytes(changed)
+
+
+def codes(report: CheckReport, severity: str = "quarantine") -> dict[str, list[str]]:
+    """The codes of a report's findings by case."""
+    found: dict[str, list[str]] = {}
+    for finding in report.findings:
+        if finding.severity == severity:
+            found.setdefault(finding.case, []).append(finding.code)
+    return found
