@@ -7,10 +7,13 @@ import polars as pl
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from seglens.explorer.opened import Opened, grey, heat_map
+from seglens.cohorts.slice_set import SliceSet
+from seglens.explorer.opened import Opened, UnknownError, grey, heat_map
 from seglens.explorer.packing import MEDIA_TYPE, pack
 from seglens.explorer.state import Held
+from seglens.segmenters.segmenter import most_likely
 from seglens.shapes import Masks
+from seglens.steering.baselines import component_filter, entropy_filter, logit_bias
 from seglens.steering.edits import LatentEdit
 
 router = APIRouter(tags=["cases"])
@@ -68,6 +71,23 @@ class WantedSteering(BaseModel):
     edits: list[WantedEdit] = Field(max_length=64)
 
 
+class WantedRival(BaseModel):
+    """A slice and a rule at the output; see `seglens.steering.baselines`.
+
+    Attributes:
+        rule: CCF (each class keeps its largest component), UF (pixels of a normalised entropy above ``value`` become
+            background), or a bias of ``value`` on the logits of ``label``.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    cohort: str
+    row: int
+    rule: Literal["largest_component", "entropy", "logit_bias"]
+    value: float = Field(default=0.0, allow_inf_nan=False)
+    label: str = ""
+
+
 @router.get("/cohorts/{cohort}")
 def cohort(cohort: str, held: Held, segmenter: str | None = None) -> CohortEntry:
     """A cohort's slices, with the scores of a segmenter where the run has them."""
@@ -102,7 +122,7 @@ def prediction(segmenter: str, cohort: str, row: int, held: Held) -> Response:
     """What the network says of a slice, how well, and which latents are strongest there against their usual."""
     opened = held.run.opened(segmenter)
     slices = held.run.shown_to(opened, cohort, row)
-    said = opened.predicted(slices, row)
+    said = most_likely(opened.logits(slices, row))
     codes, grid = opened.codes(slices, row)
     mass = np.bincount(codes.latents.numpy(), weights=codes.values.numpy(), minlength=codes.n_latents)
     usual = opened.atlas.table["mass"].to_numpy() / max(int(opened.atlas.context["n_slices"]), 1)
@@ -166,13 +186,35 @@ def steer(segmenter: str, wanted: WantedSteering, held: Held) -> Response:
         )
         for edit in wanted.edits
     ]
-    truth = slices.masks([wanted.row])
-    before, after = opened.predicted(slices, wanted.row), opened.steered(slices, wanted.row, edits)
+    after = most_likely(opened.logits(slices, wanted.row, edits))
+    return _changed(opened, slices, wanted.row, after, {"edits": [edit.description() for edit in edits]})
+
+
+@router.post("/segmenters/{segmenter}/rival", response_class=Response, responses=BINARY)
+def rival(segmenter: str, wanted: WantedRival, held: Held) -> Response:
+    """The mask that a rule at the output makes of the untouched logits: what needs no look inside the network."""
+    opened = held.run.opened(segmenter)
+    slices = held.run.shown_to(opened, wanted.cohort, wanted.row)
+    if wanted.rule == "largest_component":
+        rule = component_filter("class")
+    elif wanted.rule == "entropy":
+        rule = entropy_filter(wanted.value)
+    else:
+        labels = {name: value for value, name in opened.segmenter.labels.items()}
+        if wanted.label not in labels:
+            raise UnknownError(f"no class {wanted.label!r}; there are {', '.join(labels)}")
+        rule = logit_bias([wanted.value if value == labels[wanted.label] else 0.0 for value in sorted(labels.values())])
+    return _changed(opened, slices, wanted.row, rule(opened.logits(slices, wanted.row)), {})
+
+
+def _changed(opened: Opened, slices: SliceSet, row: int, after: Masks, about: dict[str, Any]) -> Response:
+    """A changed mask beside the untouched one."""
+    truth, before = slices.masks([row]), most_likely(opened.logits(slices, row))
     about = {
         "before": _by_class(opened, before, truth),
         "after": _by_class(opened, after, truth),
         "changed": int((before != after).sum()),
-        "edits": [edit.description() for edit in edits],
+        **about,
     }
     return Response(pack({"mask": after[0].numpy()}, about), media_type=MEDIA_TYPE)
 

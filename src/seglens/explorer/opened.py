@@ -1,5 +1,6 @@
 """A finished run as the explorer holds it: read when it is first asked for, then kept."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +16,9 @@ from seglens.activations.replay import Replay
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.segmenters.segmenter import Segmenter, most_likely
+from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas
-from seglens.shapes import Masks
+from seglens.shapes import Logits
 from seglens.steering.edits import LatentEdit, change_of, check_edits
 from seglens.studies.run import Run
 from seglens.studies.stages import unseen_rows
@@ -104,12 +105,11 @@ class Opened:
             parts.append(sums.float().view(len(images), codes.n_latents).numpy())
         return np.concatenate(parts)
 
-    def predicted(self, slices: SliceSet, row: int) -> Masks:
-        """The untouched network's mask ``[1 H W]``."""
-        return self.steered(slices, row, [])
+    def logits(self, slices: SliceSet, row: int, edits: Sequence[LatentEdit] = ()) -> Logits:
+        """Logits ``[1 K H W]`` of a slice, with latents changed where edits are given.
 
-    def steered(self, slices: SliceSet, row: int, edits: list[LatentEdit]) -> Masks:
-        """The mask ``[1 H W]`` with latents changed; only what depends on them is computed again for the same slice."""
+        The part of the network that the hookpoint does not reach is computed once a slice.
+        """
         check_edits(self.segmenter, self.dictionary, edits)
         with self._lock, torch.no_grad():
             if self._replay is None:
@@ -117,8 +117,7 @@ class Opened:
             if self._at != (slices.hash, row):
                 self._replay.record(slices.images([row]))
                 self._at = (slices.hash, row)
-            logits = self._replay.logits(change_of(self.dictionary, edits) if edits else None)
-            return most_likely(logits)
+            return self._replay.logits(change_of(self.dictionary, edits) if edits else None)
 
 
 class OpenedRun:
@@ -193,7 +192,7 @@ class OpenedRun:
 
 
 def grey(slices: SliceSet, row: int) -> np.ndarray:
-    """A slice's sequences as grey levels ``[C H W]``: 1..255 between the brain's 0.5th and 99.5th percentile, 0 outside.
+    """A slice as grey levels ``[C H W]``: 1..255 between the brain's 0.5th and 99.5th percentile, 0 outside.
 
     Where no brain is known, all of the slice counts.
     """

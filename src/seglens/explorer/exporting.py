@@ -1,0 +1,80 @@
+"""What is shown, as files: the table of latents with the names that people gave, and the map's places."""
+
+import io
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from fastapi import APIRouter, Response
+
+from seglens.explorer.opened import Opened
+from seglens.explorer.packing import MEDIA_TYPE, pack
+from seglens.explorer.state import Held, State
+
+router = APIRouter(prefix="/segmenters/{segmenter}", tags=["share"])
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+"""A spreadsheet takes text that begins so for a formula."""
+TYPES = {"csv": "text/csv; charset=utf-8", "json": "application/json", "parquet": "application/vnd.apache.parquet"}
+
+
+@router.get("/export", response_class=Response)
+def export(segmenter: str, held: Held, form: Literal["csv", "json", "parquet"] = "csv") -> Response:
+    """All latents as a file: what was measured, and the given names with who, when and how sure."""
+    opened = held.run.opened(segmenter)
+    table = _named(opened, held)
+    if form == "csv":
+        text = [
+            pl.col(name).map_elements(_as_text, pl.String) for name, kind in table.schema.items() if kind == pl.String
+        ]
+        body = table.with_columns(text).write_csv().encode()
+    elif form == "json":
+        body = table.fill_nan(None).write_json().encode()
+    else:
+        buffer = io.BytesIO()
+        table.write_parquet(buffer)
+        body = buffer.getvalue()
+    attached = {"content-disposition": f'attachment; filename="latents.{form}"'}
+    return Response(body, media_type=TYPES[form], headers=attached)
+
+
+@router.get("/map", response_class=Response, responses={200: {"content": {MEDIA_TYPE: {}}}})
+def places(segmenter: str, held: Held, of: Literal["decoder", "codes"] = "decoder") -> Response:
+    """Every latent's place in two dimensions: the two leading principal components, and the share that they explain.
+
+    Of its unit decoder direction, or of its codes (square roots of its mass in each surveyed slice, scaled to length
+    1). Nothing is sampled away; latents without mass in these slices have no place by codes (NaN).
+    """
+    opened = held.run.opened(segmenter)
+    if of == "decoder":
+        rows = opened.dictionary.W_dec.detach().numpy()
+    else:
+        rows = np.sqrt(np.maximum(held.run.survey(opened).mass.T, 0))
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    known = length[:, 0] > 0
+    scaled = rows[known] / length[known]
+    centred = scaled - scaled.mean(0)
+    _, sizes, directions = np.linalg.svd(centred, full_matrices=False)
+    directions = directions[:2] * np.sign(directions[:2, [0]] + 1e-30)
+    found = np.full((len(rows), 2), np.nan, dtype=np.float32)
+    found[known] = centred @ directions.T
+    energy = np.square(sizes)
+    return Response(
+        pack({"places": found}, {"explained": float(energy[:2].sum() / max(energy.sum(), 1e-30)), "of": of}),
+        media_type=MEDIA_TYPE,
+    )
+
+
+def _named(opened: Opened, held: State) -> pl.DataFrame:
+    given = held.names.of(opened.dictionary.hash)
+    latents = range(opened.atlas.n_latents)
+    own = {
+        f"given_{field}": [getattr(given[latent], field) if latent in given else None for latent in latents]
+        for field in ("name", "who", "when")
+    }
+    sure = [given[latent].confidence if latent in given else None for latent in latents]
+    texts = [pl.Series(name, values, dtype=pl.String) for name, values in own.items()]
+    return opened.atlas.table.with_columns(*texts, pl.Series("given_confidence", sure, dtype=pl.Float64))
+
+
+def _as_text(value: str) -> str:
+    return f"'{value}" if value.startswith(FORMULA_STARTS) else value

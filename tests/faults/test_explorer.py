@@ -1,0 +1,112 @@
+"""Row 52: who and what the explorer refuses."""
+
+import asyncio
+
+import pytest
+
+pytest.importorskip("fastapi")
+
+from fastapi import FastAPI, Request
+from fastapi.testclient import TestClient
+
+from seglens.explorer.access import LARGEST_BODY, Guard
+
+HERE = "http://127.0.0.1:8000"
+FROM_HERE = {"origin": HERE}
+
+
+@pytest.fixture
+def guard():
+    """A guard before an app that says what it was asked for."""
+    app = FastAPI(openapi_url=None)
+
+    @app.api_route("/{path:path}", methods=["GET", "POST", "PUT", "DELETE"])
+    async def echo(path: str, request: Request) -> dict[str, object]:
+        return {"path": path, "query": dict(request.query_params), "bytes": len(await request.body())}
+
+    return Guard(app)
+
+
+def visitor(guard, base_url=HERE):
+    return TestClient(guard, base_url=base_url)
+
+
+@pytest.fixture
+def guest(guard):
+    """Somebody who opened the printed address."""
+    client = visitor(guard)
+    assert client.get(f"/?token={guard.token}").json()["path"] == ""
+    return client
+
+
+def test_row_52_the_token_becomes_a_cookie_and_leaves_the_address(guard):
+    """The first visit trades the token for a cookie; a deep link stays what it was."""
+    answer = visitor(guard).get(f"/latents/adult/3?token={guard.token}&kind=top", follow_redirects=False)
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "/latents/adult/3?kind=top"
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie and "SameSite=Strict" in cookie and guard.token not in cookie
+
+
+def test_row_52_without_a_token_or_with_a_wrong_one_401(guard):
+    """Nobody sees anything without the printed address."""
+    client = visitor(guard)
+    assert client.get("/").status_code == 401
+    assert client.get("/api/overview").status_code == 401
+    assert client.get("/?token=guessed").status_code == 401
+    assert client.get("/", headers={"cookie": "seglens=guessed"}).status_code == 401
+    assert client.get("/", headers={"cookie": 'seglens="'}).status_code == 401
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "192.168.1.7"])
+def test_row_52_a_foreign_host_400(guest, host):
+    """A name that was made to point to this machine does not open it."""
+    assert guest.get("/", headers={"host": host}).status_code == 400
+
+
+def test_row_52_a_cross_origin_post_403(guest):
+    """What changes something must come from the explorer's own page."""
+    assert guest.post("/api/x", json={}).status_code == 403
+    assert guest.post("/api/x", json={}, headers={"origin": "http://evil.example"}).status_code == 403
+    assert guest.post("/api/x", json={}, headers={"origin": "null"}).status_code == 403
+    assert guest.delete("/api/x", headers={"origin": "http://127.0.0.1:9"}).status_code == 403
+    assert guest.get("/", headers={"sec-fetch-site": "cross-site"}).status_code == 403
+    assert guest.post("/api/x", json={}, headers=FROM_HERE).json()["path"] == "api/x"
+
+
+def test_row_52_a_huge_body_413(guest):
+    """A body's size is known before it is read, and counted where it was not announced."""
+    assert guest.post("/api/x", content=b"x" * (LARGEST_BODY + 1), headers=FROM_HERE).status_code == 413
+    chunks = (b"x" * 2**16 for _ in range(LARGEST_BODY // 2**16 + 1))
+    assert guest.post("/api/x", content=chunks, headers=FROM_HERE).status_code == 413
+    assert guest.post("/api/x", content=b"x" * LARGEST_BODY, headers=FROM_HERE).json()["bytes"] == LARGEST_BODY
+    assert guest.post("/api/x", content=b"", headers={**FROM_HERE, "content-length": "many"}).status_code == 400
+
+
+def test_row_52_no_address_leads_out_of_the_page(guard, guest):
+    """A redirect stays here, whatever the path says."""
+    for path in ("//evil.example/", "/%0d%0aset-cookie:x", "/\\evil.example"):
+        answer = guest.get(f"{path}?token={guard.token}", follow_redirects=False)
+        place = answer.headers.get("location", "/")
+        assert place.startswith("/") and not place.startswith(("//", "/\\")) and "\n" not in place
+        assert "x" not in answer.cookies
+
+
+def test_row_52_every_answer_forbids_foreign_and_inline_scripts(guest, guard):
+    """A strict policy on what is served and on what is refused."""
+    for answer in (guest.get("/"), visitor(guard).get("/"), guest.get("/", headers={"host": "evil"})):
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "script-src 'self';" in policy and "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cache-control"] == "no-store"
+
+
+def test_row_52_only_http_is_spoken(guard):
+    """A websocket is no way around."""
+
+    async def nothing(*_):
+        raise AssertionError
+
+    with pytest.raises(RuntimeError, match="speaks http, not websocket"):
+        asyncio.run(guard({"type": "websocket"}, nothing, nothing))
