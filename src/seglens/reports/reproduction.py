@@ -1,5 +1,6 @@
 """reproduction.html: every experiment that a run holds, on one page that can be sent."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,9 +10,11 @@ from seglens.artifacts import write_text_whole
 from seglens.reports.blocks import Block, Bullets, Fold, Paragraph, Section, Table, head, table
 from seglens.reports.experiment_figures import figure_blocks, written
 from seglens.reports.report import render
+from seglens.reports.sections.latent_steps import latent_blocks
 from seglens.reports.wording import UNDEFINED, defined, duration, number, plain, plural
 from seglens.studies.paper import EXPERIMENTS
 from seglens.studies.paper.experiment import Experiment, Finding
+from seglens.studies.paper.reproduction import FILE as DOCUMENT
 from seglens.studies.paper.reproduction import finished, outcome_of
 from seglens.studies.run import Run
 
@@ -35,7 +38,8 @@ def write_reproduction(run: Run, *, experiments: Mapping[str, Experiment] = EXPE
     """
     names = finished(run, experiments)
     sections = [_overview(run, [experiments[name] for name in names])]
-    sections += [_section(run, experiments[name]) for name in names]
+    cohorts = json.loads((run.path / DOCUMENT).read_text())["trained on"]
+    sections += [_section(run, experiments[name], cohorts) for name in names]
     target = run.path / FILE
     write_text_whole(target, render("Reproduction", sections, subtitle=SUBTITLE))
     return target
@@ -48,18 +52,25 @@ def _overview(run: Run, experiments: Sequence[Experiment]) -> Section:
     )
     if not experiments:
         return Section("findings", "Overview", lead, (Paragraph("No experiment was run.", "missing"),))
-    rows, absent = [], []
+    beside, alone, absent = [], [], []
     for experiment in experiments:
         outcome = outcome_of(run, experiment.name)
         if outcome.finding is None:
             absent.append(f"{experiment.title}: {outcome.cannot_carry}")
             continue
         for name, value in outcome.finding.headline.items():
-            rows.append((head(plain(name), experiment.title), _figure(value), *_published(experiment, name)))
+            label = head(plain(name), experiment.title)
+            if name in experiment.published:
+                published = experiment.published[name]
+                beside.append((label, _figure(value), _figure(published.value), head(published.where)))
+            else:
+                alone.append((label, _figure(value)))
     blocks: list[Block] = []
-    if rows:
-        caption = "Headline figures"
-        blocks.append(table(caption, ("figure", "ours", "paper", "where in the paper, and by which convention"), rows))
+    if beside:
+        columns = ("figure", "ours", "paper", "where in the paper, and by which convention")
+        blocks.append(table("Beside the paper's own figures", columns, beside))
+    if alone:
+        blocks.append(Fold("Headline figures without a counterpart", (table("", ("figure", "ours"), alone),)))
     if absent:
         blocks += [Paragraph("This study's data cannot carry:", "key"), Bullets(tuple(absent))]
     seconds = sum(run.timings.get(f"experiment/{experiment.name}", 0.0) for experiment in experiments)
@@ -67,12 +78,7 @@ def _overview(run: Run, experiments: Sequence[Experiment]) -> Section:
     return Section("findings", "Overview", lead, tuple(blocks))
 
 
-def _published(experiment: Experiment, name: str) -> tuple[str, "object"]:
-    published = experiment.published.get(name)
-    return (UNDEFINED, head("")) if published is None else (_figure(published.value), head(published.where))
-
-
-def _section(run: Run, experiment: Experiment) -> Section:
+def _section(run: Run, experiment: Experiment, cohorts: Mapping[str, str]) -> Section:
     outcome = outcome_of(run, experiment.name)
     lead = f"Paper: {experiment.paper}." if experiment.paper != "beyond the paper" else "Beyond the paper."
     if outcome.finding is None:
@@ -83,12 +89,12 @@ def _section(run: Run, experiment: Experiment) -> Section:
     for figure in experiment.figures:
         if figure.table in found.tables:
             blocks += figure_blocks(figure, found.tables[figure.table])
+    if experiment.name == "interpretation":
+        blocks += latent_blocks(run, cohorts)
     blocks += [_table_block(name, rows, folded=name in experiment.folded) for name, rows in found.tables.items()]
     blocks += _left_out(found)
     seconds = run.timings.get(f"experiment/{experiment.name}")
-    blocks.append(
-        Paragraph(f"`seglens reproduce {experiment.name}`, {duration(seconds)} when it was computed.", "note")
-    )
+    blocks.append(Paragraph(f"seglens reproduce {experiment.name}: {duration(seconds)} when it was computed.", "note"))
     return Section(experiment.name, experiment.title, lead, tuple(blocks))
 
 

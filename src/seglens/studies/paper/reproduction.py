@@ -116,6 +116,7 @@ def reproduce(
         document = {
             "study": settings.name,
             "seed": settings.seed,
+            "trained on": {name: own.cohort for name, own in settings.segmenters.items()},
             "experiments": {name: _entry(run, experiments[name]) for name in finished(run, experiments)},
             "faults": {name: f"{type(error).__name__}: {error}" for name, error in faults.items()},
         }
