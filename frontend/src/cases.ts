@@ -198,8 +198,19 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
     }
   };
 
+  const rule = h(
+    "select",
+    { id: "rule" },
+    h("option", { value: "" }, "choose one"),
+    h("option", { value: "largest_component" }, "largest component (CCF)"),
+    h("option", { value: "entropy" }, "without uncertain pixels (UF)"),
+    ...said.meta.classes.map((own) => h("option", { value: own.label }, `logit bias of ${words(own.label)}`)),
+  );
+  const amount = range("amount", 0, 1, 0.05, 0.5);
+
   const take = async (next: Turn): Promise<void> => {
     turn = next;
+    rule.value = "";
     chosen = next.latents;
     operation.value = turn.operation;
     value.value = String(turn.value);
@@ -282,6 +293,19 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
     change({ ...turn, operation: own, value: NEUTRAL[own] });
   });
 
+  const rival = async (): Promise<void> => {
+    if (!rule.value) return await steer();
+    const plain = rule.value === "largest_component" || rule.value === "entropy";
+    const value = rule.value === "entropy" ? Number(amount.value) : 16 * Number(amount.value) - 8;
+    const asked = { cohort: name, row, rule: plain ? rule.value : "logit_bias", value, label: plain ? "" : rule.value };
+    const answer = await binary<Steered>(`/segmenters/${segmenter}/rival`, asked);
+    after = answer.arrays["mask"]?.values as Uint8Array;
+    paint();
+    report(answer.meta.after, answer.meta.before, answer.meta.changed);
+    told.textContent = plain && rule.value !== "entropy" ? "" : `at ${value.toFixed(2)}`;
+  };
+  for (const control of [rule, amount]) control.addEventListener("input", () => void rival());
+
   const save = (): void => {
     void binary<Steered>(`/segmenters/${segmenter}/steer`, { cohort: name, row, edits: [turn] }).then(({ meta }) => {
       const file = new Blob([JSON.stringify(meta.edits, null, 1)], { type: "application/json" });
@@ -341,6 +365,12 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
         h("button", { type: "button", click: () => void take(done.pop() ?? turn) }, "Undo"),
         h("button", { type: "button", click: () => change({ ...turn, value: NEUTRAL[turn.operation] }) }, "Reset"),
         h("button", { type: "button", click: save }, "Save as a file"),
+      ),
+      h(
+        "div",
+        { class: "controls" },
+        h("label", {}, "Beside it, a rule at the output ", rule),
+        h("label", {}, "Threshold or bias ", amount),
       ),
       told,
       figures,

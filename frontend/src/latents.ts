@@ -78,6 +78,10 @@ export async function latentsPage(page: HTMLElement, segmenter: string, query: U
       h("label", {}, "Class ", classes),
       h("label", {}, dead, " dead ones too"),
       count,
+      link(`/map/${segmenter}`, "as a map"),
+      ...["csv", "json", "parquet"].map((form) =>
+        h("a", { href: `/api/segmenters/${segmenter}/export?form=${form}`, download: `latents-${segmenter}.${form}` }, form),
+      ),
     ),
     table.element,
   );

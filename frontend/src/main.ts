@@ -5,6 +5,7 @@ import { comparePage } from "./compare";
 import { h, link, put, replace } from "./dom";
 import { latentPage } from "./latent";
 import { latentsPage } from "./latents";
+import { mapPage } from "./map";
 import { overview, overviewPage } from "./overview";
 
 const page = document.getElementById("page") as HTMLElement;
@@ -13,6 +14,7 @@ const PAGES: [RegExp, (parts: string[], query: URLSearchParams) => Promise<void>
   [/^\/$/, () => overviewPage(page)],
   [/^\/latents\/([^/]+)$/, ([segmenter], query) => latentsPage(page, segmenter as string, query)],
   [/^\/latents\/([^/]+)\/(\d+)$/, ([segmenter, latent]) => latentPage(page, segmenter as string, Number(latent))],
+  [/^\/map\/([^/]+)$/, ([segmenter], query) => mapPage(page, segmenter as string, query)],
   [/^\/case\/([^/]+)$/, ([cohort], query) => cohortPage(page, cohort as string, query)],
   [/^\/case\/([^/]+)\/(\d+)$/, ([cohort, row], query) => casePage(page, cohort as string, Number(row), query)],
   [/^\/compare\/([^/]+)\/([^/]+)$/, ([one, other]) => comparePage(page, one as string, other as string)],

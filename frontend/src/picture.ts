@@ -21,6 +21,11 @@ function heatColour(share: number): Rgb {
   return a.map((value, channel) => value + (place - low) * ((b[channel] as number) - value)) as Rgb;
 }
 
+/** A colour of the heat scale for a share 0..1; its dark end is lifted, so that points are seen on a dark ground. */
+export function ramp(share: number): string {
+  return `rgb(${heatColour(0.2 + 0.8 * share).map(Math.round).join(" ")})`;
+}
+
 export interface Layers {
   grey: Uint8Array;
   size: [number, number];
