@@ -22,7 +22,7 @@ CHANNEL_RATES = (0.3, 0.1)
 LOGIT_RATES = (0.1, 0.3)
 LAYER_RATES = (0.01, 0.03)
 SUFFIX_RATES = (1e-3, 3e-4)
-LATENT_PENALTIES = (0.0, 1e-4)
+PENALTIES = (0.0, 1e-3)
 
 
 def latents(
@@ -67,7 +67,7 @@ def latents(
                 stack.enter_context(edit(seen.segmenter, dictionary.hookpoint, change))
             return seen.changed(first.hookpoint, _latent_change(first, numbers[0], values, kept_codes(seen)))
 
-    return Adjustable(name, start, predict, LATENT_RATES, LATENT_PENALTIES)
+    return Adjustable(name, start, predict, LATENT_RATES, PENALTIES)
 
 
 def _latent_change(
@@ -101,7 +101,7 @@ def channels(segmenter: Segmenter, dictionary: SparseAutoencoder, name: str = "c
 
         return seen.changed(dictionary.hookpoint, change)
 
-    return Adjustable(name, start, predict, CHANNEL_RATES)
+    return Adjustable(name, start, predict, CHANNEL_RATES, PENALTIES)
 
 
 def logits(segmenter: Segmenter, name: str = "logit_affine") -> Adjustable:
@@ -135,7 +135,7 @@ def layer(segmenter: Segmenter, images: Images, name: str = "last_layer") -> Adj
     def predict(seen: Seen, values: Values) -> Logits:
         return whole.logits(seen.behind(giver), values)
 
-    return Adjustable(name, start, predict, LAYER_RATES)
+    return Adjustable(name, start, predict, LAYER_RATES, PENALTIES)
 
 
 def with_last_hidden(segmenter: Segmenter, images: Images) -> Segmenter:

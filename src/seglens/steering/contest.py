@@ -1,0 +1,256 @@
+"""Latent edits and their rivals, all chosen on the same labelled patients of a target cohort.
+
+Everything that a contestant is made of (latents, strength, loss, learning rate, penalty, bias, threshold) is chosen on
+the selection slices. Fitted ones get equal steps and the same inner split, whatever they fit.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from seglens.cohorts.slice_set import SliceSet, evenly_spaced
+from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.progress import Progress, silent
+from seglens.segmenters.segmenter import Segmenter
+from seglens.semantics.atlas import describe
+from seglens.shapes import TokenGrid
+from seglens.steering import adjustables
+from seglens.steering.adaptation import tune_on
+from seglens.steering.baselines import drop_class, predict_nothing
+from seglens.steering.corrections import Correction, change_correction, rule_correction
+from seglens.steering.edits import LatentEdit, change_of
+from seglens.steering.fitted import Adjustable, Choice, Labelled, choose_settings, fitted_correction
+from seglens.steering.levers import ablated_latents, contrast_latents, latent_effects
+from seglens.steering.policies import choose_edit, label_of, pooled_objective
+
+Side = Literal["edit", "rival", "ceiling"]
+"""A latent edit; what it must beat; what no few parameters are expected to reach."""
+
+STEPS = 40
+ABLATED = 32
+ABLATION_SLICES = 24
+GATES = 2
+FITTED_EDITS = ("latents", "latent_scales", "top_latents", "latents_two_depths")
+FITTED_RIVALS = ("logit_affine", "channel_affine", "last_layer")
+FITTED_CEILINGS = ("whole_suffix",)
+FITTED = (*FITTED_EDITS, *FITTED_RIVALS, *FITTED_CEILINGS)
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A way of correcting, chosen.
+
+    Attributes:
+        name: of the way.
+        side: see `Side`.
+        corrections: one a seed; named as the way, those of further seeds with the seed.
+        chosen: JSON-able: what was chosen.
+    """
+
+    name: str
+    side: Side
+    corrections: Sequence[Correction]
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers fitted or chosen."""
+        return self.corrections[0].n_parameters
+
+
+def side_of(name: str) -> Side:
+    """The side of a fitted contestant."""
+    return "edit" if name in FITTED_EDITS else "ceiling" if name in FITTED_CEILINGS else "rival"
+
+
+def fitted_contestants(
+    segmenter: Segmenter,
+    dictionary: SparseAutoencoder,
+    selection: SliceSet,
+    names: Sequence[str] = FITTED,
+    *,
+    target: str,
+    deep: SparseAutoencoder | None = None,
+    steps: int = STEPS,
+    seeds: Sequence[int] = (0,),
+    progress: Progress = silent,
+) -> list[Contestant]:
+    """Fit on labelled slices: latents, and what they must beat.
+
+    ``latents``: scale and offset of every latent. ``latent_scales``: scales only. ``top_latents``: scale and offset of
+    the latents with the largest gradient x code on the class, as many numbers as the last layer has.
+    ``latents_two_depths``: scale and offset of every latent of ``dictionary`` and of ``deep``. ``logit_affine``,
+    ``channel_affine``, ``last_layer``: see `adjustables`. ``whole_suffix``: every weight behind the hookpoint.
+
+    Args:
+        segmenter: of another cohort.
+        dictionary: of one of its hookpoints.
+        selection: labelled slices of the target cohort; all that is looked at.
+        names: which, of `FITTED`.
+        target: the class whose gradient ranks ``top_latents``.
+        deep: of a hookpoint behind that of ``dictionary``, such as `adjustables.LAST_HIDDEN`.
+        steps: of every fit.
+        seeds: of the final fits; settings are chosen with the first.
+        progress: told after each contestant.
+    """
+    known = [name for name in FITTED if deep is not None or name != "latents_two_depths"]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"no fitted contestant {', '.join(unknown)}; with these dictionaries: {', '.join(known)}")
+    dictionaries = [dictionary] if deep is None else [dictionary, deep]
+    labelled = Labelled(segmenter, selection)
+    found = []
+    for number, name in enumerate(names):
+        adjustable = _adjustable(name, segmenter, dictionaries, labelled.slices, target)
+        choice = choose_settings(adjustable, labelled, steps=steps, seed=seeds[0])
+        corrections = [
+            fitted_correction(
+                adjustable, labelled, choice, seed=seed, name=name if not place else f"{name}, seed {seed}"
+            )
+            for place, seed in enumerate(seeds)
+        ]
+        found.append(Contestant(name, side_of(name), corrections, _described(choice)))
+        progress(number + 1, len(names))
+    return found
+
+
+def constant_contestants(
+    segmenter: Segmenter,
+    dictionary: SparseAutoencoder,
+    selection: SliceSet,
+    *,
+    target: str,
+    specific: Sequence[int] = (),
+    batch_size: int = 16,
+) -> list[Contestant]:
+    """A constant strength for some latents, the best of all ways of choosing them; and the rules at the output.
+
+    Ways of choosing: class association, gradient x code, ablation one by one, contrast of false positives and of false
+    negatives with hits, ``specific``; and gradient x code only where a latent fires that marks errors.
+
+    Args:
+        segmenter: of another cohort.
+        dictionary: of one of its hookpoints.
+        selection: labelled slices of the target cohort; all that is looked at.
+        target: name of the class.
+        specific: latents that diffing calls specific, best first.
+        batch_size: slices at once.
+    """
+    label = label_of(segmenter, target)
+    edit, chosen_by = choose_constant(
+        segmenter, dictionary, selection, target=target, specific=specific, batch_size=batch_size
+    )
+    change = change_of(dictionary, [edit])
+    n_chosen = len(edit.latents) + 1 + (edit.gate is not None)
+    found = [
+        Contestant(
+            "constant_edit",
+            "edit",
+            [
+                change_correction(
+                    "constant_edit", dictionary.hookpoint, change, n_parameters=n_chosen, supervision="held_out"
+                )
+            ],
+            {"edit": edit.description(), "chosen_by": chosen_by},
+        )
+    ]
+    counts = {"ccf": 2, "uf": 1, "logit_bias": segmenter.n_classes}
+    for name, tuned in tune_on(segmenter, selection, target=None, batch_size=batch_size).items():
+        if name in counts:
+            rule = rule_correction(name, tuned.rule, n_parameters=counts[name], supervision="held_out")
+            found.append(Contestant(name, "rival", [rule], dict(tuned.setting)))
+
+    def to_mean(grid: TokenGrid) -> TokenGrid:
+        return dictionary.centre.to(grid.dtype).expand_as(grid)
+
+    plain = [
+        change_correction("mean_ablation", dictionary.hookpoint, to_mean, n_parameters=0, supervision="none"),
+        rule_correction("drop_class", drop_class(label), n_parameters=0, supervision="none"),
+        rule_correction("predict_nothing", predict_nothing, n_parameters=0, supervision="none"),
+    ]
+    return [*found, *(Contestant(rival.name, "rival", [rival]) for rival in plain)]
+
+
+def choose_constant(
+    segmenter: Segmenter,
+    dictionary: SparseAutoencoder,
+    selection: SliceSet,
+    *,
+    target: str,
+    specific: Sequence[int] = (),
+    batch_size: int = 16,
+) -> tuple[LatentEdit, str]:
+    """The best constant edit on the selection slices, and the way in which its latents were chosen."""
+    label = label_of(segmenter, target)
+    effects = latent_effects(segmenter, dictionary, selection, target=label, batch_size=batch_size)
+    strongest = effects.scale["hit"].abs() + effects.repair("scale").abs()
+    leading = strongest.sort(descending=True, stable=True).indices[:ABLATED].tolist()
+
+    def objective(scores: Any) -> dict[str, float]:
+        return pooled_objective(scores, target)
+
+    few = selection.select(evenly_spaced(len(selection), ABLATION_SLICES))
+    useful, harmful = ablated_latents(segmenter, dictionary, few, leading, objective=objective, batch_size=batch_size)
+    invented, missed = (contrast_latents(effects, region) for region in ("false_positive", "false_negative"))
+    chosen = choose_edit(
+        segmenter,
+        dictionary,
+        describe(dictionary, segmenter, selection, top_k=1),
+        selection,
+        target=target,
+        rankings=[
+            ("ablation, useful", useful),
+            ("ablation, harmful", harmful),
+            ("contrast, false positives", invented),
+            ("contrast, false negatives", missed),
+            ("specific", list(specific)),
+        ],
+        gates=list(dict.fromkeys([*invented[:GATES], *missed[:GATES]])),
+        batch_size=batch_size,
+    )
+    return chosen.edit, chosen.chosen_by(chosen.edit)
+
+
+def _adjustable(
+    name: str, segmenter: Segmenter, dictionaries: Sequence[SparseAutoencoder], slices: SliceSet, target: str
+) -> Adjustable:
+    dictionary = dictionaries[0]
+    one = slices.images([0]).to(segmenter.device)
+    makers: dict[str, Callable[[], Adjustable]] = {
+        "latents": lambda: adjustables.latents([dictionary]),
+        "latent_scales": lambda: adjustables.latents([dictionary], offsets=False, name=name),
+        "top_latents": lambda: adjustables.latents(
+            [dictionary],
+            [_leading(segmenter, dictionary, slices, target, adjustables.layer(segmenter, one))],
+            name=name,
+        ),
+        "latents_two_depths": lambda: adjustables.latents(dictionaries, name=name),
+        "logit_affine": lambda: adjustables.logits(segmenter),
+        "channel_affine": lambda: adjustables.channels(segmenter, dictionary),
+        "last_layer": lambda: adjustables.layer(segmenter, one),
+        "whole_suffix": lambda: adjustables.suffix(segmenter, dictionary.hookpoint, one),
+    }
+    return makers[name]()
+
+
+def _leading(
+    segmenter: Segmenter, dictionary: SparseAutoencoder, slices: SliceSet, target: str, like: Adjustable
+) -> list[int]:
+    """Latents with the largest gradient x code; scale and offset of all of them are as many numbers as ``like`` has."""
+    few = slices.select(evenly_spaced(len(slices), ABLATION_SLICES))
+    effects = latent_effects(segmenter, dictionary, few, target=label_of(segmenter, target))
+    size = torch.stack([effect.abs() for effect in effects.scale.values()]).sum(0)
+    return sorted(size.sort(descending=True, stable=True).indices[: max(1, like.n_parameters // 2)].tolist())
+
+
+def _described(choice: Choice) -> dict[str, Any]:
+    settings = choice.settings
+    return {
+        "loss": settings.loss,
+        "learning_rate": settings.learning_rate,
+        "penalty": settings.penalty,
+        "steps": settings.steps,
+        "fitted": choice.helps,
+    }

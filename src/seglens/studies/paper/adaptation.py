@@ -1,0 +1,361 @@
+"""Table 5 and Figure 8: a segmenter on another population, by latents and by all that they must beat.
+
+Table ``policies`` wants bars with intervals, one panel a direction; ``labelled patients`` (the learning curve) and
+``alphas`` (ALS and MLS over alpha in [-100, 100]) want lines.
+
+The target cohort's patients were never seen by the segmenter, so all of them can be used: those of its val split and
+every second one of its train split are for choosing, all others for judging. Where a segmenter's start was trained on
+the target cohort, only that cohort's val (choosing) and test patients (judging) are.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import polars as pl
+import torch
+
+from seglens.activations.live import live_activations
+from seglens.artifacts import Artifact, Draft
+from seglens.cohorts.slice_set import SliceSet, evenly_spaced
+from seglens.dictionaries.fitting import FitSettings, fit_dictionary
+from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.diffing.functional import common_grid, functional_alignment
+from seglens.progress import Progress
+from seglens.segmenters.intervals import FIGURES
+from seglens.segmenters.scoring import Scores
+from seglens.segmenters.segmenter import Segmenter
+from seglens.semantics.atlas import describe
+from seglens.steering.adjustables import LAST_HIDDEN, with_last_hidden
+from seglens.steering.contest import Contestant, constant_contestants, fitted_contestants
+from seglens.steering.corrections import Correction, judge
+from seglens.steering.levers import associated_latents
+from seglens.steering.policies import label_of, oracle_scores
+from seglens.steering.sweep import UNEDITED, alpha_grid, sweep
+from seglens.studies.pair_stages import PROBE_SLICES, Seen, Side
+from seglens.studies.paper.adaptation_tables import ORACLE, curve_rows, headlines, lead_rows, paragraphs, policy_rows
+from seglens.studies.paper.experiment import CannotCarryError, Experiment, Figure, Finding, part
+from seglens.studies.stages import Study
+
+SEEDS = (0, 1, 2)
+SIZES = (1, 3, 5)
+DRAWS = 3
+STEPS = 30
+FULL = ("latents", "top_latents", "latents_two_depths", "logit_affine", "channel_affine", "last_layer", "whole_suffix")
+SHORT = ("latents", "latents_two_depths", "logit_affine", "channel_affine", "last_layer")
+CURVE = ("latents", "latents_two_depths", "logit_affine", "last_layer")
+ALPHAS: Mapping[str, tuple[float, ...]] = {
+    "multiply": (-100.0, -10.0, -2.0, 0.0, 0.5, 1.5, 2.0, 3.0, 10.0, 100.0),
+    "add": (-100.0, -10.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 10.0, 100.0),
+}
+ASSOCIATED = 10
+DEEP_SLICES = 60
+DEEP = FitSettings(k=16, expansion=2, steps=200, batch_size=2048)
+"""The dictionary of what the last layer reads: small, for its grid has many tokens."""
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A segmenter on another cohort.
+
+    Attributes:
+        segmenter: name.
+        cohort: name.
+        label: name of the class whose failure is steered.
+        in_full: with the learning curve, the alphas and every contestant; otherwise the main ones only.
+    """
+
+    segmenter: str
+    cohort: str
+    label: str
+    in_full: bool
+
+    @property
+    def name(self) -> str:
+        """How tables call it."""
+        return f"{self.segmenter} on {self.cohort}"
+
+
+def run(
+    study: Study,
+    progress: Progress,
+    *,
+    seeds: Sequence[int] = SEEDS,
+    sizes: Sequence[int] = SIZES,
+    draws: int = DRAWS,
+    steps: int = STEPS,
+) -> Finding:
+    """Every direction: choose, judge, and compare over patients.
+
+    Args:
+        study: with at least one entry under ``steering``.
+        progress: told after each direction.
+        seeds: of the final fits.
+        sizes: labelled patients of the learning curve, beside all of them.
+        draws: of so many patients, for each size.
+        steps: of every fit.
+    """
+    directions = directions_of(study)
+    policies, curves, alphas = [], [], []
+    for number, direction in enumerate(directions):
+        plan = {"seeds": list(seeds), "sizes": list(sizes) if direction.in_full else [], "draws": draws, "steps": steps}
+        found = adapted(study, direction, plan)
+        policies.append(
+            policy_rows(Scores(found.table("scores")), found.document("contestants"), direction.name, direction.label)
+        )
+        if direction.in_full:
+            curves.append(curve_rows(Scores(found.table("curve")), direction.name))
+            alphas.append(found.table("alphas").with_columns(pl.lit(direction.name).alias("direction")))
+        progress(number + 1, len(directions))
+    table, curve = pl.concat(policies), pl.concat(curves)
+    leads = pl.concat([lead_rows(rows) for rows in policies])
+    left_out = _left_out(study, directions)
+    return Finding(
+        {
+            "policies": table.drop("draws"),
+            "leads": leads,
+            "labelled patients": curve,
+            "alphas": pl.concat(alphas),
+        },
+        headlines(leads, curve),
+        paragraphs(leads, curve),
+        left_out,
+    )
+
+
+def directions_of(study: Study) -> list[Direction]:
+    """The study's steering entries in full; then their first segmenter elsewhere, and other architectures.
+
+    Raises:
+        CannotCarryError: the study steers nothing.
+    """
+    settings = study.settings
+    if not settings.steering:
+        raise CannotCarryError("needs an entry under steering: a segmenter, another cohort and a class")
+    found = [Direction(entry.segmenter, entry.cohort, entry.label, True) for entry in settings.steering]
+    first = settings.steering[0]
+    own = settings.segmenters[first.segmenter]
+    labels = dict(study.segmenter(first.segmenter).labels)
+    known = {(direction.segmenter, direction.cohort) for direction in found} | {(first.segmenter, own.cohort)}
+    for cohort in settings.cohorts:
+        if (first.segmenter, cohort) not in known and dict(study.slices(cohort).labels) == labels:
+            found.append(Direction(first.segmenter, cohort, first.label, False))
+    for name, other in settings.segmenters.items():
+        if other.cohort == own.cohort and other.architecture != own.architecture:
+            found.append(Direction(name, first.cohort, first.label, False))
+    return found
+
+
+def patients_of(study: Study, direction: Direction) -> tuple[SliceSet, SliceSet]:
+    """Slices for choosing, and slices of other patients for judging (see the module)."""
+    slices = study.slices(direction.cohort)
+    seen, name = set(), direction.segmenter
+    while name:
+        seen.add(study.settings.segmenters[name].cohort)
+        name = study.settings.segmenters[name].init_from or ""
+    split_of = dict(slices.index.select("patient", "split").iter_rows())
+    training = sorted(patient for patient, split in split_of.items() if split == "train")
+    if direction.cohort in seen:
+        return slices.split("val"), slices.split("test")
+    chosen = {patient for patient, split in split_of.items() if split == "val"} | set(training[::2])
+    rows = [patient in chosen for patient in slices.index["patient"]]
+    return (
+        slices.select([row for row, inside in enumerate(rows) if inside]),
+        slices.select([row for row, inside in enumerate(rows) if not inside]),
+    )
+
+
+def adapted(study: Study, direction: Direction, plan: Mapping[str, Any]) -> Artifact:
+    """Contestants of one direction, chosen and judged, as an artifact of the run.
+
+    It holds scores.parquet (all contestants and seeds), contestants.json, and in full curve.parquet and alphas.parquet.
+    """
+    dictionary = study.dictionary(direction.segmenter)
+    selection, evaluation = patients_of(study, direction)
+    inputs = dict(plan) | {
+        "dictionary": dictionary.hash,
+        "selection": selection.hash,
+        "evaluation": evaluation.hash,
+        "label": direction.label,
+        "in_full": direction.in_full,
+        "version": 1,
+    }
+
+    def make(draft: Draft, progress: Progress) -> None:
+        segmenter = with_last_hidden(study.segmenter(direction.segmenter), selection.images([0]).to(study.device))
+        deep = deep_dictionary(study, direction.segmenter, segmenter)
+        common: dict[str, Any] = {"target": direction.label, "deep": deep, "steps": plan["steps"]}
+        names = FULL if direction.in_full else SHORT
+        specific = specific_latents(study, direction, selection)
+        contestants = [
+            *constant_contestants(segmenter, dictionary, selection, target=direction.label, specific=specific),
+            *fitted_contestants(
+                segmenter, dictionary, selection, names, seeds=plan["seeds"], progress=progress, **common
+            ),
+        ]
+        corrections = [correction for contestant in contestants for correction in contestant.corrections]
+        scores = judge(corrections, segmenter, evaluation)
+        if direction.in_full:
+            table, oracle = swept_alphas(segmenter, dictionary, selection, evaluation, direction.label)
+            draft.save_table("alphas", table)
+            scores = Scores.merged([scores, oracle])
+            curve = learning_curve(
+                lambda few, seed: fitted_contestants(segmenter, dictionary, few, CURVE, seeds=(seed,), **common),
+                contestants,
+                selection,
+                plan,
+            )
+            draft.save_table("curve", judge(curve, segmenter, evaluation).table)
+        draft.save_table("scores", scores.table)
+        draft.save_document("contestants", [_described(contestant) for contestant in contestants])
+
+    name = f"adaptation/{direction.segmenter}-{direction.cohort}-{direction.label}"
+    return part(study, name, "adaptation", inputs, make)
+
+
+def deep_dictionary(study: Study, name: str, opened: Segmenter) -> SparseAutoencoder:
+    """A small dictionary of what a segmenter's last layer reads, fitted on its own training slices."""
+    slices = study.own_slices(name, "train")
+    few = slices.select(evenly_spaced(len(slices), DEEP_SLICES))
+    inputs = {"segmenter": opened.hash, "slices": few.hash, "seed": study.settings.seed, "settings": str(DEEP)}
+
+    def make(draft: Draft, progress: Progress) -> None:
+        store = live_activations(opened, few, LAST_HIDDEN)
+        seed = study.settings.seed
+        fit_dictionary(store, settings=DEEP, seed=seed, device=study.device, progress=progress).write(draft)
+
+    return SparseAutoencoder.read(part(study, f"adaptation/{name}-last-hidden", "dictionary", inputs, make))
+
+
+def specific_latents(study: Study, direction: Direction, selection: SliceSet) -> list[int]:
+    """Latents that diffing calls specific: least correlated with any latent of the cohort's own segmenter.
+
+    Codes of both are compared on the selection slices; empty where the study has no segmenter of that cohort.
+    """
+    others = [name for name, own in study.settings.segmenters.items() if own.cohort == direction.cohort]
+    if not others:
+        return []
+    few = selection.select(evenly_spaced(len(selection), PROBE_SLICES))
+    seen = []
+    for name in (direction.segmenter, others[0]):
+        side = Side(name, study.segmenter(name), study.dictionary(name), torch.zeros(0), few)
+        seen.append(Seen(side, [few]))
+    grid = common_grid(seen[0].grid, seen[1].grid)
+    codes = [
+        one.codes(study.dictionary(name), grid)
+        for one, name in zip(seen, (direction.segmenter, others[0]), strict=True)
+    ]
+    pairs = functional_alignment(*codes).pairs.sort("correlation", "source_latent")
+    return pairs["source_latent"].to_list()
+
+
+def learning_curve(
+    contest: Callable[[SliceSet, int], Sequence[Contestant]],
+    full: Sequence[Contestant],
+    selection: SliceSet,
+    plan: Mapping[str, Any],
+) -> list[Correction]:
+    """The main contestants, chosen on few patients; each is named ``size draw contestant``.
+
+    Args:
+        contest: chooses them on some slices, with a seed.
+        full: contestants chosen on all patients; their seeds stand for draws.
+        selection: slices for choosing.
+        plan: sizes and draws.
+    """
+    patients = sorted(selection.index["patient"].unique())
+    corrections = [
+        replace(correction, name=f"{len(patients)} {draw} {contestant.name}")
+        for contestant in full
+        if contestant.name in CURVE
+        for draw, correction in enumerate(contestant.corrections)
+    ]
+    for draw in range(plan["draws"]):
+        order = torch.randperm(len(patients), generator=torch.Generator().manual_seed(draw)).tolist()
+        for size in [size for size in plan["sizes"] if size < len(patients)]:
+            chosen = {patients[place] for place in order[:size]}
+            few = selection.select([row for row, patient in enumerate(selection.index["patient"]) if patient in chosen])
+            corrections += [
+                replace(contestant.corrections[0], name=f"{size} {draw} {contestant.name}")
+                for contestant in contest(few, draw)
+            ]
+    return corrections
+
+
+def swept_alphas(
+    segmenter: Segmenter, dictionary: SparseAutoencoder, selection: SliceSet, evaluation: SliceSet, target: str
+) -> tuple[pl.DataFrame, Scores]:
+    """ALS and MLS of the class's most associated latents over alpha, on the evaluation slices: a description.
+
+    Returns:
+        One row an operation, alpha and class with every figure; and the scores of the paper's oracle: the best alpha a
+        slice by that slice's own mask, of either operation.
+    """
+    atlas = describe(dictionary, segmenter, selection, top_k=1)
+    chosen = associated_latents(atlas, target)[:ASSOCIATED]
+    grid = alpha_grid(dictionary, {"associated": chosen}, ALPHAS)  # type: ignore[arg-type]
+    scores = sweep(segmenter, dictionary, evaluation, grid)
+    rows = []
+    for operation, values in ALPHAS.items():
+        neutral = 1.0 if operation == "multiply" else 0.0
+        for alpha in sorted({*values, neutral}):
+            summary = scores.summary(UNEDITED if alpha == neutral else f"associated {operation} {alpha:g}")
+            for name in (target, "foreground"):
+                row = {"operation": operation, "alpha": alpha, "class": name}
+                rows.append(row | {figure: summary[figure][name] for figure in FIGURES})
+    table = pl.DataFrame(rows, schema_overrides=dict.fromkeys(FIGURES, pl.Float64))
+    return table, oracle_scores(scores, list(grid), target=label_of(segmenter, target), name=ORACLE)
+
+
+def _described(contestant: Contestant) -> dict[str, Any]:
+    return {
+        "name": contestant.name,
+        "side": contestant.side,
+        "n_parameters": contestant.n_parameters,
+        "supervision": contestant.corrections[0].supervision,
+        "corrections": [correction.name for correction in contestant.corrections],
+        "chosen": dict(contestant.chosen),
+    }
+
+
+def _left_out(study: Study, directions: Sequence[Direction]) -> list[str]:
+    found = []
+    if len({study.settings.segmenters[direction.segmenter].architecture for direction in directions}) < 2:
+        found.append("another architecture: the study has none trained on the same cohort")
+    if not any(not direction.in_full for direction in directions):
+        found.append("a third cohort: no other one has the same labels")
+    return found
+
+
+EXPERIMENT = Experiment(
+    name="adaptation",
+    title="A segmenter on another population: latents against all that they must beat",
+    paper="Table 5, Figure 8",
+    run=run,
+    figures=(
+        Figure(
+            kind="bars",
+            table="policies",
+            title="Pooled Dice of the foreground on patients that nothing was chosen on",
+            x="policy",
+            y="value",
+            series="side",
+            panel="direction",
+            low="low",
+            high="high",
+            caption="Intervals over patients. Edits change latents; rivals do not; the ceiling fits every weight.",
+            only={"class": ["foreground"], "figure": ["dice_pooled"]},
+        ),
+        Figure(
+            kind="lines",
+            table="labelled patients",
+            title="Pooled Dice of the foreground by number of labelled patients",
+            x="labelled patients",
+            y="dice_pooled",
+            series="policy",
+            panel="direction",
+            caption="Means over draws of patients; every choice was made on those patients alone.",
+        ),
+    ),
+    folded=("policies", "alphas"),
+)

@@ -1,0 +1,196 @@
+"""Tables and words of the experiment `adaptation`, from the scores of its contestants."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from seglens.segmenters.intervals import FIGURES, interval_of, resampled
+from seglens.segmenters.scoring import Scores
+from seglens.steering.contest import side_of
+from seglens.steering.sweep import UNEDITED
+from seglens.studies.paper.experiment import finite
+
+ORACLE = "oracle_alpha"
+EXTRA = {UNEDITED: "rival", ORACLE: "oracle"}
+POLICY_ROWS = {
+    "direction": pl.String,
+    "policy": pl.String,
+    "side": pl.String,
+    "parameters": pl.Int64,
+    "seeds": pl.Int64,
+    "class": pl.String,
+    "figure": pl.String,
+    "value": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "draws": pl.List(pl.Float64),
+}
+LEADS = {
+    "direction": pl.String,
+    "edit": pl.String,
+    "best rival": pl.String,
+    "class": pl.String,
+    "figure": pl.String,
+    "lead": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+}
+
+
+def policy_rows(scores: Scores, contestants: Sequence[Mapping[str, Any]], direction: str, label: str) -> pl.DataFrame:
+    """One row a contestant, class and figure: value, low, high (mean over seeds; interval over patients), and draws."""
+    known = {one["name"]: one for one in contestants}
+    known |= {
+        name: {"name": name, "side": side, "n_parameters": 0, "corrections": [name]} for name, side in EXTRA.items()
+    }
+    present = set(scores.table["edit"].unique())
+    rows = []
+    for one in known.values():
+        if not set(one["corrections"]) <= present:
+            continue
+        for class_name in (label, "foreground"):
+            for figure in FIGURES:
+                values, drawn = resampled(scores, one["corrections"], class_name, figure)
+                mean = drawn.mean(axis=0)
+                interval = interval_of(float(values.mean()), mean, scores.table["patient"].n_unique())
+                rows.append(
+                    {
+                        "direction": direction,
+                        "policy": one["name"],
+                        "side": one["side"],
+                        "parameters": one["n_parameters"],
+                        "seeds": len(one["corrections"]),
+                        "class": class_name,
+                        "figure": figure,
+                        "value": finite(interval.value),
+                        "low": finite(interval.low),
+                        "high": finite(interval.high),
+                        "draws": mean.tolist(),
+                    }
+                )
+    return pl.DataFrame(rows, schema=POLICY_ROWS)
+
+
+def lead_rows(rows: pl.DataFrame) -> pl.DataFrame:
+    """Every edit against the best rival of its direction, class and figure, with the interval of the difference.
+
+    The best rival is the one with the highest value on the evaluation patients: the choice that is hardest to beat.
+    """
+    found = []
+    for (name, class_name, figure), group in rows.group_by("direction", "class", "figure", maintain_order=True):
+        known = group.filter(pl.col("value").is_not_null())
+        rivals = known.filter(pl.col("side") == "rival").sort("value", "policy", descending=[True, False])
+        if rivals.is_empty():
+            continue
+        best = rivals.row(0, named=True)
+        for edit in known.filter(pl.col("side") == "edit").iter_rows(named=True):
+            drawn = np.asarray(edit["draws"], dtype=float) - np.asarray(best["draws"], dtype=float)
+            interval = interval_of(edit["value"] - best["value"], drawn, 0)
+            found.append(
+                {
+                    "direction": name,
+                    "edit": edit["policy"],
+                    "best rival": best["policy"],
+                    "class": class_name,
+                    "figure": figure,
+                    "lead": interval.value,
+                    "low": finite(interval.low),
+                    "high": finite(interval.high),
+                }
+            )
+    return pl.DataFrame(found, schema=LEADS)
+
+
+def curve_rows(scores: Scores, direction: str) -> pl.DataFrame:
+    """One row a number of labelled patients and contestant: foreground pooled Dice, and its lead over the best rival.
+
+    Means over the draws of patients (with all patients: over seeds); intervals are over the evaluation patients.
+    """
+    named: dict[tuple[int, str], list[str]] = {}
+    for edit in scores.table["edit"].unique(maintain_order=True):
+        if edit != UNEDITED:
+            size, _, policy = edit.split(" ", 2)
+            named.setdefault((int(size), policy), []).append(edit)
+    figures = {key: resampled(scores, edits) for key, edits in named.items()}
+    means = {key: (float(values.mean()), drawn.mean(axis=0)) for key, (values, drawn) in figures.items()}
+    n_patients = scores.table["patient"].n_unique()
+    rows = []
+    for (size, policy), (value, drawn) in sorted(means.items()):
+        rivals = [own for other, own in means if other == size and side_of(own) == "rival"]
+        best = max(rivals, key=lambda own: means[size, own][0])
+        own, lead = (
+            interval_of(value, drawn, n_patients),
+            interval_of(value - means[size, best][0], drawn - means[size, best][1], n_patients),
+        )
+        rows.append(
+            {
+                "direction": direction,
+                "labelled patients": size,
+                "policy": policy,
+                "side": side_of(policy),
+                "draws": len(named[size, policy]),
+                "dice_pooled": own.value,
+                "low": own.low,
+                "high": own.high,
+                "best rival": best,
+                "lead": lead.value,
+                "lead low": lead.low,
+                "lead high": lead.high,
+            }
+        )
+    return pl.DataFrame(rows)
+
+
+def _main_leads(leads: pl.DataFrame) -> pl.DataFrame:
+    """Of each direction the best edit's lead in pooled foreground Dice."""
+    main = leads.filter((pl.col("class") == "foreground") & (pl.col("figure") == "dice_pooled"))
+    return main.sort("lead", descending=True).unique("direction", keep="first", maintain_order=True)
+
+
+def headlines(leads: pl.DataFrame, curve: pl.DataFrame) -> dict[str, float | None]:
+    """The best edit's lead over the best rival in each direction, with its interval, and with few labelled patients."""
+    found: dict[str, float | None] = {}
+    for row in _main_leads(leads).sort("direction").iter_rows(named=True):
+        name = row["direction"]
+        found |= {f"lead {name}": row["lead"], f"lead {name}, low": row["low"], f"lead {name}, high": row["high"]}
+    edits = curve.filter(pl.col("side") == "edit").sort("lead", descending=True)
+    for row in (
+        edits.unique(["direction", "labelled patients"], keep="first", maintain_order=True)
+        .sort("direction", "labelled patients")
+        .iter_rows(named=True)
+    ):
+        found[f"lead {row['direction']}, {row['labelled patients']} patients"] = row["lead"]
+    return found
+
+
+def paragraphs(leads: pl.DataFrame, curve: pl.DataFrame) -> list[str]:
+    """What was done and what it shows, whichever way it falls."""
+    words = [
+        "Everything that a policy is made of (latents, strength, loss, learning rate, penalty) was chosen on the "
+        "selection patients; fitted policies had the same patients, steps and inner split. The best rival is the one "
+        "with the highest value on the evaluation patients, so the comparison favours the rivals; whole_suffix is a "
+        "ceiling and no rival. Intervals are over patients (2000 draws); values are means over seeds."
+    ]
+    for row in _main_leads(leads).iter_rows(named=True):
+        verdict = "beats" if row["low"] > 0 else "falls behind" if row["high"] < 0 else "cannot be told from"
+        words.append(
+            f"{row['direction']}: the best latent edit ({row['edit']}) {verdict} the best rival ({row['best rival']}): "
+            f"{row['lead']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] pooled foreground Dice."
+        )
+    few = curve.filter(pl.col("side") == "edit").sort("lead", descending=True)
+    for row in (
+        few.unique(["direction", "labelled patients"], keep="first", maintain_order=True)
+        .sort("direction", "labelled patients")
+        .iter_rows(named=True)
+    ):
+        words.append(
+            f"{row['direction']}, {row['labelled patients']} labelled patients: {row['policy']} against "
+            f"{row['best rival']}: {row['lead']:+.3f} [{row['lead low']:+.3f}, {row['lead high']:+.3f}]."
+        )
+    words.append(
+        "The best edit of a direction is picked among several by its value on the evaluation patients; `seglens steer "
+        "--policy auto` picks it without looking at them. Alphas are a description, never a selection."
+    )
+    return words
