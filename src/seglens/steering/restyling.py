@@ -20,6 +20,8 @@ MOST_VALUES = 200_000
 """Intensities of one region that its quantiles are taken from, evenly spaced over all of them."""
 GAINS = (0.3, 3.0)
 """Limits of the factor on an amplitude."""
+CONTRAST_SPREAD = 0.7
+"""Chosen on pediatric to SSA phantoms, a direction that no result is quoted for."""
 SMALLEST_REGION = 500
 """Pixels below which a region has no intensities of its own: it is then left as it is."""
 
@@ -80,10 +82,30 @@ def restyled(slices: SliceSet, own: Style, other: Style) -> SliceSet:
             if now is not None and wanted is not None:
                 values = map_quantiles(values, now, wanted)
             result[:, number][region] = values
-    index = slices.index.drop("row", "origin")
-    return SliceSet.from_tensors(
-        result, masks, slices.brains(), index, name=slices.name, sequences=slices.sequences, labels=slices.labels
-    )
+    return _with_images(slices, result)
+
+
+def with_random_contrast(slices: SliceSet, *, seed: int, spread: float = CONTRAST_SPREAD) -> SliceSet:
+    """Every class of the lesion brighter or darker by chance, in each slice and sequence, softened at its border.
+
+    A predicted lesion looks as the network expects it to, so its style understates how differently a lesion may look;
+    labelled slices of many contrasts make up for that (domain randomisation, arXiv 1703.06907).
+
+    Args:
+        slices: with masks; in memory afterwards.
+        seed: of the draws.
+        spread: standard deviation of what a class is moved by, in the images' normalised units.
+    """
+    images, masks = slices.images(), slices.masks()
+    n_classes = len(slices.labels)
+    generator = torch.Generator().manual_seed(seed)
+    moves = torch.randn(len(images), images.shape[1], n_classes, generator=generator) * spread
+    moves[:, :, 0] = 0
+    places = torch.nn.functional.one_hot(masks.long(), n_classes).movedim(-1, 1).to(images.dtype)
+    soft = torch.nn.functional.avg_pool2d(places, 3, 1, 1)
+    moved = images + torch.einsum("bck,bkhw->bchw", moves, soft)
+    moved = torch.where(brains_of(images)[:, None], moved, 0.0)
+    return _with_images(slices, moved)
 
 
 def brains_of(images: Images) -> Bool[Tensor, "B H W"]:
@@ -110,6 +132,19 @@ def map_quantiles(values: Float[Tensor, "*s"], own: Quantiles, other: Quantiles)
     share = ((values - own[upper - 1]) / width.clamp_min(1e-9)).clamp(0, 1)
     beyond = (values - own[-1]).clamp_min(0) + (values - own[0]).clamp_max(0)
     return other[upper - 1] + share * (other[upper] - other[upper - 1]) + beyond
+
+
+def _with_images(slices: SliceSet, images: Images) -> SliceSet:
+    index = slices.index.drop("row", "origin")
+    return SliceSet.from_tensors(
+        images,
+        slices.masks(),
+        slices.brains(),
+        index,
+        name=slices.name,
+        sequences=slices.sequences,
+        labels=slices.labels,
+    )
 
 
 def _radii(rows: int, columns: int) -> Tensor:

@@ -2,7 +2,7 @@ import polars as pl
 import torch
 
 from seglens.cohorts.slice_set import SliceSet
-from seglens.steering.restyling import brains_of, map_quantiles, quantiles_of, restyled, style_of
+from seglens.steering.restyling import brains_of, map_quantiles, quantiles_of, restyled, style_of, with_random_contrast
 
 LABELS = {0: "background", 1: "core", 2: "edema"}
 
@@ -80,3 +80,16 @@ def test_blur_is_taken_over():
     after = (again / wanted.amplitudes).log().abs()[:, 1:12]
     assert float(before.mean()) > 0.2
     assert float(after.mean()) < 0.05
+
+
+def test_random_contrast_moves_each_class_of_a_slice_by_one_number():
+    images, masks = images_and_masks()
+    slices = slice_set(images, masks)
+    moved = with_random_contrast(slices, seed=4, spread=2.0)
+    difference = moved.images() - images
+    assert torch.equal(moved.masks(), masks)
+    assert torch.equal(difference[:, :, :8], torch.zeros_like(difference[:, :, :8]))
+    inner = difference[:, :, 18:20, 12:22]  # core, away from its border
+    assert torch.allclose(inner, inner[:, :, :1, :1].expand_as(inner), atol=1e-5)
+    assert len({round(float(value), 4) for value in inner[:, :, 0, 0].flatten()}) == 12
+    assert torch.equal(moved.images(), with_random_contrast(slices, seed=4, spread=2.0).images())

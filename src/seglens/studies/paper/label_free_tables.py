@@ -1,0 +1,168 @@
+"""Tables and words of the experiment `label_free`, from the scores of its entries."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from seglens.segmenters.intervals import interval_of, resampled
+from seglens.segmenters.scoring import CONVENTIONS, Scores
+from seglens.steering.sweep import UNEDITED
+from seglens.studies.paper.experiment import finite
+
+AIM = 0.7
+SMALLEST_GAIN = 0.01
+"""Below this gain of an oracle (pooled Dice) a share of it says nothing and is left empty."""
+POLICY_ROWS = {
+    "direction": pl.String,
+    "policy": pl.String,
+    "side": pl.String,
+    "chosen": pl.String,
+    "parameters": pl.Int64,
+    "seeds": pl.Int64,
+    "class": pl.String,
+    "figure": pl.String,
+    "before": pl.Float64,
+    "after": pl.Float64,
+    "gain": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+}
+KEPT_ROWS = {
+    "direction": pl.String,
+    "policy": pl.String,
+    "side": pl.String,
+    "oracle": pl.String,
+    "gain": pl.Float64,
+    "oracle's gain": pl.Float64,
+    "share kept": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+}
+
+
+def policy_rows(scores: Scores, entries: Sequence[Mapping[str, Any]], direction: str, label: str) -> pl.DataFrame:
+    """One row an entry, class and Dice convention: before, after, gain and its interval (mean over seeds)."""
+    rows = []
+    for entry in entries:
+        for class_name in (label, "foreground"):
+            for figure in CONVENTIONS:
+                values, drawn = resampled(scores, [UNEDITED, *entry["corrections"]], class_name, figure)
+                after = float(values[1:].mean())
+                gained = interval_of(after - values[0], drawn[1:].mean(0) - drawn[0], 0)
+                rows.append(
+                    {
+                        "direction": direction,
+                        "policy": entry["name"],
+                        "side": entry["side"],
+                        "chosen": entry["chosen"],
+                        "parameters": entry["n_parameters"],
+                        "seeds": len(entry["corrections"]),
+                        "class": class_name,
+                        "figure": figure,
+                        "before": finite(float(values[0])),
+                        "after": finite(after),
+                        "gain": finite(gained.value),
+                        "low": finite(gained.low),
+                        "high": finite(gained.high),
+                    }
+                )
+    return pl.DataFrame(rows, schema=POLICY_ROWS)
+
+
+def kept_rows(scores: Scores, entries: Sequence[Mapping[str, Any]], direction: str) -> pl.DataFrame:
+    """Share of an oracle's gain in pooled foreground Dice that each policy keeps, with its interval over patients.
+
+    Empty where the oracle gains less than `SMALLEST_GAIN`; draws in which it gains nothing are left out.
+    """
+    oracles = {entry["name"]: entry["corrections"] for entry in entries if entry["side"] == "oracle"}
+    rows = []
+    for entry in entries:
+        for oracle in entry["oracles"]:
+            own = entry["corrections"]
+            values, drawn = resampled(scores, [UNEDITED, *own, *oracles[oracle]])
+            gain, gains = _gains(values, drawn, slice(1, 1 + len(own)))
+            best, bests = _gains(values, drawn, slice(1 + len(own), None))
+            share = gain / best if best >= SMALLEST_GAIN else float("nan")
+            with np.errstate(divide="ignore", invalid="ignore"):
+                shares = np.where(bests > 0, gains / bests, np.nan)
+            interval = interval_of(share, shares, 0)
+            known = finite(share) is not None
+            rows.append(
+                {
+                    "direction": direction,
+                    "policy": entry["name"],
+                    "side": entry["side"],
+                    "oracle": oracle,
+                    "gain": gain,
+                    "oracle's gain": best,
+                    "share kept": finite(share),
+                    "low": finite(interval.low) if known else None,
+                    "high": finite(interval.high) if known else None,
+                }
+            )
+    return pl.DataFrame(rows, schema=KEPT_ROWS)
+
+
+def headlines(kept: pl.DataFrame) -> dict[str, float | None]:
+    """For each kind of oracle, the edit that keeps the largest mean share over the directions, and that share."""
+    found: dict[str, float | None] = {}
+    for row in best_rows(kept).iter_rows(named=True):
+        found[f"share of {row['oracle']} kept by: {row['policy']}, mean over directions"] = row["mean share"]
+        found[f"share of {row['oracle']} kept by: {row['policy']}, smallest"] = row["smallest share"]
+    return found
+
+
+def best_rows(kept: pl.DataFrame) -> pl.DataFrame:
+    """One row an oracle: the edit with the largest mean share among those judged in most directions."""
+    shares = (
+        kept.filter((pl.col("side") == "edit") & pl.col("share kept").is_not_null())
+        .group_by("oracle", "policy", maintain_order=True)
+        .agg(
+            pl.col("share kept").mean().alias("mean share"),
+            pl.col("share kept").min().alias("smallest share"),
+            pl.len().alias("directions"),
+        )
+    )
+    most = pl.col("directions") == pl.col("directions").max().over("oracle")
+    ranked = shares.filter(most).sort("oracle", "mean share", descending=[False, True])
+    return ranked.unique("oracle", keep="first", maintain_order=True)
+
+
+def paragraphs(policies: pl.DataFrame, kept: pl.DataFrame) -> list[str]:
+    """What was done, what it shows, and what it does not."""
+    words = [
+        "A policy sees images of the target cohort's selection patients, never a mask of that cohort, and the labelled "
+        "slices that its own network was trained on. It is judged on other patients of the target cohort. An oracle "
+        "sees the very masks that it is judged on; the share of its gain (pooled Dice, mean of the foreground classes) "
+        f"that a policy keeps is left empty where the oracle gains less than {SMALLEST_GAIN:g}.",
+    ]
+    for row in best_rows(kept).iter_rows(named=True):
+        verdict = "reaches" if row["mean share"] >= AIM else "misses"
+        words.append(
+            f"Against the oracle \u201c{row['oracle']}\u201d, \u201c{row['policy']}\u201d keeps most: "
+            f"{row['mean share']:.0%} of the gain on average over {row['directions']} directions, "
+            f"{row['smallest share']:.0%} at worst. It {verdict} the aim of {AIM:.0%}."
+        )
+    main = policies.filter((pl.col("class") == "foreground") & (pl.col("figure") == "dice_pooled"))
+    for side, noun in (("edit", "edit"), ("rival", "rival")):
+        sure = main.filter((pl.col("side") == side) & (pl.col("low") > 0))
+        harmed = main.filter((pl.col("side") == side) & (pl.col("high") < 0))
+        count = main.filter(pl.col("side") == side).height
+        words.append(
+            f"Of {count} judgements of a label-free {noun} (one a policy and direction), {sure.height} gain and "
+            f"{harmed.height} lose by more than the interval over patients."
+        )
+    words.append(
+        "The policy named for an oracle is the best of several on these directions, so its share is the upper end of "
+        "what one would have got by naming a policy before. Learning rates of entropy minimisation and TENT were "
+        "chosen by rehearsal on the restyled source slices; a correction whose predicted foreground collapses or "
+        "floods on the unlabelled images is answered with the untouched network."
+    )
+    return words
+
+
+def _gains(values: np.ndarray, drawn: np.ndarray, places: slice) -> tuple[float, np.ndarray]:
+    """Gain over the untouched network, mean over seeds: on the patients as they are, and in each draw."""
+    return float(values[places].mean() - values[0]), drawn[places].mean(0) - drawn[0]

@@ -1,0 +1,32 @@
+import pytest
+import torch
+
+from seglens.steering.candidates import candidate_scales, class_lever
+from seglens.steering.levers import LatentEffects
+
+
+def effects(hit, firing=None):
+    zeros = torch.zeros(len(hit))
+    regions = {"hit": torch.tensor(hit), "false_positive": zeros, "false_negative": zeros}
+    rates = torch.ones(len(hit)) if firing is None else torch.tensor(firing)
+    return LatentEffects(regions, regions, dict.fromkeys(regions, 1), rates, zeros)
+
+
+def test_a_lever_keeps_the_strongest_latents_that_fire():
+    lever = class_lever(effects([0.5, -4.0, 8.0, 0.1], [1.0, 1.0, 0.0, 1.0]), n_latents=2)
+    assert lever.tolist() == [0.125, -1.0, 0.0, 0.0]
+
+
+def test_candidates_scale_what_they_say():
+    scales = candidate_scales(
+        4, {"core": [2, 0], "edema": []}, {"core": effects([1.0, 0, 0, 0]), "edema": effects([0, 2.0, 0, 0])}
+    )
+    assert scales["core latents x 1.5"].tolist() == [1.5, 1.0, 1.5, 1.0]
+    assert scales["edema lever -0.25"].tolist() == [1.0, 0.75, 1.0, 1.0]
+    assert scales["core against edema +0.5"].tolist() == [1.5, 0.5, 1.0, 1.0]
+    assert not any(name.startswith("edema latents") for name in scales)
+    assert len(scales) == 4 + 2 * 2 + 4
+
+
+def test_no_effect_is_no_lever():
+    assert class_lever(effects([0.0, 0.0])).tolist() == pytest.approx([0.0, 0.0])
