@@ -41,6 +41,7 @@ _HOMES = {
     "studies.settings": ["StudySettings"],
     "studies.study": ["run_study"],
     "reports.report": ["write_report"],
+    "explorer.serving": ["explore"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -9,6 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from seglens.notebook import html_table
+
 TUMOUR_LABELS: Mapping[int, str] = {0: "background", 1: "necrotic_core", 2: "edema", 3: "enhancing"}
 """The labels of every tumour cohort here, whatever the file's own codes are."""
 WHOLE_TUMOUR_LABELS: Mapping[int, str] = {0: "background", 1: "tumour"}
@@ -156,6 +158,15 @@ class Cohort:
             problems.append(f"masks are mapped to {sorted(unknown)}, which labels {dict(self.labels)} do not name")
         if problems:
             raise ValueError(f"cohort {self.name}: " + "; ".join(problems))
+
+    def _repr_html_(self) -> str:
+        patients = {case.id: case.patient for case in self.cases}
+        splits = {**self.splits, "all": tuple(patients)}
+        return html_table(
+            f"Cohort {self.name}: {', '.join(self.sequences)}; {', '.join(self.labels.values())}",
+            ("split", "cases", "patients"),
+            [(name, len(ids), len({patients[own] for own in ids})) for name, ids in splits.items()],
+        )
 
     def case(self, case_id: str) -> Case:
         """The case of that id; ValueError names the nearest where there is none."""

@@ -7,6 +7,7 @@ import polars as pl
 
 from seglens.artifacts import Artifact, Draft
 from seglens.diffing.assignment import Certificate
+from seglens.notebook import html_table
 
 _FIGURES = (
     "floor",
@@ -95,6 +96,14 @@ class Alignment:
     def calibrated(self) -> float | None:
         """S* of this alignment; None while the floor or the ceiling is missing, or where they do not part."""
         return calibrated_share(self.shared_share, self.floor, self.ceiling)
+
+    def _repr_html_(self) -> str:
+        figures = ("floor", "shared_share", "ceiling", "calibrated", "function", "functional_floor", "functional")
+        return html_table(
+            f"Alignment of {self.source} and {self.target} by {self.method}, tau {self.tau:g}",
+            ("figure", "value"),
+            [(name, getattr(self, name)) for name in figures],
+        )
 
     def with_figures(self, **figures: float | None) -> "Alignment":
         """A copy with floors, ceilings or functional figures filled in.

@@ -1,6 +1,7 @@
 """A finished run as the explorer holds it: read when it is first asked for, then kept."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -153,6 +154,12 @@ class OpenedRun:
     def summary(self) -> dict[str, Any]:
         """summary.json."""
         return self.run.summary
+
+    def warm_up(self) -> None:
+        """Read the networks, so that the first slice that is looked at does not wait for the libraries."""
+        for opened in self._opened.values():
+            with suppress(Exception):  # told to whoever asks for it
+                _ = opened.segmenter, opened.dictionary
 
     def opened(self, name: str) -> Opened:
         """One segmenter."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from seglens.cohorts.slices import SliceSet
 from seglens.halving import Halving
+from seglens.notebook import html_table
 from seglens.processes import dealt, gathered
 from seglens.progress import Progress, silent
 from seglens.segmenters import surface
@@ -59,6 +60,14 @@ class Scores:
     def merged(cls, scores: Sequence["Scores"]) -> "Scores":
         """One table of several, for example of several edits."""
         return cls(pl.concat([part.table for part in scores]))
+
+    def _repr_html_(self) -> str:
+        edits = self.table["edit"].unique(maintain_order=True).to_list()
+        rows = []
+        for edit in edits:
+            figures = self.summary(edit)
+            rows += [(edit, name, *(figures[own][name] for own in CONVENTIONS)) for name in figures["dice_pooled"]]
+        return html_table(f"Scores: {len(edits)} edits", ("edit", "class", *CONVENTIONS), rows)
 
     def summary(self, edit: str = "none") -> dict[str, Any]:
         """Every convention side by side, each with its n; None (n = 0) where a figure is undefined, never NaN.

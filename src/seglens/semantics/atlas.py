@@ -12,6 +12,7 @@ from torch import Tensor
 from seglens.artifacts import Artifact, Draft
 from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.notebook import html_table
 from seglens.progress import Progress, silent
 from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.describing import base_rates, latent_table, measure
@@ -19,6 +20,7 @@ from seglens.semantics.exemplars import RankBy
 from seglens.semantics.localisation import localise
 
 FLOAT16_MAX = 65504.0
+NOTEBOOK_ROWS = 10
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,16 @@ class LatentAtlas:
         """The exemplar rows of one latent, highest first, and their heat maps."""
         kept = self.exemplars.with_row_index("place").filter(pl.col("latent") == latent).sort("rank")
         return kept.drop("place"), self.maps[kept["place"].cast(pl.Int64).to_list()]
+
+    def _repr_html_(self) -> str:
+        strongest = self.table.sort("mass", descending=True, nulls_last=True).head(NOTEBOOK_ROWS)
+        columns = ("latent", "name", "mass", "firing_rate", "top_class", "inside", "depth")
+        return html_table(
+            f"LatentAtlas: {self.n_latents} latents at {self.context['hookpoint']} on {self.context['cohort']}, "
+            f"the {strongest.height} with most mass",
+            columns,
+            strongest.select(columns).iter_rows(),
+        )
 
     def write(self, draft: Draft) -> None:
         """Write into an artifact of kind ``"atlas"``."""
