@@ -15,6 +15,7 @@ from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.dictionaries.token_source import TokenSource
 from seglens.progress import Progress, silent
 
+DEFAULTS = FitSettings()
 POINTS_SEED = 0
 """Points are drawn with a seed of their own: two fits to the same data look at the same points."""
 SAMPLE_PER_POINT = 40
@@ -112,7 +113,7 @@ def started_at(points: Points, store: TokenSource, settings: FitSettings, seed: 
 def fit_archetypal(
     store: TokenSource,
     *,
-    settings: FitSettings = FitSettings(),
+    settings: FitSettings = DEFAULTS,
     relaxation: float = 0.3,
     points: Points | None = None,
     seed: int = 0,

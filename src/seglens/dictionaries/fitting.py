@@ -1,8 +1,9 @@
 """Fit a dictionary to a store of activations."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,10 +17,12 @@ from seglens.dictionaries.calibration import calibrate
 from seglens.dictionaries.checkpoints import FitState, read_checkpoint, write_checkpoint
 from seglens.dictionaries.gradients import Weights, backward, project_decoder_gradient
 from seglens.dictionaries.kernels import Kernel
+from seglens.dictionaries.matryoshka import PrefixErrors
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.dictionaries.token_source import TokenSource, check_source
 from seglens.processes import is_first, own_share, sum_over_ranks, wait
 from seglens.progress import Progress, silent
+from seglens.room import require_disk, require_memory
 from seglens.running import asked_to_stop, by_steps, stop_if_asked
 from seglens.shapes import Tokens
 
@@ -53,6 +56,8 @@ class FitSettings:
         dead_after: a latent is dead when this share of the training set has been seen since it fired.
         theta_tokens: tokens of the calibration pass, at most.
         checkpoint_every: steps between checkpoints.
+        prefixes: of a Matryoshka dictionary: so many of the first latents reconstruct alone too, each number as
+            important as the whole; ascending, below m.
     """
 
     k: int = 32
@@ -67,6 +72,7 @@ class FitSettings:
     dead_after: float = 0.25
     theta_tokens: int = 200_000
     checkpoint_every: int = 200
+    prefixes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, all at once."""
@@ -84,6 +90,12 @@ class FitSettings:
                 ("dead_after", self.dead_after, "it must be above 0", self.dead_after > 0),
                 ("theta_tokens", self.theta_tokens, "it must be at least 1", self.theta_tokens >= 1),
                 ("checkpoint_every", self.checkpoint_every, "it must be at least 1", self.checkpoint_every >= 1),
+                (
+                    "prefixes",
+                    self.prefixes,
+                    "they must rise from at least 1",
+                    all(low < high for low, high in pairwise((0, *self.prefixes))),
+                ),
             ]
             if not good
         ]
@@ -154,6 +166,8 @@ class FitPlan:
         order_seed: of the token order; None takes ``seed``.
         checkpoint: a folder for this fit's checkpoints.
         start: weights to begin with, of the store's width and ``expansion`` times as many latents; None draws them.
+        constrain: changes the unit decoder rows in place after every step (`archetypal.Hull`). It may have a state that
+            no checkpoint holds, so such a fit keeps none.
     """
 
     store: TokenSource
@@ -162,6 +176,7 @@ class FitPlan:
     order_seed: int | None = None
     checkpoint: Path | None = None
     start: SparseAutoencoder | None = None
+    constrain: Callable[[Tensor], None] | None = None
 
 
 def fit_dictionaries(
@@ -181,7 +196,7 @@ def fit_dictionaries(
         The dictionaries in the order of their plans, on the CPU.
 
     Raises:
-        ValueError: as `fit_dictionary`, before anything is fitted.
+        ValueError: as `fit_dictionary`, or a checkpoint folder beside a constraint, before anything is fitted.
         FloatingPointError: as `fit_dictionary`; the other fits' checkpoints stay.
 
     Example:
@@ -190,6 +205,7 @@ def fit_dictionaries(
     """
     for plan in plans:
         check_source(plan.store)
+    _require_room(plans, torch.device(device))
     fits = [_Fit(plan, device) for plan in plans]
     passes: dict[tuple[int | str, ...], list[_Fit]] = {}
     for fit in fits:
@@ -213,12 +229,28 @@ def fit_dictionaries(
     return [fit.finished() for fit in fits]
 
 
+def _require_room(plans: Sequence[FitPlan], device: torch.device) -> None:
+    """Refuse what does not fit: weights, their copy, gradients and two moments; a checkpoint beside the one before."""
+    weights = [8 * plan.settings.expansion * plan.store.d_in**2 for plan in plans]  # bytes of encoder and decoder
+    largest = max(plans, key=lambda plan: plan.settings.expansion * plan.store.d_in)
+    wide = f"d_in {largest.store.d_in} and expansion {largest.settings.expansion} (a smaller expansion takes less)"
+    if device.type == "cpu":
+        require_memory(5 * sum(weights), f"fitting {len(plans)} dictionaries of up to {wide}")
+    for plan, n_bytes in zip(plans, weights, strict=True):
+        if plan.checkpoint is not None and is_first():
+            require_disk(plan.checkpoint, 2 * 3 * n_bytes, f"the checkpoints of a dictionary of {wide}")
+
+
 class _Fit:
     """The state of a fit: weights, optimiser, where in the data, which latents have not fired."""
 
     def __init__(self, plan: FitPlan, device: torch.device | str):
         self.store = store = plan.store
         self.settings = settings = plan.settings
+        self.constrain = plan.constrain
+        self.through = PrefixErrors(settings.prefixes) if settings.prefixes else None
+        if plan.constrain is not None and plan.checkpoint is not None:
+            raise ValueError("a fit with a constraint keeps no checkpoints; leave the checkpoint folder out")
         self.order_seed = plan.seed if plan.order_seed is None else plan.order_seed
         self.dictionary = dictionary = SparseAutoencoder(
             store.d_in,
@@ -332,6 +364,7 @@ class _Fit:
             auxiliary_k=max(1, self.dictionary.d_in // 2),
             auxiliary_coefficient=settings.auxiliary_coefficient,
             kernel=self.kernel,
+            through=self.through,
         )
         project_decoder_gradient(result.gradients.decoder, weights.decoder)
         norm = float(torch.stack(torch._foreach_norm(list(result.gradients))).norm())
@@ -344,6 +377,8 @@ class _Fit:
         self.optimiser.step()
         self.optimiser.zero_grad()  # the gradients' memory is for those of the next step
         weights.decoder.div_(weights.decoder.norm(dim=1, keepdim=True).clamp_min(1e-12))
+        if self.constrain is not None:
+            self.constrain(weights.decoder)
         n_seen = torch.tensor([len(x)], device=x.device)
         sum_over_ranks([n_seen])
         self.unseen += n_seen
