@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from seglens.segmenters.pretrained import encoder_weights
 from seglens.segmenters.segmenter import Hookpoint, Segmenter, fit_weights
 
 # Table 6 of the SegFormer paper (arXiv 2105.15203)
@@ -53,14 +54,16 @@ def build_segmenter(
         labels: label value (0..K-1) to class name.
         size: side of the slices, pixels: a multiple of 32 for SegFormer, of 16 for U-Net.
         seed: of the random weights; the global generator is left alone.
-        pretrained: name of a SegFormer on the model hub, or a local folder of one. Its encoder is taken over; the first
-            convolution is spread over the sequences, and the head stays random. This may use the network.
+        pretrained: a local folder of a SegFormer, or a model of the hub and its commit, ``"nvidia/mit-b0@<commit>"``,
+            which is downloaded where the hub's cache does not have it. Its encoder is taken over; the first convolution
+            is spread over the sequences, and the head stays random.
         settings: parts of the architecture to change. SegFormer: hidden_sizes, depths, decoder_hidden_size,
             num_attention_heads, sr_ratios, mlp_ratios, drop_path_rate, classifier_dropout_prob. U-Net: features (six
             widths), dropout.
 
     Raises:
-        ValueError: unknown architecture or setting, or a size that the network cannot take.
+        ValueError: unknown architecture or setting, a size that the network cannot take, or pretrained weights that
+            cannot be had.
 
     Example:
         >>> segmenter = build_segmenter(  # doctest: +SKIP
@@ -127,9 +130,7 @@ def hookpoints_of(architecture: Mapping[str, Any]) -> dict[str, Hookpoint]:
 def _take_over_encoder(network: nn.Module, architecture: str, name: str) -> None:
     if architecture == "unet":
         raise ValueError("pretrained weights are taken from a SegFormer; build the U-Net without pretrained")
-    from transformers.models.segformer.modeling_segformer import SegformerModel
-
-    foreign = dict(SegformerModel.from_pretrained(name).state_dict())
+    foreign = encoder_weights(name)
     first = "stages.0.patch_embeddings.proj.weight"
     encoder = network.get_submodule("segformer")
     own = encoder.state_dict()

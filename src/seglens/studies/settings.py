@@ -6,9 +6,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from seglens.foreign.yaml_text import MAX_CHARACTERS, Parsed, YamlError, parse_yaml
+from seglens.segmenters.pretrained import refuse_unpinned
 
 # strict: "yes" is not 1, and "10" in quotes is a text
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
@@ -129,7 +130,8 @@ class SegmenterSettings(_Strict):
         batch_size: slices a step.
         learning_rate: peak; None takes the default of the training.
         init_from: another segmenter of the study to start from, so that two cohorts' models share a start.
-        pretrained: name of pretrained weights on the Hugging Face hub; this one setting reaches the network.
+        pretrained: a folder of pretrained weights, or a model of the Hugging Face hub and its commit, such as
+            ``nvidia/mit-b0@<commit>``; where the hub's cache does not have it, this one setting reaches the network.
     """
 
     cohort: str
@@ -141,6 +143,13 @@ class SegmenterSettings(_Strict):
     learning_rate: Rate | None = None
     init_from: str | None = None
     pretrained: str | None = None
+
+    @field_validator("pretrained")
+    @classmethod
+    def _pinned(cls, name: str | None) -> str | None:
+        if name is not None:
+            refuse_unpinned(name)
+        return name
 
 
 class DictionarySettings(_Strict):

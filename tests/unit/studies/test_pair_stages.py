@@ -87,8 +87,8 @@ def test_a_common_start_is_found_through_the_chain():
         "b": SegmenterSettings(cohort="x", init_from="a"),
         "c": SegmenterSettings(cohort="x", init_from="b"),
         "d": SegmenterSettings(cohort="x"),
-        "e": SegmenterSettings(cohort="x", pretrained="hub/model"),
-        "f": SegmenterSettings(cohort="x", pretrained="hub/model"),
+        "e": SegmenterSettings(cohort="x", pretrained=f"hub/model@{0:040x}"),
+        "f": SegmenterSettings(cohort="x", pretrained=f"hub/model@{0:040x}"),
     }
     assert same_start(settings, "b", "c")
     assert same_start(settings, "a", "c")

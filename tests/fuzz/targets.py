@@ -1,0 +1,235 @@
+"""What is fuzzed: every reader of foreign bytes, each with sound seeds and the one error that it may raise."""
+
+import gzip
+import json
+import pickle
+import struct
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+LARGEST_VOLUME = 2**22
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader.
+
+    Attributes:
+        read: takes the bytes; must return, or raise ``refusal``.
+        modules: those whose branches guide the fuzzer.
+        seeds: sound inputs to begin with.
+    """
+
+    read: Callable[[bytes], None]
+    modules: Sequence[str]
+    seeds: Callable[[], Sequence[bytes]]
+
+
+def nifti(content: bytes) -> None:
+    """`read_volume`; the first byte says whether the rest is packed before it is read."""
+    from seglens.cohorts.volumes import VolumeError, read_volume
+
+    body = gzip.compress(content[1:], 1) if content[:1] == b"\1" else content[1:]
+    with _file(body) as path:
+        try:
+            volume = read_volume(path, max_bytes=LARGEST_VOLUME)
+        except VolumeError as error:
+            _must_help(error, path)
+            return
+    assert volume.data.ndim == 3
+    assert volume.data.size > 0
+    assert np.isfinite(volume.data).all()
+    assert np.isfinite(volume.affine).all()
+
+
+def unpickler(content: bytes) -> None:
+    """`read_pickle`."""
+    from seglens.foreign.arrays import ArrayError
+    from seglens.foreign.pickles import read_pickle
+
+    with _file(content) as path:
+        try:
+            held = read_pickle(path)
+        except ArrayError as error:
+            _must_help(error, path)
+            return
+    _must_be_plain(held)
+
+
+def npy(content: bytes) -> None:
+    """`parse_npy`."""
+    from seglens.foreign.arrays import ArrayError, parse_npy
+
+    try:
+        values = parse_npy(content, "here.npy")
+    except ArrayError as error:
+        _must_help(error, Path("here.npy"))
+        return
+    assert values.dtype.kind in "biuf"
+
+
+def study(content: bytes) -> None:
+    """`StudySettings.read`: the YAML loader and what becomes of its values."""
+    from seglens.studies.settings import SettingsError, StudySettings
+
+    with _file(content) as path:
+        try:
+            StudySettings.read(path)
+        except SettingsError as error:
+            _must_help(error, path)
+
+
+def safetensors(content: bytes) -> None:
+    """`check_safetensors`: what it lets pass, the library must read, with the sizes that the header says."""
+    from safetensors.numpy import load
+
+    from seglens.foreign.tensors import WeightsError, check_safetensors
+
+    with _file(content) as path:
+        try:
+            check_safetensors(path)
+        except WeightsError as error:
+            _must_help(error, path)
+            return
+    if b"F8_" not in content and b"BF16" not in content:  # NumPy has no such types
+        assert sum(values.nbytes for values in load(content).values()) <= len(content)
+
+
+def archive(content: bytes) -> None:
+    """`unpack`: whatever comes out lies in the folder."""
+    from seglens.foreign.archives import ArchiveError, unpack
+    from seglens.room import NoRoomError
+
+    with tempfile.TemporaryDirectory(prefix="seglens-fuzz-") as folder:
+        path, out = Path(folder) / "a", Path(folder) / "in" / "out"
+        path.write_bytes(content)
+        try:
+            unpack(path, out)
+        except (ArchiveError, NoRoomError) as error:
+            _must_help(error, path)
+            assert not out.exists()
+        assert {entry.name for entry in Path(folder).iterdir()} <= {"a", "in"}
+        assert {entry.name for entry in (Path(folder) / "in").glob("*")} <= {"out"}
+
+
+def _must_be_plain(held: object) -> None:
+    if isinstance(held, tuple | list):
+        for part in held:
+            _must_be_plain(part)
+    elif isinstance(held, dict):
+        _must_be_plain(list(held.items()))
+    else:
+        assert held is None or isinstance(held, bool | int | float | str | bytes | np.generic | np.ndarray)
+
+
+def _must_help(error: ValueError, path: Path) -> None:
+    """A refusal names the file and says more than nothing; it never carries the whole input."""
+    assert str(path) in str(error), str(error)
+    assert len(str(error)) < 10_000
+
+
+@contextmanager
+def _file(content: bytes) -> Iterator[Path]:
+    """A file of these bytes for the length of a block."""
+    with tempfile.NamedTemporaryFile(prefix="seglens-fuzz-") as file:
+        file.write(content)
+        file.flush()
+        yield Path(file.name)
+
+
+def _volumes() -> list[bytes]:
+    import nibabel
+
+    rng = np.random.default_rng(0)
+    made = []
+    for kind in ("int16", "uint8", "float32", "float64"):
+        image = nibabel.Nifti1Image(rng.integers(0, 9, (3, 4, 2)).astype(kind), np.diag([-1, -1, 2, 1]))
+        image.header.set_slope_inter(2, 1)
+        made += [packed + image.to_bytes() for packed in (b"\0", b"\1")]
+    swapped = nibabel.Nifti1Image(
+        np.arange(8, dtype=">i2").reshape(2, 2, 2), np.eye(4), nibabel.Nifti1Header(endianness=">")
+    )
+    return [*made, b"\0" + swapped.to_bytes(), b"\0" + gzip.compress(made[0][1:])]
+
+
+def _pickles() -> list[bytes]:
+    pair = (np.zeros((2, 3, 2), np.float32), np.asfortranarray(np.arange(12, dtype=np.int16).reshape(2, 3, 2)))
+    held = (pair, [pair[0], np.float64(1), np.array(3)], {"a": (1, 2.5, None, "é", b"\xff", True, 2**70)})
+    return [pickle.dumps(one, protocol) for one in (pair, held) for protocol in range(6)]
+
+
+def _npys() -> list[bytes]:
+    import io
+
+    made = []
+    for version in ((1, 0), (2, 0), (3, 0)):
+        file = io.BytesIO()
+        np.lib.format.write_array(file, np.arange(6, dtype=np.int16).reshape(2, 3), version=version)
+        made.append(file.getvalue())
+    return made
+
+
+def _studies() -> list[bytes]:
+    from seglens.studies.settings import EXAMPLE
+
+    aliases = (
+        b"a: &a {x: 1, y: [1.5, yes, ~, 2026-01-01]}\nb: {<<: *a, z: !!str 3}\nc: >\n  text\n  more\nd: [*a, *a]\n"
+    )
+    return [
+        EXAMPLE.encode(),
+        aliases,
+        b"sequences: [T1]\ncohorts: {a: {phantom: {population: adult}}}\nsegmenters: {}\n",
+    ]
+
+
+def _safetensors() -> list[bytes]:
+    def packed(header: Mapping[str, object], data: bytes) -> bytes:
+        text = json.dumps(header).encode()
+        return struct.pack("<Q", len(text)) + text + data
+
+    two = {
+        "__metadata__": {"a": "b"},
+        "w": {"dtype": "F32", "shape": [2, 1], "data_offsets": [0, 8]},
+        "b": {"dtype": "I8", "shape": [], "data_offsets": [8, 9]},
+        "e": {"dtype": "U16", "shape": [0, 3], "data_offsets": [9, 9]},
+    }
+    return [
+        packed(two, bytes(9)),
+        packed({}, b""),
+        packed({"x": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}, b"ab"),
+    ]
+
+
+def _archives() -> list[bytes]:
+    import io
+    import tarfile
+    import zipfile
+
+    made = []
+    for packing in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w", packing) as zipped:
+            zipped.writestr("a/b.txt", b"text" * 20)
+            zipped.writestr("c", b"")
+        made.append(file.getvalue())
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tape:
+        info = tarfile.TarInfo("a/b")
+        info.size = 3
+        tape.addfile(info, io.BytesIO(b"abc"))
+    return [*made, file.getvalue()]
+
+
+TARGETS: Mapping[str, Target] = {
+    "nifti": Target(nifti, ["seglens.cohorts.volumes"], _volumes),
+    "unpickler": Target(unpickler, ["seglens.foreign.pickles", "seglens.foreign.arrays", "pickletools"], _pickles),
+    "npy": Target(npy, ["seglens.foreign.arrays", "numpy.lib._format_impl"], _npys),
+    "study": Target(study, ["seglens.foreign.yaml_text", "seglens.studies.settings", "yaml"], _studies),
+    "safetensors": Target(safetensors, ["seglens.foreign.tensors"], _safetensors),
+    "archive": Target(archive, ["seglens.foreign.archives", "zipfile", "tarfile"], _archives),
+}
