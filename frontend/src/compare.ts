@@ -1,8 +1,9 @@
 /** Two segmenters: which latents were matched, and how alike the two of a pair are. */
 
-import { json } from "./api";
+import { binary, json } from "./api";
 import { figure, h, link, replace } from "./dom";
 import { latentsOf, nameOf } from "./latents";
+import { draw } from "./picture";
 import { LongTable } from "./table";
 import type { Column } from "./table";
 
@@ -24,6 +25,7 @@ export async function comparePage(page: HTMLElement, one: string, other: string)
       name: "source",
       title: one,
       explained: `latent of ${one}`,
+      width: "minmax(320px, 3fr)",
       value: (row) => at(row).source,
       shown: (row) => link(`/latents/${one}/${at(row).source}`, `${at(row).source}: ${nameOf(ofOne, at(row).source)}`),
     },
@@ -31,6 +33,7 @@ export async function comparePage(page: HTMLElement, one: string, other: string)
       name: "target",
       title: other,
       explained: `latent of ${other}`,
+      width: "minmax(320px, 3fr)",
       value: (row) => at(row).target,
       shown: (row) => link(`/latents/${other}/${at(row).target}`, `${at(row).target}: ${nameOf(ofOther, at(row).target)}`),
     },
@@ -38,17 +41,37 @@ export async function comparePage(page: HTMLElement, one: string, other: string)
       name: "correlation",
       title: "correlation",
       explained: "of their codes on common slices",
+      width: "120px",
       value: (row) => at(row).correlation,
-      shown: (row) => figure(at(row).correlation),
+      shown: (row) =>
+        h("button", { type: "button", title: "both on one slice", click: () => void both(row) }, `${figure(at(row).correlation)} ◉`),
     },
     {
       name: "shared",
       title: "paired by weights too",
       explained: "whether the paper's criterion pairs the same two",
+      width: "200px",
       value: (row) => Number(at(row).shared ?? false),
       shown: (row) => (at(row).shared === null ? "–" : at(row).shared ? "yes" : "no"),
     },
   ];
+  const seen = h("div", { class: "pictures", "aria-live": "polite" }, h("p", { class: "quiet" }, "◉ shows both latents of a pair on one slice."));
+  const both = async (row: number): Promise<void> => {
+    const { source, target } = at(row);
+    const strongest = await binary<{ cohort: string; slices: { row: number; case: string }[] }>(
+      `/segmenters/${one}/latents/${source}/examples`,
+    );
+    const slice = strongest.meta.slices[0];
+    if (!slice) return;
+    const pictures = [];
+    for (const [name, latent] of [[one, source], [other, target]] as const) {
+      const canvas = h("canvas", { role: "img", "aria-label": `latent ${latent} of ${name} on ${slice.case}` });
+      await drawn(canvas, name, latent, strongest.meta.cohort, slice.row);
+      const to = `/case/${strongest.meta.cohort}/${slice.row}?segmenter=${name}&latents=${latent}`;
+      pictures.push(h("figure", {}, link(to, canvas), h("figcaption", {}, `${name}, latent ${latent} on ${slice.case}`)));
+    }
+    replace(seen, ...pictures);
+  };
   const count = h("span", { role: "status" });
   const table = new LongTable(columns, pairs.pairs.length, "correlation", (shown) => {
     count.textContent = `${shown} pairs; without a partner: ${pairs.unmatched_source.length} of ${one}, ${pairs.unmatched_target.length} of ${other}`;
@@ -57,7 +80,24 @@ export async function comparePage(page: HTMLElement, one: string, other: string)
     page,
     h("h1", {}, `${one} and ${other}`),
     h("p", { class: "quiet" }, "Latents matched one to one by how alike they fire on common slices."),
+    seen,
     count,
     table.element,
   );
+}
+
+async function drawn(canvas: HTMLCanvasElement, segmenter: string, latent: number, cohort: string, row: number): Promise<void> {
+  const [slice, heat] = await Promise.all([
+    binary(`/cohorts/${cohort}/slices/${row}`),
+    binary<{ scale: number }>(`/segmenters/${segmenter}/slices/${cohort}/${row}/heat/${latent}`),
+  ]);
+  const [images, mask, map] = [slice.arrays["images"], slice.arrays["mask"], heat.arrays["map"]];
+  if (!images || !mask || !map) return;
+  const size = images.shape.slice(1) as [number, number];
+  draw(canvas, {
+    grey: images.values.subarray(0, size[0] * size[1]) as Uint8Array,
+    size,
+    outlines: [{ mask: mask.values as Uint8Array, solid: true }],
+    heat: { map: map.values as Float32Array, grid: map.shape as [number, number], scale: heat.meta.scale, opacity: 0.6 },
+  });
 }

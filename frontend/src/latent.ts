@@ -35,6 +35,11 @@ interface Strength {
   of: number;
 }
 
+interface Effects {
+  n_slices: number;
+  classes: { label: string; before: number | null; after: number | null }[];
+}
+
 export async function latentPage(page: HTMLElement, segmenter: string, latent: number): Promise<void> {
   const place = `/segmenters/${segmenter}/latents/${latent}`;
   const about = await json<Page>(place);
@@ -59,6 +64,7 @@ export async function latentPage(page: HTMLElement, segmenter: string, latent: n
     replace(gallery, h("p", { class: "quiet" }, "reading …"));
     await fill(gallery, segmenter, latent, kind);
   };
+  const effects = h("div", { class: "quiet" }, "running the network without it …");
   const strength = h("div", { class: "quiet" }, "measuring how strongly it fires …");
   replace(
     page,
@@ -100,6 +106,8 @@ export async function latentPage(page: HTMLElement, segmenter: string, latent: n
       h(
         "section",
         {},
+        h("h2", {}, "Without it"),
+        effects,
         h("h2", {}, "How strongly"),
         strength,
         h("h2", {}, "Partners in other segmenters"),
@@ -129,6 +137,15 @@ export async function latentPage(page: HTMLElement, segmenter: string, latent: n
   await show("top");
   const measured = await json<Strength>(`${place}/strength`);
   replace(strength, histogram(measured));
+  const lost = await json<Effects>(`${place}/effects`);
+  replace(
+    effects,
+    table(
+      ["class", "Dice with it", "zeroed"],
+      lost.classes.map((own) => [words(own.label), figure(own.before, 3), figure(own.after, 3)]),
+      `Pooled over the ${lost.n_slices} slices where it is strongest`,
+    ),
+  );
 }
 
 async function fill(gallery: HTMLElement, segmenter: string, latent: number, kind: string): Promise<void> {

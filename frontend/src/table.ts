@@ -7,6 +7,8 @@ export interface Column {
   title: string;
   /** What a column says, in words. */
   explained: string;
+  /** CSS width of the column; by default a number's. */
+  width?: string;
   value: (row: number) => number | string;
   shown: (row: number) => string | Node;
 }
@@ -34,6 +36,7 @@ export class LongTable {
     this.scroll = h("div", { class: "long-scroll", tabindex: 0, "aria-label": "rows", scroll: () => this.show() }, this.spacer);
     const head = h("div", { class: "long-head", role: "row" }, ...columns.map((column) => this.headOf(column)));
     this.element = h("div", { class: "long", role: "table", "aria-rowcount": n }, head, this.scroll);
+    this.element.style.setProperty("--columns", columns.map((column) => column.width ?? "minmax(84px, 1fr)").join(" "));
     this.filter(() => true);
     new ResizeObserver(() => this.show()).observe(this.scroll);
   }

@@ -12,6 +12,8 @@ from seglens.explorer.names import GivenName
 from seglens.explorer.opened import Opened, OpenedRun, grey, heat_map
 from seglens.explorer.packing import MEDIA_TYPE, columns, pack
 from seglens.explorer.state import Held
+from seglens.steering.edits import LatentEdit
+from seglens.steering.sweep import UNEDITED, sweep
 
 router = APIRouter(prefix="/segmenters/{segmenter}/latents", tags=["latents"])
 EXAMPLES = 8
@@ -55,6 +57,21 @@ class Strength(BaseModel):
     edges: list[float]
     fires_in: int
     of: int
+
+
+class ClassEffect(BaseModel):
+    """Pooled Dice of a class with a latent and without it; None where the class is in neither mask nor prediction."""
+
+    label: str
+    before: float | None
+    after: float | None
+
+
+class Effects(BaseModel):
+    """What zeroing a latent does on the slices where it is strongest, class by class and for the foreground's mean."""
+
+    n_slices: int
+    classes: list[ClassEffect]
 
 
 class LatentPage(BaseModel):
@@ -151,6 +168,26 @@ def strength(segmenter: str, latent: int, held: Held) -> Strength:
     fired = mass[mass > 0]
     counts, edges = np.histogram(fired, HISTOGRAM_BINS) if len(fired) else (np.zeros(0), np.zeros(1))
     return Strength(counts=counts.astype(int).tolist(), edges=edges.tolist(), fires_in=len(fired), of=len(mass))
+
+
+@router.get("/{latent}/effects")
+def effects(segmenter: str, latent: int, held: Held) -> Effects:
+    """What the network loses without a latent, on the slices where it is strongest."""
+    opened = held.run.opened(segmenter)
+    opened.has_latent(latent)
+    cohort = opened.atlas.context["cohort"]
+    unseen = held.run.unseen(cohort)
+    rows = [unseen[row] for row in opened.atlas.exemplars_of(latent)[0]["row"].to_list()[:EXAMPLES]]
+    if not rows:
+        return Effects(n_slices=0, classes=[])
+    zero = LatentEdit(opened.dictionary.hookpoint, opened.dictionary.hash, (latent,), "zero")
+    with opened.alone():
+        scores = sweep(opened.segmenter, opened.dictionary, held.run.slices(cohort).select(rows), [zero])
+    before, after = (scores.summary(edit)["dice_pooled"] for edit in (UNEDITED, zero.name))
+    return Effects(
+        n_slices=len(rows),
+        classes=[ClassEffect(label=label, before=before[label], after=after[label]) for label in before],
+    )
 
 
 @router.put("/{latent}/name")

@@ -1,7 +1,7 @@
 """A finished run as the explorer holds it: read when it is first asked for, then kept."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -80,6 +80,13 @@ class Opened:
         """Refuse a latent that the dictionary does not have."""
         if not 0 <= latent < self.atlas.n_latents:
             raise UnknownError(f"{self.name} has latents 0 to {self.atlas.n_latents - 1}, not {latent}")
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While it lasts no other request runs this network; what was recorded of a slice is forgotten."""
+        with self._lock:
+            self._at = None
+            yield
 
     def codes(self, slices: SliceSet, row: int) -> tuple[Codes, tuple[int, int]]:
         """Codes of one slice, token after token, and the token grid's size."""

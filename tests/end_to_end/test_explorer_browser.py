@@ -1,0 +1,164 @@
+"""The explorer's pages in a browser: every one opens, does what it says, and can be used by everybody."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("fastapi")
+sync_api = pytest.importorskip("playwright.sync_api")
+
+from seglens.explorer.serving import explore
+
+CHROMIUM = shutil.which("chromium")
+AXE = Path(__file__).parents[2] / "frontend" / "node_modules" / "axe-core" / "axe.min.js"
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
+]
+READY = "body[data-state=ready]"
+WIDTHS = {"wide": (1280, 900), "narrow": (390, 844)}
+
+
+@pytest.fixture(scope="module")
+def exploration(quick_run):
+    running = explore(quick_run)
+    yield running
+    running.close()
+    (quick_run.path / "names.json").unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(params=list(WIDTHS))
+def visit(browser, exploration, request, tmp_path):
+    """Open an address of the explorer; at the end no page may have complained."""
+    width, height = WIDTHS[request.param]
+    page = browser.new_page(viewport={"width": width, "height": height}, accept_downloads=True)
+    page.set_default_timeout(60_000)
+    complaints = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(exploration.address)
+    base = exploration.address.split("/?")[0]
+
+    def opened(path):
+        page.goto(base + path)
+        page.wait_for_selector(READY)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "wider than the screen"
+        return page
+
+    yield opened
+    assert complaints == []
+    page.close()
+
+
+def serious_violations(page):
+    if not AXE.is_file():
+        pytest.skip("axe-core is not installed: npm ci in frontend/")
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("axe.run()")["violations"]
+    return [(own["id"], own["nodes"][0]["html"]) for own in found if own["impact"] in ("serious", "critical")]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/latents/adult",
+        "/latents/adult/3",
+        "/map/adult",
+        "/case/pediatric",
+        "/case/pediatric/4",
+        "/compare/adult/pediatric",
+    ],
+)
+def test_every_page_opens_without_a_serious_violation(visit, path):
+    page = visit(path)
+    assert page.inner_text("h1") not in ("", "This cannot be shown", "No such page")
+    assert serious_violations(page) == []
+
+
+def test_the_table_filters_and_sorts_and_leads_to_a_latent(visit):
+    page = visit("/latents/adult")
+    everything = page.inner_text(".controls [role=status]")
+    page.fill("#search", "7")
+    assert page.inner_text(".controls [role=status]").startswith("1 of ")
+    assert page.inner_text(".controls [role=status]") != everything
+    page.fill("#search", "")
+    page.click("text=fires at")
+    assert page.get_attribute("[role=columnheader]:has-text('fires at')", "aria-sort") == "descending"
+    page.click(".long-row a")
+    page.wait_for_url("**/latents/adult/*")
+    page.wait_for_selector("figure canvas")
+
+
+def test_a_latent_is_named_and_the_name_is_text(visit):
+    page = visit("/latents/adult/3")
+    page.click("summary:has-text('Named')")
+    page.fill("#name", "<img src=x onerror=alert(1)>")
+    page.click("button:has-text('Keep')")
+    page.wait_for_selector("text=kept in the run")
+    page = visit("/latents/adult/3")
+    assert "<img src=x" in page.inner_text("h1")
+    assert page.query_selector("h1 img") is None
+
+
+def test_a_slider_changes_the_mask_and_undo_brings_it_back(visit, tmp_path):
+    page = visit("/case/pediatric/4?segmenter=adult&latents=1,5,9")
+    page.wait_for_selector("text=same mask as untouched")
+    page.select_option("#operation", "add")
+    page.fill("#value", "8")
+    page.wait_for_selector("text=pixels differ")
+    page.click("button:has-text('Reset')")
+    page.wait_for_selector("text=same mask as untouched")
+    page.click("button:has-text('Undo')")
+    page.wait_for_selector("text=pixels differ")
+    with page.expect_download() as waiting:
+        page.click("button:has-text('Save as a file')")
+    waiting.value.save_as(tmp_path / "edit.json")
+    (edit,) = json.loads((tmp_path / "edit.json").read_text())
+    assert (edit["operation"], edit["value"], edit["latents"]) == ("add", 8.0, [1, 5, 9])
+    page.select_option("#rule", "entropy")
+    page.fill("#amount", "0")
+    page.wait_for_selector("text=pixels differ")
+
+
+def test_a_click_on_the_picture_lists_what_fires_there(visit):
+    page = visit("/case/pediatric/4?segmenter=adult")
+    page.click("canvas >> nth=0")
+    page.wait_for_selector("h3:has-text('At row')")
+    page.click("section:has-text('By picture') button[title='choose it'] >> nth=0")
+    page.wait_for_selector(".chips li")
+
+
+def test_keys_go_to_the_next_slice_and_to_the_search(visit):
+    page = visit("/case/pediatric/4?segmenter=adult")
+    page.keyboard.press("n")
+    page.wait_for_url("**/case/pediatric/5**")
+    page.wait_for_selector(READY)
+    page.keyboard.press("p")
+    page.wait_for_url("**/case/pediatric/4**")
+    page = visit("/latents/adult")
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "search"
+
+
+def test_drawing_around_points_lists_them(visit):
+    page = visit("/map/adult")
+    box = page.locator("canvas").bounding_box()
+    corners = [(0.01, 0.01), (0.99, 0.01), (0.99, 0.99), (0.01, 0.99)]
+    page.mouse.move(box["x"] + corners[0][0] * box["width"], box["y"] + corners[0][1] * box["height"])
+    page.mouse.down()
+    for x, y in corners[1:]:
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=4)
+    page.mouse.up()
+    page.wait_for_selector("text=latents, by mass")
+    assert page.locator("section:has-text('Chosen') li").count() > 10
