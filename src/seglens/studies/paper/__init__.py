@@ -12,6 +12,7 @@ from seglens.studies.paper import (
     dictionary_size,
     failures,
     interpretation,
+    joint,
     layers,
     non_medical,
     shared,

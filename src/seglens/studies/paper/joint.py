@@ -1,0 +1,322 @@
+"""Beyond the paper: what two segmenters share by one joint code, and by matching their codes by function, with nulls.
+
+The criterion of the paper compares weights, and calls a common seed shared (``shared``). Here both segmenters see the
+same slices, and a latent is shared when one code decodes into both (`seglens.diffing.joint`); the same is done where
+there is nothing to share, and where everything is.
+
+Drawn: ``summary`` as bars with intervals, one panel a pair.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import polars as pl
+
+from seglens.artifacts import Draft
+from seglens.diffing.joint import JOINT_FIT, KIND, fit_joint_dictionary
+from seglens.diffing.joint_sharing import JointSharing, judge_joint
+from seglens.diffing.nulls import NULLS, other_slice_rows
+from seglens.progress import Progress
+from seglens.studies.paper.experiment import CannotCarryError, Experiment, Figure, Finding, finite, part
+from seglens.studies.paper.function import PROBE_SLICES, match_by_function
+from seglens.studies.paper.pairs import pair_name
+from seglens.studies.paper.seen import Seen
+from seglens.studies.stages import Study
+
+SEEDS = (0, 1, 2)
+MOST_PAIRS = 4
+LONGER = 3
+"""Times the usual steps, with one seed, to see what the length of the fit does."""
+TOKENS = {"train": 100_000, "test": 30_000}
+"""Of each cohort, at most, in whole slices."""
+REAL, TWICE, SAME_POSITION = "same slices", "one model twice", "another slice at the same position"
+AGAIN = "'"
+"""Follows a model's name where it stands on both sides."""
+
+Pair = tuple[str, str]
+Fit = tuple[Pair, str, int, int]
+"""Pair, condition, seed, and how many times the usual steps."""
+
+
+def run(study: Study, progress: Progress) -> Finding:
+    """One segmenter with up to four others: joint codes, and matching by function."""
+    pairs, left_out = chosen_pairs(study)
+    first, seen = pair_name(*pairs[0]), Seen(study)
+    plan = fits_of(pairs)
+    rows: list[dict[str, Any]] = []
+    functional: list[dict[str, Any]] = []
+    for number, fit in enumerate(plan):
+        (pair, condition, seed, longer), figures = fit, _figures(study, seen, fit)
+        asked = {"pair": pair_name(*pair), "condition": condition, "seed": seed, "steps": longer * JOINT_FIT.steps}
+        rows += [asked | {"figure": name, "value": value} for name, value in figures.items()]
+        progress(number + 1, len(plan) + len(pairs))
+    for number, pair in enumerate(pairs):
+        functional += _functional(study, seen, pair)
+        progress(len(plan) + number + 1, len(plan) + len(pairs))
+    fits = pl.DataFrame(rows, schema_overrides={"value": pl.Float64})
+    summary = summarised(fits.filter(pl.col("steps") == JOINT_FIT.steps))
+    matched = pl.DataFrame(functional, infer_schema_length=None)
+    longest = fits.filter(pl.col("pair") == first, pl.col("steps") != JOINT_FIT.steps)
+    return Finding(
+        {"summary": summary, "functional": matched, "longer fits": longest, "fits": fits},
+        headlines(summary, matched, longest, first),
+        _words(summary, matched, longest, first),
+        left_out,
+    )
+
+
+def chosen_pairs(study: Study) -> tuple[list[Pair], list[str]]:
+    """The segmenter whose labels most others have, with each of them, those most like it first; and what is left out.
+
+    Raises:
+        CannotCarryError: only one segmenter, or too few patients for a null.
+    """
+    own = study.settings.segmenters
+    if len(own) < 2:
+        raise CannotCarryError(f"needs two segmenters on the same slices; the study has {', '.join(own)}")
+    labels = {name: dict(study.segmenter(name).labels) for name in own}
+    reference = max(own, key=lambda name: sum(labels[name] == other for other in labels.values()))
+
+    def unlike(name: str) -> tuple[bool, bool]:
+        return own[name].architecture != own[reference].architecture, labels[name] != labels[reference]
+
+    pairs = [(reference, other) for other in sorted(own, key=unlike) if other != reference]
+    for cohort in {own[name].cohort for pair in pairs for name in pair}:
+        for split in TOKENS:
+            try:
+                other_slice_rows(study.slices(cohort).split(split).index)
+            except ValueError as error:
+                reason = f"needs other patients' slices for its null; {split} of {cohort}: {error}"
+                raise CannotCarryError(reason) from None
+    beyond = [pair_name(*pair) for pair in pairs[MOST_PAIRS:]]
+    left_out = [f"{', '.join(beyond)}, for want of time"] if beyond else []
+    if len(own) > 2:
+        left_out.append(f"pairs without {reference}, for want of time (`fit_joint_dictionary` takes any two or more)")
+    return pairs[:MOST_PAIRS], left_out
+
+
+def fits_of(pairs: Sequence[Pair]) -> list[Fit]:
+    """Every fit: all pairs with their hardest null; the first with all nulls, longer, and one model twice."""
+    first, *others = pairs
+    plan = [(first, condition, seed, 1) for condition in (REAL, *NULLS, TWICE) for seed in SEEDS]
+    plan += [(first, condition, SEEDS[0], LONGER) for condition in (REAL, SAME_POSITION)]
+    return plan + [
+        (pair, condition, seed, 1) for pair in others for condition in (REAL, SAME_POSITION) for seed in SEEDS
+    ]
+
+
+def figures_of(judged: JointSharing) -> dict[str, float | None]:
+    """Of one fit: shares of live latents and of variance, 0..1, and two counts."""
+    source, target = judged.models
+
+    def specific(by: Any) -> float | None:
+        one, other = judged.specific(source, by=by), judged.specific(target, by=by)
+        return None if one is None or other is None else one + other
+
+    together = judged.explained.filter(pl.col("encoded_from") == "all")["explained_variance"]
+    return {
+        "shared": judged.shared(),
+        "shared by activation mass": judged.shared("mass"),
+        "shared by ablation gain": judged.shared("gain"),
+        "shared after latent scaling": judged.shared(by="scaled"),
+        "specific": specific("norm"),
+        "specific after latent scaling": specific("scaled"),
+        "cross-reconstruction": finite(judged.cross_explained()),
+        "cross-reconstruction, raw": finite(judged.cross_explained(raw=True)),
+        "explained variance": finite(sum(together) / len(together)),
+        "live latents": float(judged.live.sum()),
+        "active latents a token": finite(judged.l0),
+        f"effective dimensions of {source}": judged.participation_ratio[source],
+        f"effective dimensions of {target}": judged.participation_ratio[target],
+    }
+
+
+def summarised(fits: pl.DataFrame) -> pl.DataFrame:
+    """Of every pair, condition and figure: mean, its standard error over the fits, and mean less and plus that."""
+    value = pl.col("value")
+    return (
+        fits.group_by("pair", "condition", "figure", maintain_order=True)
+        .agg(
+            value.mean().alias("mean"),
+            (value.std() / value.count().sqrt()).alias("standard error"),
+            value.count().alias("fits"),
+        )
+        .with_columns(
+            (pl.col("mean") - pl.col("standard error")).alias("low"),
+            (pl.col("mean") + pl.col("standard error")).alias("high"),
+        )
+    )
+
+
+def errors_above_nulls(summary: pl.DataFrame, pair: str, figure: str = "shared") -> float | None:
+    """By how many standard errors of the difference a pair is above the highest of its nulls; None without an error."""
+    table = summary.filter(pl.col("pair") == pair, pl.col("figure") == figure).sort("mean")
+    real = table.filter(pl.col("condition") == REAL)
+    nulls = table.filter(pl.col("condition").is_in(list(NULLS)))
+    if not (real.height and nulls.height):
+        return None
+    difference = real["mean"][0] - nulls["mean"][-1]
+    error = ((real["standard error"][0] or 0.0) ** 2 + (nulls["standard error"][-1] or 0.0) ** 2) ** 0.5
+    return difference / error if error > 0 else None
+
+
+def headlines(
+    summary: pl.DataFrame, functional: pl.DataFrame, longest: pl.DataFrame, first: str
+) -> dict[str, float | None]:
+    """Shares and cross-reconstruction of the pairs, of the first pair's nulls and of one model twice."""
+    found: dict[str, float | None] = {}
+    for figure in ("shared", "shared after latent scaling", "cross-reconstruction"):
+        for row in summary.filter(pl.col("figure") == figure).iter_rows(named=True):
+            if row["condition"] == REAL:
+                found[f"{figure}, {row['pair']}"] = row["mean"]
+            elif row["pair"] == first:
+                found[f"{figure}, {row['condition']}"] = row["mean"]
+    found["shared, highest null of any pair"] = _highest_null(summary, "shared")
+    above = [errors_above_nulls(summary, pair) for pair in summary["pair"].unique(maintain_order=True)]
+    known = [value for value in above if value is not None]
+    found["standard errors above the highest null, least of the pairs"] = min(known) if known else None
+    for row in longest.filter(pl.col("figure") == "shared").iter_rows(named=True):
+        found[f"shared, {row['condition']}, {LONGER} times the steps"] = row["value"]
+    for row in functional.filter(pl.col("pair") == first).iter_rows(named=True):
+        found[f"correlation matched by function, {row['compared']}"] = row["correlation"]
+    return found
+
+
+def _figures(study: Study, seen: Seen, fit: Fit) -> dict[str, float | None]:
+    """What a fit finds in the test slices; the fitted dictionary and its latents stay in the run."""
+    pair, condition, seed, longer = fit
+    names = [pair[0]] if condition == TWICE else list(pair)
+    cohorts = seen.cohorts(pair)
+    settings = replace(JOINT_FIT, steps=longer * JOINT_FIT.steps)
+
+    def make(draft: Draft, progress: Progress) -> None:
+        sides = []
+        for number, (split, most) in enumerate(TOKENS.items()):
+            stores = seen.stores(names, cohorts, split, grid=seen.common_grid(pair), most_tokens=most)
+            if condition == TWICE:
+                stores[names[0] + AGAIN] = stores[names[0]]
+            elif condition in NULLS:
+                stores[pair[1]] = NULLS[condition](stores[pair[1]], seed=2 * seed + number)
+            sides.append(stores)
+        joint = fit_joint_dictionary(sides[0], settings=settings, seed=seed, device=study.device, progress=progress)
+        judged = judge_joint(joint, sides[1])
+        joint.write(draft)
+        draft.save_table("latents", judged.latents())
+        draft.save_table("explained", judged.explained)
+        draft.save_document("figures", figures_of(judged))
+
+    inputs = {
+        "segmenters": [study.segmenter(name).hash for name in names],
+        "hookpoints": [study.hookpoint(name) for name in names],
+        "slices": [study.slices(cohort).hash for cohort in cohorts],
+        "tokens": TOKENS,
+        "condition": condition,
+        "settings": asdict(settings),
+        "seed": seed,
+    }
+    words = condition.replace(" ", "-")
+    name = f"joint/{'~'.join(pair)}-{words}-{seed}{f'-x{longer}' if longer > 1 else ''}"
+    figures: dict[str, float | None] = part(study, name, KIND, inputs, make).document("figures")
+    return figures
+
+
+def _functional(study: Study, seen: Seen, pair: Pair) -> list[dict[str, Any]]:
+    """Two segmenters' own dictionaries matched by function, with nulls."""
+
+    def make(draft: Draft, progress: Progress) -> None:
+        draft.save_table("functional", match_by_function(study, seen, pair))
+
+    inputs = {
+        "dictionaries": [study.dictionary(name).hash for name in pair],
+        "slices": [study.slices(cohort).hash for cohort in seen.cohorts(pair)],
+        "probes": PROBE_SLICES,
+    }
+    table = part(study, f"functional/{'~'.join(pair)}", "functional", inputs, make).table("functional")
+    return [{"pair": pair_name(*pair), **row} for row in table.to_dicts()]
+
+
+def _highest_null(summary: pl.DataFrame, figure: str) -> float | None:
+    nulls = summary.filter(pl.col("condition").is_in(list(NULLS)), pl.col("figure") == figure)["mean"].drop_nulls()
+    return float(nulls.to_numpy().max()) if len(nulls) else None
+
+
+def _words(summary: pl.DataFrame, functional: pl.DataFrame, longest: pl.DataFrame, first: str) -> list[str]:
+    def mean(condition: str, figure: str = "shared", pair: str = first) -> str:
+        found = summary.filter(pl.col("pair") == pair, pl.col("condition") == condition, pl.col("figure") == figure)[
+            "mean"
+        ]
+        return f"{100 * found[0]:.1f}%" if len(found) and found[0] is not None else "undefined"
+
+    pairs = summary["pair"].unique(maintain_order=True).to_list()
+    above = {pair: errors_above_nulls(summary, pair) for pair in pairs}
+    told = "; ".join(
+        f"{pair} {mean(REAL, pair=pair)}"
+        + (f" ({above[pair]:.0f} standard errors above its highest null)" if above[pair] is not None else "")
+        for pair in pairs
+    )
+    nulls = ", ".join(f"{mean(null)} with {null}" for null in NULLS)
+    longer = {row["condition"]: row["value"] for row in longest.filter(pl.col("figure") == "shared").to_dicts()}
+    by_function = {row["compared"]: row for row in functional.filter(pl.col("pair") == first).to_dicts()}
+    matched = ", ".join(f"{row['correlation']:.2f} for {name}" for name, row in by_function.items())
+    return [
+        "Both segmenters see the slices of both training cohorts; their activations are whitened and put side by side, "
+        "and one BatchTopK code is fitted to both. At the start half of the latents decode into one segmenter only and "
+        "half into the other, so a latent is shared only if the fit made it so. It counts as shared where its relative "
+        "decoder norm is 0.3 to 0.7. Everything is judged on test patients, over latents that fire at more than 1 in "
+        f"1000 tokens; means over {len(SEEDS)} seeds of the fit.",
+        f"Where there is nothing to share ({first}, the second side replaced) the method calls shared: {nulls}. One "
+        f"model twice: {mean(TWICE)}. The real pairs: {told}.",
+        "The code of one segmenter alone, the other predicted linearly, explains of the other "
+        f"{mean(REAL, 'cross-reconstruction')} of the whitened variance for {first}, and "
+        f"{mean(SAME_POSITION, 'cross-reconstruction')} where the slices are another patient's: this number needs no "
+        "threshold.",
+        f"Of {first}, {mean(REAL, 'specific')} of the live latents are specific by their norm, and "
+        f"{mean(REAL, 'specific after latent scaling')} after latent scaling, which gives a row that was only shrunk "
+        "back: what is lost between the two was called specific for want of training. By activation mass "
+        f"{mean(REAL, 'shared by activation mass')} are shared, by ablation gain "
+        f"{mean(REAL, 'shared by ablation gain')}. Longer fits merge more: after {LONGER} times the steps "
+        + ", ".join(f"{100 * value:.1f}% with {name}" for name, value in longer.items() if value is not None)
+        + ". So a share means something beside its nulls and at equal settings only.",
+        f"Matching the segmenters' own dictionaries by function (mean correlation of codes, {first}): {matched}. An "
+        "optimal matching finds something in noise too, and anatomy gives the same position something in common in "
+        "any two heads, so these figures count from their nulls up.",
+        "These are phantoms or few patients, small segmenters and short trainings; nothing here says how much two "
+        "clinical models share.",
+    ]
+
+
+EXPERIMENT = Experiment(
+    name="joint",
+    title="One code for two segmenters, and what it calls shared where nothing is",
+    paper="beyond the paper",
+    run=run,
+    figures=(
+        Figure(
+            "bars",
+            "summary",
+            "Live latents called shared",
+            x="condition",
+            y="mean",
+            panel="pair",
+            low="low",
+            high="high",
+            caption="Mean over three seeds of the fit and its standard error, on test patients. The three nulls hold "
+            "nothing to share but, for the same position, anatomy.",
+            only={"figure": ("shared",)},
+        ),
+        Figure(
+            "bars",
+            "summary",
+            "Cross-reconstruction: whitened variance of one segmenter that the code of the other explains",
+            x="condition",
+            y="mean",
+            panel="pair",
+            low="low",
+            high="high",
+            only={"figure": ("cross-reconstruction",)},
+        ),
+        Figure("bars", "functional", "Matched by function", x="compared", y="correlation", panel="pair"),
+    ),
+    folded=("fits", "summary", "longer fits"),
+)
