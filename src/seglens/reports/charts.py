@@ -16,6 +16,8 @@ Number: TypeAlias = float | int
 Place: TypeAlias = Callable[[Number], Number]
 """From a value to its pixel."""
 WIDE = 760
+FEW = 8
+"""Places on an axis that are all named, round or not."""
 NARROW = 350
 
 
@@ -171,7 +173,7 @@ def line_chart(
     for tick in y_ticks:
         parts.append(line(left, at_y(tick), width - right, at_y(tick)))
         parts.append(text(left - 6, at_y(tick) + 4, f"{tick:g}".replace("-", "−"), anchor="end", colour=MUTED))
-    ticks = _spaced([x for x in xs if not logarithmic or _round(x)], at_x, 34)
+    ticks = _spaced([x for x in xs if not logarithmic or len(xs) <= FEW or _round(x)], at_x, 34)
     for x in ticks:
         parts.append(line(at_x(x), height - bottom, at_x(x), height - bottom + 4, colour=MUTED))
         parts.append(text(at_x(x), height - bottom + 18, _short(x), anchor="middle", colour=MUTED))

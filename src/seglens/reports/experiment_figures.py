@@ -28,6 +28,8 @@ Drawn: TypeAlias = Callable[[pl.DataFrame, int], Markup]
 """Draws a panel's rows at a width."""
 ROW = 24
 MOST_BARS = 60
+LONG_LABEL = 18
+"""Letters; panels of bars with longer labels stand below each other."""
 
 
 def figure_blocks(figure: Figure, table: pl.DataFrame) -> list[Block]:
@@ -54,11 +56,13 @@ def figure_blocks(figure: Figure, table: pl.DataFrame) -> list[Block]:
             _chart(figure, table, lambda rows, width: _lines(figure, rows, names, limits, width), keys),
         ]
     keys = tuple(Key(plain(name), _colour(i)) for i, name in enumerate(names))
-    limits = _limits(table, [column for column in (figure.y, figure.low, figure.high) if column])
-    return [
-        Heading(figure.title),
-        _chart(figure, table, lambda rows, width: _bars(figure, rows, names, limits, width), keys),
-    ]
+    drawn = [column for column in (figure.y, figure.low, figure.high) if column]
+    common = _limits(table, drawn)
+
+    def bars(rows: pl.DataFrame, width: int) -> Markup:
+        return _bars(figure, rows, names, _limits(rows, drawn) if figure.own_axes else common, width)
+
+    return [Heading(figure.title), _chart(figure, table, bars, keys)]
 
 
 def written(value: Any, digits: int = 2) -> str:
@@ -81,7 +85,8 @@ def _chart(figure: Figure, table: pl.DataFrame, draw: Drawn, keys: tuple[Key, ..
     if figure.panel is None:
         return Chart(figure.title, draw(table, WIDE), draw(table, NARROW), figure.caption, keys)
     panels = [(plain(name), table.filter(pl.col(figure.panel) == name)) for name in _distinct(table, figure.panel)]
-    columns = 1 if len(panels) == 1 else 2
+    longest = max(len(plain(label)) for label in table[figure.x].to_list()) if figure.kind == "bars" else 0
+    columns = 1 if len(panels) == 1 or longest > LONG_LABEL else 2
     wide = [(name, draw(rows, WIDE // columns - 12)) for name, rows in panels]
     narrow = [(name, draw(rows, NARROW)) for name, rows in panels]
     return Chart(
@@ -139,7 +144,7 @@ def _bars(
 ) -> Markup:
     """Horizontal bars from zero; the rows of one label stand together, their whiskers are the interval."""
     rows = rows.head(MOST_BARS)
-    texts = [written(defined(value), _digits(limits)) for value in rows[figure.y].to_list()]
+    texts = [written(value, _digits(limits)) for value in rows[figure.y].to_list()]
     labels = [plain(value) for value in rows[figure.x].to_list()]
     label_width = min(width * 0.4, 7.0 * max(len(label) for label in labels) + 14)
     room = width - label_width - 7.0 * max(len(one) for one in texts) - 18

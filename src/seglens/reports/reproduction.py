@@ -105,7 +105,11 @@ def _left_out(found: Finding) -> list[Block]:
 def _table_block(name: str, rows: pl.DataFrame, *, folded: bool) -> Block:
     """A table of a finding; long ones are closed until the reader opens them."""
     shown = rows.head(LONGEST)
-    words = {column for column in rows.columns if not rows[column].dtype.is_numeric()}
+    words = {
+        column
+        for place, column in enumerate(rows.columns)
+        if place == 0 or not (rows[column].dtype.is_numeric() or rows[column].dtype == pl.Null)
+    }
     digits = {column: _digits(rows[column]) for column in rows.columns if rows[column].dtype.is_float()}
     cells = [
         tuple(

@@ -9,7 +9,7 @@ import torch
 from seglens.artifacts import Artifact, Draft
 from seglens.progress import Progress
 from seglens.segmenters.intervals import share_interval
-from seglens.segmenters.scoring import CONVENTIONS, Scores
+from seglens.segmenters.scoring import Scores
 from seglens.semantics.atlas import describe
 from seglens.steering.adaptation import tune_on
 from seglens.steering.baselines import random_latents
@@ -19,12 +19,14 @@ from seglens.steering.levers import associated_latents
 from seglens.steering.policies import label_of, pooled_objective, slice_dice
 from seglens.steering.sweep import UNEDITED, sweep
 from seglens.studies.paper.experiment import CannotCarryError, Experiment, Figure, Finding, Published, part
-from seglens.studies.paper.segmenters import example_segmenter, require_lesions
+from seglens.studies.paper.segmenters import dice_columns, example_segmenter, require_lesions
 from seglens.studies.stages import Study
 
 N_LATENTS = 10
 FACTORS = {"suppressed (x 0.25)": 0.25, "suppressed (x 0.5)": 0.5, "zeroed": 0.0, "amplified (x 2)": 2.0,
            "amplified (x 5)": 5.0}  # fmt: skip
+RANDOM = "random latents, "
+"""Before the name of an edit: the same on other latents."""
 FAILS_BELOW = 0.5
 """Dice of the class in a slice, as in the paper's choice of failures."""
 MINIMUM_GAIN = 0.05
@@ -56,12 +58,12 @@ def run(study: Study, progress: Progress) -> Finding:
         f"The weakest class of {name} on its own cohort is {weakest} (pooled Dice {classes[weakest]:.2f}). Failures "
         f"are the {n} test slices in whose mask it is and whose Dice of it is below {FAILS_BELOW:g}. {MODE_RULE}, "
         "counted for this class.",
-        f"The {chosen['n_latents']} latents with the strongest association to it (on other patients) are multiplied "
+        f"The latents with the strongest association to it on other patients ({chosen['n_latents']}) are multiplied "
         f"together, beside as many random latents that fire about as often. A slice is recovered when its Dice of "
         f"{weakest} rises by at least {MINIMUM_GAIN:g}. The factor of the second table is chosen on val patients by "
         f"pooled Dice: {chosen['words']}.",
-        "Suppressing a class's latents can only remove, amplifying can only add: that each helps its own kind of error "
-        "follows from the kind. What counts is the net over all slices, beside the logit bias.",
+        "Where too much is predicted, whatever predicts less helps, and the other way round. What counts is the net "
+        "over all slices of a choice that was made on other patients, beside the logit bias.",
     ]
     tables = {"failure modes": modes, "all test slices": overall}
     return Finding(tables, headlines(modes, overall, weakest), words)
@@ -82,12 +84,12 @@ def _swept(study: Study, name: str, weakest: str) -> Artifact:
         (drawn,) = random_latents(firing, latents, draws=1, seed=seed)
         edits = {
             words: LatentEdit(dictionary.hookpoint, dictionary.hash, tuple(own), "multiply", factor)
-            for kind, own in (("", latents), ("random latents, ", drawn))
+            for kind, own in (("", latents), (RANDOM, drawn))
             for words, factor in ((kind + words, factor) for words, factor in FACTORS.items())
         }
         on_selection = pooled_objective(sweep(segmenter, dictionary, selection, edits), weakest)
         best = max([UNEDITED, *FACTORS], key=lambda words: on_selection[words])
-        best_random = max([UNEDITED, *(f"random latents, {words}" for words in FACTORS)], key=on_selection.__getitem__)
+        best_random = max([UNEDITED, *(RANDOM + words for words in FACTORS)], key=on_selection.__getitem__)
         tuned = tune_on(segmenter, selection, target=label)
         rules = {words: tuned[rule].rule for rule, words in RULES.items()}
         scores = sweep(segmenter, dictionary, judged, edits, rules=rules, progress=progress)
@@ -142,7 +144,8 @@ def by_mode(scores: Scores, failing: pl.DataFrame, label: int) -> pl.DataFrame:
                 {
                     "mode": mode,
                     "slices": own.height,
-                    "edit": edit,
+                    "edit": edit.removeprefix(RANDOM),
+                    "latents": "none" if edit in RULES.values() else "random" if edit.startswith(RANDOM) else "class",
                     "mean Dice before": float(after["dice"].sum()) / own.height,
                     "mean Dice after": float(after["dice_after"].sum()) / own.height,
                     "recovered share": share.value,
@@ -151,7 +154,7 @@ def by_mode(scores: Scores, failing: pl.DataFrame, label: int) -> pl.DataFrame:
                     "worsened share": float((gain <= -MINIMUM_GAIN).sum()) / own.height,
                 }
             )
-    schema = None if rows else {"mode": pl.String, "edit": pl.String, "recovered share": pl.Float64}
+    schema = None if rows else {"mode": pl.String, "latents": pl.String, "recovered share": pl.Float64}
     return pl.DataFrame(rows, schema=schema)
 
 
@@ -161,8 +164,7 @@ def _overall(scores: Scores, weakest: str, chosen: Mapping[str, Any]) -> pl.Data
     rows = []
     for words, edit in methods:
         summary = scores.summary(edit)
-        figures = {f"{weakest} {name}": summary[name][weakest] for name in CONVENTIONS}
-        figures |= {f"foreground {name}": summary[name]["foreground"] for name in CONVENTIONS}
+        figures = dice_columns(summary, weakest) | dice_columns(summary, "foreground")
         rows.append({"method": words, **figures, "mean Dice with background": summary["mean_dice_with_background"]})
     return pl.DataFrame(rows, infer_schema_length=None)
 
@@ -171,11 +173,10 @@ def headlines(modes: pl.DataFrame, overall: pl.DataFrame, weakest: str) -> dict[
     """Dice of the weakest class and with background, and the best recovered share of each mode."""
     found: dict[str, float | None] = {}
     for row in overall.iter_rows(named=True):
-        found[f"{weakest} Dice (pooled), {row['method']}"] = row[f"{weakest} dice_pooled"]
+        found[f"{weakest} Dice (pooled), {row['method']}"] = row[f"{weakest} Dice, pooled"]
         found[f"mean Dice with background, {row['method']}"] = row["mean Dice with background"]
-    own = modes.filter(pl.col("edit").is_in(list(FACTORS)))
-    found |= _best(own, "")
-    return found | _best(modes.filter(pl.col("edit").str.starts_with("random latents")), "random latents, ")
+    found |= _best(modes.filter(pl.col("latents") == "class"), "")
+    return found | _best(modes.filter(pl.col("latents") == "random"), RANDOM)
 
 
 def _best(modes: pl.DataFrame, kind: str) -> dict[str, float | None]:
@@ -198,6 +199,7 @@ EXPERIMENT = Experiment(
             y="recovered share",
             low="low",
             high="high",
+            series="latents",
             panel="mode",
             caption="Whiskers: 95% over patients. FP: too much predicted; FN: too little.",
         ),

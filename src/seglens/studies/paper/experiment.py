@@ -62,6 +62,7 @@ class Figure:
         high: column of its upper end.
         caption: what the reader must know to read it.
         only: column to the values that are drawn; the others stay in the table.
+        own_axes: panels of bars are of different quantities, each on its own axis.
     """
 
     kind: Literal["lines", "bars", "heat", "ranges"]
@@ -76,6 +77,7 @@ class Figure:
     high: str | None = None
     caption: str = ""
     only: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    own_axes: bool = False
 
 
 @dataclass(frozen=True)

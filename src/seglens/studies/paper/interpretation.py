@@ -28,7 +28,7 @@ def run(study: Study, progress: Progress) -> Finding:
     words = [
         "A latent is named by rules from where its activation lies (class association over the class's base rate, "
         "border, edge, depth, side), measured on slices of patients that neither the segmenter nor the dictionary was "
-        "trained on. Lift, not the raw share, decides: 97% of the pixels are background.",
+        "trained on. Lift, not the raw share, decides: most pixels are background.",
         "A name says what a latent goes with. Whether the segmentation uses it is asked by the steering experiments.",
     ]
     tables = {"latents by class": table, "best latents": pl.DataFrame(best, infer_schema_length=None)}

@@ -119,6 +119,7 @@ EXPERIMENT = Experiment(
             x="hookpoint",
             y="value",
             panel="measure",
+            own_axes=True,
         ),
     ),
     folded=("by measure",),

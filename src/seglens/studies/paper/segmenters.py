@@ -1,5 +1,8 @@
 """Which of a study's segmenters an experiment takes."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from seglens.studies.paper.experiment import CannotCarryError
 from seglens.studies.stages import Study
 
@@ -38,3 +41,17 @@ def require_lesions(study: Study) -> list[str]:
     if not names:
         raise CannotCarryError("needs a segmenter of lesions; every cohort here is labelled all over the brain")
     return names
+
+
+CONVENTIONS = {
+    "dice_pooled": "pooled",
+    "dice_volume": "per volume",
+    "dice_slice_present": "per slice, class present",
+    "dice_slice_empty1": "per slice, empty = 1",
+}
+"""Key in a score summary to what tables call it."""
+
+
+def dice_columns(summary: Mapping[str, Any], label: str) -> dict[str, float | None]:
+    """Dice of a class (or the foreground) in all conventions, under the names of columns."""
+    return {f"{label} Dice, {words}": summary[name][label] for name, words in CONVENTIONS.items()}

@@ -6,7 +6,6 @@ SAE's training. Latents that never fire are left out.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import polars as pl
@@ -37,7 +36,7 @@ from seglens.studies.paper.pairs import DIFFERENT, TRAINED, pair_name, pairs_ali
 from seglens.studies.stages import Study, training_settings
 
 NOISE_TOKENS = 100_000
-LENGTHS = (1, 2, 5)
+LENGTHS = (0.1, 0.3, 1, 3)
 """Times the study's own number of SAE steps."""
 OTHER_START = 1000
 """Added to the seed of a segmenter that is to start elsewhere."""
@@ -75,15 +74,15 @@ def run(study: Study, progress: Progress) -> Finding:
 
 
 def headlines(shares: pl.DataFrame, lengths: pl.DataFrame) -> dict[str, float | None]:
-    """The figures that are quoted: shares of the paper's pairs, their bounds, and the end of the longest training."""
+    """The figures that are quoted: shares of the paper's pairs, their bounds, and both ends of the SAE's training."""
     found: dict[str, float | None] = {
         f"shared {row['pair']}": row["shared"] for row in shares.iter_rows(named=True) if row["pair"] in PAPER
     }
     for column in ("shared", "rotated null", "white-noise null", "ceiling", "other SAE seed", "calibrated share"):
         found[f"{column}, mean over pairs"] = _mean(shares[column])
-    longest = lengths.filter(pl.col("steps") == lengths["steps"].max())
-    for row in longest.iter_rows(named=True):
-        found[f"{row['compared']}, longest SAE training"] = row["shared"]
+    for words, steps in (("shortest", lengths["steps"].min()), ("longest", lengths["steps"].max())):
+        for row in lengths.filter(pl.col("steps") == steps).iter_rows(named=True):
+            found[f"{row['compared']}, {words} SAE training"] = row["shared"]
     return found
 
 
@@ -115,9 +114,10 @@ def _pair(study: Study, source: str, target: str) -> dict[str, Any]:
     }
 
 
-def _noise(study: Study, name: str) -> Fitted:
+def _noise(study: Study, name: str, steps: int | None = None) -> Fitted:
     """A dictionary of white noise as wide as a segmenter's activation, by the study's own seed."""
     store = study.store(name)
+    architecture = study.settings.segmenters[name].architecture
     rows, columns = store.grid
     n_slices = max(1, NOISE_TOKENS // (rows * columns))
     generator = torch.Generator().manual_seed(study.settings.seed)
@@ -127,7 +127,7 @@ def _noise(study: Study, name: str) -> Fitted:
         segmenter_hash="",
         slices_hash="",
     )
-    return _fitted(study, f"dictionary-noise/{study.settings.segmenters[name].architecture}", white)
+    return _fitted(study, f"dictionary-noise/{architecture}{'' if steps is None else f'-{steps}'}", white, steps=steps)
 
 
 def _fitted(study: Study, name: str, store: ActivationStore, *, steps: int | None = None, variant: str = "") -> Fitted:
@@ -194,11 +194,12 @@ def _lengths(study: Study, pair: tuple[str, str]) -> pl.DataFrame:
     """Shares of one pair, of its null and of its ceiling over the number of SAE steps."""
     (source, target), seed, tau = pair, study.settings.seed, study.settings.tau
     rows = []
-    for steps in (length * study.settings.dictionaries.steps for length in LENGTHS):
+    own = study.settings.dictionaries.steps
+    for steps in (max(1, round(length * own)) for length in LENGTHS):
 
         def fitted(name: str, variant: str = "", steps: int = steps) -> Fitted:
             store = variant_store(study.store(name), variant, seed)
-            if steps == study.settings.dictionaries.steps:
+            if steps == own:
                 return with_alive(study, name, variant or PLAIN)
             stage = f"dictionary-long/{name}{variant and '-' + variant}-{steps}"
             return _fitted(study, stage, store, steps=steps, variant=variant)
@@ -207,6 +208,7 @@ def _lengths(study: Study, pair: tuple[str, str]) -> pl.DataFrame:
         for compared, other in (
             ("pair", fitted(target)),
             ("rotated null", fitted(target, ROTATED)),
+            ("white-noise null", _noise(study, target, None if steps == own else steps)),
             ("ceiling", fitted(source, REORDERED)),
         ):
             rows.append({"steps": steps, "compared": compared, "shared": share(one, other, tau)})
@@ -227,7 +229,12 @@ def _words(shares: pl.DataFrame, starts: pl.DataFrame, lengths: pl.DataFrame) ->
         return "–" if value is None else f"{100 * value:.0f}%"
 
     means = {column: percent(_mean(shares[column])) for column in shares.columns if shares[column].dtype.is_float()}
-    longest = {row["compared"]: row["shared"] for row in lengths.sort("steps").iter_rows(named=True)}
+    ends = {
+        steps: {
+            row["compared"]: percent(row["shared"]) for row in lengths.iter_rows(named=True) if row["steps"] == steps
+        }
+        for steps in (lengths["steps"].min(), lengths["steps"].max())
+    }
     apart = starts.filter(pl.col("segmenters start from") == DIFFERENT)
     paragraphs = [
         "Latents are matched by the cosines of their encoder and decoder rows (Hungarian on both, cosine at least "
@@ -238,8 +245,11 @@ def _words(shares: pl.DataFrame, starts: pl.DataFrame, lengths: pl.DataFrame) ->
         f"{means['white-noise null']}; ceiling {means['ceiling']}; the same pairs with two SAE seeds "
         f"{means['other SAE seed']}, and one model with two SAE seeds {means['ceiling, other SAE seed']}. A raw share "
         "near its null says nothing of the models; S* = (share - null) / (ceiling - null) does.",
-        f"After the longest SAE training the pair has {percent(longest.get('pair'))}, the null "
-        f"{percent(longest.get('rotated null'))}, the ceiling {percent(longest.get('ceiling'))}.",
+        *(
+            f"After {steps} SAE steps the pair has {found['pair']}, the rotated null {found['rotated null']}, white "
+            f"noise {found['white-noise null']}, the ceiling {found['ceiling']}."
+            for steps, found in ends.items()
+        ),
     ]
     if apart.height:
         row = apart.row(0, named=True)
@@ -248,10 +258,6 @@ def _words(shares: pl.DataFrame, starts: pl.DataFrame, lengths: pl.DataFrame) ->
             "SAE seed. Cosines of weights mean something only inside one activation space; independently trained "
             "models do not share one, so what is left is the common SAE seed."
         )
-    rise = all(a >= b for a, b in pairwise(lengths.filter(pl.col("compared") == "rotated null")["shared"]))
-    paragraphs.append(
-        "The null falls as the SAE is trained longer." if rise else "The null does not fall steadily with training."
-    )
     return paragraphs
 
 

@@ -16,13 +16,13 @@ from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.alignment import Alignment
 from seglens.diffing.swapping import pairs_of, swap_codes, swap_correlation
 from seglens.progress import Progress
-from seglens.segmenters.scoring import CONVENTIONS, Scores
+from seglens.segmenters.scoring import Scores
 from seglens.steering.edits import LatentEdit, swap_source
 from seglens.steering.sweep import UNEDITED, sweep
 from seglens.studies.pair_stages import probe_of
 from seglens.studies.paper.experiment import Experiment, Figure, Finding, part
 from seglens.studies.paper.pairs import pair_name, pairs_alike
-from seglens.studies.paper.segmenters import example_segmenter
+from seglens.studies.paper.segmenters import dice_columns, example_segmenter
 from seglens.studies.stages import Study
 
 PARTNERS = ("own partner", "random partner")
@@ -126,7 +126,7 @@ def _dice(scores: Scores, sizes: Mapping[str, int]) -> pl.DataFrame:
     rows = []
     for edit in scores.table["edit"].unique(maintain_order=True):
         summary = scores.summary(edit)
-        figures = {f"foreground {name}": summary[name]["foreground"] for name in CONVENTIONS}
+        figures = dice_columns(summary, "foreground")
         words = "untouched" if edit == UNEDITED else edit
         rows.append({"edit": words, "latents changed": sizes.get(edit.rsplit(", ", 1)[0], 0), **figures})
     return pl.DataFrame(rows, infer_schema_length=None)
@@ -146,7 +146,7 @@ def headlines(maps: pl.DataFrame, dice: pl.DataFrame) -> dict[str, float | None]
         if row["partner"] == PARTNERS[0]
     }
     return found | {
-        f"Dice (pooled), {row['edit']}, {row['into / from']}": row["foreground dice_pooled"]
+        f"Dice (pooled), {row['edit']}, {row['into / from']}": row["foreground Dice, pooled"]
         for row in dice.iter_rows(named=True)
         if row["edit"] == "untouched" or row["edit"].endswith("swap")
     }
@@ -172,7 +172,7 @@ EXPERIMENT = Experiment(
             "Dice",
             "Foreground Dice (pooled) after the swap",
             x="edit",
-            y="foreground dice_pooled",
+            y="foreground Dice, pooled",
             panel="into / from",
         ),
     ),

@@ -10,17 +10,17 @@ from seglens.cohorts.slice_set import SliceSet
 from seglens.diffing.alignment import Alignment
 from seglens.diffing.universal import specific_latents, universal_latents
 from seglens.progress import Progress
-from seglens.segmenters.scoring import CONVENTIONS, Scores
+from seglens.segmenters.scoring import Scores
 from seglens.semantics.atlas import LatentAtlas
 from seglens.steering.baselines import random_latents
 from seglens.steering.edits import LatentEdit
 from seglens.steering.sweep import UNEDITED, sweep
 from seglens.studies.paper.experiment import CannotCarryError, Experiment, Figure, Finding, part
 from seglens.studies.paper.pairs import pairs_alike
-from seglens.studies.paper.segmenters import example_segmenter
+from seglens.studies.paper.segmenters import dice_columns, example_segmenter
 from seglens.studies.stages import Study
 
-ALPHAS = (-2.0, -1.0, 0.0, 0.5, 2.0, 3.0, 5.0)
+ALPHAS = (-2.0, 0.0, 0.5, 2.0, 5.0)
 LARGEST = 40
 """Latents of each set, the heaviest; all sets have as many as the smallest."""
 DRAWS = 2
@@ -133,7 +133,7 @@ def _curves(scores: Scores, sets: Mapping[str, tuple[int, ...]], cohort: str) ->
     for kind in sets:
         for alpha in sorted({*ALPHAS, 1.0}):
             summary = untouched if alpha == 1 else scores.summary(f"{kind} {alpha:g}")
-            figures = {f"foreground {name}": summary[name]["foreground"] for name in CONVENTIONS}
+            figures = dice_columns(summary, "foreground")
             rows.append({"cohort": cohort, "latents": kind, "alpha": alpha, **figures})
     table = pl.DataFrame(rows, infer_schema_length=None).with_columns(
         pl.col("latents").str.replace(r"^random \d+$", "random (mean of draws)")
@@ -143,7 +143,7 @@ def _curves(scores: Scores, sets: Mapping[str, tuple[int, ...]], cohort: str) ->
 
 def headlines(curves: pl.DataFrame) -> dict[str, float | None]:
     """The largest move of pooled Dice that each set makes on each cohort."""
-    column = "foreground dice_pooled"
+    column = "foreground Dice, pooled"
     found: dict[str, float | None] = {}
     for (cohort, kind), rows in curves.group_by("cohort", "latents", maintain_order=True):
         untouched = rows.filter(pl.col("alpha") == 1)[column][0]
@@ -163,7 +163,7 @@ EXPERIMENT = Experiment(
             "steering",
             "Foreground Dice (pooled) over alpha",
             x="alpha",
-            y="foreground dice_pooled",
+            y="foreground Dice, pooled",
             series="latents",
             panel="cohort",
             caption="Alpha 1 is the untouched segmenter.",

@@ -195,7 +195,7 @@ def test_largest_change_keeps_its_sign():
             "cohort": ["adult"] * 3,
             "latents": ["specific"] * 3,
             "alpha": [0.0, 1.0, 2.0],
-            "foreground dice_pooled": [0.2, 0.6, 0.7],
+            "foreground Dice, pooled": [0.2, 0.6, 0.7],
         }
     )
     assert universal.headlines(curves) == {"largest change, specific, adult": pytest.approx(-0.4)}
