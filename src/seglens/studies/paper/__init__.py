@@ -34,6 +34,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         layers,
         dictionary_size,
         interpretation,
+        joint,
         non_medical,
     )
 }
