@@ -18,9 +18,10 @@ HEADER_BYTES = 348
 FIRST_BYTES = 352  # the header and the four bytes that say whether extensions follow
 SLACK_BYTES = 2**16  # some writers pad the end
 DEFLATE_LIMIT = 1032  # no gzip stream unfolds to more times its own size
-CHUNK_BYTES = 2**22
 AFFINE_TOLERANCE = 1e-3
 GZIP = b"\x1f\x8b"
+PIECE_BYTES = 2**16
+MOST_EMPTY_MEMBERS = 16  # of a gzip stream: some writers end with one; a million of them would take hours
 
 _DATATYPES = {
     2: "u1",
@@ -159,11 +160,9 @@ def read_volumes(
     volumes = []
     for channel in channels:
         _check_channel(path, header, channel)
-        data, n_zeroed = _scaled(path, voxels[..., channel or 0], header, zero_nonfinite=zero_nonfinite)
-        if not constant and (low := data.min()) == data.max():
-            raise VolumeError(
-                path, "constant", f"every voxel is {low:g}", "give the image that was scanned, or leave it out"
-            )
+        data, n_zeroed = _scaled(
+            path, voxels[..., channel or 0], header, constant=constant, zero_nonfinite=zero_nonfinite
+        )
         data, affine = _canonical(data, header.affine)
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         spacing_mm = (float(spacing[0]), float(spacing[1]), float(spacing[2]))
@@ -190,16 +189,16 @@ def _read_bytes(path: Path, max_bytes: int) -> bytes:
 
 
 def _parse(path: Path, raw: bytes, max_bytes: int) -> Header:
-    first = _unpack(path, raw, FIRST_BYTES) if raw[:2] == GZIP else raw[:FIRST_BYTES]
+    first = bytes(_unpack(path, raw, FIRST_BYTES)) if raw[:2] == GZIP else raw[:FIRST_BYTES]
     if len(first) < FIRST_BYTES:
         raise _truncated(path, len(raw), f"at least {FIRST_BYTES} bytes of header (unpacked, it has {len(first)})")
     return _read_header(path, first, max_bytes)
 
 
-def _content(path: Path, raw: bytes, header: Header) -> bytes:
+def _content(path: Path, raw: bytes, header: Header) -> bytes | memoryview:
     """Header and voxels, unpacked; all of them, and not much more."""
     expected = header.end
-    content = raw
+    content: bytes | memoryview = raw
     if raw[:2] == GZIP:
         if expected > len(raw) * DEFLATE_LIMIT:
             raise _truncated(path, len(raw), f"more than {expected // DEFLATE_LIMIT} packed bytes")
@@ -213,30 +212,31 @@ def _content(path: Path, raw: bytes, header: Header) -> bytes:
     return content
 
 
-def _unpack(path: Path, raw: bytes, limit: int, expected: int | None = None) -> bytes:
+def _unpack(path: Path, raw: bytes, limit: int, expected: int | None = None) -> memoryview:
     """At most ``limit`` + 1 bytes of the gzip stream; with ``expected`` bytes its end and checksum must be reached."""
-    parts: list[bytes] = []
-    total = 0
-    rest = raw
+    packed, unpacked = memoryview(raw), memoryview(bytearray(limit + 1))
+    at = total = n_empty = 0
     try:
-        while rest[:2] == GZIP and total <= limit:
-            member = zlib.decompressobj(wbits=31)
+        while packed[at : at + 2] == GZIP and total <= limit and n_empty <= MOST_EMPTY_MEMBERS:
+            member, start = zlib.decompressobj(wbits=31), total
             while not member.eof and total <= limit:
-                part = member.decompress(rest, min(CHUNK_BYTES, limit + 1 - total))
-                rest = member.unconsumed_tail
-                parts.append(part)
+                # small pieces, for zlib copies what it does not take; into one buffer, for new memory is slow
+                piece = packed[at : at + PIECE_BYTES]
+                part = member.decompress(piece, min(16 * PIECE_BYTES, limit + 1 - total))
+                unpacked[total : total + len(part)] = part
                 total += len(part)
-                if not part and not rest and not member.eof:
+                at += len(piece) - len(member.unconsumed_tail) - len(member.unused_data)
+                if not part and not piece:
                     if expected is not None:
                         needed = f"a whole gzip stream (it breaks off after {total} of {expected} unpacked bytes)"
                         raise _truncated(path, len(raw), needed)
-                    return b"".join(parts)
-            rest = member.unused_data
+                    return unpacked[:total]
+            n_empty += total == start
     except zlib.error as error:
         raise VolumeError(path, "corrupt", f"its gzip stream is damaged ({error})", _AGAIN) from None
-    if expected is not None and total <= limit and rest.strip(b"\0"):
-        raise VolumeError(path, "corrupt", f"{len(rest)} stray bytes follow its gzip stream", _AGAIN)
-    return b"".join(parts)
+    if expected is not None and total <= limit and raw[at:].strip(b"\0"):
+        raise VolumeError(path, "corrupt", f"{len(raw) - at} stray bytes follow its gzip stream", _AGAIN)
+    return unpacked[:total]
 
 
 def _read_header(path: Path, first: bytes, max_bytes: int) -> Header:
@@ -322,25 +322,33 @@ def _check_channel(path: Path, header: Header, channel: int | None) -> None:
 
 
 def _scaled(
-    path: Path, voxels: NDArray[Any], header: Header, *, zero_nonfinite: bool
+    path: Path, voxels: NDArray[Any], header: Header, *, constant: bool, zero_nonfinite: bool
 ) -> tuple[NDArray[np.float32], int]:
     """What the stored numbers stand for, and how many of them were set to 0."""
     with np.errstate(over="ignore", invalid="ignore"):
-        data = voxels.astype(np.float32)
-        if (header.slope, header.intercept) != (1.0, 0.0):
+        # scaling keeps order, so the extremes tell of all: NaN comes out of both
+        extremes = np.array([voxels.min(), voxels.max()])
+        low, high = (extremes.astype(np.float64) * header.slope + header.intercept).astype(np.float32)
+        if (header.slope, header.intercept) == (1.0, 0.0):
+            data = voxels.astype(np.float32)
+        else:
             data = (voxels.astype(np.float64) * header.slope + header.intercept).astype(np.float32)
-        if (voxels.dtype.kind != "f" and header.slope == 1.0) or np.isfinite(data.sum(dtype=np.float64)):
-            return data, 0
-    finite = np.isfinite(data)
-    n_bad = data.size - int(np.count_nonzero(finite))
-    if n_bad and not zero_nonfinite:
-        raise VolumeError(
-            path,
-            "nonfinite_voxels",
-            f"{n_bad} of {data.size} voxels are NaN or infinite",
-            "mend or leave out the file, or read it with nonfinite zero",
-        )
-    data[~finite] = 0
+    n_bad = 0
+    if not (np.isfinite(low) and np.isfinite(high)):
+        finite = np.isfinite(data)
+        n_bad = data.size - int(np.count_nonzero(finite))
+        if not zero_nonfinite:
+            raise VolumeError(
+                path,
+                "nonfinite_voxels",
+                f"{n_bad} of {data.size} voxels are NaN or infinite",
+                "mend or leave out the file, or read it with nonfinite zero",
+            )
+        data[~finite] = 0
+        low, high = data.min(), data.max()
+    if low == high and not constant:
+        what = f"every voxel is {low:g}"
+        raise VolumeError(path, "constant", what, "give the image that was scanned, or leave it out")
     return data, n_bad
 
 

@@ -1,0 +1,94 @@
+"""Reading a case of BraTS's size: what the guard costs over plain nibabel.
+
+The guard reads every gzip stream to its end and compares its checksum, takes the sha256 of the file, refuses voxels that
+are not finite and images that are constant. Both subjects give float32 voxels in canonical orientation.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.framework import Benchmark, Repeat, Subject
+
+SHAPE = (240, 240, 155)
+SEQUENCES = ("t1", "t1ce", "t2", "flair")
+
+
+def written_case(case: Mapping[str, Any]) -> "tuple[tempfile.TemporaryDirectory[str], list[Path]]":
+    """Four sequences and a mask of a head-like shape, in a folder that goes with what is returned."""
+    import nibabel
+    import numpy as np
+
+    folder = tempfile.TemporaryDirectory()
+    generator = np.random.default_rng(0)
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n, dtype=np.float32) for n in SHAPE), indexing="ij", sparse=True)
+    # as in BraTS: about a sixth of the grid is brain, the rest exactly zero
+    brain = (x / 0.62) ** 2 + (y / 0.75) ** 2 + (z / 0.85) ** 2 < 1
+    lesion = (x - 0.2) ** 2 + (y + 0.1) ** 2 + z**2 < 0.05
+    paths = [Path(folder.name) / f"{name}{case['ending']}" for name in (*SEQUENCES, "seg")]
+    for path in paths:
+        smooth = 400 + 150 * np.sin(9 * x) * np.cos(7 * y) * np.cos(5 * z)
+        values = np.where(brain, smooth + generator.normal(0, 25, SHAPE), 0).astype(case["dtype"])
+        if path.name.startswith("seg"):
+            values = np.where(lesion, 2, 0).astype(np.uint8)
+        nibabel.save(nibabel.Nifti1Image(values, np.diag([-1.0, -1.0, 1.0, 1.0])), path)
+    return folder, paths
+
+
+def guarded(case: Mapping[str, Any]) -> Repeat:
+    """`read_volume`, as check and cut read a file."""
+    from seglens.cohorts.volumes import read_volume
+
+    folder, paths = written_case(case)
+    return lambda: ([read_volume(path, constant=True).data for path in paths], folder)
+
+
+def plain_nibabel(case: Mapping[str, Any]) -> Repeat:
+    """Nibabel's own reading."""
+    import nibabel
+    import numpy as np
+
+    folder, paths = written_case(case)
+
+    def read(path: Path) -> object:
+        return nibabel.as_closest_canonical(nibabel.load(path)).get_fdata(dtype=np.float32)
+
+    return lambda: ([read(path) for path in paths], folder)
+
+
+def inflated(case: Mapping[str, Any]) -> Repeat:
+    """The bytes alone, unpacked."""
+    import zlib
+
+    folder, paths = written_case(case)
+
+    def read(path: Path) -> object:
+        raw = path.read_bytes()
+        return zlib.decompress(raw, wbits=31) if case["ending"] == ".nii.gz" else raw
+
+    return lambda: ([read(path) for path in paths], folder)
+
+
+def load() -> None:
+    """What the subjects use."""
+    import nibabel  # noqa: F401
+
+    import seglens.cohorts.volumes  # noqa: F401
+
+
+BENCHMARK = Benchmark(
+    name="guard",
+    title="A case of BraTS's size (five files of 240 x 240 x 155) from disk to canonical float32 voxels.",
+    cases={
+        "int16, gzip": {"dtype": "int16", "ending": ".nii.gz"},
+        "float32, gzip": {"dtype": "float32", "ending": ".nii.gz"},
+        "int16, plain": {"dtype": "int16", "ending": ".nii"},
+    },
+    subjects=[
+        Subject("seglens, guarded", "ours", guarded, load=load),
+        Subject("nibabel", "peer", plain_nibabel, load=load),
+        Subject("floor: unpacked bytes alone", "floor", inflated),
+    ],
+    repeats=5,
+)
