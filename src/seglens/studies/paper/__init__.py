@@ -6,6 +6,7 @@ A module of this folder defines one `Experiment` and is listed here, in the orde
 from collections.abc import Mapping
 
 from seglens.studies.paper import (
+    adaptation,
     alignment,
     architectures,
     classes,
@@ -13,9 +14,12 @@ from seglens.studies.paper import (
     failures,
     interpretation,
     joint,
+    label_free,
     layers,
     non_medical,
+    planted,
     shared,
+    stability,
     swap,
     universal,
 )
@@ -26,15 +30,19 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     for module in (
         shared,
         alignment,
+        joint,
+        planted,
+        stability,
         architectures,
         swap,
         universal,
         failures,
         classes,
+        adaptation,
+        label_free,
         layers,
         dictionary_size,
         interpretation,
-        joint,
         non_medical,
     )
 }
