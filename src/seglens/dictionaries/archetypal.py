@@ -10,15 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seglens.dictionaries.codes import weighted_rows
-from seglens.dictionaries.fitting import FitPlan, FitSettings, fit_dictionaries
+from seglens.dictionaries.fit_settings import DEFAULT_FIT, FitSettings
+from seglens.dictionaries.fitting import FitPlan, fit_dictionaries
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.dictionaries.token_source import TokenSource
 from seglens.progress import Progress, silent
 
-DEFAULTS = FitSettings()
 POINTS_SEED = 0
 """Points are drawn with a seed of their own: two fits to the same data look at the same points."""
-SAMPLE_PER_POINT = 40
+SAMPLE_PER_POINT = 10
 """Tokens that the k-means of the points looks at, a point."""
 ROWS_AT_ONCE = 4096
 Points = Float[Tensor, "c d_in"]
@@ -113,7 +113,7 @@ def started_at(points: Points, store: TokenSource, settings: FitSettings, seed: 
 def fit_archetypal(
     store: TokenSource,
     *,
-    settings: FitSettings = DEFAULTS,
+    settings: FitSettings = DEFAULT_FIT,
     relaxation: float = 0.3,
     points: Points | None = None,
     seed: int = 0,

@@ -1,0 +1,85 @@
+"""How a dictionary is fitted."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+LARGEST_LR = 2e-3
+"""Measured on d_in 64, m 1024, 400 steps: 4e-3 gains 0.2 to 3 points of explained variance and kills 5 to 10 times as
+many latents."""
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a dictionary is fitted.
+
+    Attributes:
+        k: average number of active latents a token.
+        expansion: m / d_in.
+        steps: optimiser steps.
+        batch_size: tokens a step, over all processes.
+        lr: peak learning rate; None: ``LR / sqrt(m / 2^14)`` with LR = 5e-4 up to 1000 steps, falling to the 2e-4 of
+            long runs at 6250 steps and beyond (a short run must move further a step), and never above 2e-3.
+        warmup: share of the steps over which the rate rises to its peak.
+        decay: share of the steps, at the end, over which it falls to 0.
+        clip: largest norm of the gradient of the squared error, summed over channels and averaged over tokens.
+        auxiliary_coefficient: weight of the auxiliary loss for dead latents.
+        dead_after: a latent is dead when this share of the training set has been seen since it fired.
+        theta_tokens: tokens of the calibration pass, at most.
+        checkpoint_every: steps between checkpoints.
+        prefixes: of a Matryoshka dictionary: so many of the first latents reconstruct alone too, each number as
+            important as the whole; ascending, below m.
+    """
+
+    k: int = 32
+    expansion: int = 16
+    steps: int = 1000
+    batch_size: int = 4096
+    lr: float | None = None
+    warmup: float = 0.05
+    decay: float = 0.2
+    clip: float = 1.0
+    auxiliary_coefficient: float = 1 / 32
+    dead_after: float = 0.25
+    theta_tokens: int = 200_000
+    checkpoint_every: int = 200
+    prefixes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, all at once."""
+        wrong = [
+            f"{name} is {value}; {legal}"
+            for name, value, legal, good in [
+                ("k", self.k, "it must be at least 1", self.k >= 1),
+                ("expansion", self.expansion, "it must be at least 1", self.expansion >= 1),
+                ("steps", self.steps, "it must be at least 1", self.steps >= 1),
+                ("batch_size", self.batch_size, "it must be at least 1", self.batch_size >= 1),
+                ("lr", self.lr, "it must be above 0", self.lr is None or 0 < self.lr < math.inf),
+                ("warmup", self.warmup, "it must be from 0 to 1", 0 <= self.warmup <= 1),
+                ("decay", self.decay, "it must be from 0 to 1", 0 <= self.decay <= 1),
+                ("clip", self.clip, "it must be above 0", self.clip > 0),
+                ("dead_after", self.dead_after, "it must be above 0", self.dead_after > 0),
+                ("theta_tokens", self.theta_tokens, "it must be at least 1", self.theta_tokens >= 1),
+                ("checkpoint_every", self.checkpoint_every, "it must be at least 1", self.checkpoint_every >= 1),
+                (
+                    "prefixes",
+                    self.prefixes,
+                    "they must rise from at least 1",
+                    all(low < high for low, high in pairwise((0, *self.prefixes))),
+                ),
+            ]
+            if not good
+        ]
+        if wrong:
+            raise ValueError("settings of the fit: " + "; ".join(wrong))
+
+    def learning_rate(self, step: int, n_latents: int) -> float:
+        """The rate of step 0..steps-1: linear warm-up, constant, linear decay to 0."""
+        base = 2e-4 * min(2.5, max(1.0, math.sqrt(6250 / self.steps)))
+        peak = self.lr if self.lr is not None else min(LARGEST_LR, base / math.sqrt(n_latents / 2**14))
+        rise = (step + 1) / max(self.warmup * self.steps, 1.0)
+        fall = (self.steps - step) / max(self.decay * self.steps, 1.0)
+        return peak * min(1.0, rise, fall)
+
+
+DEFAULT_FIT = FitSettings()
