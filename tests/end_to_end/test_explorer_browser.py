@@ -9,8 +9,6 @@ import pytest
 pytest.importorskip("fastapi")
 sync_api = pytest.importorskip("playwright.sync_api")
 
-from seglens.explorer.serving import explore
-
 CHROMIUM = shutil.which("chromium")
 AXE = Path(__file__).parents[2] / "frontend" / "node_modules" / "axe-core" / "axe.min.js"
 pytestmark = [
@@ -23,6 +21,8 @@ WIDTHS = {"wide": (1280, 900), "narrow": (390, 844)}
 
 @pytest.fixture(scope="module")
 def exploration(quick_run):
+    from seglens.explorer.serving import explore
+
     running = explore(quick_run)
     yield running
     running.close()
