@@ -397,12 +397,23 @@ def _explained(error: BaseException) -> tuple[int, str]:
         return stop.exit_code, f"seglens: stopped by {stop}; the same command goes on where this one was"
     if isinstance(error, CycloptsError):  # has been printed
         return REFUSED, ""
-    code = REFUSED if isinstance(error, ValueError | FloatingPointError) else FAULT
+    full = _out_of_memory(error)
+    code = REFUSED if full or isinstance(error, ValueError | FloatingPointError) else FAULT
     if "--debug" in sys.argv or os.environ.get("SEGLENS_DEBUG"):
         return code, "".join(traceback.format_exception(error)).rstrip()
     if code == REFUSED:
-        return code, f"seglens: {error}"
+        return code, f"seglens: {full or error}"
     return code, f"seglens: {type(error).__name__}: {error}\nadd --debug for the traceback"
+
+
+def _out_of_memory(error: BaseException) -> str:
+    """What to do where the memory was too little in a place that does not halve its batches; "" for other errors."""
+    if isinstance(error, ValueError) or not isinstance(error, RuntimeError | MemoryError):
+        return ""
+    from seglens.halving import first_line, out_of_memory
+
+    cure = "make batches (batch_size) or slices (size) smaller, or start more processes"
+    return f"out of memory: {first_line(error)}; {cure}" if out_of_memory(error) else ""
 
 
 if __name__ == "__main__":

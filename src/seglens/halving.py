@@ -62,7 +62,7 @@ class Halving:
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
-                reason = _first_line(error)
+                reason = first_line(error)
             # only here, after the handler, is the failed attempt's memory free: the error holds its frames
             self.halved = True
             _give_back()
@@ -72,7 +72,7 @@ class Halving:
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            reason = _first_line(error)
+            reason = first_line(error)
         _give_back()
         raise NotEnoughMemoryError(f"{self._what}: out of memory with half of {size} at once ({reason}); {self._cure}")
 
@@ -82,7 +82,8 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says first; the name of its kind where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

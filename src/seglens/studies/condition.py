@@ -60,6 +60,10 @@ class RunCondition:
         lines = [
             f"{self.path}: {len(self.stages)} finished stages, {len(self.stages) - len(self.faulty)} of them whole"
         ]
+        if self.outdated:
+            lines.append(
+                "REDONE        all stages: this version of seglens computes something else from the same inputs"
+            )
         lines += [f"REDONE        {stage.stage}: {stage.fault}" for stage in self.faulty if not stage.there]
         lines += [f"DAMAGED       {stage.stage}: {stage.fault}" for stage in damaged]
         if damaged:
