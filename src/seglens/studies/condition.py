@@ -57,13 +57,10 @@ class RunCondition:
     def text(self) -> str:
         """For a terminal: what is wrong, what the next run does about it, what else is there."""
         damaged = [stage for stage in self.faulty if stage.there]
-        lines = [
-            f"{self.path}: {len(self.stages)} finished stages, {len(self.stages) - len(self.faulty)} of them whole"
-        ]
+        whole = len(self.stages) - len(self.faulty)
+        lines = [f"{self.path}: {len(self.stages)} finished stages, {whole} of them whole"]
         if self.outdated:
-            lines.append(
-                "REDONE        all stages: this version of seglens computes something else from the same inputs"
-            )
+            lines.append("REDONE        all stages: this version computes something else from the same inputs")
         lines += [f"REDONE        {stage.stage}: {stage.fault}" for stage in self.faulty if not stage.there]
         lines += [f"DAMAGED       {stage.stage}: {stage.fault}" for stage in damaged]
         if damaged:
