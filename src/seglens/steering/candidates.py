@@ -14,7 +14,6 @@ from seglens.steering.levers import MINIMUM_FIRING, LatentEffects
 
 N_ASSOCIATED = 60
 FACTORS = (0.5, 1.25, 1.5, 2.0)
-LEVER_STRENGTHS = (-0.25, 0.5)
 CONTRAST_STRENGTHS = (-1.0, -0.5, 0.5, 1.0)
 
 Scale = Float[Tensor, " m"]
@@ -38,7 +37,7 @@ def class_lever(effects: LatentEffects, *, n_latents: int = N_ASSOCIATED) -> Flo
 def candidate_scales(
     n_latents: int, associated: Mapping[str, Sequence[int]], effects: Mapping[str, LatentEffects]
 ) -> dict[str, Scale]:
-    """Edits by name: associated latents times a factor, class levers, and the difference of two levers.
+    """Edits by name: associated latents times a factor, and the difference of two class levers.
 
     Args:
         n_latents: m of the dictionary.
@@ -52,9 +51,6 @@ def candidate_scales(
             scale[list(latents)[:N_ASSOCIATED]] = factor
             scales[f"{name} latents x {factor:g}"] = scale
     levers = {name: class_lever(effect) for name, effect in effects.items()}
-    for name, lever in levers.items():
-        for strength in LEVER_STRENGTHS:
-            scales[f"{name} lever {strength:+g}"] = 1 + strength * lever
     for one, other in combinations(levers, 2):
         for strength in CONTRAST_STRENGTHS:
             scales[f"{one} against {other} {strength:+g}"] = 1 + strength * (levers[one] - levers[other])

@@ -14,15 +14,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seglens.activations.hooks import activations
+from seglens.activations.replay import Replay
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.segmenters.scoring import count_scores
 from seglens.segmenters.segmenter import Segmenter, most_likely
-from seglens.shapes import TokenGrid, Tokens
+from seglens.shapes import Logits, Masks, TokenGrid, Tokens
 from seglens.steering.baselines import normalised_entropy
 from seglens.steering.corrections import Correction, Seen, judge
-from seglens.steering.policies import UNEDITED
 from seglens.steering.restyling import brains_of
+from seglens.steering.sweep import UNEDITED
 
 MOST_TOKENS = 20_000
 """Tokens from which moments of the latents are taken, evenly spaced; their pre-activations are held at once."""
@@ -170,7 +171,9 @@ def evidence_of(
     untouched = Correction("untouched", 0, "none", lambda seen: seen.logits)
     sums = {name: torch.zeros(n_classes, 6, dtype=torch.float64) for name in (UNEDITED, *(c.name for c in corrections))}
     entropies = dict.fromkeys(sums, 0.0)
-    pixels, plans, mirrored_plans = 0, {}, {}
+    plans: dict[str, Replay] = {}
+    mirrored_plans: dict[str, Replay] = {}
+    pixels = 0
     for rows in slices.batches(batch_size):
         images = slices.images(rows).to(segmenter.device)
         brains = brains_of(images)
@@ -180,11 +183,9 @@ def evidence_of(
             logits = correction.predict(plain)
             said = most_likely(logits)
             again = most_likely(correction.predict(mirrored)).flip(-1)
-            own = torch.nn.functional.one_hot(said.long(), n_classes).movedim(-1, 1)
-            p = (logits / temperature).softmax(dim=1)
-            within = (own * brains[:, None]).sum((0, 2, 3))
-            soft = torch.stack([within, (p * own).sum((0, 2, 3)), p.sum((0, 2, 3))], dim=1).double()
-            sums[name][:, :3] += soft.cpu()
+            within = torch.bincount(said[brains].long(), minlength=n_classes)
+            sums[name][:, 0] += within.cpu()
+            sums[name][:, 1:3] += _hit_and_mass(logits / temperature, said).cpu()
             sums[name][:, 3:] += count_scores(said, again, labels).sum(0).double().cpu()
             entropies[name] += float(normalised_entropy(logits)[brains].sum())
     found = {}
@@ -202,23 +203,35 @@ def evidence_of(
 TEMPERATURES = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 
 
+@torch.no_grad()
 def calibrated_temperature(segmenter: Segmenter, source: SliceSet, *, batch_size: int = 16) -> float:
     """The temperature at which the Dice that the source expects of itself is nearest to the one that it has.
 
-    Only the source's masks are read.
+    Only the source's masks are read. Dice: pooled, mean over the foreground classes.
     """
-    scores = judge([], segmenter, source, batch_size=batch_size).summary()["dice_pooled"]["foreground"] or 0.0
-    return min(
-        TEMPERATURES,
-        key=lambda temperature: abs(
-            float(
-                evidence_of([], segmenter, source, temperature=temperature, batch_size=batch_size)[UNEDITED]
-                .expected_dice[1:]
-                .mean()
-            )
-            - scores
-        ),
-    )
+    n_classes = segmenter.n_classes
+    counts = torch.zeros(n_classes, 3, dtype=torch.float64)
+    soft = {temperature: torch.zeros(n_classes, 2, dtype=torch.float64) for temperature in TEMPERATURES}
+    for rows in source.batches(batch_size):
+        logits = segmenter.logits(source.images(rows).to(segmenter.device))
+        said = most_likely(logits)
+        counts += count_scores(said, source.masks(rows).to(said.device), segmenter.labels).sum(0).double().cpu()
+        for temperature, sums in soft.items():
+            sums.add_(_hit_and_mass(logits / temperature, said).cpu())
+    tp, predicted, truth = counts[1:].unbind(1)
+    wanted = float((2 * tp / (predicted + truth).clamp_min(1)).mean())
+    expected = {
+        temperature: float((2 * sums[1:, 0] / (sums[1:, 1] + predicted).clamp_min(1)).mean())
+        for temperature, sums in soft.items()
+    }
+    return min(TEMPERATURES, key=lambda temperature: abs(expected[temperature] - wanted))
+
+
+def _hit_and_mass(logits: Logits, said: Masks) -> Float[Tensor, "K 2"]:
+    """Probability of each class summed over the region where it is said, and over everything."""
+    p = logits.softmax(dim=1)
+    hit = [p[:, label][said == label].double().sum() for label in range(p.shape[1])]
+    return torch.stack([torch.stack(hit), p.double().sum((0, 2, 3))], dim=1)
 
 
 Criterion = Callable[[Mapping[str, Evidence], Evidence], dict[str, float]]

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
+from seglens.activations.replay import Replay
 from seglens.cohorts.slice_set import SliceSet
 from seglens.segmenters.segmenter import Segmenter, most_likely
 from seglens.shapes import Images, Logits
@@ -131,7 +132,7 @@ class Unlabelled:
     def __init__(self, segmenter: Segmenter, slices: SliceSet, *, batch_size: int = 12, seed: int = 0):
         segmenter.check_data(slices.name, slices.sequences)
         order = torch.randperm(len(slices), generator=torch.Generator().manual_seed(seed))
-        plans: dict = {}
+        plans: dict[str, Replay] = {}
         self.batches = [
             Seen(segmenter, slices.images(rows).to(segmenter.device), plans) for rows in order.split(batch_size)
         ]

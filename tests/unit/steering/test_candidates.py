@@ -22,10 +22,9 @@ def test_candidates_scale_what_they_say():
         4, {"core": [2, 0], "edema": []}, {"core": effects([1.0, 0, 0, 0]), "edema": effects([0, 2.0, 0, 0])}
     )
     assert scales["core latents x 1.5"].tolist() == [1.5, 1.0, 1.5, 1.0]
-    assert scales["edema lever -0.25"].tolist() == [1.0, 0.75, 1.0, 1.0]
     assert scales["core against edema +0.5"].tolist() == [1.5, 0.5, 1.0, 1.0]
     assert not any(name.startswith("edema latents") for name in scales)
-    assert len(scales) == 4 + 2 * 2 + 4
+    assert len(scales) == 4 + 4
 
 
 def test_no_effect_is_no_lever():

@@ -25,8 +25,9 @@ from seglens.steering.label_free import (
     sample_tokens,
 )
 from seglens.steering.levers import associated_latents, latent_effects
-from seglens.steering.policies import UNEDITED, label_of, oracle_scores
+from seglens.steering.policies import label_of, oracle_scores
 from seglens.steering.restyling import Style, restyled, style_of, with_random_contrast
+from seglens.steering.sweep import UNEDITED
 from seglens.steering.test_time import (
     TENT_RATES,
     Unlabelled,
@@ -47,8 +48,10 @@ FIT_RATE = 0.1
 LAYER_RATE = 0.01
 LATENT_RATES = (0.03, 0.1)
 STRENGTHS = (0.5, 1.5)
+ADAPTATION_STEPS = 16
+ADAPTATION_BATCH = 8
+"""Each unlabelled slice is seen about twice."""
 CALIBRATION_SLICES = 48
-REHEARSAL_SLICES = 96
 GRID, BEST_A_SLICE = "grid of edits", "best of the grid, slice by slice"
 LATENTS, LAYER = "latents fitted to the masks judged on", "last layer fitted to the masks judged on"
 
@@ -87,7 +90,7 @@ class World:
         unlabelled: slices of the target's selection patients; policies never ask for their masks.
         stand_in: the source slices, restyled as the target.
         seeds: of what is random.
-        steps: of every fit.
+        steps: of every fit to labelled slices.
     """
 
     segmenter: Segmenter
@@ -182,7 +185,7 @@ def fits(world: World) -> list[Entry]:
         ]
 
     refitted = [_fitted(layer, stand_in, LAYER_RATE, world.steps, seed) for seed in world.seeds]
-    again = [_fitted(latents, plain, FIT_RATE, world.steps, seed) for seed in world.seeds]
+    again = [_fitted(latents, plain, FIT_RATE, world.steps, seed) for seed in world.seeds[:1]]
     return [
         *_by_strength("latents fitted to restyled source slices", scaled),
         _entry("last layer fitted to restyled source slices", "rival", layer, refitted, (LAYER, LATENTS)),
@@ -197,7 +200,7 @@ def adaptations(world: World) -> list[Entry]:
     with torch.no_grad():
         shares = mean_probabilities(world.segmenter.logits(images), few.brains().to(images.device))
     latents = adjustables.latents([world.dictionary])
-    unlabelled = Unlabelled(world.segmenter, world.unlabelled)
+    unlabelled = Unlabelled(world.segmenter, world.unlabelled, batch_size=ADAPTATION_BATCH)
     entries = []
     for one in (
         _Adaptation("entropy of latents", "edit", latents, entropy_loss, LATENT_RATES),
@@ -205,7 +208,7 @@ def adaptations(world: World) -> list[Entry]:
         _Adaptation("TENT", "rival", norm_affines(world.segmenter), entropy_loss, TENT_RATES),
     ):
         rate = one.rehearsed_rate(world)
-        corrections = [one.correction(unlabelled, rate, steps=world.steps, seed=seed) for seed in world.seeds]
+        corrections = [one.correction(unlabelled, rate, seed) for seed in world.seeds]
         entries.append(Entry(one.name, one.side, corrections, (LATENTS,), chosen=f"rate {rate:g}, by rehearsal"))
     return entries
 
@@ -220,19 +223,19 @@ class _Adaptation:
     loss: UnlabelledLoss
     rates: Sequence[float]
 
-    def correction(self, images: Unlabelled, rate: float, *, steps: int, seed: int) -> Correction:
-        values = adapt(self.adjustable, images, self.loss, learning_rate=rate, steps=steps, seed=seed)
+    def correction(self, images: Unlabelled, rate: float, seed: int) -> Correction:
+        values = adapt(self.adjustable, images, self.loss, learning_rate=rate, steps=ADAPTATION_STEPS, seed=seed)
         return guarded(adapted_correction(self.adjustable, values, f"{self.name}, seed {seed}"), images)
 
     def rehearsed_rate(self, world: World) -> float:
         """The rate that does best on the stand-in for the target."""
 
         def at(rate: float, slices: SliceSet) -> Correction:
-            images = Unlabelled(world.segmenter, slices)
-            return self.correction(images, rate, steps=world.steps, seed=world.seeds[0])
+            images = Unlabelled(world.segmenter, slices, batch_size=ADAPTATION_BATCH)
+            return self.correction(images, rate, world.seeds[0])
 
         tried = {f"{rate:g}": partial(at, rate) for rate in self.rates}
-        values = rehearse(tried, world.segmenter, few_of(world.stand_in, REHEARSAL_SLICES))
+        values = rehearse(tried, world.segmenter, few_of(world.stand_in, CALIBRATION_SLICES))
         return max(self.rates, key=lambda rate: values[f"{rate:g}"])
 
 
