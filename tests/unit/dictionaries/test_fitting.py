@@ -325,3 +325,18 @@ def test_two_processes_equal_one(tmp_path):
     finally:
         other.kill()
     assert largest_difference(one, two) < 1e-5
+
+
+def test_a_fit_begins_with_the_weights_given(tmp_path):
+    store = FakeStore(mixture(1000))
+    start = SparseAutoencoder(16, 64, k=4, seed=7)
+    start.b_enc.fill_(0.01)
+    slow = replace(SMALL, steps=1, lr=1e-9)
+    fitted = fit_dictionaries([FitPlan(store, slow, start=start, checkpoint=tmp_path)])[0]
+    torch.testing.assert_close(fitted.W_dec, start.W_dec)
+    torch.testing.assert_close(fitted.b_enc, start.b_enc)
+    assert not torch.equal(fitted.W_dec, SparseAutoencoder(16, 64, k=4).W_dec)
+    with pytest.raises(ValueError, match="checkpoint of another fit: start was"):
+        fit_dictionaries([FitPlan(store, slow, checkpoint=tmp_path)])
+    with pytest.raises(ValueError, match=r"the start is \(16, 32\) \(d_in, m\); this store and expansion need"):
+        fit_dictionaries([FitPlan(store, slow, start=SparseAutoencoder(16, 32, k=4))])
