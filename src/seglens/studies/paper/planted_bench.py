@@ -149,6 +149,10 @@ class Bench:
         key = (model, hookpoint, variant)
         if key not in self._dictionaries:
             settings, seed, store = self.study.settings, self.study.settings.seed, self.store(model, hookpoint)
+            if (model, hookpoint, variant) == (BASE, self.study.hookpoint(self.base), PLAIN):
+                dictionary = self.study.dictionary(self.base)
+                self._dictionaries[key] = dictionary, alive_latents(dictionary, store)
+                return self._dictionaries[key]
 
             def make(draft: Draft, progress: Progress) -> None:
                 fit_to_store(
