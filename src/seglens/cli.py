@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 
 from seglens.allocator import keep_freed_memory
 from seglens.cohort_verbs import Strict, check, pairs, predict
+from seglens.foreign_verbs import convert_pkl, name, unpack
 from seglens.running import Stopped, asked_to_stop, heeding_signals
 
 if TYPE_CHECKING:
@@ -72,6 +73,9 @@ def run(
 
 app.command(check)
 app.command(predict)
+app.command(unpack)
+app.command(convert_pkl, name="convert-pkl")
+app.command(name)
 
 
 @app.command
@@ -103,39 +107,6 @@ def phantom(
             slices=slices,
             workers=os.cpu_count() or 1,
             progress=progress,
-        )
-    return DONE
-
-
-@app.command
-def unpack(
-    archive: Annotated[Path, Parameter(help="A .zip or .tar file, as data sets and models come.")],
-    *,
-    out: Annotated[Path, Parameter(help="Folder to be made.")],
-) -> int:
-    """Unpack an archive that somebody else made: nothing lands outside the folder, no bomb unfolds."""
-    from seglens.foreign.archives import unpack as unpack_archive
-
-    print(f"{unpack_archive(archive, out)} files in {out}")
-    return DONE
-
-
-@app.command(name="convert-pkl")
-def convert_pkl(
-    source: Annotated[Path, Parameter(help="A .pkl file of an image and its labels, or a folder of them.")],
-    *,
-    out: Annotated[Path, Parameter(help="Folder for the cohort, in nnU-Net's raw layout.")],
-    orientation: Annotated[str, Parameter(help="Where the three axes run to, such as LIA; pickles do not say it.")],
-    spacing_mm: Annotated[tuple[float, float, float], Parameter(help="Voxel size along the axes.")] = (1.0, 1.0, 1.0),
-    sequence: Annotated[str, Parameter(help="What the images show.")] = "T1",
-) -> int:
-    """Turn pickled pairs of arrays (TransMorph's IXI) into NIfTI, without running what a pickle says."""
-    from seglens.cohorts.pickled import convert_pickles
-    from seglens.terminal import StageDisplay
-
-    with StageDisplay()("convert") as progress:
-        convert_pickles(
-            source, out, orientation=orientation, spacing_mm=spacing_mm, sequence=sequence, progress=progress
         )
     return DONE
 

@@ -3,7 +3,6 @@
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from seglens.room import require_disk
-from seglens.writing import whole_folder
+from seglens.room import NoRoomError, require_disk
+from seglens.writing import WritingError, whole_folder
 
 MAX_FILES = 200_000
 LARGEST_RATIO = 200
@@ -63,9 +62,13 @@ def unpack(archive: Path, folder: Path) -> int:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with open_entry(entry.key) as source, target.open("xb") as sink:
                     _copy(source, sink, entry, archive)
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, RuntimeError) as fault:
-        # RuntimeError: an encrypted entry; its child NotImplementedError: a packing that Python does not know
-        raise ArchiveError(f"{archive}: cannot be unpacked ({fault}); get it again") from None
+    except (ArchiveError, NoRoomError, WritingError):
+        raise
+    except (
+        Exception
+    ) as fault:  # zipfile and tarfile raise a dozen kinds, IndexError for a file without a name among them
+        reason = (str(fault) or type(fault).__name__).splitlines()[0]
+        raise ArchiveError(f"{archive}: cannot be unpacked ({reason}); get it again") from None
     return len(files)
 
 
