@@ -26,12 +26,11 @@ def written_case(case: Mapping[str, Any]) -> "tuple[tempfile.TemporaryDirectory[
     # as in BraTS: about a sixth of the grid is brain, the rest exactly zero
     brain = (x / 0.62) ** 2 + (y / 0.75) ** 2 + (z / 0.85) ** 2 < 1
     lesion = (x - 0.2) ** 2 + (y + 0.1) ** 2 + z**2 < 0.05
+    head = np.where(brain, generator.normal(400, 60, SHAPE).astype(np.float32), 0)
     paths = [Path(folder.name) / f"{name}{case['ending']}" for name in (*SEQUENCES, "seg")]
-    for path in paths:
-        smooth = 400 + 150 * np.sin(9 * x) * np.cos(7 * y) * np.cos(5 * z)
-        values = np.where(brain, smooth + generator.normal(0, 25, SHAPE), 0).astype(case["dtype"])
-        if path.name.startswith("seg"):
-            values = np.where(lesion, 2, 0).astype(np.uint8)
+    for number, path in enumerate(paths):
+        is_mask = path.name.startswith("seg")
+        values = np.where(lesion, 2, 0).astype(np.uint8) if is_mask else (head * (1 + number)).astype(case["dtype"])
         nibabel.save(nibabel.Nifti1Image(values, np.diag([-1.0, -1.0, 1.0, 1.0])), path)
     return folder, paths
 
