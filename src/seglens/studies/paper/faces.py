@@ -168,7 +168,7 @@ def _face(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return regions
 
 
-def _ellipse(x: float, y: float, w: float, h: float) -> np.ndarray:
+def _ellipse(x: float | int, y: float | int, w: float | int, h: float | int) -> np.ndarray:
     canvas = Image.new("1", (DRAWN, DRAWN))
     ImageDraw.Draw(canvas).ellipse((x - w, y - h, x + w, y + h), fill=1)
     return np.asarray(canvas)
