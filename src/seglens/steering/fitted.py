@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import polars as pl
 import torch
@@ -34,6 +34,13 @@ Loss = Literal["plain", "weighted"]
 MOST_SLICES = 400
 """Labelled slices that are used; of more, evenly spaced ones of each patient: what the prefix gave is kept of all."""
 INNER_FOLDS = 3
+
+
+class LabelledBatch(NamedTuple):
+    """A seen batch and its masks ``[B H W]``, on the network's device."""
+
+    seen: Seen
+    masks: Tensor
 
 
 @dataclass(frozen=True)
@@ -99,13 +106,13 @@ class Labelled:
         self.segmenter = segmenter
         self.slices = _thinned(slices)
         plans: dict[str, Replay] = {}
-        self.folds: list[list[tuple[Seen, Masks]]] = []
+        self.folds: list[list[LabelledBatch]] = []
         for rows in _dealt(self.slices, seed):
             batches = []
             for start in range(0, len(rows), batch_size):
                 own = rows[start : start + batch_size]
                 seen = Seen(segmenter, self.slices.images(own).to(segmenter.device), plans)
-                batches.append((seen, self.slices.masks(own).to(segmenter.device)))
+                batches.append(LabelledBatch(seen, self.slices.masks(own).to(segmenter.device)))
             self.folds.append(batches)
 
     @property
@@ -113,7 +120,7 @@ class Labelled:
         """Who they are."""
         return sorted(self.slices.index["patient"].unique())
 
-    def batches(self, folds: Sequence[int] | None = None) -> list[tuple[Seen, Masks]]:
+    def batches(self, folds: Sequence[int] | None = None) -> list[LabelledBatch]:
         """Batches of some folds; None gives all."""
         return [batch for fold in (range(len(self.folds)) if folds is None else folds) for batch in self.folds[fold]]
 
@@ -136,7 +143,7 @@ class Choice:
 
 def fit(
     adjustable: Adjustable,
-    batches: Sequence[tuple[Seen, Masks]],
+    batches: Sequence[LabelledBatch],
     settings: FitSettings,
     *,
     seed: int = 0,
@@ -180,7 +187,7 @@ def fit(
                 )
             if not bool(loss.isfinite()):
                 raise ValueError(
-                    f"{adjustable.name}: the loss is {float(loss)} at step {step}; "
+                    f"{adjustable.name}: the loss is {float(loss.detach())} at step {step}; "
                     f"take a learning rate below {settings.learning_rate:g}"
                 )
             optimiser.zero_grad()
@@ -235,8 +242,8 @@ def fitted_correction(
     return adjustable.correction(fit(adjustable, labelled.batches(), choice.settings, seed=seed), name)
 
 
-def class_weights(masks: Sequence[Masks], n_classes: int) -> Float[Tensor, " K"]:
-    """1 / sqrt(pixels) of each class, scaled so that a pixel weighs 1 on average; 0 for a class that is nowhere."""
+def class_weights(masks: Sequence[Tensor], n_classes: int) -> Float[Tensor, " K"]:
+    """Weights by class, of masks ``[B H W]``: 1 / sqrt(pixels), a pixel weighs 1 on average; 0 for an absent class."""
     pixels = torch.stack([torch.bincount(part.flatten().long(), minlength=n_classes) for part in masks]).sum(0).double()
     weights = torch.where(pixels > 0, pixels.clamp_min(1).rsqrt(), 0.0)
     return (weights * pixels.sum() / (weights * pixels).sum()).float()
@@ -250,7 +257,7 @@ def _weighted(logits: Logits, masks: Masks, weights: Tensor) -> Float[Tensor, ""
 
 
 @torch.no_grad()
-def _objective(batches: Sequence[tuple[Seen, Masks]], predict: Callable[[Seen], Logits]) -> float:
+def _objective(batches: Sequence[LabelledBatch], predict: Callable[[Seen], Logits]) -> float:
     """Pooled Dice of the foreground classes over batches, mean of those that occur."""
     labels = batches[0][0].segmenter.labels
     counts: list[Counts] = [count_scores(most_likely(predict(seen)), masks, labels).sum(0) for seen, masks in batches]
