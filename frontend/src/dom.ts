@@ -34,14 +34,16 @@ export function link(path: string, ...children: Child[]): HTMLAnchorElement {
   return h("a", { href: path }, ...children);
 }
 
-export function table(head: Child[], rows: Child[][], caption?: string): HTMLTableElement {
-  return h(
+/** A table that scrolls sideways by itself where the screen is narrow. */
+export function table(head: Child[], rows: Child[][], caption?: string): HTMLElement {
+  const own = h(
     "table",
     {},
     caption ? h("caption", {}, caption) : null,
     h("thead", {}, h("tr", {}, ...head.map((cell) => h("th", { scope: "col" }, cell)))),
     h("tbody", {}, ...rows.map((row) => h("tr", {}, ...row.map((cell) => h("td", {}, cell))))),
   );
+  return h("div", { class: "sideways", tabindex: 0, role: "region", "aria-label": caption ?? "table" }, own);
 }
 
 /** Two decimals, or a dash where there is no number. */

@@ -18,8 +18,8 @@ const SPARE_ROWS = 8;
 
 export class LongTable {
   readonly element: HTMLDivElement;
-  private readonly body = h("div", { class: "long-body", role: "rowgroup" });
-  private readonly spacer = h("div", { class: "long-spacer" });
+  private readonly body = h("div", { class: "long-body", role: "presentation" });
+  private readonly spacer = h("div", { class: "long-spacer", role: "presentation" });
   private readonly scroll: HTMLDivElement;
   private order: number[] = [];
   private sortedBy: string;
@@ -33,9 +33,18 @@ export class LongTable {
   ) {
     this.sortedBy = sortedBy;
     this.spacer.append(this.body);
-    this.scroll = h("div", { class: "long-scroll", tabindex: 0, "aria-label": "rows", scroll: () => this.show() }, this.spacer);
+    this.scroll = h(
+      "div",
+      { class: "long-scroll", role: "rowgroup", tabindex: 0, "aria-label": "rows", scroll: () => this.show() },
+      this.spacer,
+    );
     const head = h("div", { class: "long-head", role: "row" }, ...columns.map((column) => this.headOf(column)));
-    this.element = h("div", { class: "long", role: "table", "aria-rowcount": n }, head, this.scroll);
+    this.element = h(
+      "div",
+      { class: "long", role: "table", "aria-rowcount": n },
+      h("div", { role: "rowgroup" }, head),
+      this.scroll,
+    );
     this.element.style.setProperty("--columns", columns.map((column) => column.width ?? "minmax(84px, 1fr)").join(" "));
     this.filter(() => true);
     new ResizeObserver(() => this.show()).observe(this.scroll);
