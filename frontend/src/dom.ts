@@ -43,7 +43,7 @@ export function table(head: Child[], rows: Child[][], caption?: string): HTMLEle
     h("thead", {}, h("tr", {}, ...head.map((cell) => h("th", { scope: "col" }, cell)))),
     h("tbody", {}, ...rows.map((row) => h("tr", {}, ...row.map((cell) => h("td", {}, cell))))),
   );
-  return h("div", { class: "sideways", tabindex: 0, role: "region", "aria-label": caption ?? "table" }, own);
+  return h("div", { class: "sideways", tabindex: 0, role: "group", "aria-label": caption ?? "table" }, own);
 }
 
 /** Two decimals, or a dash where there is no number. */
