@@ -11,9 +11,8 @@ earned (measured: with the usual start 94% of the latents are "shared" between a
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,7 +23,7 @@ from seglens.artifacts import Artifact, Draft
 from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.fitting import FitPlan, FitSettings, fit_dictionaries
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.diffing.functional import area_weights, common_grid
+from seglens.diffing.common_tokens import by_slices, on_common_grid
 from seglens.progress import Progress, silent
 from seglens.shapes import TokenGrid, Tokens
 
@@ -39,7 +38,6 @@ RIDGE = 1e-3
 """Of the mean square of a whitened direction, when a model's activation is predicted from another's."""
 SHARED_FROM = 0.6
 """A latent is in a model when its relative norm there is at least this over the number of models: of two, 0.3..0.7."""
-SLICES_AT_ONCE = 32
 FILE = "joint"
 
 
@@ -179,17 +177,35 @@ class JointDictionary:
             ValueError: the parts do not belong together.
         """
         tensors: dict[str, Tensor] = artifact.tensors(FILE)
-        described: list[dict[str, Any]] = artifact.document(FILE)
+        described, dictionary = artifact.document(FILE), SparseAutoencoder.read(artifact)
+        numbers = range(len(described))
+        needed = {"moments", *(f"{part}.{number}" for part in ("centre", "whitening") for number in numbers)}
+        if set(tensors) != needed:
+            raise ValueError(f"{artifact.path}: {FILE} holds {sorted(tensors)}; it must hold {sorted(needed)}")
+        widths = [tensors[f"whitening.{number}"].shape[0] for number in numbers]
+        shapes = {"moments": (dictionary.d_in, dictionary.d_in)}
+        for number, width in zip(numbers, widths, strict=True):
+            shapes |= {f"centre.{number}": (width,), f"whitening.{number}": (width, width)}
+        got = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if (
+            got != shapes
+            or sum(widths) != dictionary.d_in
+            or not all(bool(t.isfinite().all()) for t in tensors.values())
+        ):
+            raise ValueError(
+                f"{artifact.path}: {FILE} holds {got} for a dictionary of width {dictionary.d_in}; it must hold finite "
+                f"{shapes}; write it again"
+            )
         models = tuple(
-            JointModel(**model, centre=tensors[f"centre.{number}"], whitening=tensors[f"whitening.{number}"])
+            JointModel(
+                name=str(model["name"]),
+                hookpoint=str(model["hookpoint"]),
+                segmenter_hash=str(model["segmenter_hash"]),
+                centre=tensors[f"centre.{number}"],
+                whitening=tensors[f"whitening.{number}"],
+            )
             for number, model in enumerate(described)
         )
-        dictionary, width = SparseAutoencoder.read(artifact), sum(model.d_in for model in models)
-        if (dictionary.d_in, tuple(tensors["moments"].shape)) != (width, (width, width)):
-            raise ValueError(
-                f"{artifact.path}: the models are {width} wide together, the dictionary {dictionary.d_in} and the "
-                f"moments {tuple(tensors['moments'].shape)}; write it again"
-            )
         return cls(models, dictionary, tensors["moments"])
 
 
@@ -273,49 +289,8 @@ def split_start(widths: Sequence[int], n_latents: int, *, k: int, seed: int) -> 
     return start
 
 
-def on_common_grid(stores: Mapping[str, ActivationStore]) -> dict[str, ActivationStore]:
-    """The stores on the finest token grid that all can be averaged to.
-
-    Raises:
-        ValueError: fewer than two stores, or of different slices.
-    """
-    seen = {name: (store.slices_hash, store.n_slices) for name, store in stores.items()}
-    if len(seen) < 2 or len(set(seen.values())) > 1:
-        found = ", ".join(f"{name!r}: {n} slices of {of[:12] or 'no name'}" for name, (of, n) in seen.items())
-        raise ValueError(
-            f"a joint dictionary needs two or more models on the same slices; got {found or 'none'}; extract all "
-            "models' activations from one set of slices"
-        )
-    grid = reduce(common_grid, (store.grid for store in stores.values()))
-    return {name: store if store.grid == grid else _pooled(store, grid) for name, store in stores.items()}
-
-
-def pooled_grids(grids: TokenGrid, to_grid: tuple[int, int]) -> Float[Tensor, "B y x d_in"]:
-    """Activations on a coarser token grid: the mean over the area of each coarse token."""
-    rows, columns = (
-        torch.from_numpy(area_weights(n, to).toarray()).to(grids)
-        for n, to in zip(grids.shape[1:3], to_grid, strict=True)
-    )
-    return torch.einsum("b h w d, y h, x w -> b y x d", grids, rows, columns)
-
-
-def _pooled(store: ActivationStore, grid: tuple[int, int]) -> ActivationStore:
-    return ActivationStore.from_grids(
-        torch.cat([pooled_grids(grids, grid) for grids in _by_slices(store)]),
-        hookpoint=store.hookpoint,
-        segmenter_hash=store.segmenter_hash,
-        slices_hash=store.slices_hash,
-        index=store.index,
-    )
-
-
-def _by_slices(store: ActivationStore) -> Iterator[TokenGrid]:
-    for rows in torch.arange(store.n_slices).split(SLICES_AT_ONCE):
-        yield store.slice_tokens(rows)
-
-
 def _whitened_side_by_side(stores: Mapping[str, ActivationStore], models: Sequence[JointModel]) -> Iterator[TokenGrid]:
-    for parts in zip(*(_by_slices(store) for store in stores.values()), strict=True):
+    for parts in zip(*(by_slices(store) for store in stores.values()), strict=True):
         yield torch.cat(
             [model.whitened(part.flatten(0, 2)).view(part.shape) for model, part in zip(models, parts, strict=True)],
             -1,
@@ -335,7 +310,7 @@ def _whitening_model(name: str, store: ActivationStore, energy: float) -> JointM
 
 def _second_moments(store: ActivationStore, centre: Tensor) -> Float[Tensor, "d d"]:
     products = torch.zeros(store.d_in, store.d_in, dtype=torch.float64)
-    for grids in _by_slices(store):
+    for grids in by_slices(store):
         deviation = (grids.flatten(0, 2) - centre).double()
         products += deviation.T @ deviation
     return products / store.n_tokens

@@ -12,7 +12,8 @@ from torch import Tensor
 from seglens.activations.store import ActivationStore
 from seglens.dictionaries.codes import Codes, weighted_rows
 from seglens.dictionaries.quality import participation_ratio
-from seglens.diffing.joint import JointDictionary, in_models, on_common_grid
+from seglens.diffing.common_tokens import on_common_grid
+from seglens.diffing.joint import JointDictionary, in_models
 from seglens.diffing.nulls import PATIENT
 from seglens.shapes import Tokens
 

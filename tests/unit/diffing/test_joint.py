@@ -6,13 +6,12 @@ from tests.unit.diffing.planted_models import GRID, latent_of, planted_models, s
 
 from seglens.artifacts import new_artifact, read_artifact
 from seglens.dictionaries.fitting import FitSettings
+from seglens.diffing.common_tokens import on_common_grid, pooled_grids
 from seglens.diffing.joint import (
     KIND,
     JointDictionary,
     fit_joint_dictionary,
     in_models,
-    on_common_grid,
-    pooled_grids,
     split_start,
 )
 from seglens.diffing.joint_sharing import judge_joint
@@ -140,6 +139,24 @@ def test_it_comes_back_from_disk_as_it_was(brief, tmp_path):
     assert again.dictionary.hash == joint.dictionary.hash
     one = {"b": tokens_of(stores)["b"]}
     assert torch.equal(again.encode(one).to_dense(), joint.encode(one).to_dense())
+
+
+def test_a_damaged_artifact_is_refused(brief, tmp_path):
+    _, joint = brief
+    damages = {
+        "shape": {"centre.0": torch.zeros(3)},
+        "nan": {"moments": torch.full((22, 22), torch.nan)},
+        "more": {"centre.7": torch.zeros(2)},
+    }
+    for name, change in damages.items():
+        with new_artifact(tmp_path / name, kind=KIND, inputs={}) as draft:
+            joint.write(draft)
+            tensors = {"moments": joint.moments}
+            for number, model in enumerate(joint.models):
+                tensors |= {f"centre.{number}": model.centre, f"whitening.{number}": model.whitening}
+            draft.save_tensors("joint", tensors | change)
+        with pytest.raises(ValueError, match=rf"{name}: joint holds .* it must hold"):
+            JointDictionary.read(read_artifact(tmp_path / name, KIND))
 
 
 def test_a_finer_grid_is_averaged_to_the_common_one():

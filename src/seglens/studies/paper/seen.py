@@ -11,8 +11,8 @@ from seglens.activations.hooks import activations
 from seglens.activations.store import ActivationStore
 from seglens.artifacts import hash_of
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
+from seglens.diffing.common_tokens import pooled_grids
 from seglens.diffing.functional import common_grid
-from seglens.diffing.joint import pooled_grids
 from seglens.diffing.nulls import COHORT
 from seglens.shapes import TokenGrid
 from seglens.studies.stages import Study
