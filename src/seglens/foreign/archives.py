@@ -107,6 +107,7 @@ def _checked(archive: Path, entries: list[_Entry]) -> list[tuple[_Entry, tuple[s
         raise ArchiveError(f"{archive}: more than {MAX_FILES} entries; unpack it in parts by hand")
     files: list[tuple[_Entry, tuple[str, ...]]] = []
     seen: set[tuple[str, ...]] = set()
+    around: set[tuple[str, ...]] = set()
     for entry in entries:
         parts = PurePosixPath(entry.name).parts
         inside = parts and not any(part in ("..", "/") or part.startswith("/") for part in parts)
@@ -122,7 +123,11 @@ def _checked(archive: Path, entries: list[_Entry]) -> list[tuple[_Entry, tuple[s
         if key in seen:
             raise ArchiveError(f"{archive}: two entries {entry.name[:120]!r} (capitals aside); nothing was unpacked")
         seen.add(key)
+        around.update(key[:depth] for depth in range(1, len(key)))
         files.append((entry, parts))
+    if seen & around:
+        both = "/".join(min(seen & around))
+        raise ArchiveError(f"{archive}: {both[:120]!r} is a file and a folder; nothing was unpacked")
     total, packed = sum(entry.size for entry, _ in files), archive.stat().st_size
     if total > max(GENEROUS_BYTES, LARGEST_RATIO * packed):
         raise ArchiveError(

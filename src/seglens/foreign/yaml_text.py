@@ -13,7 +13,7 @@ MAX_VALUES = 20_000
 MERGE = "tag:yaml.org,2002:merge"
 """The key ``<<``: its mapping's entries are taken over where the one that it stands in has none of that name."""
 
-Place = tuple[str | int, ...]
+Place = tuple[Any, ...]
 
 
 class YamlError(ValueError):

@@ -129,8 +129,8 @@ class Run:
     def _refuse_another(self, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
         if before is None:
             return
-        alike = ({name: value for name, value in study.items() if name not in HOW} for study in (before, now))
-        changed = differences(*alike)
+        then, today = ({name: value for name, value in study.items() if name not in HOW} for study in (before, now))
+        changed = differences(then, today)
         if changed:
             raise ValueError(
                 f"{self.path} holds another study: {'; '.join(changed)}. Give another folder, or remove "
