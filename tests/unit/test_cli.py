@@ -48,6 +48,17 @@ def test_refusals_say_what_to_do_without_a_traceback(monkeypatch, capsys, tmp_pa
     assert "no summary.json" in capsys.readouterr().err
 
 
+def test_experiments_are_listed_and_an_unknown_one_is_refused(monkeypatch, capsys, tmp_path):
+    assert run(monkeypatch, "reproduce", "--list") == cli.DONE
+    listed = capsys.readouterr().out
+    assert "shared" in listed
+    assert "Tables 1 and 7" in listed
+    assert run(monkeypatch, "reproduce", "tabel1", "--out", str(tmp_path / "out")) == cli.REFUSED
+    assert "no experiment tabel1; there are shared" in capsys.readouterr().err
+    assert run(monkeypatch, "reproduce", "non_medical", "--faces", str(tmp_path)) == cli.REFUSED
+    assert "CelebAMask-HQ layout" in capsys.readouterr().err
+
+
 def test_debug_shows_the_traceback(monkeypatch, capsys):
     monkeypatch.setenv("SEGLENS_DEBUG", "1")
     assert run(monkeypatch, "run") == cli.REFUSED

@@ -39,6 +39,10 @@ def figure_blocks(figure: Figure, table: pl.DataFrame) -> list[Block]:
         figure: what to draw.
         table: the finding's table that it names.
     """
+    named = (figure.x, figure.y, figure.value, figure.series, figure.panel, figure.low, figure.high, *figure.only)
+    absent = [column for column in named if column is not None and column not in table.columns]
+    if absent:
+        return [Paragraph(f"{figure.title}: not drawn, its table has no column {', '.join(absent)}.", "missing")]
     for column, values in figure.only.items():
         table = table.filter(pl.col(column).is_in(list(values)))
     if table.is_empty():

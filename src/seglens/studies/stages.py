@@ -360,14 +360,14 @@ class Study:
         )
 
     def _side(self, name: str, variants: Sequence[str]) -> Side:
-        dictionary, alive = self._with_alive(name, PLAIN)
-        bounds = {variant: self._with_alive(name, variant) for variant in variants}
+        dictionary, alive = self.with_alive(name, PLAIN)
+        bounds = {variant: self.with_alive(name, variant) for variant in variants}
         return Side(name, self.segmenter(name), dictionary, alive, self._probe(name), bounds)
 
     def _probe(self, name: str) -> SliceSet:
         return probe_of(self.own_slices(name, "test"))
 
-    def _with_alive(self, name: str, variant: str) -> tuple[SparseAutoencoder, Tensor]:
+    def with_alive(self, name: str, variant: str = PLAIN) -> tuple[SparseAutoencoder, Tensor]:
         """A dictionary and which of its latents fire on the activations that it was fitted to."""
         if (name, variant) not in self._alive:
             dictionary = self.dictionary(name, variant)

@@ -76,6 +76,12 @@ def test_only_some_rows_are_drawn_and_an_empty_drawing_says_so():
     assert said.text == "Curves: there is nothing to draw."
 
 
+def test_a_table_of_another_version_is_said_and_not_drawn():
+    (said,) = figure_blocks(Figure("lines", "t", "Curves", x="alpha", y="recall"), CURVES)
+    assert isinstance(said, Paragraph)
+    assert said.text == "Curves: not drawn, its table has no column recall."
+
+
 def test_names_are_escaped():
     rows = pl.DataFrame({"name": ["<script>"], "share": [0.5]})
     for drawing in drawings(figure_blocks(Figure("bars", "t", "B", x="name", y="share"), rows)):

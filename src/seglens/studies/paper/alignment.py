@@ -13,7 +13,7 @@ from seglens.diffing.functional import functional_alignment, pair_correlations
 from seglens.diffing.sharing import METHODS, align
 from seglens.progress import Progress
 from seglens.studies.paper.experiment import Experiment, Figure, Finding, Published
-from seglens.studies.paper.pairs import pair_name, pairs_alike, probe_codes, with_alive
+from seglens.studies.paper.pairs import pair_name, pairs_alike, probe_codes
 from seglens.studies.stages import Study
 
 OURS, GREEDY, FUNCTIONAL = "Hungarian dual (the paper's)", "greedy", "by function"
@@ -79,7 +79,7 @@ def functional_rows(codes: tuple[Codes, Codes]) -> pl.DataFrame:
 
 def _pair(study: Study, source: str, target: str) -> pl.DataFrame:
     metrics = study.alignment(source, target).table("methods")
-    (one, alive_one), (other, alive_other) = with_alive(study, source), with_alive(study, target)
+    (one, alive_one), (other, alive_other) = study.with_alive(source), study.with_alive(target)
     matched = []
     for method in METHODS:
         pairs = align(

@@ -3,12 +3,8 @@
 from collections.abc import Mapping
 from itertools import combinations
 
-from torch import Tensor
-
 from seglens.dictionaries.codes import Codes
-from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.functional import common_grid
-from seglens.studies.dictionary_stages import PLAIN, alive_latents, variant_store
 from seglens.studies.pair_stages import Seen, Side, probe_of, same_start
 from seglens.studies.paper.experiment import CannotCarryError
 from seglens.studies.settings import SegmenterSettings, StudySettings
@@ -41,12 +37,6 @@ def start_of(segmenters: Mapping[str, SegmenterSettings], a: str, b: str) -> str
     return SAME_RANDOM if fresh and segmenters[a].architecture == segmenters[b].architecture else DIFFERENT
 
 
-def with_alive(study: Study, name: str, variant: str = PLAIN) -> tuple[SparseAutoencoder, Tensor]:
-    """A dictionary of a study and which of its latents fire on the activations that it was fitted to."""
-    dictionary = study.dictionary(name, variant)
-    return dictionary, alive_latents(dictionary, variant_store(study.store(name), variant, study.settings.seed))
-
-
 def pair_name(a: str, b: str) -> str:
     """How tables call a pair."""
     return f"{a} / {b}"
@@ -56,7 +46,7 @@ def probe_codes(study: Study, source: str, target: str) -> tuple[Codes, Codes]:
     """Codes of both segmenters' own dictionaries on the same unseen slices, half of each cohort, on one token grid."""
     sides = []
     for name in (source, target):
-        dictionary, alive = with_alive(study, name)
+        dictionary, alive = study.with_alive(name)
         probe = probe_of(study.own_slices(name, "test"))
         sides.append(Side(name, study.segmenter(name), dictionary, alive, probe))
     probes = list({side.probe.hash: side.probe for side in sides}.values())

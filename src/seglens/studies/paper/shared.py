@@ -32,7 +32,7 @@ from seglens.studies.dictionary_stages import (
     variant_store,
 )
 from seglens.studies.paper.experiment import Experiment, Figure, Finding, Published, part
-from seglens.studies.paper.pairs import DIFFERENT, TRAINED, pair_name, pairs_alike, start_of, with_alive
+from seglens.studies.paper.pairs import DIFFERENT, TRAINED, pair_name, pairs_alike, start_of
 from seglens.studies.stages import Study, training_settings
 
 NOISE_TOKENS = 100_000
@@ -56,8 +56,12 @@ def run(study: Study, progress: Progress) -> Finding:
     """All pairs, then for one of them another start and other lengths of training."""
     pairs = pairs_alike(study.settings)
     rows = []
+    noise: dict[str, Fitted] = {}
     for number, (source, target) in enumerate(pairs):
-        rows.append(_pair(study, source, target))
+        architecture = study.settings.segmenters[source].architecture
+        if architecture not in noise:
+            noise[architecture] = _noise(study, source)
+        rows.append(_pair(study, source, target, noise[architecture]))
         progress(number + 1, len(pairs) + 2)
     shares = pl.DataFrame(rows, infer_schema_length=None)
     first = _example(study, pairs)
@@ -91,12 +95,11 @@ def share(one: Fitted, other: Fitted, tau: float) -> float:
     return align(one[0], other[0], tau=tau, alive_source=one[1], alive_target=other[1]).shared_share
 
 
-def _pair(study: Study, source: str, target: str) -> dict[str, Any]:
+def _pair(study: Study, source: str, target: str, noise: Fitted) -> dict[str, Any]:
     pair = study.alignment(source, target).document("pair")
     bounds, tau = pair["figures"], study.settings.tau
-    one, other = with_alive(study, source), with_alive(study, target)
+    one, other = study.with_alive(source), study.with_alive(target)
     shared = share(one, other, tau)
-    noise = _noise(study, source)
     return {
         "pair": pair_name(source, target),
         "segmenters start from": _relation(study, source, target),
@@ -106,7 +109,7 @@ def _pair(study: Study, source: str, target: str) -> dict[str, Any]:
         "ceiling": bounds["ceiling"],
         "ceiling, other SAE seed": bounds["ceiling_other_seed"],
         "calibrated share": calibrated_share(shared, bounds["floor"], bounds["ceiling"]),
-        "other SAE seed": share(one, with_alive(study, target, RESEEDED), tau),
+        "other SAE seed": share(one, study.with_alive(target, RESEEDED), tau),
         "correlation of shared pairs": bounds["function"],
         "correlation matched by function": bounds["functional"],
         "functional floor": bounds["functional_floor"],
@@ -182,7 +185,7 @@ def _starts(study: Study, pair: tuple[str, str], shares: pl.DataFrame) -> tuple[
     inputs = {"slices": slices.hash, "settings": anew.model_dump(mode="json"), "seed": seed}
     segmenter = Segmenter.read(part(study, f"segmenter-anew/{target}", "segmenter", inputs, make)).to(study.device)
     store = live_activations(segmenter, slices, study.hookpoint(target))
-    one = with_alive(study, source)
+    one = study.with_alive(source)
     for variant, words in (("", "same"), (RESEEDED, "different")):
         other = _fitted(study, f"dictionary-anew/{target}{variant and '-' + variant}", store, variant=variant)
         shared = share(one, other, tau)
@@ -200,7 +203,7 @@ def _lengths(study: Study, pair: tuple[str, str]) -> pl.DataFrame:
         def fitted(name: str, variant: str = "", steps: int = steps) -> Fitted:
             store = variant_store(study.store(name), variant, seed)
             if steps == own:
-                return with_alive(study, name, variant or PLAIN)
+                return study.with_alive(name, variant or PLAIN)
             stage = f"dictionary-long/{name}{variant and '-' + variant}-{steps}"
             return _fitted(study, stage, store, steps=steps, variant=variant)
 
