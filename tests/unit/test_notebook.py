@@ -18,7 +18,9 @@ def test_cells_are_shown_short_and_escaped():
 
 
 def test_a_cohort_counts_cases_and_patients():
-    cases = tuple(Case(f"p{number // 2}-{number}", f"p{number // 2}", "v", "toy", {}, None, {0: 0}) for number in range(4))
+    cases = tuple(
+        Case(f"p{number // 2}-{number}", f"p{number // 2}", "v", "toy", {}, None, {0: 0}) for number in range(4)
+    )
     cohort = Cohort("toy", cases, ("T1",), {0: "background"}, {"train": ("p0-0", "p0-1"), "test": ("p1-2",)})
     page = cohort._repr_html_()
     assert "<td>train</td><td>2</td><td>1</td>" in page and "<td>all</td><td>4</td><td>2</td>" in page
