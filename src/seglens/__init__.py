@@ -40,6 +40,8 @@ _HOMES = {
     "steering.edits": ["LatentEdit", "steer"],
     "steering.sweep": ["alpha_grid", "sweep"],
     "steering.adaptation": ["steer_between"],
+    "steering.automatic": ["choose_correction"],
+    "steering.corrections": ["Correction", "judge"],
     "steering.policies": ["choose_edit"],
     "studies.settings": ["StudySettings"],
     "studies.study": ["run_study"],

@@ -150,8 +150,26 @@ def diff(study: StudyFile, *, out: Out = Path("results")) -> int:
 
 
 @app.command
-def steer(study: StudyFile, *, out: Out = Path("results")) -> int:
+def steer(
+    study: StudyFile,
+    *,
+    out: Out = Path("results"),
+    policy: Annotated[
+        Literal["held_out", "auto"],
+        Parameter(
+            help="auto: an edit only where it beats every rival in cross-validation, else it says that none does."
+        ),
+    ] = "held_out",
+) -> int:
     """Adapt segmenters to other cohorts, and recover failures, by changing latents."""
+    if policy == "auto":
+        from seglens.studies.settings import StudySettings
+        from seglens.studies.verdict_stages import decide
+        from seglens.terminal import StageDisplay
+
+        for sentence in decide(StudySettings.read(study), out, announce=StageDisplay()):
+            print(f"- {sentence}")
+        return DONE
     return _stages(study, out, (), ("steerings", "recoveries"))
 
 

@@ -4,8 +4,9 @@ Asked by cross-validation over the selection patients: everything is chosen on s
 An edit is taken only where its lead over the best rival excludes 0; nothing else is looked at.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import polars as pl
 
@@ -34,6 +35,7 @@ class Verdict:
         edit: name of the best edit.
         rival: name of the best rival (the untouched network, ``none``, is one).
         lead: pooled foreground Dice of the edit minus that of the rival, with its interval over patients.
+        chosen: JSON-able: what the edit that helps is made of; empty where none helps.
         table: one row a contestant: name, side, dice_pooled, low, high, on patients that it was not chosen on.
     """
 
@@ -41,6 +43,7 @@ class Verdict:
     edit: str
     rival: str
     lead: Interval
+    chosen: Mapping[str, Any]
     table: pl.DataFrame
 
     @property
@@ -111,16 +114,15 @@ def choose_correction(
     rivals = ["none", *(name for name, side in sides.items() if side == "rival")]
     edit, rival = max(edits, key=lambda name: value[name]), max(rivals, key=lambda name: value[name])
     lead = patient_bootstrap(scores, edit, rival, draws=draws, seed=seed)
-    correction = None
-    if lead.low > 0:
-        correction = next(one for one in chosen_on(selection) if one.name == edit).corrections[0]
+    winner = next(one for one in chosen_on(selection) if one.name == edit) if lead.low > 0 else None
     progress(folds + 1, folds + 1)
     rows = []
     for name in ("none", *sides):
         interval = patient_interval(scores, name, draws=draws, seed=seed)
         row = {"name": name, "side": sides.get(name, "rival"), "dice_pooled": interval.value}
         rows.append(row | {"low": interval.low, "high": interval.high})
-    return Verdict(correction, edit, rival, lead, pl.DataFrame(rows).sort("dice_pooled", descending=True))
+    correction, chosen = (winner.corrections[0], winner.chosen) if winner else (None, {})
+    return Verdict(correction, edit, rival, lead, chosen, pl.DataFrame(rows).sort("dice_pooled", descending=True))
 
 
 def _of(slices: SliceSet, patients: Sequence[str]) -> SliceSet:

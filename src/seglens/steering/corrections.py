@@ -5,11 +5,12 @@ seen batch. So they are scored on the same slices, and whatever changes one acti
 network behind it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from seglens.activations.hooks import Change
 from seglens.activations.replay import Replay
@@ -99,12 +100,14 @@ class Correction:
         supervision: what of the target cohort they were chosen by.
         predict: corrected logits ``[B K H W]`` of a seen batch; it leaves the segmenter as it found it. Gradients are
             off where it is judged; what needs them enables them.
+        values: numbers that were fitted, by name; empty where none were.
     """
 
     name: str
     n_parameters: int
     supervision: Supervision
     predict: Callable[[Seen], Logits] = field(repr=False)
+    values: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     def logits(self, segmenter: Segmenter, images: Images) -> Logits:
         """Corrected logits of images ``[B C H W]`` that are seen for this alone."""

@@ -68,7 +68,9 @@ class Adjustable:
 
     def correction(self, values: Values, name: str = "") -> Correction:
         """The correction that fitted values make."""
-        return Correction(name or self.name, self.n_parameters, "held_out", lambda seen: self.predict(seen, values))
+        return Correction(
+            name or self.name, self.n_parameters, "held_out", lambda seen: self.predict(seen, values), values
+        )
 
 
 @dataclass(frozen=True)
