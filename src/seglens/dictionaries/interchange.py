@@ -12,8 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from seglens.artifacts import write_text_whole
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.foreign.tensors import read_safetensors
+from seglens.writing import whole_file
 
 CONFIGURATION = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
@@ -42,7 +44,6 @@ def export_saelens(dictionary: SparseAutoencoder, folder: Path) -> Path:
     """
     if (folder / WEIGHTS).exists() or (folder / CONFIGURATION).exists():
         raise ValueError(f"{folder} already holds {CONFIGURATION} or {WEIGHTS}; give another folder")
-    folder.mkdir(parents=True, exist_ok=True)
     scale = dictionary.scale
     tensors = {
         "W_enc": dictionary.W_enc * scale,
@@ -53,7 +54,8 @@ def export_saelens(dictionary: SparseAutoencoder, folder: Path) -> Path:
     }
     # one storage a tensor: safetensors refuses views of one another
     contiguous = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, folder / WEIGHTS)
+    with whole_file(folder / WEIGHTS) as partial:
+        save_file(contiguous, partial)
     description = dictionary.description() | {"scale": float(scale), "centre": dictionary.centre.tolist()}
     configuration = {
         "architecture": "jumprelu",
@@ -66,7 +68,8 @@ def export_saelens(dictionary: SparseAutoencoder, folder: Path) -> Path:
         "reshape_activations": "none",
         "metadata": {"sae_lens_version": FORMAT, "hook_name": dictionary.hookpoint, OURS: description},
     }
-    (folder / CONFIGURATION).write_text(json.dumps(configuration, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    text = json.dumps(configuration, indent=1, sort_keys=True, allow_nan=False)
+    write_text_whole(folder / CONFIGURATION, text + "\n")
     return folder
 
 
