@@ -38,7 +38,9 @@ def prepare(do: Do, settings: StudySettings, name: str, folder: Path) -> Artifac
     own = settings.cohorts[name]
     cohort = _phantom(do, settings, name) if own.phantom else _read(settings, name)
     refuse_other_files(folder, cohort)
-    sha256 = {path: hash_file(path) for path in sorted(set(places_of(cohort).values())) if path.is_file()}
+    sha256 = {
+        path: hash_file(path) for path in sorted({ref.path for ref in places_of(cohort).values()}) if path.is_file()
+    }
     known = known_files(folder, cohort)
     inputs: dict[str, Any] = {"cohort": _identity(cohort, sha256)}
     changed = {str(path): digest for path, digest in known.items() if sha256.get(path, digest) != digest}
@@ -48,7 +50,7 @@ def prepare(do: Do, settings: StudySettings, name: str, folder: Path) -> Artifac
 
     def check(path: Path, checkpoint: Path, progress: Progress) -> None:
         report = check_cohort(cohort, known=known, progress=progress)
-        by_place = {place: report.sha256.get(file) for place, file in places_of(cohort).items()}
+        by_place = {place: report.sha256.get(ref.path) for place, ref in places_of(cohort).items()}
         with new_artifact(path, kind=check_stage.kind, inputs=check_stage.inputs) as draft:
             draft.save_document("check", {**_cohort_facts(cohort, own), **report.to_json(), "sha256": by_place})
 
@@ -149,9 +151,8 @@ def _read(settings: StudySettings, name: str) -> Cohort:
 def _identity(cohort: Cohort, sha256: Mapping[Path, str]) -> str:
     """All that a cohort's slices depend on."""
     files = {
-        f"{case.id}/{name}": [sha256.get(ref.path), ref.channel, ref.inverted, ref.orientation]
-        for case in cohort.cases
-        for name, ref in [*case.images.items(), *([("mask", case.mask)] if case.mask else [])]
+        place: [sha256.get(ref.path), ref.channel, ref.inverted, ref.orientation]
+        for place, ref in places_of(cohort).items()
     }
     return hash_of({"files": files, "cohort": _facts_of_cases(cohort)})
 

@@ -7,26 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from seglens.artifacts import write_text_whole
-from seglens.cohorts.case import Cohort
+from seglens.cohorts.case import Cohort, ImageRef
 from seglens.cohorts.findings import CheckReport, write_quarantine
 from seglens.processes import is_first
 
 FOLDER = "inputs"
 
 
-def places_of(cohort: Cohort) -> dict[str, Path]:
-    """Each file of a cohort by case and sequence (or mask), which does not hang on where the data set lies."""
+def places_of(cohort: Cohort) -> dict[str, ImageRef]:
+    """Each file that is read of a cohort, by case and sequence (or mask), wherever the data set lies."""
     return {
-        f"{case.id}/{name}": ref.path
+        f"{case.id}/{name}": ref
         for case in cohort.cases
-        for name, ref in [*case.images.items(), *([("mask", case.mask)] if case.mask else [])]
+        for name, ref in [*case.images.items(), ("mask", case.mask)]
+        if ref is not None and name in (*cohort.sequences, "mask")
     }
 
 
 def known_files(folder: Path, cohort: Cohort) -> dict[Path, str]:
     """Sha256 of the cohort's files as they were when they were first found right for this folder."""
     known = _read(folder, cohort.name).get("sha256", {})
-    return {path: known[place] for place, path in places_of(cohort).items() if place in known}
+    return {ref.path: known[place] for place, ref in places_of(cohort).items() if place in known}
 
 
 def refuse_other_files(folder: Path, cohort: Cohort) -> None:
@@ -61,9 +62,8 @@ def remember(folder: Path, cohort: Cohort, sha256: Mapping[Path, str], report: C
     """
     if not is_first():
         return
-    found = {
-        place: sha256[path] for place, path in places_of(cohort.without(report.quarantined)).items() if path in sha256
-    }
+    used = places_of(cohort.without(report.quarantined))
+    found = {place: sha256[ref.path] for place, ref in used.items() if ref.path in sha256}
     content = {
         "about": "remove this file if the cohort's files have been changed on purpose",
         "sha256": found | _read(folder, cohort.name).get("sha256", {}),
