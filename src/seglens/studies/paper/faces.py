@@ -179,7 +179,7 @@ def _colours(rng: np.random.Generator) -> np.ndarray:
     colours = rng.uniform(40, 220, (len(LABELS), 3))
     skin = np.array([rng.uniform(120, 235), 0, 0])
     skin[1:] = skin[0] * np.array([rng.uniform(0.7, 0.82), rng.uniform(0.55, 0.7)])
-    fixed = {
+    fixed: dict[str, np.ndarray | tuple[int, int, int]] = {
         "skin": skin, "neck": skin * 0.92, "nose": skin * 0.86, "l_ear": skin * 0.9, "r_ear": skin * 0.9,
         "l_eye": (235, 235, 240), "r_eye": (235, 235, 240), "u_lip": (170, 60, 70), "l_lip": (190, 75, 80),
         "mouth": (80, 20, 25), "eye_g": (25, 25, 30), "ear_r": (235, 205, 60), "neck_l": (220, 190, 80),

@@ -64,7 +64,7 @@ def stage_geometry(latents: pl.DataFrame, context: Mapping[str, Any]) -> dict[st
 
     def mean(column: str) -> float | None:
         known = live.filter(pl.col(column).is_not_null())
-        total = known["mass"].sum()
+        total = float(known["mass"].sum())
         return float((known[column] * known["mass"]).sum()) / total if total else None
 
     pixels = math.prod(context["size"])

@@ -236,7 +236,7 @@ def _words(shares: pl.DataFrame, starts: pl.DataFrame, lengths: pl.DataFrame) ->
         steps: {
             row["compared"]: percent(row["shared"]) for row in lengths.iter_rows(named=True) if row["steps"] == steps
         }
-        for steps in (lengths["steps"].min(), lengths["steps"].max())
+        for steps in (min(lengths["steps"].to_list()), max(lengths["steps"].to_list()))
     }
     apart = starts.filter(pl.col("segmenters start from") == DIFFERENT)
     paragraphs = [

@@ -65,7 +65,8 @@ def run(study: Study, progress: Progress) -> Finding:
         {
             "set": kind,
             "latents": len(latents),
-            "share of activation": float(atlas.table["mass"].gather(list(latents)).sum() / atlas.table["mass"].sum()),
+            "share of activation": float(atlas.table["mass"].gather(list(latents)).sum())
+            / float(atlas.table["mass"].sum()),
         }
         for kind, latents in sets.items()
     ]
