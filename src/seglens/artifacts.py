@@ -181,7 +181,11 @@ def read_artifact(path: Path, kind: str | None = None, *, verify: bool = False) 
     manifest_path = path / MANIFEST
     if not manifest_path.is_file():
         raise ArtifactError(f"{path}: no {MANIFEST} there; give the folder of a finished artifact")
-    manifest = json.loads(manifest_path.read_text())
+    try:
+        manifest = json.loads(manifest_path.read_text())
+        kept = Artifact(path, manifest["kind"], manifest["inputs"], manifest["hash"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise ArtifactError(f"{manifest_path} is damaged ({error}); remove the folder and run again") from None
     if kind is not None and manifest["kind"] != kind:
         raise ArtifactError(f"{path} is of kind {manifest['kind']!r}; {kind!r} is needed here")
     if verify:
@@ -194,7 +198,7 @@ def read_artifact(path: Path, kind: str | None = None, *, verify: bool = False) 
             raise ArtifactError(
                 f"{path}: {', '.join(changed)} differ from the manifest; remove the folder and run again"
             )
-    return Artifact(path, manifest["kind"], manifest["inputs"], manifest["hash"])
+    return kept
 
 
 @contextmanager

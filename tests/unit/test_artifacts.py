@@ -86,6 +86,14 @@ def test_verify_finds_a_changed_file(tmp_path):
         read_artifact(tmp_path / "thing", verify=True)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "3", "\xff"])
+def test_a_damaged_manifest_is_named(tmp_path, text):
+    _write(tmp_path / "thing")
+    (tmp_path / "thing" / "manifest.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ArtifactError, match=r"manifest\.json is damaged .*; remove the folder and run again"):
+        read_artifact(tmp_path / "thing")
+
+
 def test_nan_is_refused_in_documents(tmp_path):
     with pytest.raises(ValueError, match="JSON"), new_artifact(tmp_path / "a", kind="a", inputs={}) as draft:
         draft.save_document("facts", {"x": float("nan")})
