@@ -28,6 +28,7 @@ from seglens.studies.paper.label_free_policies import (
     picks,
     rivals,
     stand_in_for,
+    without_masks,
 )
 from seglens.studies.paper.label_free_tables import headlines, kept_rows, paragraphs, policy_rows
 from seglens.studies.stages import Study
@@ -84,8 +85,9 @@ def label_free_study(study: Study, direction: Direction, plan: Mapping[str, Any]
 
     def make(draft: Draft, progress: Progress) -> None:
         segmenter = study.segmenter(name)
-        stand_in = stand_in_for(segmenter, source, selection, seed=plan["seeds"][0])
-        world = World(segmenter, dictionary, atlas, source, selection, stand_in, plan["seeds"], plan["steps"])
+        unlabelled = without_masks(selection)
+        stand_in = stand_in_for(segmenter, source, unlabelled, seed=plan["seeds"][0])
+        world = World(segmenter, dictionary, atlas, source, unlabelled, stand_in, plan["seeds"], plan["steps"])
         parts: Sequence[Callable[[World], list[Entry]]] = (picks, matches, fits, adaptations, rivals)
         entries: list[Entry] = []
         for number, make_entries in enumerate(parts):

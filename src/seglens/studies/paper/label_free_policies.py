@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import polars as pl
 import torch
 
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
@@ -87,7 +88,7 @@ class World:
         dictionary: its own.
         atlas: of that dictionary, on the source cohort.
         source: labelled slices of the source cohort.
-        unlabelled: slices of the target's selection patients; policies never ask for their masks.
+        unlabelled: slices of the target's selection patients, their masks empty.
         stand_in: the source slices, restyled as the target.
         seeds: of what is random.
         steps: of every fit to labelled slices.
@@ -106,6 +107,19 @@ class World:
 def best_of(family: str) -> str:
     """Name of the oracle that takes the best of a family, the untouched network among them."""
     return f"best {family}"
+
+
+def without_masks(slices: SliceSet) -> SliceSet:
+    """The same images, every mask empty: what policies are given of the target."""
+    return SliceSet.from_tensors(
+        slices.images(),
+        torch.zeros_like(slices.masks()),
+        slices.brains(),
+        slices.index.drop("row", "origin"),
+        name=slices.name,
+        sequences=slices.sequences,
+        labels=slices.labels,
+    )
 
 
 def few_of(slices: SliceSet, most: int) -> SliceSet:
@@ -284,10 +298,18 @@ def judged(segmenter: Segmenter, entries: Sequence[Entry], evaluation: SliceSet)
         kept.append(Entry(best_of(family), "oracle", best.corrections, chosen=best.name))
     grid = [entry.corrections[0].name for entry in entries if entry.family == GRID]
     kept.append(Entry(BEST_A_SLICE, "oracle", [replace(UNTOUCHED, name=BEST_A_SLICE)]))
-    return Scores.merged([scores, oracle_scores(scores, grid, target=None, name=BEST_A_SLICE)]), kept
+    return Scores.merged([scores, *_best_a_slice(scores, grid)]), kept
 
 
 UNTOUCHED = Correction(UNEDITED, 0, "none", lambda seen: seen.logits)
+
+
+def _best_a_slice(scores: Scores, grid: Sequence[str]) -> list[Scores]:
+    """The best edit of each slice by its own mask; slices without any lesion, which have no Dice, stay untouched."""
+    chosen = oracle_scores(scores, grid, target=None, name=BEST_A_SLICE)
+    untouched = scores.table.filter(pl.col("edit") == UNEDITED)
+    rest = untouched.join(chosen.table, on="row", how="anti").with_columns(pl.lit(BEST_A_SLICE).alias("edit"))
+    return [chosen, Scores(rest)]
 
 
 def _by_strength(name: str, make: Callable[[float, str], list[Correction]]) -> list[Entry]:

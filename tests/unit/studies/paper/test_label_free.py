@@ -6,8 +6,9 @@ from seglens.cohorts.slice_set import SliceSet
 from seglens.segmenters.architectures import build_segmenter
 from seglens.segmenters.scoring import SCHEMA, Scores
 from seglens.steering.corrections import Correction
+from seglens.steering.policies import slice_dice
 from seglens.steering.restyling import brains_of
-from seglens.studies.paper.label_free_policies import BEST_A_SLICE, Entry, best_of, judged, stand_in_for
+from seglens.studies.paper.label_free_policies import BEST_A_SLICE, Entry, best_of, judged, stand_in_for, without_masks
 from seglens.studies.paper.label_free_tables import (
     best_rows,
     headlines,
@@ -97,7 +98,7 @@ def world():
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(8, 1, 32, 32, generator=generator)
     masks = torch.zeros(8, 32, 32, dtype=torch.uint8)
-    masks[:, 8:24, 8:24] = 1
+    masks[:7, 8:24, 8:24] = 1
     index = pl.DataFrame({"case": [f"p{number // 2}" for number in range(8)]})
     slices = SliceSet.from_tensors(
         images, masks, brains_of(images), index, name="squares", sequences=("FLAIR",), labels=LABELS
@@ -125,10 +126,15 @@ def test_oracles_are_the_best_of_their_families(world):
     oracle = {one.name: one for one in kept if one.side == "oracle"}
     untouched = scores.summary()["dice_pooled"]["foreground"] or 0.0
     all_tumour = scores.summary("all tumour")["dice_pooled"]["foreground"]
-    assert all_tumour == pytest.approx(2 * 256 / (256 + 1024))
+    assert all_tumour == pytest.approx(2 * 7 * 256 / (7 * 256 + 8 * 1024))
     best = "all tumour" if all_tumour > untouched else "none"
     assert oracle[best_of("grid of edits")].chosen == best
-    assert scores.summary(BEST_A_SLICE)["dice_pooled"]["foreground"] >= max(all_tumour, untouched) - 1e-9
+    per_slice = scores.table.filter((pl.col("edit") == BEST_A_SLICE) & (pl.col("label") == 1)).sort("row")
+    assert per_slice["row"].to_list() == list(range(8))
+    expected = [max(2 * 256 / 1280, float(dice)) for dice in slice_dice(scores, 1).filter(edit="none")["dice"][:7]]
+    found = 2 * per_slice["tp"] / (per_slice["predicted"] + per_slice["truth"])
+    assert found[:7].to_list() == pytest.approx(expected)
+    assert per_slice["predicted"][7] == scores.table.filter(edit="none", row=7, label=1)["predicted"][0]
     assert [one.name for one in kept if one.side == "edit"] == ["policy"]
     assert not [one for one in kept if one.side == "candidate"]
 
@@ -158,3 +164,11 @@ def test_masks_of_the_target_do_not_enter_the_stand_in(world):
     assert torch.equal(made[0].images(), made[1].images())
     assert torch.equal(made[0].masks(), slices.masks())
     assert not torch.equal(made[0].images(), slices.images())
+
+
+def test_policies_get_empty_masks(world):
+    _, slices = world
+    blank = without_masks(slices)
+    assert torch.equal(blank.images(), slices.images())
+    assert blank.index["patient"].to_list() == slices.index["patient"].to_list()
+    assert int(blank.masks().max()) == 0
