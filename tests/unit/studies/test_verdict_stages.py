@@ -1,0 +1,66 @@
+"""The stage behind `seglens steer --policy auto`: what it writes, and that it asks once."""
+
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+import torch
+
+from seglens.segmenters.intervals import Interval
+from seglens.steering.automatic import Verdict
+from seglens.steering.corrections import Correction
+from seglens.studies import verdict_stages
+from seglens.studies.demo import demo_settings
+from seglens.studies.run import Run
+from seglens.studies.stages import Study
+
+
+class FakeStudy(Study):
+    """Stands for a study whose segmenters are trained."""
+
+    def __init__(self, settings, run, announce):
+        self.settings, self.run, self.announce = settings, run, announce
+
+    def segmenter(self, name):
+        return name
+
+    def dictionary(self, name):
+        return SimpleNamespace(hash=f"dictionary of {name}")
+
+    def slices(self, cohort):
+        return SimpleNamespace(split=lambda split: SimpleNamespace(hash=f"{split} of {cohort}"))
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """How often the question was asked, and on which slices; the answer is that latents help."""
+    calls = []
+
+    def answer(segmenter, dictionary, selection, *, target, seed, progress):
+        calls.append((segmenter, selection.hash, target))
+        correction = Correction("latents", 2, "held_out", lambda seen: seen.logits, {"stage2 scale": torch.ones(2)})
+        table = pl.DataFrame({"name": ["latents"], "dice_pooled": [0.5]})
+        lead = Interval(0.05, 0.01, 0.09, 9, 2000)
+        return Verdict(correction, "latents", "last_layer", lead, {"loss": "plain"}, table)
+
+    monkeypatch.setattr(verdict_stages, "choose_correction", answer)
+    monkeypatch.setattr(verdict_stages, "Study", FakeStudy)
+    return calls
+
+
+def test_every_entry_is_asked_once_and_on_val_patients_only(asked, tmp_path):
+    settings = demo_settings(0)
+    said = verdict_stages.decide(settings, tmp_path / "run")
+    assert said[0].startswith("adult on pediatric, edema: latents beats the best rival, last_layer, by +0.050")
+    assert asked == [("adult", "val of pediatric", "edema"), ("pediatric", "val of adult", "edema")]
+    assert verdict_stages.decide(settings, tmp_path / "run") == said
+    assert len(asked) == 2
+    artifact = Run(tmp_path / "run").artifact("verdict/adult-pediatric-edema")
+    assert artifact.document("verdict")["helps"]
+    assert torch.equal(artifact.tensors("values")["stage2 scale"], torch.ones(2))
+
+
+def test_a_study_without_steering_is_refused(tmp_path):
+    settings = demo_settings(0).model_copy(update={"steering": []})
+    with pytest.raises(ValueError, match="no entry under steering"):
+        verdict_stages.decide(settings, tmp_path / "run")
