@@ -188,7 +188,10 @@ class Run:
 
     def _read(self, name: str) -> dict[str, Any]:
         path = self.path / name
-        return json.loads(path.read_text()) if path.is_file() else {}
+        try:
+            return json.loads(path.read_text()) if path.is_file() else {}
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); remove it, and finished stages are found again") from None
 
 
 def peak_rss_mib() -> int:

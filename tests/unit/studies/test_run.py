@@ -54,7 +54,9 @@ def test_another_study_in_the_folder_is_refused_until_the_books_are_removed(tmp_
         run.finish(stage, _make(stage, calls))
     with Run(tmp_path).writing({"name": "a", "k": {"x": 1}, "store": True}) as run:
         assert run.stages() == ["numbers/one"]
-    message = r'holds another study: k\.x was 1, is 2; name was "a", is "b"\. Give another folder, or remove .*run\.json'
+    message = (
+        r'holds another study: k\.x was 1, is 2; name was "a", is "b"\. Give another folder, or remove .*run\.json'
+    )
     with pytest.raises(ValueError, match=message), Run(tmp_path).writing({"name": "b", "k": {"x": 2}}):
         pass
     with Run(tmp_path).writing({"name": "a", "k": {"x": 1}, "store": False}) as run:
@@ -77,6 +79,12 @@ def test_a_failing_stage_leaves_its_checkpoint_and_no_artifact(tmp_path):
         run.finish(stage, fail)
     assert (tmp_path / "checkpoints" / stage.folder / "state").read_text() == "half"
     assert not (tmp_path / "artifacts").exists()
+
+
+def test_damaged_books_are_named(tmp_path):
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(ValueError, match=r"run\.json is damaged .*; remove it, and finished stages are found again"):
+        Run(tmp_path)
 
 
 def test_two_writers_are_refused(tmp_path):
