@@ -63,6 +63,8 @@ def read_bids(
             raise ValueError(f"{file} and {held[key]} are both {suffix} of {case_id}; keep one of them in the folder")
         held[key] = file
     lookup = _lookup(root, files)
+    if not masks and lookup is None and labels is not None and mask_values is None:  # images to be segmented
+        mask_values = {value: value for value in labels}
     if (labels is None or mask_values is None) and lookup is None:
         raise ValueError(
             f"{root} has no {_LABELS} (columns index, name) that says what the masks' values mean; write one, or give "

@@ -30,8 +30,14 @@ def onto_grid(path: Path, stack: Stack, reference: Stack, *, nearest: bool) -> S
     assert stack.affine is not None
     assert reference.affine is not None
     to_own = np.linalg.inv(_axial_affine(stack)) @ _axial_affine(reference)
+    # grid-constant: a place that rounding puts a hair outside of the first voxel is not yet outside
     values = ndimage.affine_transform(
-        stack.values, to_own[:3, :3], to_own[:3, 3], reference.values.shape, order=0 if nearest else 1
+        stack.values,
+        to_own[:3, :3],
+        to_own[:3, 3],
+        reference.values.shape,
+        order=0 if nearest else 1,
+        mode="grid-constant",
     )
     before, after = (set(np.unique(part).tolist()) for part in (stack.values, values)) if nearest else (set(), set())
     if before - after or not (nearest or values.any()):

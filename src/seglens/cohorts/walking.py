@@ -26,7 +26,7 @@ def files_under(root: Path, *, follow_links: bool) -> tuple[list[Path], list[Pat
     while folders or links:
         # what a link leads to may be found without it too: then the link is not needed
         folder = folders.pop() if folders else links.pop()
-        if folder.is_symlink():
+        if folder != root and folder.is_symlink():
             target = folder.resolve()
             if not follow_links and not target.is_relative_to(home):
                 unfollowed.append(folder)
