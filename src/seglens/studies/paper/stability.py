@@ -191,7 +191,7 @@ def run(study: Study, progress: Progress) -> Finding:
     prefixes = _prefixes(judge)
     progress(total, total)
     headline = {
-        f"{row['dictionary']}, other {row['the second fit has another']}: {column}": row[column]
+        f"{row['dictionary']}, other {row['the second fit has another']}: {column}": row.get(column)
         for row in rows
         for column in ("shared", "shared with rotated", "correlation", "explained variance", "dead share")
     }
