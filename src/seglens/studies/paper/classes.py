@@ -27,6 +27,7 @@ FACTORS = {"suppressed (x 0.25)": 0.25, "suppressed (x 0.5)": 0.5, "zeroed": 0.0
            "amplified (x 5)": 5.0}  # fmt: skip
 RANDOM = "random latents, "
 """Before the name of an edit: the same on other latents."""
+OF_CLASS, OTHERS, RULE = "of the class", "random", "none: rule at the output"
 FAILS_BELOW = 0.5
 """Dice of the class in a slice, as in the paper's choice of failures."""
 MINIMUM_GAIN = 0.05
@@ -145,7 +146,7 @@ def by_mode(scores: Scores, failing: pl.DataFrame, label: int) -> pl.DataFrame:
                     "mode": mode,
                     "slices": own.height,
                     "edit": edit.removeprefix(RANDOM),
-                    "latents": "none" if edit in RULES.values() else "random" if edit.startswith(RANDOM) else "class",
+                    "latents": kind_of(edit),
                     "mean Dice before": float(after["dice"].sum()) / own.height,
                     "mean Dice after": float(after["dice_after"].sum()) / own.height,
                     "recovered share": share.value,
@@ -156,6 +157,13 @@ def by_mode(scores: Scores, failing: pl.DataFrame, label: int) -> pl.DataFrame:
             )
     schema = None if rows else {"mode": pl.String, "latents": pl.String, "recovered share": pl.Float64}
     return pl.DataFrame(rows, schema=schema)
+
+
+def kind_of(edit: str) -> str:
+    """Whose latents an edit changes."""
+    if edit in RULES.values():
+        return RULE
+    return OTHERS if edit.startswith(RANDOM) else OF_CLASS
 
 
 def _overall(scores: Scores, weakest: str, chosen: Mapping[str, Any]) -> pl.DataFrame:
@@ -175,8 +183,8 @@ def headlines(modes: pl.DataFrame, overall: pl.DataFrame, weakest: str) -> dict[
     for row in overall.iter_rows(named=True):
         found[f"{weakest} Dice (pooled), {row['method']}"] = row[f"{weakest} Dice, pooled"]
         found[f"mean Dice with background, {row['method']}"] = row["mean Dice with background"]
-    found |= _best(modes.filter(pl.col("latents") == "class"), "")
-    return found | _best(modes.filter(pl.col("latents") == "random"), RANDOM)
+    found |= _best(modes.filter(pl.col("latents") == OF_CLASS), "")
+    return found | _best(modes.filter(pl.col("latents") == OTHERS), RANDOM)
 
 
 def _best(modes: pl.DataFrame, kind: str) -> dict[str, float | None]:
