@@ -183,9 +183,10 @@ def adapted(study: Study, direction: Direction, plan: Mapping[str, Any]) -> Arti
 
     def make(draft: Draft, progress: Progress) -> None:
         segmenter = with_last_hidden(study.segmenter(direction.segmenter), selection.images([0]).to(study.device))
-        deep = deep_dictionary(study, direction.segmenter, segmenter)
+        opened = {segmenter.place(name).module for name in (dictionary.hookpoint, LAST_HIDDEN)}
+        deep = deep_dictionary(study, direction.segmenter, segmenter) if len(opened) == 2 else None
         common: dict[str, Any] = {"target": direction.label, "deep": deep, "steps": plan["steps"]}
-        names = FULL if direction.in_full else SHORT
+        names = _possible(FULL if direction.in_full else SHORT, deep)
         specific = specific_latents(study, direction, selection)
         contestants = [
             *constant_contestants(segmenter, dictionary, selection, target=direction.label, specific=specific),
@@ -200,7 +201,9 @@ def adapted(study: Study, direction: Direction, plan: Mapping[str, Any]) -> Arti
             draft.save_table("alphas", table)
             scores = Scores.merged([scores, oracle])
             curve = learning_curve(
-                lambda few, seed: fitted_contestants(segmenter, dictionary, few, CURVE, seeds=(seed,), **common),
+                lambda few, seed: fitted_contestants(
+                    segmenter, dictionary, few, _possible(CURVE, deep), seeds=(seed,), **common
+                ),
                 contestants,
                 selection,
                 plan,
@@ -305,6 +308,11 @@ def swept_alphas(
                 rows.append(row | {figure: summary[figure][name] for figure in FIGURES})
     table = pl.DataFrame(rows, schema_overrides=dict.fromkeys(FIGURES, pl.Float64))
     return table, oracle_scores(scores, list(grid), target=label_of(segmenter, target), name=ORACLE)
+
+
+def _possible(names: Sequence[str], deep: SparseAutoencoder | None) -> list[str]:
+    """Contestants for which there are dictionaries."""
+    return [name for name in names if deep is not None or name != "latents_two_depths"]
 
 
 def _described(contestant: Contestant) -> dict[str, Any]:

@@ -1,0 +1,131 @@
+"""The tables of `adaptation`, from counts whose answer is known."""
+
+import polars as pl
+import pytest
+import torch
+
+from seglens.cohorts.slices import SliceSet
+from seglens.segmenters.scoring import SCHEMA, Scores
+from seglens.steering.contest import Contestant
+from seglens.steering.corrections import Correction
+from seglens.studies.demo import demo_settings
+from seglens.studies.paper.adaptation import Direction, learning_curve, patients_of
+from seglens.studies.paper.adaptation_tables import curve_rows, headlines, lead_rows, paragraphs, policy_rows
+from seglens.studies.stages import Study
+
+CONTESTANTS = [
+    {"name": "latents", "side": "edit", "n_parameters": 4, "corrections": ["latents", "latents, seed 1"]},
+    {"name": "last_layer", "side": "rival", "n_parameters": 4, "corrections": ["last_layer"]},
+    {"name": "whole_suffix", "side": "ceiling", "n_parameters": 99, "corrections": ["whole_suffix"]},
+]
+HITS = {"none": 40, "latents": 80, "latents, seed 1": 70, "last_layer": 60, "whole_suffix": 90}
+
+
+def scores_of(hits, patients=6):
+    """Masks and predictions of 100 pixels each, so that pooled Dice is the hits over 100."""
+    rows = [
+        {
+            "edit": edit,
+            "row": patient,
+            "case": f"p{patient}",
+            "patient": f"p{patient}",
+            "volume": f"p{patient}",
+            "label": label,
+            "class": name,
+            "tp": count,
+            "predicted": 100,
+            "truth": 100,
+            "hd95_mm": None,
+        }
+        for edit, count in hits.items()
+        for patient in range(patients)
+        for label, name in ((0, "background"), (1, "edema"))
+    ]
+    return Scores(pl.DataFrame(rows, schema=SCHEMA))
+
+
+@pytest.fixture(scope="module")
+def policies():
+    return policy_rows(scores_of(HITS), CONTESTANTS, "adult on pediatric", "edema")
+
+
+def test_values_are_means_over_seeds_with_intervals_over_patients(policies):
+    main = policies.filter((pl.col("figure") == "dice_pooled") & (pl.col("class") == "foreground"))
+    found = dict(main.select("policy", "value").iter_rows())
+    assert found == pytest.approx({"latents": 0.75, "last_layer": 0.6, "whole_suffix": 0.9, "none": 0.4})
+    # all patients are alike: no draw differs
+    assert (main["high"] - main["low"]).abs().max() == pytest.approx(0, abs=1e-12)
+    assert dict(main.select("policy", "seeds").iter_rows())["latents"] == 2
+
+
+def test_the_lead_is_over_the_best_rival_and_the_ceiling_is_none(policies):
+    leads = lead_rows(policies)
+    assert set(leads["edit"]) == {"latents"}
+    assert set(leads["best rival"]) == {"last_layer"}
+    assert leads["lead"].to_list() == pytest.approx([0.15] * leads.height)
+
+
+def test_the_curve_compares_at_equal_patients():
+    hits = {"none": 40}
+    for size, (edit, rival) in {1: (50, 55), 5: (70, 60)}.items():
+        hits |= {f"{size} {draw} latents": edit + draw for draw in (0, 2)}
+        hits |= {f"{size} {draw} last_layer": rival for draw in (0, 2)}
+    curve = curve_rows(scores_of(hits), "adult on pediatric")
+    edits = curve.filter(pl.col("side") == "edit")
+    assert dict(edits.select("labelled patients", "lead").iter_rows()) == pytest.approx({1: -0.04, 5: 0.11})
+    assert set(edits["draws"]) == {2}
+
+
+def test_the_words_say_which_way_it_falls(policies):
+    hits = {"none": 40, "1 0 latents": 50, "1 0 last_layer": 55}
+    curve = curve_rows(scores_of(hits), "adult on pediatric")
+    words = " ".join(paragraphs(lead_rows(policies), curve))
+    assert "(latents) beats the best rival (last_layer): +0.150" in words
+    assert "1 labelled patients: latents against last_layer: -0.050" in words
+    found = headlines(lead_rows(policies), curve)
+    assert found["lead adult on pediatric"] == pytest.approx(0.15)
+    assert found["lead adult on pediatric, 1 patients"] == pytest.approx(-0.05)
+
+
+class FakeStudy(Study):
+    """Stands for the demo, with slices that cost nothing."""
+
+    def __init__(self):
+        self.settings = demo_settings(0)
+
+    def slices(self, cohort):
+        splits = ["train"] * 6 + ["val"] * 2 + ["test"] * 3
+        index = pl.DataFrame({"case": [f"p{number:02}" for number in range(11)], "split": splits})
+        masks = torch.zeros(11, 4, 4, dtype=torch.uint8)
+        return SliceSet.from_tensors(
+            torch.zeros(11, 1, 4, 4), masks, masks == 0, index, name=cohort, sequences=("T1",), labels={0: "a", 1: "b"}
+        )
+
+
+@pytest.mark.parametrize(("cohort", "sizes"), [("pediatric", (5, 6)), ("healthy", (2, 3)), ("adult", (2, 3))])
+def test_nobody_is_in_both_parts_and_nobody_is_chosen_on_that_was_trained_on(cohort, sizes):
+    chosen, judged = patients_of(FakeStudy(), Direction("adult", cohort, "edema", True))
+    assert (len(chosen), len(judged)) == sizes
+    assert not set(chosen.index["patient"]) & set(judged.index["patient"])
+    assert "test" not in set(chosen.index["split"])
+
+
+def test_the_curve_draws_nested_patients_and_names_them():
+    study, seen = FakeStudy(), []
+
+    def contest(few, draw):
+        seen.append((draw, set(few.index["patient"])))
+        return [Contestant("latents", "edit", [Correction("latents", 1, "held_out", lambda seen: seen.logits)])]
+
+    full = contest(study.slices("adult"), 0)
+    seen.clear()
+    found = learning_curve(contest, full, study.slices("adult"), {"sizes": [1, 3], "draws": 2})
+    assert [correction.name for correction in found] == [
+        "11 0 latents",
+        "1 0 latents",
+        "3 0 latents",
+        "1 1 latents",
+        "3 1 latents",
+    ]
+    assert [len(patients) for _, patients in seen] == [1, 3, 1, 3]
+    assert seen[0][1] < seen[1][1]
