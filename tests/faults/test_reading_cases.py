@@ -135,8 +135,8 @@ def test_row_19_empty_mask(tmp_path: Path) -> None:
     write_nifti(root / "b/b_seg.nii.gz", np.zeros((24, 28, 12), np.uint8))
     cohort = read_cohort(root)
     assert check_cohort(cohort).findings == ()
-    half = Preprocessing(("T1",), size=32, minimum_brain_share=0.0, lesion_free_share=0.5)
-    slices = prepare_slices(cohort.with_splits({"test": ["a", "b"]}), half)
+    many = Preprocessing(("T1",), size=32, minimum_brain_share=0.0, lesion_free_share=0.8)
+    slices = prepare_slices(cohort.with_splits({"test": ["a", "b"]}), many)
     of_b = slices.select([row for row, case in enumerate(slices.index["case"]) if case == "b"])
     assert len(of_b) > 0
     assert int(of_b.masks().max()) == 0
