@@ -14,6 +14,9 @@ from torch import Tensor
 MAX_HEADER_BYTES = 16 * 2**20
 """Of a real model's file the header is a few hundred kB."""
 MAX_TENSORS = 100_000
+MAX_DIMENSIONS = 64
+EMPTY_SIZE = 2**31
+"""Of a tensor without values no size may be larger."""
 ITEM_BYTES: Mapping[str, int] = {
     "BOOL": 1,
     "U8": 1,
@@ -129,7 +132,8 @@ def _check_places(path: Path, entries: Mapping[str, Any], data_bytes: int) -> No
                 path, f"{name[:80]!r} is of type {str(own.get('dtype'))[:20]!r}; legal: {', '.join(ITEM_BYTES)}"
             )
         begin, end = offsets
-        if any(size > data_bytes for size in shape) or math.prod(shape) * item_bytes != end - begin:
+        absurd = len(shape) > MAX_DIMENSIONS or any(size > max(data_bytes, EMPTY_SIZE) for size in shape)
+        if absurd or math.prod(shape) * item_bytes != end - begin:
             raise _unsound(
                 path, f"{name[:80]!r} of shape {str(shape)[:80]} and {item_bytes} bytes a value has {end - begin} bytes"
             )
