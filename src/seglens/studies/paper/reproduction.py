@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seglens.artifacts import Artifact, Draft, canonical_json, new_artifact, write_text_whole
+from seglens.artifacts import Artifact, ArtifactError, Draft, canonical_json, new_artifact, write_text_whole
 from seglens.progress import Progress
 from seglens.studies.paper import EXPERIMENTS
 from seglens.studies.paper.experiment import CannotCarryError, Experiment, Finding, finite
@@ -126,7 +126,14 @@ def reproduce(
 
 def finished(run: Run, experiments: Mapping[str, Experiment] = EXPERIMENTS) -> list[str]:
     """The experiments whose outcome a run holds, in the order of the page."""
-    return [name for name in experiments if f"experiment/{name}" in run]
+
+    def held(stage: str) -> bool:
+        try:
+            return stage in run and bool(run.artifact(stage))
+        except ArtifactError:  # its folder was removed to have it done again
+            return False
+
+    return [name for name in experiments if held(f"experiment/{name}")]
 
 
 def outcome_of(run: Run, name: str) -> Outcome:

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import polars as pl
 import pytest
@@ -93,6 +94,15 @@ def test_one_experiment_alone_and_the_next_beside_it(tiny_settings, tmp_path):
     ]
     again = reproduce(tiny_settings, tmp_path, ["counted"], experiments=experiments)
     assert finished(again.run, experiments) == ["counted", "pairs"]
+
+
+def test_a_result_that_was_removed_is_not_listed(tiny_settings, tmp_path):
+    experiments = counting_experiments(Counting(), pairs=cannot)
+    run = reproduce(tiny_settings, tmp_path, experiments=experiments).run
+    shutil.rmtree(run.artifact("experiment/pairs").path)
+    assert finished(reproduce(tiny_settings, tmp_path, ["counted"], experiments=experiments).run, experiments) == [
+        "counted"
+    ]
 
 
 def test_an_unknown_name_is_refused_before_any_work(tiny_settings, tmp_path):
