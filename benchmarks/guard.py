@@ -1,8 +1,8 @@
 """Reading a case of BraTS's size: what the guard costs over plain nibabel.
 
-The guard reads every gzip stream to its end and compares its checksum, takes the sha256 of the file, refuses voxels that
-are not finite and images that are constant. Both subjects give float32 voxels in canonical orientation, and all keep freed
-memory as the command ``seglens`` does: else the system's zeroing of new pages is most of what is timed.
+The guard reads every gzip stream to its end and compares its checksum, takes the sha256 of the file, refuses voxels
+that are not finite and images that are constant. Both readers give float32 voxels in canonical orientation. All keep
+freed memory as the command ``seglens`` does: else the system's zeroing of new pages is most of what is timed.
 """
 
 import tempfile
