@@ -92,7 +92,7 @@ def reproduce(
         The run, with reproduction.json written.
 
     Raises:
-        ValueError: an experiment that does not exist.
+        ValueError: an experiment that does not exist, or data that cannot be used.
         ArtifactError: another process holds ``out``.
         OSError: the disk is full, or the folder cannot be written.
     """
@@ -106,6 +106,8 @@ def reproduce(
         if jobs > 1:
             work_ahead(settings, _tasks(settings, asked), run, jobs=jobs, announce=announce)
         study = Study(settings, run, announce)
+        for cohort in settings.cohorts:  # data that cannot be used are no experiment's fault
+            study.slices(cohort)
         for experiment in asked:
             try:
                 _finish(study, experiment)
