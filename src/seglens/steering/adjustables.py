@@ -75,7 +75,7 @@ def _latent_change(
 ) -> Change:
     """The change that scales and offsets make; ``codes`` where the activation is known beforehand."""
     rows = dictionary.W_dec.detach()[list(chosen)] / dictionary.scale
-    scale, offset = (values.get(f"{dictionary.hookpoint} {kind}") for kind in ("scale", "offset"))
+    scale, offset = values[f"{dictionary.hookpoint} scale"], values.get(f"{dictionary.hookpoint} offset")
 
     def change(grid: TokenGrid) -> TokenGrid:
         own = codes_of(dictionary, grid.flatten(0, 2), chosen) if codes is None else codes

@@ -16,7 +16,7 @@ from seglens.progress import Progress, silent
 from seglens.segmenters.intervals import Interval, patient_bootstrap, patient_interval
 from seglens.segmenters.scoring import Scores
 from seglens.segmenters.segmenter import Segmenter
-from seglens.steering.contest import STEPS, Contestant, constant_contestants, fitted_contestants
+from seglens.steering.contest import STEPS, Contestant, Side, constant_contestants, fitted_contestants
 from seglens.steering.corrections import Correction, judge
 
 FOLDS = 3
@@ -99,7 +99,8 @@ def choose_correction(
         raise ValueError(
             f"{len(patients)} labelled patients of {selection.name!r}; {folds} folds need as many, at least 2"
         )
-    parts, sides = [], {}
+    parts: list[Scores] = []
+    sides: dict[str, Side] = {}
     for fold in range(folds):
         judged = _of(selection, patients[fold::folds])
         others = _of(selection, [patient for patient in patients if patient not in patients[fold::folds]])
