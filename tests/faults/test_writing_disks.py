@@ -282,7 +282,7 @@ def test_row_42_study_with_other_files(tmp_path):
 
     write_cohort(tmp_path / "data", ["a", "b"])
     refuse_other_files(tmp_path / "run", cohort())
-    digests = dict.fromkeys(places_of(cohort()).values(), "0")
+    digests = {ref.path: "0" for ref in places_of(cohort()).values()}
     remember(tmp_path / "run", cohort(), digests, check_cohort(cohort()))
     refuse_other_files(tmp_path / "run", cohort())
     write_cohort(tmp_path / "data", ["a", "b", "c"])
