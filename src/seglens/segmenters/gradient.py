@@ -41,7 +41,7 @@ class LossGradient:
         Args:
             images: this process's share of the batch.
             masks: of the same slices.
-            dropout_seed: gives the seed of the global generator before a pass; called with a half's number, or with none.
+            dropout_seed: gives the global generator's seed before a pass; called with a half's number, or with none.
 
         Raises:
             NotEnoughMemoryError: half the batch is too much too.
