@@ -8,6 +8,7 @@ from typing import Any
 
 from seglens.artifacts import Artifact, ArtifactError, Draft, canonical_json, new_artifact, write_text_whole
 from seglens.progress import Progress
+from seglens.studies.inputs import quarantine_reported
 from seglens.studies.paper import EXPERIMENTS
 from seglens.studies.paper.experiment import CannotCarryError, Experiment, Finding, finite
 from seglens.studies.parallel import Task, tasks_of, work_ahead
@@ -102,7 +103,7 @@ def reproduce(
     run = Run(out)
     faults: dict[str, Exception] = {}
     asked = [experiments[name] for name in names or experiments]
-    with run.writing(settings.model_dump(mode="json")):
+    with run.writing(settings.model_dump(mode="json")), quarantine_reported(out, settings.cohorts):
         if jobs > 1:
             work_ahead(settings, _tasks(settings, asked), run, jobs=jobs, announce=announce)
         study = Study(settings, run, announce)
