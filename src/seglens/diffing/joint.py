@@ -183,7 +183,7 @@ class JointDictionary:
         if set(tensors) != needed:
             raise ValueError(f"{artifact.path}: {FILE} holds {sorted(tensors)}; it must hold {sorted(needed)}")
         widths = [tensors[f"whitening.{number}"].shape[0] for number in numbers]
-        shapes = {"moments": (dictionary.d_in, dictionary.d_in)}
+        shapes: dict[str, tuple[int, ...]] = {"moments": (dictionary.d_in, dictionary.d_in)}
         for number, width in zip(numbers, widths, strict=True):
             shapes |= {f"centre.{number}": (width,), f"whitening.{number}": (width, width)}
         got = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
