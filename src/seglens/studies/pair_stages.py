@@ -109,16 +109,21 @@ def compare(
     progress(3, 3)
 
 
+def origin_of(segmenters: Mapping[str, SegmenterSettings], name: str) -> str:
+    """The segmenter that a chain of starts goes back to."""
+    above = segmenters[name].init_from
+    return origin_of(segmenters, above) if above else name
+
+
 def same_start(segmenters: Mapping[str, SegmenterSettings], source: str, target: str) -> bool:
-    """Whether one model's weights were the start of both."""
+    """Whether two segmenters go back to the same weights: one model's, or the same random ones.
 
-    def origin(name: str) -> str:
-        above = segmenters[name].init_from
-        return origin(above) if above else name
-
-    a, b = origin(source), origin(target)
-    pretrained = segmenters[a].pretrained
-    return a == b or (pretrained is not None and pretrained == segmenters[b].pretrained)
+    A study draws all random weights with its one seed, so segmenters of one architecture that start from nothing share
+    them.
+    """
+    origins = [origin_of(segmenters, name) for name in (source, target)]
+    a, b = (segmenters[origin] for origin in origins)
+    return origins[0] == origins[1] or (a.pretrained, a.architecture) == (b.pretrained, b.architecture)
 
 
 def probe_of(slices: SliceSet) -> SliceSet:

@@ -93,4 +93,6 @@ def test_a_common_start_is_found_through_the_chain():
     assert same_start(settings, "b", "c")
     assert same_start(settings, "a", "c")
     assert same_start(settings, "e", "f")
-    assert not same_start(settings, "a", "d")
+    assert same_start(settings, "a", "d")  # one seed draws the weights of both
+    assert not same_start(settings, "a", "e")
+    assert not same_start(settings | {"d": SegmenterSettings(cohort="x", architecture="unet")}, "b", "d")

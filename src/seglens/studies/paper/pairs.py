@@ -5,7 +5,7 @@ from itertools import combinations
 
 from seglens.dictionaries.codes import Codes
 from seglens.diffing.functional import common_grid
-from seglens.studies.pair_stages import Seen, Side, probe_of, same_start
+from seglens.studies.pair_stages import Seen, Side, origin_of, probe_of, same_start
 from seglens.studies.paper.experiment import CannotCarryError
 from seglens.studies.settings import SegmenterSettings, StudySettings
 from seglens.studies.stages import Study
@@ -31,10 +31,11 @@ def pairs_alike(settings: StudySettings) -> list[tuple[str, str]]:
 
 def start_of(segmenters: Mapping[str, SegmenterSettings], a: str, b: str) -> str:
     """What two segmenters were started from. All that start from nothing draw their weights with the study's seed."""
-    if same_start(segmenters, a, b):
-        return TRAINED
-    fresh = all(segmenters[name].init_from is None and segmenters[name].pretrained is None for name in (a, b))
-    return SAME_RANDOM if fresh and segmenters[a].architecture == segmenters[b].architecture else DIFFERENT
+    if not same_start(segmenters, a, b):
+        return DIFFERENT
+    origins = {origin_of(segmenters, name) for name in (a, b)}
+    fresh = len(origins) > 1 and all(segmenters[origin].pretrained is None for origin in origins)
+    return SAME_RANDOM if fresh else TRAINED
 
 
 def pair_name(a: str, b: str) -> str:

@@ -42,7 +42,8 @@ class TestPairs:
         }
         assert start_of(own, "a", "c") == TRAINED
         assert start_of(own, "a", "b") == SAME_RANDOM  # one seed draws the weights of both
-        assert start_of(own, "c", "d") == DIFFERENT
+        assert start_of(own, "c", "d") == SAME_RANDOM
+        assert start_of(own | {"e": SegmenterSettings(cohort="x", architecture="unet")}, "c", "e") == DIFFERENT
 
 
 def test_shared_headlines_are_means_over_pairs_and_the_longest_training():
