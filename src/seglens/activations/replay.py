@@ -196,7 +196,8 @@ def last_layer(segmenter: Segmenter, images: Images) -> tuple[str, str]:
     last = max(own, key=lambda call: call.end)
     taken = next(_tensors(last.inputs), None)
     giver = [call.module for call in calls if call.end < last.end and call.output is taken]
-    if not isinstance(last.output, Tensor) or not torch.equal(resized(last.output, tuple(images.shape[2:])), logits):
+    size = (images.shape[2], images.shape[3])
+    if not isinstance(last.output, Tensor) or not torch.equal(resized(last.output, size), logits):
         raise ValueError(f"the last layer {last.module!r} does not give the logits; refit another part of the network")
     if not giver:
         raise ValueError(f"the last layer {last.module!r} takes no other module's output as it is")

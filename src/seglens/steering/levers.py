@@ -124,7 +124,8 @@ def latent_effects(
             if count == 0:
                 continue
             pixels[region] += count
-            share = functional.adaptive_avg_pool2d(where[:, None].double(), leaves[0].shape[1:3]).flatten()
+            grid = (leaves[0].shape[1], leaves[0].shape[2])
+            share = functional.adaptive_avg_pool2d(where[:, None].double(), grid).flatten()
             covered[region] += float(share.sum())
             within[region].index_add_(0, columns, share[token_rows] * codes.values.double())
             (gradient,) = torch.autograd.grad(odds[where].sum(), leaves[0], retain_graph=True)

@@ -161,7 +161,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_spoilt(tmp_path)
     def poison(images, masks, generator):
         return images * float("nan"), masks
 
-    with pytest.raises(FloatingPointError, match="the loss is nan and .* at step 1 of 6; no step was done before"):
+    with pytest.raises(FloatingPointError, match=r"the loss is nan and .* at step 1 of 6; no step was done before"):
         train_segmenter(slices_of(), settings=SETTINGS, augmentation=poison, checkpoint=tmp_path)
     assert list(tmp_path.glob("step_*")) == []
 

@@ -14,7 +14,7 @@ from seglens.studies.paper.experiment import finite
 
 ORACLE = "oracle_alpha"
 EXTRA = {UNEDITED: "rival", ORACLE: "oracle"}
-POLICY_ROWS = {
+POLICY_ROWS: dict[str, pl.DataType | type[pl.DataType]] = {
     "direction": pl.String,
     "policy": pl.String,
     "side": pl.String,
