@@ -12,6 +12,7 @@ from seglens.studies.run import Run
 
 PICTURES = Path(__file__).parent / "images"
 SEGMENTER, OTHER = "adult", "pediatric"
+TURNED = 5
 LONGEST_WAIT_MS = 120_000
 
 
@@ -42,14 +43,12 @@ def main(run: Path) -> None:
         shot("latents", f"/latents/{SEGMENTER}", wait=".long-row")
         shot("latent", f"/latents/{SEGMENTER}/{latent}", wait="text=Dice with it")
         shot("map", f"/map/{SEGMENTER}", wait="canvas")
-        page.goto(f"{base}/case/{OTHER}?segmenter={SEGMENTER}")
-        page.click("ol.slices a >> nth=0")
-        page.wait_for_selector(".offered button[title='choose it']")
-        page.goto(f"{page.url}&latents={latent}")
+        page.goto(f"{base}/latents/{SEGMENTER}/{latent}")
+        place = page.get_attribute(".gallery a >> nth=0", "href").split("?")[0]
+        page.goto(f"{base}{place}?segmenter={SEGMENTER}&latents={','.join(map(str, lesion['latent'][:TURNED]))}")
         page.wait_for_selector("body[data-state=ready]")
-        page.fill("#value", "3")
-        page.wait_for_selector("figure canvas")
-        page.wait_for_timeout(1000)
+        page.fill("#value", "-1")
+        page.wait_for_selector("text=pixels differ")
         page.screenshot(path=PICTURES / "explorer-case.png", full_page=True)
         shot("compare", f"/compare/{SEGMENTER}/{OTHER}", wait=".long-row button")
         page.click(".long-row button >> nth=0")
