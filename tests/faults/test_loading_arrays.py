@@ -139,6 +139,31 @@ def test_row_47_pickle_that_is_no_pair_of_arrays(pickled, content, message):
         read_pickle(pickled(content))
 
 
+DOUBLED = b")" + b"q\x000h\x00h\x00\x86" * 60
+"""A tuple of itself twice, sixty times over: small in memory, without end for whoever walks through it."""
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"}" + DOUBLED + b"K\x01s.",
+        b"}(" + DOUBLED + b"K\x01u.",
+        b"(" + DOUBLED + b"K\x01d.",
+        DOUBLED + b"\x8c\x01a\x93.",
+        b"\x8c\x05numpy\x8c\x05dtype\x93" + DOUBLED + b"\x85R.",
+        b"\x8c\x07_codecs\x8c\x06encode\x93\x8c\x01a" + DOUBLED + b"\x86R.",
+        b"cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\n\x8c\x02f4\x85R" + DOUBLED + b"\x86R.",
+        b"cnumpy.core.multiarray\n_reconstruct\n" + DOUBLED + b"K\x00K\x00\x87R.",
+        b"cnumpy\ndtype\n\x8c\x02f4\x85R(K\x03" + DOUBLED + b"tb.",
+        b"cnumpy.core.numeric\n_frombuffer\n(C\x01acnumpy\ndtype\n\x8c\x02u1\x85R" + DOUBLED + b"\x8c\x01CtR.",
+    ],
+)
+def test_row_47_tuples_of_tuples_without_end(pickled, program):
+    """A short program that nests one value in itself ends at once, also where a message would name that value."""
+    with pytest.raises(ArrayError):
+        read_pickle(pickled(b"\x80\x04" + program))
+
+
 def test_row_47_one_text_made_into_bytes_again_and_again(pickled):
     """A short program may not unfold to much more than its own size."""
     program = b"\x80\x02X\x10\x27\x00\x00" + b"x" * 10_000 + b"q\x000"

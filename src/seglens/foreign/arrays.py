@@ -61,9 +61,11 @@ def check_claim(origin: str, shape: Any, dtype: np.dtype[Any], n_bytes: int) -> 
             f"{origin}: values of type {str(dtype)[:80]}; only plain numbers are read, for restoring objects would "
             "run code: save the numbers alone"
         )
-    sizes = isinstance(shape, tuple) and all(type(size) is int and 0 <= size < 2**62 for size in shape)
-    if not sizes or len(shape) > MAX_DIMENSIONS:
-        raise ArrayError(f"{origin}: the shape {str(shape)[:80]}; legal are up to {MAX_DIMENSIONS} whole numbers")
+    whole = isinstance(shape, tuple) and all(type(size) is int and abs(size) < 2**62 for size in shape)
+    if not whole or len(shape) > MAX_DIMENSIONS or min(shape, default=0) < 0:
+        # only of whole numbers: the text of tuples in tuples in tuples ... could be longer than any memory
+        given = str(shape)[:80] if whole else f"of {type(shape).__name__}"
+        raise ArrayError(f"{origin}: the shape {given}; legal are up to {MAX_DIMENSIONS} whole numbers")
     claimed = math.prod(shape) * dtype.itemsize
     if claimed != n_bytes or (claimed == 0 and any(size > 2**31 for size in shape)):
         raise ArrayError(

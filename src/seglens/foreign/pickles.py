@@ -150,8 +150,7 @@ class _Machine:
         elif name == "LIST":
             stack.append(self._to_mark())
         elif name == "DICT":
-            values = self._to_mark()
-            stack.append(dict(zip(values[::2], values[1::2], strict=True)))
+            stack.append(_entries(self._to_mark()))
         elif name == "APPEND":
             value = self._pop()
             self._top(list).append(value)
@@ -160,10 +159,10 @@ class _Machine:
             self._top(list).extend(values)
         elif name == "SETITEM":
             value, key = self._pop(), self._pop()
-            self._top(dict)[key] = value
+            self._top(dict).update(_entries([key, value]))
         elif name == "SETITEMS":
-            values = self._to_mark()
-            self._top(dict).update(zip(values[::2], values[1::2], strict=True))
+            entries = _entries(self._to_mark())
+            self._top(dict).update(entries)
         elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
             self.memory[int(argument)] = stack[-1]
         elif name == "MEMOIZE":
@@ -176,6 +175,8 @@ class _Machine:
             stack.append(_Name(str(argument).replace(" ", ".")))
         elif name == "STACK_GLOBAL":
             attribute, module = self._pop(), self._pop()
+            if not isinstance(attribute, str) or not isinstance(module, str):
+                raise ValueError("a name that is no text")
             stack.append(_Name(f"{module}.{attribute}"))
         elif name == "REDUCE":
             arguments, function = self._pop(), self._pop()
@@ -208,7 +209,7 @@ class _Machine:
         if known is None or not isinstance(arguments, tuple):
             wanted = function.text if isinstance(function, _Name) else type(function).__name__
             raise ArrayError(
-                f"{self.origin}: wants to call {str(wanted)[:80]!r}, which is not a part of a NumPy array; "
+                f"{self.origin}: wants to call {wanted[:80]!r}, which is not a part of a NumPy array; "
                 "do not open this file with Python's own pickle: it may run code"
             )
         return known(self, *arguments)
@@ -218,7 +219,7 @@ class _Machine:
         if isinstance(target, _Type):
             order = state[1]
             if order not in ("<", ">", "|", "="):
-                raise ValueError(f"byte order {order!r}")
+                raise ValueError(f"byte order {_shown(order)}")
             target.order = order
         elif isinstance(target, _Array) and target.values is None:
             _version, shape, kind, column_first, raw = state
@@ -246,25 +247,37 @@ class _Machine:
         return plain(value, 0)
 
 
+def _entries(values: list[Any]) -> dict[Any, Any]:
+    """Keys and values in turn as a dict; looking up a tuple of tuples of tuples ... would take for ever."""
+    if not all(map(_is_scalar, values[::2])):
+        raise ValueError("a key that is no number or text")
+    return dict(zip(values[::2], values[1::2], strict=True))
+
+
+def _shown(value: Any) -> str:
+    """For a message; the text of a tuple of tuples of tuples ... could be longer than any memory."""
+    return repr(value[:40]) if isinstance(value, str | bytes) else type(value).__name__.strip("_")
+
+
 def _is_scalar(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str | bytes | np.generic)
 
 
 def _reconstructed(_machine: _Machine, kind: Any, _shape: Any, _code: Any) -> _Array:
     if kind != _Name("numpy.ndarray"):
-        raise ValueError(f"an array of the kind {kind!r}")
+        raise ValueError(f"an array of the kind {_shown(kind)}")
     return _Array()
 
 
 def _type(_machine: _Machine, code: Any, *_flags: Any) -> _Type:
     if not isinstance(code, str) or not _TYPE.fullmatch(code):
-        raise ValueError(f"values of the type {str(code)[:40]!r}; only numbers are read")
+        raise ValueError(f"values of the type {_shown(code)}; only numbers are read")
     return _Type(code)
 
 
 def _encoded(machine: _Machine, text: Any, coding: Any) -> bytes | bytearray:
     if coding not in ("latin1", "latin-1"):
-        raise ValueError(f"text in the coding {str(coding)[:40]!r}")
+        raise ValueError(f"text in the coding {_shown(coding)}")
     return machine.in_bytes(text)
 
 
