@@ -212,9 +212,10 @@ class JointDictionary:
 def in_models(norms: Float[Tensor, "m models"]) -> Bool[Tensor, "m models"]:
     """In which models a latent is: those with at least ``0.6 / P`` of the sum of its norms in the P models.
 
-    Of two models that is the usual "shared where the relative decoder norm is 0.3..0.7".
+    Of two models that is the usual "shared where the relative decoder norm is 0.3..0.7". A latent without any norm
+    (after latent scaling: one on which the halves of the patients disagree everywhere) is in none.
     """
-    return norms >= SHARED_FROM / norms.shape[1] * norms.sum(1, keepdim=True)
+    return (norms > 0) & (norms >= SHARED_FROM / norms.shape[1] * norms.sum(1, keepdim=True))
 
 
 def fit_joint_dictionary(

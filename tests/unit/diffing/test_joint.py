@@ -75,6 +75,7 @@ def test_a_latent_is_in_a_model_from_0_6_over_the_number_of_models_on():
     two = torch.tensor([[0.29, 0.71], [0.31, 0.69], [1.0, 0.0]])
     assert in_models(two).tolist() == [[False, True], [True, True], [True, False]]
     assert in_models(torch.tensor([[0.19, 0.21, 0.6]])).tolist() == [[False, True, True]]
+    assert in_models(torch.zeros(1, 2)).tolist() == [[False, False]]  # not shared: nothing is known of it
 
 
 def test_every_model_gets_an_equal_part_of_the_latents_at_the_start():

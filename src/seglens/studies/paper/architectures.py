@@ -88,7 +88,7 @@ EXPERIMENT = Experiment(
         ),
     ),
     published={
-        "tumour share, adult (segformer-b0)": Published(0.288, "section 4.3, SegFormer-B4, 100 BraTS adults"),
-        "tumour share, adult-unet (unet)": Published(0.028, "section 4.3, U-Net, 100 BraTS adults"),
+        "tumour share, adult (segformer-b0)": Published(0.288, "section 4.2, SegFormer-B4, 100 BraTS adults"),
+        "tumour share, adult-unet (unet)": Published(0.028, "section 4.2, U-Net, 100 BraTS adults"),
     },
 )

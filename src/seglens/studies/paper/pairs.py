@@ -43,8 +43,8 @@ def pair_name(a: str, b: str) -> str:
     return f"{a} / {b}"
 
 
-def probe_codes(study: Study, source: str, target: str) -> tuple[Codes, Codes]:
-    """Codes of both segmenters' own dictionaries on the same unseen slices, half of each cohort, on one token grid."""
+def probe_codes(study: Study, source: str, target: str) -> tuple[tuple[Codes, Codes], int]:
+    """Codes of both segmenters' own dictionaries on the same unseen slices, half of each cohort, and tokens a slice."""
     sides = []
     for name in (source, target):
         dictionary, alive = study.with_alive(name)
@@ -53,4 +53,5 @@ def probe_codes(study: Study, source: str, target: str) -> tuple[Codes, Codes]:
     probes = list({side.probe.hash: side.probe for side in sides}.values())
     seen = [Seen(side, probes) for side in sides]
     grid = common_grid(seen[0].grid, seen[1].grid)
-    return seen[0].codes(sides[0].dictionary, grid), seen[1].codes(sides[1].dictionary, grid)
+    codes = seen[0].codes(sides[0].dictionary, grid), seen[1].codes(sides[1].dictionary, grid)
+    return codes, grid[0] * grid[1]

@@ -67,10 +67,17 @@ class TestAlignment:
 
     def test_a_permuted_copy_is_found_by_function(self):
         permuted = self.codes[:, [2, 0, 3, 1]]
-        row = alignment.functional_rows((Codes.from_dense(self.codes), Codes.from_dense(permuted)))
+        row = alignment.functional_rows((Codes.from_dense(self.codes), Codes.from_dense(permuted)), 8)
         assert row["code correlation"][0] == pytest.approx(1)
         assert row["stability"][0] == 1
         assert row["n"][0] == 4
+
+    def test_both_halves_of_the_probe_see_both_cohorts(self):
+        one = self.codes * torch.tensor([5.0] * 32 + [1.0] * 32)[:, None]
+        other = one.clone()
+        other[:32] = other[:32, [1, 0, 2, 3]]  # the first cohort's slices match other latents than the second's
+        row = alignment.functional_rows((Codes.from_dense(one), Codes.from_dense(other)), 8)
+        assert row["stability"][0] == 1
 
     def test_filters_keep_what_is_close_and_what_agrees(self):
         both = Codes.from_dense(self.codes), Codes.from_dense(self.codes)
