@@ -23,7 +23,7 @@ from seglens.steering.corrections import Correction, change_correction, rule_cor
 from seglens.steering.edits import LatentEdit, change_of
 from seglens.steering.fitted import Adjustable, Choice, Labelled, choose_settings, fitted_correction
 from seglens.steering.levers import ablated_latents, contrast_latents, latent_effects
-from seglens.steering.policies import choose_edit, label_of, pooled_objective
+from seglens.steering.policies import choose_edit, foreground_objective, label_of, pooled_objective
 
 Side = Literal["edit", "rival", "ceiling"]
 """A latent edit; what it must beat; what no few parameters are expected to reach."""
@@ -128,7 +128,8 @@ def constant_contestants(
     """A constant strength for some latents, the best of all ways of choosing them; and the rules at the output.
 
     Ways of choosing: class association, gradient x code, ablation one by one, contrast of false positives and of false
-    negatives with hits, ``specific``; and gradient x code only where a latent fires that marks errors.
+    negatives with hits, ``specific``; and gradient x code only where a latent fires that marks errors. The class ranks
+    latents; the edit and the rules are chosen for the pooled Dice of the foreground, as the fitted ones are.
 
     Args:
         segmenter: of another cohort.
@@ -182,7 +183,7 @@ def choose_constant(
     specific: Sequence[int] = (),
     batch_size: int = 16,
 ) -> tuple[LatentEdit, str]:
-    """The best constant edit on the selection slices, and the way in which its latents were chosen."""
+    """The best constant edit on the selection slices by foreground Dice, and how its latents were chosen."""
     label = label_of(segmenter, target)
     effects = latent_effects(segmenter, dictionary, selection, target=label, batch_size=batch_size)
     strongest = effects.scale["hit"].abs() + effects.repair("scale").abs()
@@ -208,6 +209,7 @@ def choose_constant(
             ("specific", list(specific)),
         ],
         gates=list(dict.fromkeys([*invented[:GATES], *missed[:GATES]])),
+        objective=foreground_objective,
         batch_size=batch_size,
     )
     return chosen.edit, chosen.chosen_by(chosen.edit)

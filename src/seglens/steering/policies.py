@@ -18,7 +18,7 @@ from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas
 from seglens.steering.edits import Operation
 from seglens.steering.levers import associated_latents, latent_effects
-from seglens.steering.searching import ChosenEdit, candidates_of, search
+from seglens.steering.searching import ChosenEdit, Objective, candidates_of, search
 from seglens.steering.sweep import UNEDITED
 
 ALPHAS: Mapping[str, tuple[float, ...]] = {
@@ -43,6 +43,7 @@ def choose_edit(
     candidates: Sequence[int] | None = None,
     rankings: Sequence[tuple[str, Sequence[int]]] = (),
     gates: Sequence[int] = (),
+    objective: Objective | None = None,
     batch_size: int = 16,
     progress: Progress = silent,
 ) -> ChosenEdit:
@@ -51,7 +52,7 @@ def choose_edit(
     Latents are ranked by class association (with firing mass and lift demanded) and by signed causal effect (gradient x
     code on hits, false positives and false negatives). Every ranking's first n, with every alpha that goes the way its
     effect points, is scored on evenly spaced selection slices; the best ones on all of them. The winner has the highest
-    pooled Dice of the class; where nothing beats the untouched network, the winner is an identity.
+    ``objective``; where nothing beats the untouched network, the winner is an identity.
 
     Args:
         segmenter: the network that the dictionary was fitted to.
@@ -66,6 +67,7 @@ def choose_edit(
         candidates: only these latents may be chosen; None for all.
         rankings: further ways of choosing latents, by name, best latent first (see `levers`); tried with every alpha.
         gates: latents; the causal rankings are also tried only where each of them fires.
+        objective: what an edit is chosen for; None: the pooled Dice of the class.
         batch_size: slices at once.
         progress: told while candidates are scored.
 
@@ -98,7 +100,7 @@ def choose_edit(
             gates=gates,
         ),
         effects,
-        objective=lambda scores: pooled_objective(scores, target),
+        objective=objective or (lambda scores: pooled_objective(scores, target)),
         operations=operations,
         batch_size=batch_size,
         progress=progress,
@@ -164,6 +166,20 @@ def pooled_objective(scores: Scores, target: str) -> dict[str, float]:
     return {
         row["edit"]: 2 * row["tp"] / max(1, row["predicted"] + row["truth"]) for row in pooled.iter_rows(named=True)
     }
+
+
+def foreground_objective(scores: Scores) -> dict[str, float]:
+    """Pooled Dice of the foreground for each edit: the mean over the classes that are predicted or true."""
+    pooled = (
+        scores.table.filter(pl.col("label") > 0)
+        .group_by("edit", "class", maintain_order=True)
+        .agg(pl.col("tp", "predicted", "truth").sum())
+        .filter(pl.col("predicted") + pl.col("truth") > 0)
+        .with_columns((2 * pl.col("tp") / (pl.col("predicted") + pl.col("truth"))).alias("dice"))
+        .group_by("edit", maintain_order=True)
+        .agg(pl.col("dice").mean())
+    )
+    return dict.fromkeys(scores.table["edit"].unique(maintain_order=True), 0.0) | dict(pooled.iter_rows())
 
 
 def label_of(segmenter: Segmenter, target: str) -> int:

@@ -45,7 +45,7 @@ def verdict(study: Study, segmenter: str, cohort: str, label: str) -> Artifact:
         "selection": selection.hash,
         "label": label,
         "seed": study.settings.seed,
-        "version": 1,
+        "version": 2,
     }
 
     def make(draft: Draft, progress: Progress) -> None:

@@ -7,6 +7,7 @@ from seglens.segmenters.scoring import Scores, evaluate
 from seglens.steering.edits import steer
 from seglens.steering.policies import (
     choose_edit,
+    foreground_objective,
     oracle_choice,
     oracle_scores,
     pooled_objective,
@@ -145,6 +146,22 @@ def test_the_oracle_takes_the_best_edit_of_each_slice():
 
 def test_pooled_objective_sums_over_slices():
     assert pooled_objective(SCORES, "edema") == pytest.approx({"none": 2 / 6, "a": 2 / 11, "b": 6 / 7})
+
+
+def test_foreground_objective_is_that_of_the_summary():
+    by_hand = {"none": (8 / 21 + 2 / 6) / 2, "a": (1 + 2 / 11) / 2, "b": (16 / 25 + 6 / 7) / 2}
+    assert foreground_objective(SCORES) == pytest.approx(by_hand)
+    assert by_hand["b"] == pytest.approx(SCORES.summary("b")["dice_pooled"]["foreground"])
+    nowhere = table([("none", 0, 1, 0, 0, 0)])
+    assert foreground_objective(nowhere) == {"none": 0.0}
+
+
+def test_an_edit_is_chosen_for_the_objective_that_is_asked_for(world):
+    def worst(scores):
+        return {edit: -value for edit, value in foreground_objective(scores).items()}
+
+    found = choose_edit(*world.parts[:4], target="edema", n_latents=(1, 3), objective=worst)
+    assert found.selection["objective"].max() <= 0
 
 
 def test_random_latents_are_searched_as_freely_as_the_edit(world, chosen):

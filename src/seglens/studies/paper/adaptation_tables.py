@@ -106,13 +106,16 @@ def lead_rows(rows: pl.DataFrame) -> pl.DataFrame:
 def curve_rows(scores: Scores, direction: str) -> pl.DataFrame:
     """One row a number of labelled patients and contestant: foreground pooled Dice, and its lead over the best rival.
 
-    Means over the draws of patients (with all patients: over seeds); intervals are over the evaluation patients.
+    Means over the draws of patients (with all patients: over seeds); intervals are over the evaluation patients. The
+    untouched network is a rival at every number: a fit to one patient may be worse than none.
     """
     named: dict[tuple[int, str], list[str]] = {}
     for edit in scores.table["edit"].unique(maintain_order=True):
         if edit != UNEDITED:
             size, _, policy = edit.split(" ", 2)
             named.setdefault((int(size), policy), []).append(edit)
+    for size in {size for size, _ in named}:
+        named[size, UNEDITED] = [UNEDITED]
     figures = {key: resampled(scores, edits) for key, edits in named.items()}
     means = {key: (float(values.mean()), drawn.mean(axis=0)) for key, (values, drawn) in figures.items()}
     n_patients = scores.table["patient"].n_unique()
@@ -169,9 +172,13 @@ def paragraphs(leads: pl.DataFrame, curve: pl.DataFrame) -> list[str]:
     """What was done and what it shows, whichever way it falls."""
     words = [
         "Everything that a policy is made of (latents, strength, loss, learning rate, penalty) was chosen on the "
-        "selection patients; fitted policies had the same patients, steps and inner split. The best rival is the one "
-        "with the highest value on the evaluation patients, so the comparison favours the rivals; whole_suffix is a "
-        "ceiling and no rival. Intervals are over patients (2000 draws); values are means over seeds."
+        "selection patients; fitted policies had the same patients, steps and inner split. The best rival and the best "
+        "edit are those with the highest value on the evaluation patients, so an interval is that of the two named and "
+        "does not allow for either choice; whole_suffix is a ceiling and no rival. Intervals are over patients (2000 "
+        "draws); values are means over seeds.",
+        "One of the rankings that the constant edit chooses among, the latents that diffing calls specific, comes from "
+        "the target cohort's own segmenter, which was trained on that cohort's training patients, some of them "
+        "evaluation patients; no rival knows of it.",
     ]
     for row in _main_leads(leads).iter_rows(named=True):
         verdict = "beats" if row["low"] > 0 else "falls behind" if row["high"] < 0 else "cannot be told from"
@@ -179,6 +186,10 @@ def paragraphs(leads: pl.DataFrame, curve: pl.DataFrame) -> list[str]:
             f"{row['direction']}: the best latent edit ({row['edit']}) {verdict} the best rival ({row['best rival']}): "
             f"{row['lead']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] pooled foreground Dice."
         )
+    words.append(
+        "With few labelled patients values are means over draws of them, and the intervals are over the evaluation "
+        "patients alone: how much the draw of so few matters is not in them. The untouched network is a rival too."
+    )
     few = curve.filter(pl.col("side") == "edit").sort("lead", descending=True)
     for row in (
         few.unique(["direction", "labelled patients"], keep="first", maintain_order=True)
@@ -190,7 +201,7 @@ def paragraphs(leads: pl.DataFrame, curve: pl.DataFrame) -> list[str]:
             f"{row['best rival']}: {row['lead']:+.3f} [{row['lead low']:+.3f}, {row['lead high']:+.3f}]."
         )
     words.append(
-        "The best edit of a direction is picked among several by its value on the evaluation patients; `seglens steer "
-        "--policy auto` picks it without looking at them. Alphas are a description, never a selection."
+        "`seglens steer --policy auto` picks the edit without looking at the evaluation patients. Alphas are a "
+        "description, never a selection."
     )
     return words

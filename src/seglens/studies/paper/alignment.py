@@ -129,8 +129,8 @@ def _words(table: pl.DataFrame) -> list[str]:
     kept = f"{OURS}, filter: cosine and agreement"
     return [
         "Agreement: encoder and decoder match a latent to the same partner. Stability: the partner returns in "
-        "subsamples of the dictionaries (for matching by function: on every second probe slice and on the others). Collision: "
-        "surplus latents on one partner. Predictability: mean cosine of the pairs less that of random pairs.",
+        "subsamples of the dictionaries (for matching by function: on every second probe slice and on the others). "
+        "Collision: surplus latents on one partner. Predictability: mean cosine of the pairs less that of random ones.",
         "The filter that defines the paper's shared set makes agreement 1 and collision 0 for any method, so these two "
         f"cells tell the methods apart only where nothing is filtered. With the filter predictability is "
         f"{figure('predictability, ' + kept)}, without {figure('predictability, ' + OURS + ', filter: none')}: the "

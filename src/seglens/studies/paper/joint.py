@@ -267,13 +267,13 @@ def _words(summary: pl.DataFrame, functional: pl.DataFrame, longest: pl.DataFram
         f"1000 tokens; means over {len(SEEDS)} seeds of the fit.",
         f"Where there is nothing to share ({first}, the second side replaced) the method calls shared: {nulls}. One "
         f"model twice: {mean(TWICE)}. The real pairs: {told}.",
-        "The code of one segmenter alone, the other predicted linearly, explains of the other "
-        f"{mean(REAL, 'cross-reconstruction')} of the whitened variance for {first}, and "
+        "The code of one segmenter alone, the other's activation first predicted from it linearly, explains of the "
+        f"other {mean(REAL, 'cross-reconstruction')} of the whitened variance for {first}, and "
         f"{mean(SAME_POSITION, 'cross-reconstruction')} where the slices are another patient's: this number needs no "
         "threshold.",
         f"Of {first}, {mean(REAL, 'specific')} of the live latents are specific by their norm, and "
         f"{mean(REAL, 'specific after latent scaling')} after latent scaling, which gives a row that was only shrunk "
-        "back: what is lost between the two was called specific for want of training. By activation mass "
+        "back: where the second is smaller, the rest was called specific for its shrinkage alone. By activation mass "
         f"{mean(REAL, 'shared by activation mass')} are shared, by ablation gain "
         f"{mean(REAL, 'shared by ablation gain')}. Longer fits merge more: after {LONGER} times the steps "
         + ", ".join(f"{100 * value:.1f}% with {name}" for name, value in longer.items() if value is not None)
@@ -291,6 +291,7 @@ EXPERIMENT = Experiment(
     title="One code for two segmenters, and what it calls shared where nothing is",
     paper="beyond the paper",
     run=run,
+    version=2,
     figures=(
         Figure(
             "bars",

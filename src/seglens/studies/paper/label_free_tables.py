@@ -155,6 +155,11 @@ def paragraphs(policies: pl.DataFrame, kept: pl.DataFrame) -> list[str]:
             f"{harmed.height} lose by more than the interval over patients."
         )
     words.append(
+        "Oracles differ in what they may choose. That of a policy's strength picks one of a few strengths of that very "
+        "policy, that of the grid one edit of the grid: shares of those say how well a policy picks, not how much "
+        "latents can do. Latents fitted to the masks judged on, in as many steps as fitted policies, say that."
+    )
+    words.append(
         "The policy named for an oracle is the best of several on these directions, so its share is the upper end of "
         "what one would have got by naming a policy before. Learning rates of entropy minimisation and TENT were "
         "chosen by rehearsal on the restyled source slices; a correction whose predicted foreground collapses or "

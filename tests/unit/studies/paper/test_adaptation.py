@@ -76,6 +76,12 @@ def test_the_curve_compares_at_equal_patients():
     assert set(edits["draws"]) == {2}
 
 
+def test_where_few_patients_only_harm_the_untouched_network_is_the_best_rival():
+    curve = curve_rows(scores_of({"none": 60, "1 0 latents": 50, "1 0 last_layer": 40}), "adult on pediatric")
+    edit = curve.row(by_predicate=pl.col("policy") == "latents", named=True)
+    assert (edit["best rival"], edit["lead"]) == ("none", pytest.approx(-0.1))
+
+
 def test_the_words_say_which_way_it_falls(policies):
     hits = {"none": 40, "1 0 latents": 50, "1 0 last_layer": 55}
     curve = curve_rows(scores_of(hits), "adult on pediatric")

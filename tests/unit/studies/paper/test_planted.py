@@ -8,7 +8,7 @@ from seglens.cohorts.phantom.populations import resolve
 from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.codes import Codes
 from seglens.studies.paper import CannotCarryError
-from seglens.studies.paper.planted import TEST, summary
+from seglens.studies.paper.planted import TEST, named_good, summary
 from seglens.studies.paper.planted_bench import (
     FACTORS,
     NONE,
@@ -99,3 +99,12 @@ def test_a_study_without_tumour_phantom_labels_cannot_carry_it(tiny_settings, tm
     run = Run(tmp_path / "run")
     with run.writing({}), pytest.raises(CannotCarryError, match="planted in phantoms only"):
         open_bench(Study(tiny_settings, run), Sizes())
+
+
+def test_a_method_is_good_by_the_response_that_is_asked_for_and_says_how_often_it_was_tried() -> None:
+    columns = ["method", "hookpoint", "populations", "false discovery rate", "within", "between"]
+    rows = [("a", "early", 101, 0.02, 0.95, 0.80), ("b", "early", 1, 0.0, 0.92, 0.91), ("c", "early", 1, 1.0, 1.0, 1.0)]
+    methods = pl.DataFrame(rows, schema=columns, orient="row")
+    assert named_good(methods, "within") == "a at early (101), b at early (1)"
+    assert named_good(methods, "between") == "b at early (1)"
+    assert named_good(methods.head(0), "within") == "no method"
