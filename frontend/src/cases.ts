@@ -175,27 +175,34 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
     );
   };
 
+  const failed = (error: Error): void => {
+    told.textContent = error.message;
+  };
+
   let running: AbortController | undefined;
-  const steer = async (): Promise<void> => {
+  /** Show what becomes of the mask; of what is asked for in quick succession only the last is shown. */
+  const ask = async (how: "steer" | "rival", wanted: object, said: string): Promise<void> => {
     running?.abort();
     running = new AbortController();
-    shownValue.textContent = Number(turn.value).toFixed(1);
-    const edits = turn.latents.length ? [turn] : [];
-    const started = performance.now();
     try {
       const answer: Packed<Steered> = await binary(
-        `/segmenters/${segmenter}/steer`,
-        { cohort: name, row, edits },
+        `/segmenters/${segmenter}/${how}`,
+        { cohort: name, row, ...wanted },
         running.signal,
       );
       after = answer.arrays["mask"]?.values as Uint8Array;
       paint();
       report(answer.meta.after, answer.meta.before, answer.meta.changed);
-      page.dataset["steerMilliseconds"] = (performance.now() - started).toFixed(0);
-      told.textContent = "";
+      told.textContent = said;
     } catch (error) {
-      if ((error as Error).name !== "AbortError") told.textContent = (error as Error).message;
+      if ((error as Error).name !== "AbortError") failed(error as Error);
     }
+  };
+  const steer = async (): Promise<void> => {
+    shownValue.textContent = Number(turn.value).toFixed(1);
+    const started = performance.now();
+    await ask("steer", { edits: turn.latents.length ? [turn] : [] }, "");
+    page.dataset["steerMilliseconds"] = (performance.now() - started).toFixed(0);
   };
 
   const rule = h(
@@ -282,12 +289,17 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
     });
   });
   for (const control of [sequence, showTruth, showSaid, level, width, opacity]) control.addEventListener("input", paint);
-  value.addEventListener("input", () => void steerTo(Number(value.value)));
-  value.addEventListener("change", () => done.push({ ...turn }));
-  const steerTo = async (wanted: number): Promise<void> => {
-    turn = { ...turn, value: wanted };
-    await steer();
-  };
+  let sliding = false;
+  value.addEventListener("input", () => {
+    if (!sliding) done.push(turn); // one step back for Undo, however far the slider goes until it is let go
+    sliding = true;
+    rule.value = "";
+    turn = { ...turn, value: Number(value.value) };
+    void steer();
+  });
+  value.addEventListener("change", () => {
+    sliding = false;
+  });
   operation.addEventListener("input", () => {
     const own = operation.value as Turn["operation"];
     change({ ...turn, operation: own, value: NEUTRAL[own] });
@@ -297,22 +309,22 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
     if (!rule.value) return await steer();
     const plain = rule.value === "largest_component" || rule.value === "entropy";
     const value = rule.value === "entropy" ? Number(amount.value) : 16 * Number(amount.value) - 8;
-    const asked = { cohort: name, row, rule: plain ? rule.value : "logit_bias", value, label: plain ? "" : rule.value };
-    const answer = await binary<Steered>(`/segmenters/${segmenter}/rival`, asked);
-    after = answer.arrays["mask"]?.values as Uint8Array;
-    paint();
-    report(answer.meta.after, answer.meta.before, answer.meta.changed);
-    told.textContent = plain && rule.value !== "entropy" ? "" : `at ${value.toFixed(2)}`;
+    const wanted = { rule: plain ? rule.value : "logit_bias", value, label: plain ? "" : rule.value };
+    await ask("rival", wanted, rule.value === "largest_component" ? "" : `at ${value.toFixed(2)}`);
   };
   for (const control of [rule, amount]) control.addEventListener("input", () => void rival());
 
   const save = (): void => {
+    if (!turn.latents.length) {
+      told.textContent = "Choose a latent first: there is no edit to save.";
+      return;
+    }
     void binary<Steered>(`/segmenters/${segmenter}/steer`, { cohort: name, row, edits: [turn] }).then(({ meta }) => {
       const file = new Blob([JSON.stringify(meta.edits, null, 1)], { type: "application/json" });
       const target = h("a", { href: URL.createObjectURL(file), download: `edit-${segmenter}.json` });
       target.click();
       URL.revokeObjectURL(target.href);
-    });
+    }, failed);
   };
 
   const step = (by: number): string => `/case/${name}/${(row + by + cohort.slices.length) % cohort.slices.length}?${new URLSearchParams({ segmenter, ...(chosen.length ? { latents: chosen.join(",") } : {}) })}`;

@@ -17,6 +17,7 @@ from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.explorer.access import Guard
 from seglens.explorer.app import create_app
 from seglens.explorer.packing import unpack
+from seglens.explorer.serving import explore
 from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas
 from seglens.steering.edits import LatentEdit, steer
@@ -42,6 +43,11 @@ def packed(answer):
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no finished atlas"):
         create_app(tmp_path)
+
+
+def test_a_port_that_is_none_is_refused(quick_run):
+    with pytest.raises(ValueError, match="port 65536 cannot be used: legal are 0 to 65535"):
+        explore(quick_run, port=65536)
 
 
 def test_the_page_and_its_script_are_served(client):
@@ -76,6 +82,9 @@ def test_a_latent_with_its_examples_neighbours_and_partners(client, quick_run):
     for kind in ("middle", "random"):
         arrays, meta = packed(client.get(f"/api/segmenters/adult/latents/{strongest}/examples?kind={kind}"))
         assert len(arrays["images"]) == len(meta["slices"]) > 0
+    for sequence in (-1, 99):
+        answer = client.get(f"/api/segmenters/adult/latents/{strongest}/examples?sequence={sequence}")
+        assert answer.status_code == 404 and "has sequences 0 to" in answer.json()["detail"]
     strength = client.get(f"/api/segmenters/adult/latents/{strongest}/strength").json()
     assert sum(strength["counts"]) == strength["fires_in"] <= strength["of"]
 

@@ -126,6 +126,8 @@ def test_a_slider_changes_the_mask_and_undo_brings_it_back(visit, tmp_path):
     waiting.value.save_as(tmp_path / "edit.json")
     (edit,) = json.loads((tmp_path / "edit.json").read_text())
     assert (edit["operation"], edit["value"], edit["latents"]) == ("add", 8.0, [1, 5, 9])
+    page.click("button:has-text('Undo')")
+    page.wait_for_selector("text=same mask as untouched")
     page.select_option("#rule", "entropy")
     page.fill("#amount", "0")
     page.wait_for_selector("text=pixels differ")

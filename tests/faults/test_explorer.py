@@ -48,14 +48,44 @@ def test_row_52_the_token_becomes_a_cookie_and_leaves_the_address(guard):
     assert "HttpOnly" in cookie and "SameSite=Strict" in cookie and guard.token not in cookie
 
 
+def test_row_52_a_link_in_a_notebook_opens_it(guard):
+    """From another site's page only who has the token comes in, by a page of our own that the cookie is sent from."""
+    client = visitor(guard)
+    elsewhere = {"sec-fetch-site": "same-site"}
+    answer = client.get(f"/latents/adult?token={guard.token}&a=%22%3E%3Cb%3E", headers=elsewhere)
+    assert answer.status_code == 200 and not answer.history
+    assert 'content="0;url=/latents/adult?a=%22%3E%3Cb%3E"' in answer.text
+    assert client.get("/latents/adult", headers={"sec-fetch-site": "same-origin"}).json()["path"] == "latents/adult"
+    assert client.get("/latents/adult", headers=elsewhere).status_code == 403
+    assert visitor(guard).get("/?token=guessed", headers=elsewhere).status_code == 401
+
+
+def test_row_52_two_explorers_in_one_browser():
+    """A browser has one jar for all ports of this machine: what one explorer keeps there leaves another's alone."""
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    guards = {port: Guard(app) for port in (8000, 8001)}
+    cookies = {}
+    for port, guard in guards.items():
+        answer = visitor(guard, f"http://127.0.0.1:{port}").get(f"/?token={guard.token}", follow_redirects=False)
+        cookies |= dict(answer.cookies)
+    for port, guard in guards.items():
+        client = TestClient(guard, base_url=f"http://127.0.0.1:{port}", cookies=cookies)
+        assert client.get("/").status_code == 200
+
+
 def test_row_52_without_a_token_or_with_a_wrong_one_401(guard):
     """Nobody sees anything without the printed address."""
     client = visitor(guard)
     assert client.get("/").status_code == 401
     assert client.get("/api/overview").status_code == 401
     assert client.get("/?token=guessed").status_code == 401
-    assert client.get("/", headers={"cookie": "seglens=guessed"}).status_code == 401
-    assert client.get("/", headers={"cookie": 'seglens="'}).status_code == 401
+    assert client.get("/?token=").status_code == 401
+    assert client.get("/", headers={"cookie": "seglens-8000=guessed"}).status_code == 401
+    assert client.get("/", headers={"cookie": 'seglens-8000="'}).status_code == 401
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "192.168.1.7"])

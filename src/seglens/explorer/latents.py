@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from seglens.explorer.names import GivenName
-from seglens.explorer.opened import Opened, OpenedRun, grey, heat_map
+from seglens.explorer.opened import Opened, OpenedRun, UnknownError, grey, heat_map
 from seglens.explorer.packing import MEDIA_TYPE, columns, pack
 from seglens.explorer.state import Held
 from seglens.steering.edits import LatentEdit
@@ -134,6 +134,8 @@ def examples(
     opened.has_latent(latent)
     cohort = opened.atlas.context["cohort"]
     slices, unseen = held.run.slices(cohort), held.run.unseen(cohort)
+    if not 0 <= sequence < len(slices.sequences):
+        raise UnknownError(f"{cohort} has sequences 0 to {len(slices.sequences) - 1}, not {sequence}")
     if kind == "top":
         chosen = [unseen[row] for row in opened.atlas.exemplars_of(latent)[0]["row"].to_list()[:EXAMPLES]]
     elif kind == "middle":

@@ -14,6 +14,7 @@ from jaxtyping import Float32
 
 from seglens.activations.hooks import activations
 from seglens.activations.replay import Replay
+from seglens.cohorts.case import Cohort
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.sae import SparseAutoencoder
@@ -21,6 +22,7 @@ from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas
 from seglens.shapes import Logits
 from seglens.steering.edits import LatentEdit, change_of, check_edits
+from seglens.studies.cohort_stages import cohort_of
 from seglens.studies.run import Run
 from seglens.studies.stages import unseen_rows
 
@@ -123,6 +125,7 @@ class Opened:
             if self._replay is None:
                 self._replay = Replay(self.segmenter, self.dictionary.hookpoint)
             if self._at != (slices.hash, row):
+                self._at = None  # where recording breaks off, neither slice is there
                 self._replay.record(slices.images([row]))
                 self._at = (slices.hash, row)
             return self._replay.logits(change_of(self.dictionary, edits) if edits else None)
@@ -146,6 +149,7 @@ class OpenedRun:
         self._opened = {name: Opened(name, self.run) for name in names}
         self._slices: dict[str, SliceSet] = {}
         self._surveys: dict[str, Survey] = {}
+        self._sources: dict[str, Cohort] = {}
 
     @property
     def segmenters(self) -> list[str]:
@@ -184,6 +188,16 @@ class OpenedRun:
         if row is not None and not 0 <= row < len(slices):
             raise UnknownError(f"{cohort} has slices 0 to {len(slices) - 1}, not {row}")
         return slices
+
+    def source(self, cohort: str) -> Cohort:
+        """Where the files are that a cohort's slices were cut from; what they hold is not looked at."""
+        self.slices(cohort)
+        if cohort not in self._sources:
+            try:
+                self._sources[cohort] = cohort_of(self.run, cohort)
+            except (ValueError, OSError) as error:
+                raise UnknownError(f"the files of {cohort} cannot be found: {error}") from None
+        return self._sources[cohort]
 
     def shown_to(self, opened: Opened, cohort: str, row: int) -> SliceSet:
         """Slices that a segmenter can take: those of its sequences and size."""

@@ -84,8 +84,9 @@ def _prepared(run: Path, port: int) -> tuple[socket.socket, "uvicorn.Server", st
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind(("127.0.0.1", port))
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         listening.close()
-        raise ValueError(f"port {port} cannot be used: {error.strerror}; give another --port, or 0") from None
+        reason = error.strerror if isinstance(error, OSError) else "legal are 0 to 65535"
+        raise ValueError(f"port {port} cannot be used: {reason}; give another --port, or 0") from None
     server = uvicorn.Server(uvicorn.Config(guard, log_level="warning", access_log=False, server_header=False))
     return listening, server, f"http://127.0.0.1:{listening.getsockname()[1]}/?token={guard.token}"
