@@ -7,7 +7,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
-from seglens.explorer import cases, comparing, exporting, latents, volumes
+from seglens.explorer import cases, comparing, exporting, latents
 from seglens.explorer.names import Names
 from seglens.explorer.opened import OpenedRun, UnknownError
 from seglens.explorer.state import Held, State
@@ -37,7 +37,7 @@ def create_app(run: Path) -> FastAPI:
     """
     app = FastAPI(title="Med-SegLens explorer", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     app.state.held = State(OpenedRun(run), Names(run))
-    for router in (overview, latents.router, cases.router, comparing.router, exporting.router, volumes.router):
+    for router in (overview, latents.router, cases.router, comparing.router, exporting.router):
         app.include_router(router, prefix="/api")
     app.add_exception_handler(UnknownError, _unknown)
     app.add_exception_handler(ValueError, _refused)

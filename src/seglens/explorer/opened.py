@@ -14,7 +14,6 @@ from jaxtyping import Float32
 
 from seglens.activations.hooks import activations
 from seglens.activations.replay import Replay
-from seglens.cohorts.case import Cohort
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.sae import SparseAutoencoder
@@ -22,7 +21,6 @@ from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas
 from seglens.shapes import Logits
 from seglens.steering.edits import LatentEdit, change_of, check_edits
-from seglens.studies.cohort_stages import cohort_of
 from seglens.studies.run import Run
 from seglens.studies.stages import unseen_rows
 
@@ -149,7 +147,6 @@ class OpenedRun:
         self._opened = {name: Opened(name, self.run) for name in names}
         self._slices: dict[str, SliceSet] = {}
         self._surveys: dict[str, Survey] = {}
-        self._sources: dict[str, Cohort] = {}
 
     @property
     def segmenters(self) -> list[str]:
@@ -188,16 +185,6 @@ class OpenedRun:
         if row is not None and not 0 <= row < len(slices):
             raise UnknownError(f"{cohort} has slices 0 to {len(slices) - 1}, not {row}")
         return slices
-
-    def source(self, cohort: str) -> Cohort:
-        """Where the files are that a cohort's slices were cut from; what they hold is not looked at."""
-        self.slices(cohort)
-        if cohort not in self._sources:
-            try:
-                self._sources[cohort] = cohort_of(self.run, cohort)
-            except (ValueError, OSError) as error:
-                raise UnknownError(f"the files of {cohort} cannot be found: {error}") from None
-        return self._sources[cohort]
 
     def shown_to(self, opened: Opened, cohort: str, row: int) -> SliceSet:
         """Slices that a segmenter can take: those of its sequences and size."""
