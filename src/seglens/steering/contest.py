@@ -157,7 +157,7 @@ def constant_contestants(
             {"edit": edit.description(), "chosen_by": chosen_by},
         )
     ]
-    counts = {"ccf": 2, "uf": 1, "logit_bias": segmenter.n_classes}
+    counts = {"ccf": 2, "uf": 1, "logit_bias": segmenter.n_classes - 1}  # the background keeps its logit
     for name, tuned in tune_on(segmenter, selection, target=None, batch_size=batch_size).items():
         if name in counts:
             rule = rule_correction(name, tuned.rule, n_parameters=counts[name], supervision="held_out")

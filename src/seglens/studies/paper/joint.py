@@ -7,7 +7,7 @@ there is nothing to share, and where everything is.
 Drawn: ``summary`` as bars with intervals, one panel a pair.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from seglens.diffing.nulls import NULLS, other_slice_rows
 from seglens.progress import Progress
 from seglens.studies.paper.experiment import CannotCarryError, Experiment, Figure, Finding, finite, part
 from seglens.studies.paper.function import PROBE_SLICES, match_by_function
-from seglens.studies.paper.pairs import pair_name
+from seglens.studies.paper.pairs import pair_name, start_of
 from seglens.studies.paper.seen import Seen
 from seglens.studies.stages import Study
 
@@ -58,10 +58,11 @@ def run(study: Study, progress: Progress) -> Finding:
     summary = summarised(fits.filter(pl.col("steps") == JOINT_FIT.steps))
     matched = pl.DataFrame(functional, infer_schema_length=None)
     longest = fits.filter(pl.col("pair") == first, pl.col("steps") != JOINT_FIT.steps)
+    starts = {pair_name(*pair): start_of(study.settings.segmenters, *pair) for pair in pairs}
     return Finding(
         {"summary": summary, "functional": matched, "longer fits": longest, "fits": fits},
         headlines(summary, matched, longest, first),
-        _words(summary, matched, longest, first),
+        _words(summary, matched, longest, starts),
         left_out,
     )
 
@@ -241,19 +242,23 @@ def _highest_null(summary: pl.DataFrame, figure: str) -> float | None:
     return float(nulls.to_numpy().max()) if len(nulls) else None
 
 
-def _words(summary: pl.DataFrame, functional: pl.DataFrame, longest: pl.DataFrame, first: str) -> list[str]:
+def _words(
+    summary: pl.DataFrame, functional: pl.DataFrame, longest: pl.DataFrame, starts: Mapping[str, str]
+) -> list[str]:
+    """What was done and what it shows; ``starts``: each pair, the first one first, to where its segmenters start."""
+    first = next(iter(starts))
+
     def mean(condition: str, figure: str = "shared", pair: str = first) -> str:
         found = summary.filter(pl.col("pair") == pair, pl.col("condition") == condition, pl.col("figure") == figure)[
             "mean"
         ]
         return f"{100 * found[0]:.1f}%" if len(found) and found[0] is not None else "undefined"
 
-    pairs = summary["pair"].unique(maintain_order=True).to_list()
-    above = {pair: errors_above_nulls(summary, pair) for pair in pairs}
+    above = {pair: errors_above_nulls(summary, pair) for pair in starts}
     told = "; ".join(
-        f"{pair} {mean(REAL, pair=pair)}"
+        f"{pair}, from {start}, {mean(REAL, pair=pair)}"
         + (f" ({above[pair]:.0f} standard errors above its highest null)" if above[pair] is not None else "")
-        for pair in pairs
+        for pair, start in starts.items()
     )
     nulls = ", ".join(f"{mean(null)} with {null}" for null in NULLS)
     longer = {row["condition"]: row["value"] for row in longest.filter(pl.col("figure") == "shared").to_dicts()}
@@ -266,14 +271,16 @@ def _words(summary: pl.DataFrame, functional: pl.DataFrame, longest: pl.DataFram
         "decoder norm is 0.3 to 0.7. Everything is judged on test patients, over latents that fire at more than 1 in "
         f"1000 tokens; means over {len(SEEDS)} seeds of the fit.",
         f"Where there is nothing to share ({first}, the second side replaced) the method calls shared: {nulls}. One "
-        f"model twice: {mean(TWICE)}. The real pairs: {told}.",
+        f"model twice: {mean(TWICE)}. The real pairs: {told}. Standard errors are over fits, not over segmenters.",
         "The code of one segmenter alone, the other's activation first predicted from it linearly, explains of the "
         f"other {mean(REAL, 'cross-reconstruction')} of the whitened variance for {first}, and "
         f"{mean(SAME_POSITION, 'cross-reconstruction')} where the slices are another patient's: this number needs no "
         "threshold.",
         f"Of {first}, {mean(REAL, 'specific')} of the live latents are specific by their norm, and "
         f"{mean(REAL, 'specific after latent scaling')} after latent scaling, which gives a row that was only shrunk "
-        "back: where the second is smaller, the rest was called specific for its shrinkage alone. By activation mass "
+        "back: where the second is smaller, the rest was called specific for its shrinkage alone. Scaling finds more "
+        f"in nulls too: {mean(SAME_POSITION, 'shared after latent scaling')} shared with another slice at the same "
+        f"position, beside {mean(REAL, 'shared after latent scaling')}. By activation mass "
         f"{mean(REAL, 'shared by activation mass')} are shared, by ablation gain "
         f"{mean(REAL, 'shared by ablation gain')}. Longer fits merge more: after {LONGER} times the steps "
         + ", ".join(f"{100 * value:.1f}% with {name}" for name, value in longer.items() if value is not None)

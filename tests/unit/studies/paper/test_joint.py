@@ -111,6 +111,7 @@ def test_the_experiment_gives_its_figures_and_finds_its_fits_again(study, monkey
     again = joint.run(study, lambda *_: None)
     assert study.run.timings == before
     assert again.headline == found.headline
+    assert "squares / unet, from different random weights, " in " ".join(found.paragraphs)
     for figure in joint.EXPERIMENT.figures:
         drawn = found.tables[figure.table]
         named = [figure.x, figure.y, figure.value, figure.series, figure.panel, figure.low, figure.high, *figure.only]
