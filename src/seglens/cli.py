@@ -256,6 +256,8 @@ def doctor(
     """Versions, devices, memory, disk, and what would break; or whether every byte of a run is as it was written."""
     if run is not None:
         return _doctor_of_run(run, repair=repair)
+    if repair:
+        raise ValueError("--repair mends a run; give its folder: seglens doctor RUN --repair")
     from seglens.doctor import examine
 
     text, healthy = examine()

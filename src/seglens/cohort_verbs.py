@@ -52,9 +52,9 @@ class Files:
             sequences=self.sequences or sequences,
             images=self.images,
             masks=self.masks,
-            channels={name: int(number) for name, number in pairs(self.channels).items()} or None,
-            labels={int(value): name for value, name in pairs(self.labels).items()} or labels,
-            mask_values={int(code): int(value) for code, value in pairs(self.mask_values).items()} or None,
+            channels={name: whole(number) for name, number in pairs(self.channels).items()} or None,
+            labels={whole(value): name for value, name in pairs(self.labels).items()} or labels,
+            mask_values={whole(code): whole(value) for code, value in pairs(self.mask_values).items()} or None,
             inverted=self.inverted,
             orientation=self.orientation,
             reading=Reading(self.nonfinite, self.resample, self.follow_links, self.max_gib),
@@ -145,4 +145,20 @@ def pairs(text: str | None) -> dict[str, str]:
     wrong = [part for part in parts if "=" not in part]
     if wrong:
         raise ValueError(f"{', '.join(wrong)}: give pairs such as name=value, separated by commas")
-    return {name.strip(): value.strip() for name, value in (part.split("=", 1) for part in parts)}
+    found: dict[str, str] = {}
+    for name, value in (part.split("=", 1) for part in parts):
+        if name.strip() in found:
+            raise ValueError(f"{text}: {name.strip()} stands there twice; give each once")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def whole(text: str) -> int:
+    """A whole number of such a pair."""
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no whole number; give --labels as 0=background,1=tumour, --mask-values as 0=0,255=1 and "
+            "--channels as FLAIR=1"
+        ) from None

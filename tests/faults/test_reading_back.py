@@ -51,6 +51,14 @@ def test_row_15_masks_go_back_to_any_orientation(tmp_path: Path, axes: str) -> N
         np.testing.assert_array_equal(again.header[field], first.header[field])
 
 
+def test_row_15_the_cap_of_the_reading_is_that_of_the_writing(tmp_path: Path) -> None:
+    """The image is looked at again when its mask is written, under the cap under which it was read."""
+    original = write_nifti(tmp_path / "image.nii.gz", head()[0], np.eye(4))
+    mask = np.zeros(read_stack(ImageRef(original)).values.shape, np.uint8)
+    with pytest.raises(ValueError, match="over the cap of 1000"):
+        write_mask(tmp_path / "mask.nii.gz", mask, {0: 0}, ImageRef(original), max_bytes=1000)
+
+
 class Threshold(torch.nn.Module):
     """Says label k where the normalised image is about k / 2: a segmenter whose right answer is known."""
 

@@ -154,7 +154,8 @@ def test_an_older_version_and_a_damaged_book(run, monkeypatch, capsys):
     books = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(books | {"format": STAGE_FORMAT - 1}))
     assert "REDONE        all stages: this version computes something else" in condition_of(run).text()
-    for content in ("{", "[]", '{"stages": 3}', '{"stages": {"a": 1}}'):
+    outside = [json.dumps({"stages": {"a": {"folder": name, "hash": "0"}}}) for name in ("..", "../..", "/etc", "")]
+    for content in ("{", "[]", '{"stages": 3}', '{"stages": {"a": 1}}', *outside):
         (run / "run.json").write_text(content)
         with pytest.raises(ValueError, match=r"run\.json is damaged; remove it and run the study again"):
             condition_of(run)

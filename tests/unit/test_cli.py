@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from seglens import cli
-from seglens.cohort_verbs import pairs
+from seglens.cohort_verbs import Files, pairs
 from seglens.studies.settings import EXAMPLE
 
 
@@ -76,6 +76,8 @@ def test_a_fault_of_ours_is_exit_1(monkeypatch, capsys):
 def test_doctor(monkeypatch, capsys):
     assert run(monkeypatch, "doctor") == cli.DONE
     assert "all is well" in capsys.readouterr().out
+    assert run(monkeypatch, "doctor", "--repair") == cli.REFUSED
+    assert "seglens doctor RUN --repair" in capsys.readouterr().err
 
 
 def test_phantom_then_check(monkeypatch, capsys, tmp_path):
@@ -93,3 +95,10 @@ def test_phantom_then_check(monkeypatch, capsys, tmp_path):
 def test_pairs_must_be_pairs(text):
     with pytest.raises(ValueError, match="name=value"):
         pairs(text)
+
+
+def test_a_pair_stands_there_once_and_numbers_are_numbers(tmp_path):
+    with pytest.raises(ValueError, match="0 stands there twice"):
+        pairs("0=a,0=b")
+    with pytest.raises(ValueError, match="'tumour' is no whole number; give --labels as 0=background"):
+        Files(labels="tumour=1").cohort(tmp_path)

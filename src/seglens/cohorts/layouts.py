@@ -192,13 +192,17 @@ def _patient_finder(expression: str | None) -> Callable[[str, str], str]:
     """From case id and default patient to the patient."""
     if expression is None:
         return lambda _, default: default
-    pattern = re.compile(expression)
+    try:
+        pattern = re.compile(expression)
+    except re.error as error:
+        raise ValueError(f"patient={expression!r} is no regular expression ({error}); correct it") from None
 
     def find(case_id: str, _: str) -> str:
         match = pattern.search(case_id)
-        if match is None:
+        found = match and match.group(1 if match.groups() else 0)
+        if not found:  # no match, or one in which the group has no part
             raise ValueError(f"patient={expression!r} does not match the case {case_id!r}; correct the expression")
-        return match.group(1) if match.groups() else match.group(0)
+        return found
 
     return find
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from seglens.cohorts.case import Case, ImageRef
 from seglens.cohorts.planes import SUFFIXES, as_stored
-from seglens.cohorts.volumes import read_header
+from seglens.cohorts.volumes import MAX_BYTES, read_header
 
 _CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])
 
@@ -44,7 +44,9 @@ def file_codes(case: Case, labels: Mapping[int, str]) -> dict[int, int]:
     return codes
 
 
-def write_mask(path: Path, mask: NDArray[np.uint8], codes: Mapping[int, int], like: ImageRef) -> None:
+def write_mask(
+    path: Path, mask: NDArray[np.uint8], codes: Mapping[int, int], like: ImageRef, *, max_bytes: int = MAX_BYTES
+) -> None:
     """Write a mask on the own grid of an image.
 
     A volume becomes a NIfTI file with the image's voxel order, orientation, affine and units, bit for bit those of its
@@ -55,6 +57,7 @@ def write_mask(path: Path, mask: NDArray[np.uint8], codes: Mapping[int, int], li
         mask: labels [D H W] as the image's `Stack` lies.
         codes: label to value in the file.
         like: the image.
+        max_bytes: the most that the image's unpacked file may hold, as where it was read.
 
     Raises:
         VolumeError: the image cannot be read any more.
@@ -70,7 +73,7 @@ def write_mask(path: Path, mask: NDArray[np.uint8], codes: Mapping[int, int], li
     if path.suffix == ".png":
         _write_png(path, values, like)
     else:
-        _write_nifti(path, values, like)
+        _write_nifti(path, values, like, max_bytes)
 
 
 def _fits(codes: Iterable[int], kind: str) -> bool:
@@ -84,10 +87,10 @@ def _write_png(path: Path, values: NDArray[Any], like: ImageRef) -> None:
     Image.fromarray(as_stored(values[0], like.orientation)).save(path)
 
 
-def _write_nifti(path: Path, values: NDArray[Any], like: ImageRef) -> None:
+def _write_nifti(path: Path, values: NDArray[Any], like: ImageRef, max_bytes: int) -> None:
     import nibabel
 
-    own = read_header(like.path)
+    own = read_header(like.path, max_bytes=max_bytes)
     canonical = values.transpose(2, 1, 0)[::-1, ::-1]
     to_own = nibabel.orientations.ornt_transform(_CANONICAL, nibabel.io_orientation(own.affine))
     data = nibabel.apply_orientation(canonical, to_own)

@@ -42,9 +42,10 @@ def read_plane(ref: ImageRef, *, constant: bool = False) -> tuple[NDArray[np.flo
         raise VolumeError(
             path, "no_such_channel", f"has one channel, not a channel {ref.channel}", "correct `channels`"
         )
-    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+    with np.errstate(over="ignore"):
+        plane = pixels.astype(np.float32)
+    if not np.isfinite(plane).all():  # as float32, in which all goes on: a larger number is infinite there
         raise VolumeError(path, "nonfinite_voxels", "some pixels are NaN or infinite", "mend or leave out the file")
-    plane = pixels.astype(np.float32)
     if not constant and plane.min() == plane.max():
         raise VolumeError(path, "constant", f"every pixel is {plane.flat[0]:g}", "leave the image out")
     if ref.inverted:

@@ -57,6 +57,10 @@ class VolumeError(ValueError):
         self.what = what
         self.cure = cure
 
+    def __reduce__(self) -> tuple[type["VolumeError"], tuple[Path, str, str, str]]:
+        """As it was made: a worker process sends it, and pickle would call it with the message alone."""
+        return type(self), (self.path, self.code, self.what, self.cure)
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:

@@ -51,6 +51,8 @@ def unpack(archive: Path, folder: Path) -> int:
             unfolds to an absurd size, or one that is damaged.
         NoRoomError: it unfolds to more than the disk has free.
     """
+    if not archive.is_file():
+        raise ArchiveError(f"{archive} is not a file; give a .zip or .tar archive")
     if folder.exists():
         raise ArchiveError(f"{folder} exists; give another folder")
     try:
@@ -110,6 +112,8 @@ def _checked(archive: Path, entries: list[_Entry]) -> list[tuple[_Entry, tuple[s
     around: set[tuple[str, ...]] = set()
     for entry in entries:
         parts = PurePosixPath(entry.name).parts
+        if not parts and entry.kind == "folder":  # "./", with which `tar -C folder .` begins
+            continue
         inside = parts and not any(part in ("..", "/") or part.startswith("/") for part in parts)
         if not inside or any(mark in entry.name for mark in ("\\", "\0")) or ":" in parts[0]:
             raise ArchiveError(

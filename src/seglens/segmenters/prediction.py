@@ -75,7 +75,8 @@ def predict_cohort(
                 mask = _segmented(segmenter, part, scales, batch_size) if seen else part.masks
                 like = part.case.images[cohort.sequences[0]]
                 name = mask_name(part.case, like)
-                write_mask(draft.path / name, mask, codes[part.case.id], like)
+                cap = part.case.reading.max_bytes
+                write_mask(draft.path / name, mask, codes[part.case.id], like, max_bytes=cap)
                 rows.append(_row(part, name, mask, codes[part.case.id], cohort))
             progress(number + 1, len(units), cases=float(len(rows)))
         draft.save_document(DOCUMENT, rows)

@@ -120,6 +120,10 @@ def test_the_patient_by_an_expression(pictures: Path) -> None:
     assert read_cohort(pictures, **one, patient=r"P-\d").cases[0].patient == "P-1"
     with pytest.raises(ValueError, match="does not match the case 'P-1-0'"):
         read_cohort(pictures, **one, patient="Q")
+    with pytest.raises(ValueError, match="does not match the case 'P-1-0'"):
+        read_cohort(pictures, **one, patient="P(Q)?")
+    with pytest.raises(ValueError, match="is no regular expression"):
+        read_cohort(pictures, **one, patient="(")
     assert {case.patient for case in read_cohort(pictures, images="images/*.png", sequences=["T1"]).cases} == {
         f"images/P-{p}-{s}" for p in (1, 2) for s in (0, 1, 10)
     }

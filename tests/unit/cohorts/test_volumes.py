@@ -1,4 +1,5 @@
 import gzip
+import pickle
 import struct
 from pathlib import Path
 
@@ -20,6 +21,17 @@ def good(tmp_path: Path, write_nifti) -> Path:
 
 def plain(path: Path) -> bytearray:
     return bytearray(gzip.decompress(path.read_bytes()))
+
+
+def test_an_error_comes_whole_from_a_worker_process() -> None:
+    error = pickle.loads(pickle.dumps(VolumeError(Path("a.nii"), "truncated", "breaks off", "get it again")))
+    assert str(error) == "a.nii: breaks off; get it again"
+    assert (error.path, error.code, error.what, error.cure) == (
+        Path("a.nii"),
+        "truncated",
+        "breaks off",
+        "get it again",
+    )
 
 
 def code_of(path: Path, content: bytes, **options: int) -> str:
