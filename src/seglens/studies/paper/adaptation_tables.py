@@ -30,7 +30,9 @@ POLICY_ROWS: dict[str, pl.DataType | type[pl.DataType]] = {
 LEADS = {
     "direction": pl.String,
     "edit": pl.String,
+    "edit parameters": pl.Int64,
     "best rival": pl.String,
+    "rival parameters": pl.Int64,
     "class": pl.String,
     "figure": pl.String,
     "lead": pl.Float64,
@@ -92,7 +94,9 @@ def lead_rows(rows: pl.DataFrame) -> pl.DataFrame:
                 {
                     "direction": name,
                     "edit": edit["policy"],
+                    "edit parameters": edit["parameters"],
                     "best rival": best["policy"],
+                    "rival parameters": best["parameters"],
                     "class": class_name,
                     "figure": figure,
                     "lead": interval.value,
@@ -183,7 +187,8 @@ def paragraphs(leads: pl.DataFrame, curve: pl.DataFrame) -> list[str]:
     for row in _main_leads(leads).iter_rows(named=True):
         verdict = "beats" if row["low"] > 0 else "falls behind" if row["high"] < 0 else "cannot be told from"
         words.append(
-            f"{row['direction']}: the best latent edit ({row['edit']}) {verdict} the best rival ({row['best rival']}): "
+            f"{row['direction']}: the best latent edit ({row['edit']}, {row['edit parameters']} numbers) {verdict} the "
+            f"best rival ({row['best rival']}, {row['rival parameters']}): "
             f"{row['lead']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] pooled foreground Dice."
         )
     words.append(

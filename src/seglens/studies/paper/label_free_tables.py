@@ -160,6 +160,10 @@ def paragraphs(policies: pl.DataFrame, kept: pl.DataFrame) -> list[str]:
         "latents can do. Latents fitted to the masks judged on, in as many steps as fitted policies, say that."
     )
     words.append(
+        "What is not chosen here (rates of fits, the spread of contrasts) was fixed on phantoms in other directions: "
+        "SSA to adult, SSA to pediatric and pediatric to SSA, other pairs of the same cohorts."
+    )
+    words.append(
         "The policy named for an oracle is the best of several on these directions, so its share is the upper end of "
         "what one would have got by naming a policy before. Learning rates of entropy minimisation and TENT were "
         "chosen by rehearsal on the restyled source slices; a correction whose predicted foreground collapses or "

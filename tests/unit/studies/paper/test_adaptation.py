@@ -86,7 +86,7 @@ def test_the_words_say_which_way_it_falls(policies):
     hits = {"none": 40, "1 0 latents": 50, "1 0 last_layer": 55}
     curve = curve_rows(scores_of(hits), "adult on pediatric")
     words = " ".join(paragraphs(lead_rows(policies), curve))
-    assert "(latents) beats the best rival (last_layer): +0.150" in words
+    assert "(latents, 4 numbers) beats the best rival (last_layer, 4): +0.150" in words
     assert "1 labelled patients: latents against last_layer: -0.050" in words
     found = headlines(lead_rows(policies), curve)
     assert found["lead adult on pediatric"] == pytest.approx(0.15)
