@@ -91,6 +91,13 @@ def test_row_54_unsound_weights_in_a_folder(tmp_path):
     file = saved(tmp_path) / "model.safetensors"
     sound = load_file(file)
     assert build().n_classes == 3
+    save_file({name: sound[name] for name in sound if "layer_norm" not in name}, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"is no whole SegFormer encoder: stages\.0\..* and \d+ more are not in it"):
+        build()
+    key = next(name for name in sound if name.endswith("layer_norm.3.weight") or name.endswith("3.layer_norm.weight"))
+    save_file({**sound, key: torch.ones(3)}, file, {"format": "pt"})
+    with pytest.raises(ValueError, match="pretrained"):
+        build()
     save_file({name: tensor / 0 for name, tensor in sound.items()}, file, {"format": "pt"})
     with pytest.raises(ValueError, match=r"not finite in stages\.0\."):
         build()

@@ -68,8 +68,14 @@ def _read(folder: Path, name: str) -> dict[str, Tensor]:
     for file in folder.glob("*.safetensors"):
         check_safetensors(file)
     try:
-        weights: dict[str, Tensor] = dict(SegformerModel.from_pretrained(folder, local_files_only=True).state_dict())
-    except OSError as error:
+        model, found = SegformerModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: tensors of other sizes than its config.json says
         raise ValueError(f"pretrained {name!r}: {str(error).splitlines()[0]}") from None
+    # transformers draws at random what the file does not have, and only says so on the screen
+    absent = sorted({str(key) for kind in ("missing_keys", "mismatched_keys") for key in found.get(kind, ())})
+    if absent:
+        shown = ", ".join(absent[:4]) + (f" and {len(absent) - 4} more" if len(absent) > 4 else "")
+        raise ValueError(f"pretrained {name!r} is no whole SegFormer encoder: {shown} are not in it; give one that is")
+    weights: dict[str, Tensor] = dict(model.state_dict())
     refuse_non_finite(weights, name)
     return weights
