@@ -95,6 +95,22 @@ def test_row_03_a_mended_case_comes_back(tmp_path: Path, cohort: Path) -> None:
     assert findings(out) == {}
 
 
+def test_row_05_a_raised_cap_is_heeded(tmp_path: Path, cohort: Path) -> None:
+    """A cap that is raised counts in a folder that was begun under the lower one, as the cure says it does."""
+    settings, out = settings_of(cohort), tmp_path / "run"
+    (source,) = settings.cohorts["adult"].sources
+    tight = settings.cohorts["adult"].model_copy(update={"sources": [source.model_copy(update={"max_gib": 1e-5})]})
+    for own, left_out in ((settings.model_copy(update={"cohorts": {"adult": tight}}), True), (settings, False)):
+        run = Run(out)
+        with run.writing(own.model_dump(mode="json")):
+            if left_out:
+                with pytest.raises(ValueError, match="all 5 cases are quarantined"):
+                    Study(own, run).slices("adult")
+                (out / "run.json").unlink()  # what the refusal of other settings says to do
+            else:
+                assert Study(own, run).slices("adult").index["case"].n_unique() == 5
+
+
 def test_row_18_a_study_is_refused_until_the_code_is_mapped(tmp_path: Path, cohort: Path) -> None:
     """A study whose masks code enhancing by the other rule is refused before a slice is cut; its report says why."""
     path = cohort / "d/d_seg.nii.gz"

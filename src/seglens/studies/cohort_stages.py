@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from seglens.artifacts import Artifact, hash_file, hash_of, new_artifact
-from seglens.cohorts.case import Cohort
+from seglens.cohorts.case import STRICT, Cohort
 from seglens.cohorts.findings import CheckReport
 from seglens.progress import Progress
 from seglens.studies.inputs import known_files, places_of, refuse_other_files, remember
@@ -46,6 +46,9 @@ def prepare(do: Do, settings: StudySettings, name: str, folder: Path) -> Artifac
     changed = {str(path): digest for path, digest in known.items() if sha256.get(path, digest) != digest}
     if changed:
         inputs["changed"] = hash_of(sorted(changed.values()))
+    limits = _limits(cohort)
+    if limits:
+        inputs["limits"] = hash_of(limits)
     check_stage = Stage(f"check/{name}", "check", inputs)
 
     def check(path: Path, checkpoint: Path, progress: Progress) -> None:
@@ -174,6 +177,15 @@ def _facts_of_cases(cohort: Cohort) -> dict[str, Any]:
             for case in cohort.cases
         },
     }
+
+
+def _limits(cohort: Cohort) -> dict[str, Any]:
+    """What was waived of the limits that decide whether a file is read at all; {} where all are the usual ones.
+
+    Slices do not depend on them but by the cases that are left out; the check does, or raising a cap would not help.
+    """
+    given = {case.id: [case.reading.follow_links, case.reading.max_gib] for case in cohort.cases}
+    return {case: limits for case, limits in given.items() if limits != [STRICT.follow_links, STRICT.max_gib]}
 
 
 def _cohort_facts(cohort: Cohort, settings: CohortSettings) -> dict[str, Any]:
