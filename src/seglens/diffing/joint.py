@@ -123,14 +123,22 @@ class JointDictionary:
     def encode(self, tokens: Mapping[str, Tokens]) -> Codes:
         """Codes of tokens at the same places, by model.
 
-        A model that is not given is replaced by the best linear prediction from those that are; what the code then
-        explains of it is the cross-reconstruction.
+        A model that is not given is replaced by the best linear prediction from those that are (`predicted`); what the
+        code then explains of it is the cross-reconstruction.
 
         Args:
             tokens: model to raw tokens [n d].
 
         Raises:
             ValueError: no model, an unknown one, another width, or different numbers of tokens.
+        """
+        return self.dictionary.encode(self.predicted(tokens))
+
+    @torch.no_grad()
+    def predicted(self, tokens: Mapping[str, Tokens]) -> Float[Tensor, "n D"]:
+        """Whitened activations of all models side by side: those that are given, and what these predict of the others.
+
+        Arguments and errors as `encode`'s.
         """
         if not tokens or len({len(given) for given in tokens.values()}) > 1:
             raise ValueError(
@@ -139,7 +147,7 @@ class JointDictionary:
             )
         given = torch.cat([torch.arange(self.dictionary.d_in)[self.columns(name)] for name in tokens])
         x = torch.cat([self.models[self.names.index(name)].whitened(part) for name, part in tokens.items()], 1)
-        return self.dictionary.encode(x @ self._prediction(given))
+        return x @ self._prediction(given)
 
     def decode(self, codes: Codes) -> dict[str, Tokens]:
         """Model to reconstructed raw tokens [n d]."""

@@ -150,6 +150,28 @@ def judge_joint(joint: JointDictionary, stores: Mapping[str, ActivationStore]) -
     )
 
 
+@torch.no_grad()
+def linear_explained(joint: JointDictionary, stores: Mapping[str, ActivationStore]) -> float:
+    """What `JointSharing.cross_explained` would be without the code: the other model predicted linearly, and no more.
+
+    Args:
+        joint: whose training slices the prediction comes from.
+        stores: as in `judge_joint`.
+
+    Returns:
+        Explained variance (whitened) of each model by each other one alone: mean over all ordered pairs.
+    """
+    stores = on_common_grid({name: stores[name] for name in joint.names})
+    tokens = {name: store.tokens(torch.arange(store.n_tokens)) for name, store in stores.items()}
+    x = torch.cat([model.whitened(tokens[model.name]) for model in joint.models], 1)
+    found = []
+    for name, given in tokens.items():
+        missed = x - joint.predicted({name: given})
+        others = [joint.columns(other) for other in joint.names if other != name]
+        found += [_explained_variance(x[:, columns], missed[:, columns]) for columns in others]
+    return sum(found) / len(found)
+
+
 def _ablation_gains(joint: JointDictionary, codes: Codes, error: SideBySide) -> Float[Tensor, "m models"]:
     """``sum |e + z d|^2 - |e|^2`` over tokens: 2 d . sum(z e) + |d|^2 sum(z^2)."""
     products, squares = _regression_sums(codes, error)

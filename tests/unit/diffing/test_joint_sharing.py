@@ -5,7 +5,7 @@ from tests.unit.diffing.planted_models import GRID, store
 
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.joint import JointDictionary, JointModel
-from seglens.diffing.joint_sharing import JointSharing, judge_joint
+from seglens.diffing.joint_sharing import JointSharing, judge_joint, linear_explained
 
 N_SLICES = 60
 
@@ -132,3 +132,14 @@ def test_other_models_are_refused():
     models = two_models([1.0, 1.0, 1.0])
     with pytest.raises(ValueError, match="activations of a, c; this dictionary is of a, b"):
         judge_joint(by_hand(torch.stack([row((0, 1.0), (3, 1.0))])), {"a": models["a"], "c": models["b"]})
+
+
+def test_the_linear_prediction_without_the_code_explains_what_is_linear():
+    models = two_models([1.0, 1.0, 1.0], noise=0.01)
+    side_by_side = torch.cat([store.tokens(torch.arange(store.n_tokens)) for store in models.values()], 1)
+    known = by_hand(torch.eye(12)[:3])
+    known = JointDictionary(known.models, known.dictionary, side_by_side.T @ side_by_side / len(side_by_side))
+    # centred at 0 and not whitened: b's channels 3..5 are a's 0..2, and back
+    assert linear_explained(known, models) > 0.95
+    apart = two_models([0.0, 0.0, 0.0], noise=0.01)
+    assert linear_explained(known, apart) < 0.05

@@ -13,9 +13,10 @@ from typing import Any
 
 import polars as pl
 
-from seglens.artifacts import Draft
-from seglens.diffing.joint import JOINT_FIT, KIND, fit_joint_dictionary
-from seglens.diffing.joint_sharing import JointSharing, judge_joint
+from seglens.activations.store import ActivationStore
+from seglens.artifacts import Artifact, Draft
+from seglens.diffing.joint import JOINT_FIT, KIND, JointDictionary, fit_joint_dictionary
+from seglens.diffing.joint_sharing import JointSharing, judge_joint, linear_explained
 from seglens.diffing.nulls import NULLS, other_slice_rows
 from seglens.progress import Progress
 from seglens.studies.paper.experiment import CannotCarryError, Experiment, Figure, Finding, finite, part
@@ -31,6 +32,7 @@ LONGER = 3
 TOKENS = {"train": 100_000, "test": 30_000}
 """Of each cohort, at most, in whole slices."""
 REAL, TWICE, SAME_POSITION = "same slices", "one model twice", "another slice at the same position"
+LINEAR = "linear prediction without the code"
 AGAIN = "'"
 """Follows a model's name where it stands on both sides."""
 
@@ -47,7 +49,10 @@ def run(study: Study, progress: Progress) -> Finding:
     rows: list[dict[str, Any]] = []
     functional: list[dict[str, Any]] = []
     for number, fit in enumerate(plan):
-        (pair, condition, seed, longer), figures = fit, _figures(study, seen, fit)
+        (pair, condition, seed, longer), fitted = fit, _fitted(study, seen, fit)
+        figures: dict[str, float | None] = fitted.document("figures")
+        if (seed, longer) == (SEEDS[0], 1):
+            figures[LINEAR] = _linear(study, seen, fit, fitted)
         asked = {"pair": pair_name(*pair), "condition": condition, "seed": seed, "steps": longer * JOINT_FIT.steps}
         rows += [asked | {"figure": name, "value": value} for name, value in figures.items()]
         progress(number + 1, len(plan) + len(pairs))
@@ -167,7 +172,7 @@ def headlines(
 ) -> dict[str, float | None]:
     """Shares and cross-reconstruction of the pairs, of the first pair's nulls and of one model twice."""
     found: dict[str, float | None] = {}
-    for figure in ("shared", "shared after latent scaling", "cross-reconstruction"):
+    for figure in ("shared", "shared after latent scaling", "cross-reconstruction", LINEAR):
         for row in summary.filter(pl.col("figure") == figure).iter_rows(named=True):
             if row["condition"] == REAL:
                 found[f"{figure}, {row['pair']}"] = row["mean"]
@@ -184,24 +189,29 @@ def headlines(
     return found
 
 
-def _figures(study: Study, seen: Seen, fit: Fit) -> dict[str, float | None]:
-    """What a fit finds in the test slices; the fitted dictionary and its latents stay in the run."""
-    pair, condition, seed, longer = fit
+def _stores(study: Study, seen: Seen, fit: Fit, split: str) -> dict[str, ActivationStore]:
+    """Both sides of a fit on a split, the second replaced as the condition says."""
+    pair, condition, seed, _ = fit
     names = [pair[0]] if condition == TWICE else list(pair)
-    cohorts = seen.cohorts(pair)
+    cohorts, grid = seen.cohorts(pair), seen.common_grid(pair)
+    stores = seen.stores(names, cohorts, split, grid=grid, most_tokens=TOKENS[split])
+    if condition == TWICE:
+        stores[names[0] + AGAIN] = stores[names[0]]
+    elif condition in NULLS:
+        stores[pair[1]] = NULLS[condition](stores[pair[1]], seed=2 * seed + list(TOKENS).index(split))
+    return stores
+
+
+def _fitted(study: Study, seen: Seen, fit: Fit) -> Artifact:
+    """A joint dictionary, with what it finds in the test slices: figures.json, latents and explained.parquet."""
+    pair, condition, seed, longer = fit
+    names, cohorts = [pair[0]] if condition == TWICE else list(pair), seen.cohorts(pair)
     settings = replace(JOINT_FIT, steps=longer * JOINT_FIT.steps)
 
     def make(draft: Draft, progress: Progress) -> None:
-        sides = []
-        for number, (split, most) in enumerate(TOKENS.items()):
-            stores = seen.stores(names, cohorts, split, grid=seen.common_grid(pair), most_tokens=most)
-            if condition == TWICE:
-                stores[names[0] + AGAIN] = stores[names[0]]
-            elif condition in NULLS:
-                stores[pair[1]] = NULLS[condition](stores[pair[1]], seed=2 * seed + number)
-            sides.append(stores)
-        joint = fit_joint_dictionary(sides[0], settings=settings, seed=seed, device=study.device, progress=progress)
-        judged = judge_joint(joint, sides[1])
+        training = _stores(study, seen, fit, "train")
+        joint = fit_joint_dictionary(training, settings=settings, seed=seed, device=study.device, progress=progress)
+        judged = judge_joint(joint, _stores(study, seen, fit, "test"))
         joint.write(draft)
         draft.save_table("latents", judged.latents())
         draft.save_table("explained", judged.explained)
@@ -218,8 +228,20 @@ def _figures(study: Study, seen: Seen, fit: Fit) -> dict[str, float | None]:
     }
     words = condition.replace(" ", "-")
     name = f"joint/{'~'.join(pair)}-{words}-{seed}{f'-x{longer}' if longer > 1 else ''}"
-    figures: dict[str, float | None] = part(study, name, KIND, inputs, make).document("figures")
-    return figures
+    return part(study, name, KIND, inputs, make)
+
+
+def _linear(study: Study, seen: Seen, fit: Fit, fitted: Artifact) -> float | None:
+    """Cross-reconstruction without the code; it follows from the slices alone, so one seed of a condition is enough."""
+
+    def make(draft: Draft, progress: Progress) -> None:
+        stores = _stores(study, seen, fit, "test")
+        draft.save_document("linear", finite(linear_explained(JointDictionary.read(fitted), stores)))
+
+    pair, condition, _, _ = fit
+    name = f"joint-linear/{'~'.join(pair)}-{condition.replace(' ', '-')}"
+    value: float | None = part(study, name, "joint_linear", {"joint": fitted.hash}, make).document("linear")
+    return value
 
 
 def _functional(study: Study, seen: Seen, pair: Pair) -> list[dict[str, Any]]:
@@ -274,8 +296,9 @@ def _words(
         f"model twice: {mean(TWICE)}. The real pairs: {told}. Standard errors are over fits, not over segmenters.",
         "The code of one segmenter alone, the other's activation first predicted from it linearly, explains of the "
         f"other {mean(REAL, 'cross-reconstruction')} of the whitened variance for {first}, and "
-        f"{mean(SAME_POSITION, 'cross-reconstruction')} where the slices are another patient's: this number needs no "
-        "threshold.",
+        f"{mean(SAME_POSITION, 'cross-reconstruction')} where the slices are another patient's. Without the code the "
+        f"linear prediction explains {mean(REAL, LINEAR)} and {mean(SAME_POSITION, LINEAR)}: cross-reconstruction "
+        "says how much of a linear relation the code keeps, not that the code found one.",
         f"Of {first}, {mean(REAL, 'specific')} of the live latents are specific by their norm, and "
         f"{mean(REAL, 'specific after latent scaling')} after latent scaling, which gives a row that was only shrunk "
         "back: where the second is smaller, the rest was called specific for its shrinkage alone. Scaling finds more "
