@@ -1,5 +1,6 @@
 """What a study is asked to do: one YAML file, checked before any work."""
 
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,6 +16,7 @@ from seglens.segmenters.pretrained import refuse_unpinned
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Rate = Annotated[float, Field(strict=True, gt=0)]
+_NAME = re.compile(r"[^\W_][\w .+-]{0,59}")
 
 
 class SettingsError(ValueError):
@@ -197,8 +199,8 @@ class StudySettings(_Strict):
         seed: everything random follows from it.
         sequences: input channels, in order.
         size: rows and columns of a slice.
-        cohorts: by name.
-        segmenters: by name; each also gets a dictionary of its own, fitted on its own cohort.
+        cohorts: by name, of letters, digits, spaces and ``. _ + -``.
+        segmenters: by name, as those; each also gets a dictionary of its own, fitted on its own cohort.
         hookpoint: one name for all segmenters that have it, or ``auto``: the deepest encoder stage whose mean
             ablation lowers foreground Dice by ``minimum_effect`` in every segmenter of that architecture.
         minimum_effect: see ``hookpoint``.
@@ -229,6 +231,17 @@ class StudySettings(_Strict):
     atlas_top_k: Count = 8
     device: str = "auto"
     strict: Annotated[bool, Field(exclude=True)] = False
+
+    @field_validator("cohorts", "segmenters")
+    @classmethod
+    def _plain_names(cls, named: dict[str, Any]) -> dict[str, Any]:
+        strange = [name for name in named if not _NAME.fullmatch(name)]
+        if strange:
+            raise ValueError(
+                f"the names {', '.join(repr(name[:80]) for name in strange)}: they stand in names of stages, folders "
+                "and addresses; take up to 60 letters, digits, spaces and . _ + -, a letter or digit first"
+            )
+        return named
 
     @model_validator(mode="after")
     def _names_exist(self) -> "StudySettings":

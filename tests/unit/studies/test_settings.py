@@ -69,3 +69,24 @@ def test_demo_settings_survive_a_file(quick):
     again = StudySettings.parse(yaml.safe_load(yaml.safe_dump(settings.model_dump(mode="json"))), "demo")
     assert again == settings
     assert again.seed == 5
+
+
+@pytest.mark.parametrize("name", ["a/b", "a~b", "a@b", "a\nb", "", "..", "a" * 61, "a?b", "a%2fb"])
+def test_names_that_would_be_taken_for_something_else(name):
+    """Names stand in those of stages (``alignment/a~b``), of folders, and in the explorer's addresses."""
+    content = {
+        "sequences": ["T1c"],
+        "cohorts": {name: {"phantom": {"population": "adult"}}},
+        "segmenters": {name: {"cohort": name}},
+    }
+    with pytest.raises(SettingsError, match=r"cohorts: .*take up to 60 letters[^$]*segmenters: "):
+        StudySettings.parse(content, "study.yaml")
+
+
+def test_names_may_have_spaces_and_letters_of_any_script():
+    content = {
+        "sequences": ["T1c"],
+        "cohorts": {"Köln 2021.1": {"phantom": {"population": "adult"}}},
+        "segmenters": {"a-b_c+d": {"cohort": "Köln 2021.1"}},
+    }
+    assert list(StudySettings.parse(content, "study.yaml").segmenters) == ["a-b_c+d"]
