@@ -14,6 +14,8 @@ from seglens.studies.paper.experiment import finite
 
 ORACLE = "oracle_alpha"
 EXTRA = {UNEDITED: "rival", ORACLE: "oracle"}
+LIKE_THE_PAPER = {UNEDITED: "untouched", "constant_edit": "constant edit", ORACLE: "best alpha a slice"}
+"""Policies that stand beside Table 5, and what headlines call them."""
 POLICY_ROWS: dict[str, pl.DataType | type[pl.DataType]] = {
     "direction": pl.String,
     "policy": pl.String,
@@ -170,6 +172,19 @@ def headlines(leads: pl.DataFrame, curve: pl.DataFrame) -> dict[str, float | Non
     ):
         found[f"lead {row['direction']}, {row['labelled patients']} patients"] = row["lead"]
     return found
+
+
+def class_headlines(policies: pl.DataFrame) -> dict[str, float | None]:
+    """Pooled Dice of the steered class, of what can stand beside the paper's Table 5."""
+    rows = policies.filter(
+        (pl.col("class") != "foreground")
+        & (pl.col("figure") == "dice_pooled")
+        & pl.col("policy").is_in(list(LIKE_THE_PAPER))
+    ).sort("direction", "policy")
+    return {
+        f"{row['class']} Dice (pooled), {LIKE_THE_PAPER[row['policy']]}, {row['direction']}": row["value"]
+        for row in rows.iter_rows(named=True)
+    }
 
 
 def paragraphs(leads: pl.DataFrame, curve: pl.DataFrame) -> list[str]:

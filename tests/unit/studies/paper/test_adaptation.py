@@ -10,7 +10,14 @@ from seglens.steering.contest import Contestant
 from seglens.steering.corrections import Correction
 from seglens.studies.demo import demo_settings
 from seglens.studies.paper.adaptation import Direction, learning_curve, patients_of
-from seglens.studies.paper.adaptation_tables import curve_rows, headlines, lead_rows, paragraphs, policy_rows
+from seglens.studies.paper.adaptation_tables import (
+    class_headlines,
+    curve_rows,
+    headlines,
+    lead_rows,
+    paragraphs,
+    policy_rows,
+)
 from seglens.studies.stages import Study
 
 CONTESTANTS = [
@@ -56,6 +63,10 @@ def test_values_are_means_over_seeds_with_intervals_over_patients(policies):
     # all patients are alike: no draw differs
     assert (main["high"] - main["low"]).abs().max() == pytest.approx(0, abs=1e-12)
     assert dict(main.select("policy", "seeds").iter_rows())["latents"] == 2
+
+
+def test_the_class_stands_beside_the_papers_table(policies):
+    assert class_headlines(policies) == pytest.approx({"edema Dice (pooled), untouched, adult on pediatric": 0.4})
 
 
 def test_the_lead_is_over_the_best_rival_and_the_ceiling_is_none(policies):
