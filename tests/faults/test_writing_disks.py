@@ -152,6 +152,15 @@ def test_row_40_only_what_the_disk_refuses(tmp_path):
         write_text_whole(tmp_path / "file" / "run.json", "1")
 
 
+def test_a_link_under_the_temporary_name_is_not_written_through(tmp_path):
+    """A run from somebody else may hold one, that leads to a file of ours."""
+    (tmp_path / "ours").write_text("precious")
+    (tmp_path / ".names.json.partial").symlink_to(tmp_path / "ours")
+    write_text_whole(tmp_path / "names.json", "{}")
+    assert (tmp_path / "ours").read_text() == "precious"
+    assert (tmp_path / "names.json").read_text() == "{}" and not (tmp_path / "names.json").is_symlink()
+
+
 def test_row_40_command_ends_cleanly(tmp_path):
     """On the command line a folder that cannot be written to is exit code 2 and one message."""
     (tmp_path / "file").write_text("")
