@@ -135,17 +135,24 @@ export async function latentPage(page: HTMLElement, segmenter: string, latent: n
     ),
   );
   await show("top");
-  const measured = await json<Strength>(`${place}/strength`);
-  replace(strength, histogram(measured));
-  const lost = await json<Effects>(`${place}/effects`);
-  replace(
-    effects,
-    table(
-      ["class", "Dice with it", "zeroed"],
-      lost.classes.map((own) => [words(own.label), figure(own.before, 3), figure(own.after, 3)]),
-      `Pooled over the ${lost.n_slices} slices where it is strongest`,
-    ),
-  );
+  void later(place, strength, effects); // they run the network over many slices; the rest can be looked at meanwhile
+}
+
+async function later(place: string, strength: HTMLElement, effects: HTMLElement): Promise<void> {
+  try {
+    const lost = await json<Effects>(`${place}/effects`);
+    replace(
+      effects,
+      table(
+        ["class", "Dice with it", "zeroed"],
+        lost.classes.map((own) => [words(own.label), figure(own.before, 3), figure(own.after, 3)]),
+        `Pooled over the ${lost.n_slices} slices where it is strongest`,
+      ),
+    );
+    replace(strength, histogram(await json<Strength>(`${place}/strength`)));
+  } catch (error) {
+    for (const part of [effects, strength]) if (!part.querySelector("figure, table")) replace(part, (error as Error).message);
+  }
 }
 
 async function fill(gallery: HTMLElement, segmenter: string, latent: number, kind: string): Promise<void> {

@@ -1,8 +1,11 @@
 """The explorer's server: pages and an API over one finished run."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
@@ -12,6 +15,8 @@ from seglens.explorer.names import Names
 from seglens.explorer.opened import OpenedRun, UnknownError
 from seglens.explorer.state import Held, State
 
+AT_ONCE = 4
+"""Requests."""
 STATIC = Path(__file__).parent / "static"
 overview = APIRouter(tags=["overview"])
 
@@ -35,7 +40,13 @@ def create_app(run: Path) -> FastAPI:
     Raises:
         ValueError: there is nothing to look at.
     """
-    app = FastAPI(title="Med-SegLens explorer", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    app = FastAPI(
+        title="Med-SegLens explorer",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+        lifespan=_few_at_once,
+    )
     app.state.held = State(OpenedRun(run), Names(run))
     for router in (overview, latents.router, cases.router, comparing.router, exporting.router):
         app.include_router(router, prefix="/api")
@@ -51,6 +62,13 @@ def create_app(run: Path) -> FastAPI:
         return FileResponse(STATIC / "index.html")
 
     return app
+
+
+@asynccontextmanager
+async def _few_at_once(_: FastAPI) -> AsyncIterator[None]:
+    """One person looks: forty threads would run no network faster, and each keeps the memory that it once used."""
+    current_default_thread_limiter().total_tokens = AT_ONCE
+    yield
 
 
 def _unknown(request: Request, error: Exception) -> JSONResponse:

@@ -18,6 +18,8 @@ from seglens.steering.edits import LatentEdit
 
 router = APIRouter(tags=["cases"])
 RESPONSIBLE = 20
+LARGEST = 1e6
+"""Of a strength, threshold or bias: codes are far below it, and float32 holds it."""
 BINARY: dict[int | str, dict[str, Any]] = {200: {"content": {MEDIA_TYPE: {}}}}
 
 
@@ -57,7 +59,7 @@ class WantedEdit(BaseModel):
 
     latents: list[int] = Field(min_length=1, max_length=4096)
     operation: Literal["multiply", "add", "zero", "clamp"] = "multiply"
-    value: float = Field(default=0.0, allow_inf_nan=False)
+    value: float = Field(default=0.0, ge=-LARGEST, le=LARGEST, allow_inf_nan=False)
     where: Literal["everywhere", "active"] = "everywhere"
 
 
@@ -84,7 +86,7 @@ class WantedRival(BaseModel):
     cohort: str
     row: int
     rule: Literal["largest_component", "entropy", "logit_bias"]
-    value: float = Field(default=0.0, allow_inf_nan=False)
+    value: float = Field(default=0.0, ge=-LARGEST, le=LARGEST, allow_inf_nan=False)
     label: str = ""
 
 
@@ -105,7 +107,7 @@ def cohort(cohort: str, held: Held, segmenter: str | None = None) -> CohortEntry
 
 @router.get("/cohorts/{cohort}/slices/{row}", response_class=Response, responses=BINARY)
 def one_slice(cohort: str, row: int, held: Held) -> Response:
-    """Grey levels of every sequence, mask and brain of a slice."""
+    """Grey levels of every sequence, mask and brain of a slice, and whether it was cut from a volume."""
     slices = held.run.slices(cohort, row)
     arrays = {
         "images": grey(slices, row),
@@ -114,6 +116,7 @@ def one_slice(cohort: str, row: int, held: Held) -> Response:
     }
     entry = slices.index.row(row, named=True)
     about = {name: entry[name] for name in ("case", "patient", "position", "split")}
+    about["volume"] = entry["spacing_row_mm"] is not None  # 2-D files have no place in mm
     return Response(pack(arrays, {**about, "sequences": slices.sequences}), media_type=MEDIA_TYPE)
 
 
@@ -177,8 +180,8 @@ def steer(segmenter: str, wanted: WantedSteering, held: Held) -> Response:
     slices = held.run.shown_to(opened, wanted.cohort, wanted.row)
     edits = [
         LatentEdit(
-            opened.dictionary.hookpoint,
-            opened.dictionary.hash,
+            opened.hookpoint,
+            opened.identity,
             tuple(edit.latents),
             edit.operation,
             edit.value,

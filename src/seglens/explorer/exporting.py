@@ -1,6 +1,7 @@
 """What is shown, as files: the table of latents with the names that people gave, and the map's places."""
 
 import io
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from seglens.explorer.state import Held, State
 router = APIRouter(prefix="/segmenters/{segmenter}", tags=["share"])
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet takes text that begins so for a formula."""
+PART = 2048
 TYPES = {"csv": "text/csv; charset=utf-8", "json": "application/json", "parquet": "application/vnd.apache.parquet"}
 
 
@@ -49,23 +51,50 @@ def places(segmenter: str, held: Held, of: Literal["decoder", "codes"] = "decode
         rows = opened.dictionary.W_dec.detach().numpy()
     else:
         rows = np.sqrt(np.maximum(held.run.survey(opened).mass.T, 0))
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    known = length[:, 0] > 0
-    scaled = rows[known] / length[known]
-    centred = scaled - scaled.mean(0)
-    _, sizes, directions = np.linalg.svd(centred, full_matrices=False)
-    directions = directions[:2] * np.sign(directions[:2, [0]] + 1e-30)
+    found, explained = principal_places(rows)
+    return Response(pack({"places": found}, {"explained": explained, "of": of}), media_type=MEDIA_TYPE)
+
+
+def principal_places(rows: np.ndarray) -> tuple[np.ndarray, float]:
+    """Rows, scaled to length 1, along the two directions in which they differ most.
+
+    By the covariance of the columns, a part of the rows at a time: of a dictionary of 100 MB no copy is made.
+
+    Args:
+        rows: [n d]; rows of zeros have no place (NaN).
+
+    Returns:
+        Places [n 2], float32, and the share of the squared differences that they show, 0..1.
+    """
+    width = rows.shape[1]
+    total, products, n = np.zeros(width), np.zeros((width, width)), 0
+    for _, part in _unit_rows(rows):
+        total += part.sum(0)
+        products += part.T @ part
+        n += len(part)
     found = np.full((len(rows), 2), np.nan, dtype=np.float32)
-    found[known] = centred @ directions.T
-    energy = np.square(sizes)
-    return Response(
-        pack({"places": found}, {"explained": float(energy[:2].sum() / max(energy.sum(), 1e-30)), "of": of}),
-        media_type=MEDIA_TYPE,
-    )
+    if n == 0:
+        return found, 0.0
+    mean = total / n
+    sizes, directions = np.linalg.eigh(products - n * np.outer(mean, mean))
+    chosen = directions[:, ::-1][:, :2]
+    chosen = np.pad(chosen * np.sign(chosen[0] + 1e-30), [(0, 0), (0, 2 - chosen.shape[1])])
+    for known, part in _unit_rows(rows):
+        found[known] = (part - mean.astype(np.float32)) @ chosen.astype(np.float32)
+    return found, float(sizes[-2:].sum() / max(sizes.sum(), 1e-30))
+
+
+def _unit_rows(rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Numbers and values of the rows that are not all zero, at most `PART` at a time, each of length 1."""
+    for start in range(0, len(rows), PART):
+        part = rows[start : start + PART]
+        length = np.linalg.norm(part, axis=1)
+        known = length.nonzero()[0]
+        yield known + start, part[known] / length[known, None]
 
 
 def _named(opened: Opened, held: State) -> pl.DataFrame:
-    given = held.names.of(opened.dictionary.hash)
+    given = held.names.of(opened.dictionary_hash)
     latents = range(opened.atlas.n_latents)
     own = {
         f"given_{field}": [getattr(given[latent], field) if latent in given else None for latent in latents]

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from seglens.explorer.names import GivenName
-from seglens.explorer.opened import Opened, OpenedRun, UnknownError, grey, heat_map
+from seglens.explorer.opened import BATCH, Opened, OpenedRun, UnknownError, grey
 from seglens.explorer.packing import MEDIA_TYPE, columns, pack
 from seglens.explorer.state import Held
 from seglens.steering.edits import LatentEdit
@@ -93,13 +93,13 @@ def table(segmenter: str, held: Held) -> Response:
     opened = held.run.opened(segmenter)
     atlas = opened.atlas.table
     arrays, meta = columns(atlas, [name for name in atlas.columns if not name.endswith("_top")])
-    given = {latent: entry.name for latent, entry in held.names.of(opened.dictionary.hash).items()}
+    given = {latent: entry.name for latent, entry in held.names.of(opened.dictionary_hash).items()}
     about = {
         "columns": meta,
         "given": given,
         "labels": list(opened.atlas.labels.values()),
-        "hookpoint": opened.dictionary.hookpoint,
-        "dictionary": opened.dictionary.hash,
+        "hookpoint": opened.hookpoint,
+        "dictionary": opened.dictionary_hash,
     }
     return Response(pack(arrays, about), media_type=MEDIA_TYPE)
 
@@ -112,10 +112,10 @@ def page(segmenter: str, latent: int, held: Held) -> LatentPage:
     return LatentPage(
         segmenter=segmenter,
         latent=latent,
-        hookpoint=opened.dictionary.hookpoint,
+        hookpoint=opened.hookpoint,
         facts=opened.atlas.of(latent),
         base_rates=dict(opened.atlas.base_rates),
-        given=held.names.of(opened.dictionary.hash).get(latent),
+        given=held.names.of(opened.dictionary_hash).get(latent),
         neighbours=_neighbours(opened, latent),
         partners=_partners(held.run, segmenter, latent),
     )
@@ -136,8 +136,11 @@ def examples(
     slices, unseen = held.run.slices(cohort), held.run.unseen(cohort)
     if not 0 <= sequence < len(slices.sequences):
         raise UnknownError(f"{cohort} has sequences 0 to {len(slices.sequences) - 1}, not {sequence}")
+    maps = np.zeros((0, 1, 1), dtype=np.float32)
     if kind == "top":
-        chosen = [unseen[row] for row in opened.atlas.exemplars_of(latent)[0]["row"].to_list()[:EXAMPLES]]
+        strongest, kept = opened.atlas.exemplars_of(latent)
+        chosen = [unseen[row] for row in strongest["row"].to_list()[:EXAMPLES]]
+        maps = kept[: len(chosen)].float().numpy()
     elif kind == "middle":
         survey = held.run.survey(opened)
         mass = survey.mass[:, latent]
@@ -146,12 +149,13 @@ def examples(
         chosen = [survey.rows[by_mass[place]] for place in np.unique(places) if place < len(by_mass)]
     else:
         chosen = np.random.default_rng(latent).permutation(unseen)[:EXAMPLES].tolist()
-    maps = [heat_map(*opened.codes(slices, row), latent) for row in chosen]
+    if kind != "top" and chosen:
+        maps = opened.maps(slices, chosen, latent)
     nothing = np.zeros((0, *slices.size), dtype=np.uint8)
     arrays = {
         "images": np.stack([grey(slices, row)[sequence] for row in chosen]) if chosen else nothing,
         "masks": slices.masks(chosen).numpy() if chosen else nothing,
-        "maps": np.stack(maps) if maps else np.zeros((0, 1, 1), dtype=np.float32),
+        "maps": maps,
     }
     about = {
         "cohort": cohort,
@@ -182,9 +186,10 @@ def effects(segmenter: str, latent: int, held: Held) -> Effects:
     rows = [unseen[row] for row in opened.atlas.exemplars_of(latent)[0]["row"].to_list()[:EXAMPLES]]
     if not rows:
         return Effects(n_slices=0, classes=[])
-    zero = LatentEdit(opened.dictionary.hookpoint, opened.dictionary.hash, (latent,), "zero")
+    zero = LatentEdit(opened.hookpoint, opened.identity, (latent,), "zero")
     with opened.alone():
-        scores = sweep(opened.segmenter, opened.dictionary, held.run.slices(cohort).select(rows), [zero])
+        slices = held.run.slices(cohort).select(rows)
+        scores = sweep(opened.segmenter, opened.dictionary, slices, [zero], batch_size=BATCH)
     before, after = (scores.summary(edit)["dice_pooled"] for edit in (UNEDITED, zero.name))
     return Effects(
         n_slices=len(rows),
@@ -197,7 +202,7 @@ def give_name(segmenter: str, latent: int, given: GivenName, held: Held) -> Give
     """Give a latent a name; it is kept in the run's folder."""
     opened = held.run.opened(segmenter)
     opened.has_latent(latent)
-    kept = held.names.give(opened.dictionary.hash, latent, given)
+    kept = held.names.give(opened.dictionary_hash, latent, given)
     assert kept is not None
     return kept
 
@@ -207,7 +212,7 @@ def take_name(segmenter: str, latent: int, held: Held) -> None:
     """Go back to the name by rule."""
     opened = held.run.opened(segmenter)
     opened.has_latent(latent)
-    held.names.give(opened.dictionary.hash, latent, None)
+    held.names.give(opened.dictionary_hash, latent, None)
 
 
 def _neighbours(opened: Opened, latent: int) -> list[Neighbour]:

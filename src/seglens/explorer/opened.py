@@ -1,12 +1,11 @@
 """A finished run as the explorer holds it: read when it is first asked for, then kept."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +25,9 @@ from seglens.studies.stages import unseen_rows
 
 SURVEYED = 200
 """Slices on which a latent's usual strength is measured."""
-BATCH = 16
+BATCH = 4
+"""Slices at once: more are no faster on a CPU, and a wide network's activations are large."""
+T = TypeVar("T")
 
 
 class UnknownError(KeyError):
@@ -61,20 +62,58 @@ class Opened:
         self._replay: Replay | None = None
         self._at: tuple[str, int] | None = None
 
-    @cached_property
+        self._reading = {what: Lock() for what in ("segmenter", "dictionary", "atlas", "identity")}
+        self._read: dict[str, Any] = {}
+    @property
     def segmenter(self) -> Segmenter:
+        self._untouched: Logits | None = None
+        self._codes: tuple[tuple[str, int], tuple[Codes, tuple[int, int]]] | None = None
         """The network."""
-        return Segmenter.read(self.run.artifact(f"segmenter/{self.name}"))
+        return self._once("segmenter", lambda: Segmenter.read(self.run.artifact(f"segmenter/{self.name}")))
 
-    @cached_property
+    @property
     def dictionary(self) -> SparseAutoencoder:
         """Its dictionary."""
-        return SparseAutoencoder.read(self.run.artifact(f"dictionary/{self.name}"))
+        return self._once("dictionary", lambda: SparseAutoencoder.read(self.run.artifact(f"dictionary/{self.name}")))
 
-    @cached_property
+    @property
     def atlas(self) -> LatentAtlas:
         """What its latents mean."""
-        return LatentAtlas.read(self.run.artifact(f"atlas/{self.name}"))
+        return self._once("atlas", lambda: LatentAtlas.read(self.run.artifact(f"atlas/{self.name}")))
+
+    @property
+    def identity(self) -> str:
+        """The dictionary's hash, which edits name; nothing changes it here, and to hash 200 MB takes half a second.
+
+        Raises:
+            ValueError: it was fitted to another network.
+        """
+
+        def identified() -> str:
+            check_edits(self.segmenter, self.dictionary)
+            return self.dictionary.hash
+
+        return self._once("identity", identified)
+
+    @property
+    def dictionary_hash(self) -> str:
+        """The hash of the dictionary that the atlas describes, without reading it."""
+        described: str = self.atlas.context["dictionary_hash"]
+        return described
+
+    @property
+    def hookpoint(self) -> str:
+        """Where its latents come from."""
+        hookpoint: str = self.atlas.context["hookpoint"]
+        return hookpoint
+
+    def _once(self, what: str, made: Callable[[], T]) -> T:
+        """Two requests that want the same thing first wait for one copy of it: a dictionary may have 200 MB."""
+        with self._reading[what]:
+            if what not in self._read:
+                self._read[what] = made()
+            found: T = self._read[what]
+            return found
 
     def has_latent(self, latent: int) -> None:
         """Refuse a latent that the dictionary does not have."""
@@ -89,10 +128,20 @@ class Opened:
             yield
 
     def codes(self, slices: SliceSet, row: int) -> tuple[Codes, tuple[int, int]]:
-        """Codes of one slice, token after token, and the token grid's size."""
+        """Codes of one slice, token after token, and the token grid's size; those of the last slice are kept."""
         with self._lock, torch.no_grad():
-            grid = activations(self.segmenter, self.dictionary.hookpoint, slices.images([row]))
-            return self.dictionary.encode(grid.flatten(0, 2)), (grid.shape[1], grid.shape[2])
+            if self._codes is None or self._codes[0] != (slices.hash, row):
+                grid = activations(self.segmenter, self.dictionary.hookpoint, slices.images([row]))
+                codes = self.dictionary.encode(grid.flatten(0, 2))
+                self._codes = (slices.hash, row), (codes, (grid.shape[1], grid.shape[2]))
+            return self._codes[1]
+
+    def maps(self, slices: SliceSet, rows: list[int], latent: int) -> Float32[np.ndarray, "n h w"]:
+        """One latent's codes on the token grids of some slices; no other latent is computed."""
+        with self._lock, torch.no_grad():
+            grid = activations(self.segmenter, self.dictionary.hookpoint, slices.images(rows))
+            codes = codes_of(self.dictionary, grid.flatten(0, 2), [latent])
+        return codes.float().view(grid.shape[:3]).numpy()
 
     def scale(self, latent: int) -> float:
         """The code that a heat map shows in full colour: the largest on the latent's exemplars, 1 for a dead latent."""
@@ -118,15 +167,18 @@ class Opened:
 
         The part of the network that the hookpoint does not reach is computed once a slice.
         """
-        check_edits(self.segmenter, self.dictionary, edits)
+        outside = [latent for edit in edits for latent in edit.latents if latent >= self.dictionary.n_latents]
+        if outside or any(edit.dictionary_hash != self.identity for edit in edits):
+            check_edits(self.segmenter, self.dictionary, edits)  # says what does not fit
         with self._lock, torch.no_grad():
             if self._replay is None:
                 self._replay = Replay(self.segmenter, self.dictionary.hookpoint)
             if self._at != (slices.hash, row):
                 self._at = None  # where recording breaks off, neither slice is there
-                self._replay.record(slices.images([row]))
+                self._untouched = self._replay.record(slices.images([row]))
                 self._at = (slices.hash, row)
-            return self._replay.logits(change_of(self.dictionary, edits) if edits else None)
+            assert self._untouched is not None
+            return self._replay.logits(change_of(self.dictionary, edits)) if edits else self._untouched
 
 
 class OpenedRun:
@@ -167,7 +219,8 @@ class OpenedRun:
         """Read the networks, so that the first slice that is looked at does not wait for the libraries."""
         for opened in self._opened.values():
             with suppress(Exception):  # told to whoever asks for it
-                _ = opened.segmenter, opened.dictionary
+                # the dictionary first: while it is read it takes its memory twice
+                _ = opened.atlas, opened.dictionary, opened.identity
 
     def opened(self, name: str) -> Opened:
         """One segmenter."""
