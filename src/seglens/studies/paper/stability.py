@@ -27,10 +27,11 @@ from seglens.dictionaries.quality import dictionary_quality
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.consensus import consensus_latents, only_latents, recurring_latents
 from seglens.diffing.functional import functional_alignment
+from seglens.diffing.nulls import other_slice_rows
 from seglens.diffing.sharing import align
 from seglens.progress import Progress
 from seglens.studies.dictionary_stages import ROTATED, alive_latents, variant_store
-from seglens.studies.paper.experiment import Experiment, Figure, Finding, part
+from seglens.studies.paper.experiment import CannotCarryError, Experiment, Figure, Finding, part
 from seglens.studies.stages import Study
 
 PROBE_SLICES = 100
@@ -105,7 +106,10 @@ COMPARED: Sequence[tuple[str, str, Seeds]] = (
 
 @dataclass(frozen=True, eq=False)
 class _Judge:
-    """One segmenter's activations: those that dictionaries are fitted to, and those of unseen slices."""
+    """One segmenter's activations: those that dictionaries are fitted to, and those of unseen slices.
+
+    ``elsewhere`` gives each probe slice one of another patient, at about the same depth.
+    """
 
     study: Study
     name: str
@@ -114,6 +118,7 @@ class _Judge:
     test: ActivationStore
     probe: Tensor
     per_slice: int
+    elsewhere: Tensor
 
     def fit(self, recipe: str, seeds: Seeds, *, on_rotated: bool = False) -> tuple[SparseAutoencoder, Tensor]:
         """A dictionary as a part of its own, and which of its latents are alive."""
@@ -144,11 +149,11 @@ class _Judge:
         return dictionary.encode(self.probe)
 
     def agreement(self, one: SparseAutoencoder, other: SparseAutoencoder) -> dict[str, Any]:
-        """By function, beside the same at the same places of other slices."""
+        """By function, beside the same at the same places of other patients' slices."""
         codes, others = self.codes(one), self.codes(other)
         found = functional_alignment(codes, others)
         slices = torch.arange(codes.n).reshape(-1, self.per_slice)
-        elsewhere = others.rows(slices.roll(max(1, len(slices) // 2), dims=0).reshape(-1))
+        elsewhere = others.rows(slices[self.elsewhere].reshape(-1))
         return {
             "correlation": found.mean_correlation,
             "correlation, other slices": functional_alignment(codes, elsewhere).mean_correlation,
@@ -204,9 +209,14 @@ def _judge(study: Study) -> _Judge:
     slices = study.own_slices(name, "test")
     test = live_activations(segmenter, slices, store.hookpoint)
     rows = evenly_spaced(len(slices), PROBE_SLICES)
+    try:
+        elsewhere = other_slice_rows(slices.select(rows).index, seed=study.settings.seed)
+    except ValueError as error:
+        raise CannotCarryError(f"needs other patients' slices for its null; test slices of {name}: {error}") from None
     grids = test.slice_tokens(rows)
     rotated = variant_store(store, ROTATED, study.settings.seed)
-    return _Judge(study, name, store, rotated, test, grids.flatten(0, 2), grids.shape[1] * grids.shape[2])
+    per_slice = grids.shape[1] * grids.shape[2]
+    return _Judge(study, name, store, rotated, test, grids.flatten(0, 2), per_slice, elsewhere)
 
 
 def _shared(one: tuple[SparseAutoencoder, Tensor], other: tuple[SparseAutoencoder, Tensor], tau: float) -> float:
@@ -251,7 +261,7 @@ def _words(judge: _Judge, table: pl.DataFrame) -> list[str]:
         f"Dictionaries of {judge.name} at {judge.store.hookpoint}, {own.steps} steps each, fitted twice to the same "
         f"activations. Shared is the paper's criterion at tau {judge.study.settings.tau:g} over live latents; "
         "correlation is that of the codes of latents matched by function on unseen slices, beside the same at the same "
-        "places of other slices; explained variance and dead share are those of the first fit on unseen slices.",
+        "places of other patients' slices; explained variance and dead share are the first fit's on unseen slices.",
         "Shared with rotated is the null: the same recipe and seeds on activations turned at random. An agreement "
         "counts for what it has above that. Fits from points share their start by construction where only the seed "
         "differs, so the row with other points is the fair one, and the plain fit of other token order its peer.",
@@ -270,6 +280,7 @@ EXPERIMENT = Experiment(
     title="Stable dictionaries and the ceilings that they reach",
     paper="beyond the paper",
     run=run,
+    version=2,
     figures=(
         Figure(
             kind="bars",
