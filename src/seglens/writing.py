@@ -70,7 +70,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial")
     with clear_refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)  # a run from somebody else may hold a link of that name, which would be followed
+        # a run from somebody else may hold a link of that name, which would be followed
+        partial.unlink(missing_ok=True)
         try:
             yield partial
             _flush(partial)

@@ -19,8 +19,9 @@ def test_the_tree_names_what_exists():
     tree = re.search(r"```\n(src/seglens/.*?)```", README.read_text(), flags=re.DOTALL)
     assert tree
     root = README.parent
-    places = [line.split()[0] for line in tree.group(1).splitlines() if line]
-    folder = root
-    for line, place in zip(tree.group(1).splitlines(), places, strict=True):
-        folder = root / "src" / "seglens" if line.startswith("  ") else root
-        assert (folder / place).exists(), place
+    around = {0: root}
+    for line in tree.group(1).splitlines():
+        depth = len(line) - len(line.lstrip())
+        place = around[depth] / line.split()[0]
+        assert place.exists(), line
+        around[depth + 2] = place

@@ -165,6 +165,12 @@ def test_row_48_weights_that_are_not_finite(tmp_path):
     save_file(weights, tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match=r"not finite in bad \(2 of 3\); take an earlier checkpoint"):
         read_weights(tmp_path / "w.safetensors")
+    for kind in (torch.float8_e4m3fn, torch.float8_e5m2):
+        save_file({"a": torch.ones(3).to(kind), "b": torch.tensor([float("nan")]).to(kind)}, tmp_path / "w.safetensors")
+        with pytest.raises(WeightsError, match=r"not finite in b \(1 of 1\)"):
+            read_weights(tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=r"none\.pt is not a file"):
+        read_weights(tmp_path / "none.pt")
     network = nn.Linear(1, 1)
     with pytest.raises(WeightsError, match=r"mine: .* bias \(1 of 1\)"):
         fit_weights(network, {"weight": torch.ones(1, 1), "bias": torch.tensor([float("nan")])}, "mine")

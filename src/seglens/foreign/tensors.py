@@ -34,6 +34,7 @@ ITEM_BYTES: Mapping[str, int] = {
     "I64": 8,
     "F64": 8,
 }
+TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 WHERE_WEIGHTS_ARE = ("state_dict", "model_state_dict", "network_weights", "model")
 
 
@@ -96,9 +97,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         WeightsError: another kind of file, one that is damaged, or one that needs code to be run; tensors that are
             larger than the file or not finite.
     """
+    if path.suffix in {*TORCH_SUFFIXES, ".safetensors"} and not path.is_file():
+        raise WeightsError(f"{path} is not a file; give a file of weights")
     if path.suffix == ".safetensors":
         weights = read_safetensors(path)
-    elif path.suffix in {".pt", ".pth", ".bin"}:
+    elif path.suffix in TORCH_SUFFIXES:
         weights = _read_torch(path)
     else:
         raise WeightsError(f"{path}: weights are read from .safetensors, .pt, .pth or .bin")
@@ -112,11 +115,16 @@ def refuse_non_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
     Raises:
         WeightsError: the tensors are named, with counts.
     """
-    bad = {name: int((~tensor.isfinite()).sum()) for name, tensor in tensors.items() if tensor.is_floating_point()}
+    bad = {name: _n_bad(tensor) for name, tensor in tensors.items() if tensor.is_floating_point()}
     named = [f"{name} ({count} of {tensors[name].numel()})" for name, count in bad.items() if count]
     if named:
         shown = ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
         raise WeightsError(f"{origin}: values that are not finite in {shown}; take an earlier checkpoint")
+
+
+def _n_bad(tensor: Tensor) -> int:
+    known = tensor.float() if tensor.element_size() == 1 else tensor  # torch does not look into floats of a byte
+    return int((~known.isfinite()).sum())
 
 
 def _check_places(path: Path, entries: Mapping[str, Any], data_bytes: int) -> None:
