@@ -7,7 +7,7 @@ from pathlib import Path
 
 from seglens.artifacts import MANIFEST, ArtifactError, hash_of, locked, read_artifact
 from seglens.progress import Progress, silent
-from seglens.studies.run import STAGE_FORMAT
+from seglens.studies.run import STAGE_FORMAT, folder_in
 
 DAMAGED = "damaged"
 """Folder of a run to which damaged artifacts are moved."""
@@ -94,7 +94,7 @@ def condition_of(path: Path, *, progress: Progress = silent) -> RunCondition:
     try:
         books = json.loads((path / "run.json").read_text())
         stages = books["stages"]
-        folders = {stage: _artifact(path, entry["folder"]) for stage, entry in stages.items()}
+        folders = {stage: folder_in(path, entry["folder"]) for stage, entry in stages.items()}
         hashes = {stage: entry["hash"] for stage, entry in stages.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(
@@ -137,13 +137,6 @@ def repair(condition: RunCondition) -> list[Path]:
                 stage.folder.rename(place)
                 moved.append(place)
     return moved
-
-
-def _artifact(path: Path, name: str) -> Path:
-    """The folder of an artifact; a run may come from somebody else, and `repair` moves what this names."""
-    if name in ("", "..") or Path(name).name != name:
-        raise ValueError(f"{name!r} leads out of the run")
-    return path / "artifacts" / name
 
 
 def _fault(folder: Path, recorded: str) -> str:

@@ -88,7 +88,7 @@ class Run:
         """
         if stage not in self._stages:
             raise ValueError(f"{self.path}: no stage {stage!r}; finished are {', '.join(self._stages) or 'none'}")
-        return read_artifact(self.path / "artifacts" / self._stages[stage]["folder"])
+        return read_artifact(folder_in(self.path, self._stages[stage]["folder"]))
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -189,9 +189,23 @@ class Run:
     def _read(self, name: str) -> dict[str, Any]:
         path = self.path / name
         try:
-            return json.loads(path.read_text()) if path.is_file() else {}
+            content = json.loads(path.read_text()) if path.is_file() else {}
+            if not isinstance(content, dict):
+                raise ValueError(f"a {type(content).__name__} where names and values are due")
+            return content
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}); remove it, and finished stages are found again") from None
+
+
+def folder_in(run: Path, name: str) -> Path:
+    """The folder of an artifact by its name in run.json: a run may come from somebody else.
+
+    Raises:
+        ValueError: the name leads to another place.
+    """
+    if name in ("", "..") or Path(name).name != name:
+        raise ValueError(f"{run / 'run.json'} names the artifact {name[:80]!r}, which leads out of the run")
+    return run / "artifacts" / name
 
 
 def peak_rss_mib() -> int:

@@ -95,3 +95,10 @@ with Run(pathlib.Path({str(tmp_path)!r})).writing({{}}): print("got it")
         other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert other.returncode == 1
     assert "is being written by process" in other.stderr
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{", '{"stages": {"a": {"folder": "../b", "hash": "0"}}}'])
+def test_books_that_somebody_else_wrote(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=r"run\.json (is damaged|names the artifact '\.\./b', which leads out)"):
+        Run(tmp_path).artifact("a")
