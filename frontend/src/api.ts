@@ -54,6 +54,11 @@ export async function binary<Meta>(path: string, body?: unknown, signal?: AbortS
   return unpack<Meta>(await (await asked(path, init)).arrayBuffer());
 }
 
+/** A file as it is. */
+export async function bytes(path: string): Promise<ArrayBuffer> {
+  return (await asked(path)).arrayBuffer();
+}
+
 export async function send(method: "PUT" | "DELETE", path: string, body?: unknown): Promise<void> {
   await asked(path, body === undefined ? { method } : sent(method, body));
 }

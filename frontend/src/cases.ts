@@ -8,7 +8,7 @@ import { overview } from "./overview";
 import { classColour, draw } from "./picture";
 import type { Layers } from "./picture";
 
-interface SliceEntry {
+export interface SliceEntry {
   row: number;
   case: string;
   position: number;
@@ -60,7 +60,7 @@ interface Turn {
 
 const NEUTRAL = { multiply: 1, add: 0, zero: 0 } as const;
 
-const cohortOf = (name: string, segmenter: string): Promise<Cohort> =>
+export const cohortOf = (name: string, segmenter: string): Promise<Cohort> =>
   once(`cohort/${name}/${segmenter}`, () => json<Cohort>(`/cohorts/${name}?segmenter=${segmenter}`));
 
 async function segmenterFor(cohort: string, query: URLSearchParams): Promise<string> {
@@ -101,7 +101,7 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
     overview(),
     cohortOf(name, segmenter),
     latentsOf(segmenter),
-    binary<{ case: string; position: number; split: string; sequences: string[] }>(`/cohorts/${name}/slices/${row}`),
+    binary<{ case: string; position: number; split: string; volume: boolean; sequences: string[] }>(`/cohorts/${name}/slices/${row}`),
     binary<Prediction>(`/segmenters/${segmenter}/slices/${name}/${row}`),
   ]);
   const size = cohort.size;
@@ -328,6 +328,13 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
   };
 
   const step = (by: number): string => `/case/${name}/${(row + by + cohort.slices.length) % cohort.slices.length}?${new URLSearchParams({ segmenter, ...(chosen.length ? { latents: chosen.join(",") } : {}) })}`;
+  const volumeLink = link(`/volume/${name}/${row}?segmenter=${segmenter}`, "three planes");
+  volumeLink.addEventListener("click", () => {
+    // what is chosen and shown by now
+    const kept = new URLSearchParams(location.search);
+    kept.set("sequence", slice.meta.sequences[Number(sequence.value)] as string);
+    volumeLink.href = `/volume/${name}/${row}?${kept}`;
+  });
   const switcher = h("select", { id: "segmenter" }, ...segmenters.map((own) => h("option", { value: own }, own)));
   switcher.value = segmenter;
   switcher.addEventListener("input", () => location.assign(`${location.pathname}?segmenter=${switcher.value}`));
@@ -344,6 +351,8 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
       named(link(step(-1), "previous (p)"), "previous"),
       " · ",
       named(link(step(1), "next (n)"), "next"),
+      slice.meta.volume ? " · " : null,
+      slice.meta.volume ? volumeLink : null,
     ),
     title,
     h(

@@ -7,6 +7,7 @@ import { latentPage } from "./latent";
 import { latentsPage } from "./latents";
 import { mapPage } from "./map";
 import { overview, overviewPage } from "./overview";
+import { volumePage } from "./volume";
 
 const page = document.getElementById("page") as HTMLElement;
 const told = document.getElementById("told") as HTMLElement;
@@ -17,6 +18,7 @@ const PAGES: [RegExp, (parts: string[], query: URLSearchParams) => Promise<void>
   [/^\/map\/([^/]+)$/, ([segmenter], query) => mapPage(page, segmenter as string, query)],
   [/^\/case\/([^/]+)$/, ([cohort], query) => cohortPage(page, cohort as string, query)],
   [/^\/case\/([^/]+)\/(\d+)$/, ([cohort, row], query) => casePage(page, cohort as string, Number(row), query)],
+  [/^\/volume\/([^/]+)\/(\d+)$/, ([cohort, row], query) => volumePage(page, cohort as string, Number(row), query)],
   [/^\/compare\/([^/]+)\/([^/]+)$/, ([one, other]) => comparePage(page, one as string, other as string)],
 ];
 

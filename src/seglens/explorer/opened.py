@@ -13,6 +13,7 @@ from jaxtyping import Float32
 
 from seglens.activations.hooks import activations
 from seglens.activations.replay import Replay
+from seglens.cohorts.case import Cohort
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.sae import SparseAutoencoder
@@ -20,14 +21,16 @@ from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas
 from seglens.shapes import Logits
 from seglens.steering.edits import LatentEdit, change_of, check_edits
+from seglens.steering.shared_codes import codes_of
+from seglens.studies.cohort_stages import cohort_of
 from seglens.studies.run import Run
 from seglens.studies.stages import unseen_rows
 
+T = TypeVar("T")
 SURVEYED = 200
 """Slices on which a latent's usual strength is measured."""
 BATCH = 4
 """Slices at once: more are no faster on a CPU, and a wide network's activations are large."""
-T = TypeVar("T")
 
 
 class UnknownError(KeyError):
@@ -59,15 +62,15 @@ class Opened:
 
     def __post_init__(self) -> None:
         self._lock = Lock()
-        self._replay: Replay | None = None
-        self._at: tuple[str, int] | None = None
-
         self._reading = {what: Lock() for what in ("segmenter", "dictionary", "atlas", "identity")}
         self._read: dict[str, Any] = {}
-    @property
-    def segmenter(self) -> Segmenter:
+        self._replay: Replay | None = None
+        self._at: tuple[str, int] | None = None
         self._untouched: Logits | None = None
         self._codes: tuple[tuple[str, int], tuple[Codes, tuple[int, int]]] | None = None
+
+    @property
+    def segmenter(self) -> Segmenter:
         """The network."""
         return self._once("segmenter", lambda: Segmenter.read(self.run.artifact(f"segmenter/{self.name}")))
 
@@ -199,6 +202,7 @@ class OpenedRun:
         self._opened = {name: Opened(name, self.run) for name in names}
         self._slices: dict[str, SliceSet] = {}
         self._surveys: dict[str, Survey] = {}
+        self._sources: dict[str, Cohort] = {}
 
     @property
     def segmenters(self) -> list[str]:
@@ -238,6 +242,16 @@ class OpenedRun:
         if row is not None and not 0 <= row < len(slices):
             raise UnknownError(f"{cohort} has slices 0 to {len(slices) - 1}, not {row}")
         return slices
+
+    def source(self, cohort: str) -> Cohort:
+        """Where the files are that a cohort's slices were cut from; what they hold is not looked at."""
+        self.slices(cohort)
+        if cohort not in self._sources:
+            try:
+                self._sources[cohort] = cohort_of(self.run, cohort)
+            except (ValueError, OSError) as error:
+                raise UnknownError(f"the files of {cohort} cannot be found: {error}") from None
+        return self._sources[cohort]
 
     def shown_to(self, opened: Opened, cohort: str, row: int) -> SliceSet:
         """Slices that a segmenter can take: those of its sequences and size."""

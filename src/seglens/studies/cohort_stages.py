@@ -13,7 +13,7 @@ from seglens.cohorts.case import STRICT, Cohort
 from seglens.cohorts.findings import CheckReport
 from seglens.progress import Progress
 from seglens.studies.inputs import known_files, places_of, refuse_other_files, remember
-from seglens.studies.run import Stage
+from seglens.studies.run import Run, Stage
 from seglens.studies.settings import CohortSettings, StudySettings
 
 Do = Callable[[Stage, Callable[[Path, Path, Progress], None]], Artifact]
@@ -83,8 +83,25 @@ def prepare(do: Do, settings: StudySettings, name: str, folder: Path) -> Artifac
     return do(Stage(f"slices/{name}", "slices", inputs), cut)
 
 
+def cohort_of(run: Run, name: str) -> Cohort:
+    """The cohort that a run's slices were cut from, as its files lie now; they may have changed since.
+
+    Args:
+        run: whose settings say where the files are.
+        name: of the cohort.
+
+    Raises:
+        ValueError: the settings name no such cohort, or its folder is not there any more.
+    """
+    settings = StudySettings.model_validate(run.study)
+    if name not in settings.cohorts:
+        raise ValueError(f"the run's settings do not say where the files of {name} are")
+    if settings.cohorts[name].phantom:
+        return _read_phantom(run.artifact(f"phantom/{name}"), settings, name)
+    return _read(settings, name)
+
+
 def _phantom(do: Do, settings: StudySettings, name: str) -> Cohort:
-    from seglens.cohorts.layouts import read_cohort
     from seglens.cohorts.phantom.cohort import write_phantom_cohort
 
     own = settings.cohorts[name]
@@ -108,13 +125,18 @@ def _phantom(do: Do, settings: StudySettings, name: str) -> Cohort:
                 progress=progress,
             )
 
-    made = do(stage, make)
+    return _read_phantom(do(stage, make), settings, name)
+
+
+def _read_phantom(made: Artifact, settings: StudySettings, name: str) -> Cohort:
+    from seglens.cohorts.layouts import read_cohort
+
     return read_cohort(
         made.path / "cohort",
         name=name,
         layout="nnunet",
         sequences=settings.sequences,
-        fractions=own.fractions.model_dump(),
+        fractions=settings.cohorts[name].fractions.model_dump(),
         seed=settings.seed,
     )
 

@@ -91,6 +91,11 @@ class Run:
         return read_artifact(folder_in(self.path, self._stages[stage]["folder"]))
 
     @property
+    def study(self) -> dict[str, Any]:
+        """The study's settings as run.json records them, {} before a stage is finished."""
+        return self._read("run.json").get("study", {})
+
+    @property
     def summary(self) -> dict[str, Any]:
         """The content of summary.json, {} before it is written."""
         return self._read("summary.json")
