@@ -16,6 +16,7 @@ _HOMES = {
     "cohorts.slice_set": ["SliceSet"],
     "cohorts.slices": ["Preprocessing", "prepare_slices"],
     "cohorts.phantom.cohort": ["write_phantom_cohort"],
+    "foreign.tensors": ["read_weights"],
     "segmenters.segmenter": ["Hookpoint", "Segmenter"],
     "segmenters.architectures": ["build_segmenter"],
     "segmenters.training": ["TrainingSettings", "train_segmenter"],

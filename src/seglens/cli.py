@@ -236,15 +236,27 @@ def explore(
             f"{error.name} is not installed; the explorer is an extra: pip install 'med-seglens[explorer]'"
         ) from None
 
-    def told(address: str) -> None:
-        print(f"open {address}", flush=True)
-        if open_browser:
-            import webbrowser
+    from tempfile import TemporaryDirectory
 
-            webbrowser.open(address)
+    with TemporaryDirectory(prefix="seglens-") as folder:
 
-    serve(run, port=port, told=told)
+        def told(address: str) -> None:
+            print(f"open {address}", flush=True)
+            if open_browser:
+                _open_privately(address, Path(folder))
+
+        serve(run, port=port, told=told)
     return DONE
+
+
+def _open_privately(address: str, folder: Path) -> None:
+    """Open an address that holds a secret by way of a page in a folder of ours: others can read a command line."""
+    import webbrowser
+    from html import escape
+
+    page = folder / "explorer.html"
+    page.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(address)}">')
+    webbrowser.open(page.as_uri())
 
 
 @app.command

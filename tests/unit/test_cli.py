@@ -102,3 +102,12 @@ def test_a_pair_stands_there_once_and_numbers_are_numbers(tmp_path):
         pairs("0=a,0=b")
     with pytest.raises(ValueError, match="'tumour' is no whole number; give --labels as 0=background"):
         Files(labels="tumour=1").cohort(tmp_path)
+
+
+def test_the_explorer_s_token_is_on_no_command_line(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    cli._open_privately("http://127.0.0.1:1/?token=secret&a=b", tmp_path)
+    (address,) = opened
+    assert address.startswith("file://") and "secret" not in address
+    assert "url=http://127.0.0.1:1/?token=secret&amp;a=b" in (tmp_path / "explorer.html").read_text()
