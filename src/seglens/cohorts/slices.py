@@ -2,9 +2,10 @@
 
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,12 @@ from seglens.cohorts.slice_set import (
     write_head,
 )
 from seglens.cohorts.units import Part, read_unit, scales_of, units_of
+from seglens.cohorts.volumes import VolumeError
 from seglens.progress import Progress, silent
 from seglens.room import require_disk
 
 UNASSIGNED = "none"
+NOTHING_KNOWN: Mapping[Path, str] = MappingProxyType({})
 
 __all__ = ["UNASSIGNED", "Preprocessing", "SliceSet", "augment", "prepare_slices"]
 
@@ -42,6 +45,7 @@ def prepare_slices(
     *,
     folder: Path | None = None,
     quarantined: Set[str] = frozenset(),
+    sha256: Mapping[Path, str] = NOTHING_KNOWN,
     seed: int = 0,
     progress: Progress = silent,
 ) -> SliceSet:
@@ -58,6 +62,7 @@ def prepare_slices(
         folder: write an artifact of kind ``slices`` there, shard by shard, and return it as read from disk; None keeps
             everything in memory. Both have the same hash.
         quarantined: ids of cases to leave out (`CheckReport.quarantined`), as if they had never been there.
+        sha256: of files, where they are known: a file that is another by now is refused.
         seed: of the choice of lesion-free slices.
         progress: told of each volume.
 
@@ -65,14 +70,14 @@ def prepare_slices(
         The slices, in order of the cohort's cases.
 
     Raises:
-        VolumeError: a case that is not quarantined cannot be read.
+        VolumeError: a case that is not quarantined cannot be read, or its files are not those of ``sha256``.
         ValueError: a sequence that the cohort does not have, or no slice to keep.
         ArtifactError: ``folder`` exists.
     """
     cohort = cohort.with_sequences(preprocessing.sequences).without(quarantined)
     cases = cohort.cases
     if folder is None:
-        return _prepare(cohort, cases, preprocessing, seed=seed, progress=progress, draft=None)
+        return _prepare(cohort, cases, preprocessing, sha256=sha256, seed=seed, progress=progress, draft=None)
     inputs = {
         "cohort": cohort.name,
         "cases": [case.id for case in cases],
@@ -81,7 +86,7 @@ def prepare_slices(
         "seed": seed,
     }
     with new_artifact(folder, kind=KIND, inputs=inputs) as draft:
-        _prepare(cohort, cases, preprocessing, seed=seed, progress=progress, draft=draft)
+        _prepare(cohort, cases, preprocessing, sha256=sha256, seed=seed, progress=progress, draft=draft)
     return SliceSet.read(read_artifact(folder, KIND))
 
 
@@ -108,6 +113,7 @@ def _prepare(
     cases: Sequence[Case],
     preprocessing: Preprocessing,
     *,
+    sha256: Mapping[Path, str],
     seed: int,
     progress: Progress,
     draft: Draft | None,
@@ -131,6 +137,9 @@ def _prepare(
     units = units_of(cases)
     for number, unit in enumerate(units):
         parts = read_unit(unit, cohort.sequences, cohort.labels)
+        for path, digest in (own for part in parts for own in part.sha256.items()):
+            if sha256.get(path, digest) != digest:
+                raise VolumeError(path, "changed", "was written to since it was checked", "run again when it rests")
         if not any(part.brains.any() for part in parts):
             parts = []
         scales = scales_of(parts, preprocessing.clip_percentiles)

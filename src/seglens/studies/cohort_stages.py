@@ -52,7 +52,7 @@ def prepare(do: Do, settings: StudySettings, name: str, folder: Path) -> Artifac
     check_stage = Stage(f"check/{name}", "check", inputs)
 
     def check(path: Path, checkpoint: Path, progress: Progress) -> None:
-        report = check_cohort(cohort, known=known, progress=progress)
+        report = check_cohort(cohort, known=sha256 | known, progress=progress)
         by_place = {place: report.sha256.get(ref.path) for place, ref in places_of(cohort).items()}
         with new_artifact(path, kind=check_stage.kind, inputs=check_stage.inputs) as draft:
             draft.save_document("check", {**_cohort_facts(cohort, own), **report.to_json(), "sha256": by_place})
@@ -72,7 +72,13 @@ def prepare(do: Do, settings: StudySettings, name: str, folder: Path) -> Artifac
 
     def cut(path: Path, checkpoint: Path, progress: Progress) -> None:
         prepare_slices(
-            cohort, preprocessing, folder=path, quarantined=quarantined, seed=settings.seed, progress=progress
+            cohort,
+            preprocessing,
+            folder=path,
+            quarantined=quarantined,
+            sha256=sha256,
+            seed=settings.seed,
+            progress=progress,
         )
 
     inputs = {

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 import torch
 
-from seglens.artifacts import ArtifactError, read_artifact
+from seglens.artifacts import ArtifactError, hash_file, read_artifact
 from seglens.cohorts import slice_set
 from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.slices import Preprocessing, SliceSet, prepare_slices
@@ -162,6 +162,14 @@ def test_quarantine_and_what_is_not(adults, tmp_path: Path) -> None:
     assert seen == [(i, 4) for i in (1, 2, 3, 4)]
     with pytest.raises(ValueError, match="has no FLAIR"):
         prepare_slices(adults, Preprocessing(("FLAIR",)))
+
+
+def test_a_file_that_is_another_than_the_one_that_was_checked_is_refused(adults) -> None:
+    path = adults.cases[0].images[adults.sequences[0]].path
+    preprocessing = Preprocessing(adults.sequences, size=16, minimum_brain_share=0.0)
+    prepare_slices(adults, preprocessing, sha256={path: hash_file(path)})
+    with pytest.raises(VolumeError, match="was written to since it was checked; run again"):
+        prepare_slices(adults, preprocessing, sha256={path: "another"})
 
 
 def test_cases_outside_every_split_keep_a_name_for_that(adults) -> None:
