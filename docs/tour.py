@@ -14,6 +14,8 @@ PICTURES = Path(__file__).parent / "images"
 SEGMENTER, OTHER = "adult", "pediatric"
 TURNED = 5
 LONGEST_WAIT_MS = 120_000
+WEBGL = ["--enable-unsafe-swiftshader"]
+"""Draws volumes where there is no graphics card."""
 
 
 def main(run: Path) -> None:
@@ -28,7 +30,7 @@ def main(run: Path) -> None:
     exploration = explore(run)
     base = exploration.address.split("/?")[0]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", *WEBGL])
         page = browser.new_page(viewport={"width": 1280, "height": 860})
         page.set_default_timeout(LONGEST_WAIT_MS)
         page.goto(exploration.address)
@@ -50,6 +52,7 @@ def main(run: Path) -> None:
         page.fill("#value", "-1")
         page.wait_for_selector("text=pixels differ")
         page.screenshot(path=PICTURES / "explorer-case.png", full_page=True)
+        shot("volume", place.replace("/case/", "/volume/"), wait="#here a")
         shot("compare", f"/compare/{SEGMENTER}/{OTHER}", wait=".long-row button")
         page.click(".long-row button >> nth=0")
         page.wait_for_selector(".pictures canvas >> nth=1")

@@ -43,12 +43,11 @@ export class Viewer {
       dragMode: DRAG_MODE.none, // the window has its sliders
       dragAndDropEnabled: false, // only what the run holds is shown
       scrollRequiresFocus: true,
-      viewModeHotKey: "",
-      clipPlaneHotKey: "",
-      cycleClipPlaneHotKey: "",
       logLevel: "error",
       loadingText: "",
     });
+    // keys belong to the page, whose sliders move the crosshair; NiiVue's own change what nothing here shows
+    this.niivue.keyDownListener = this.niivue.keyUpListener = () => undefined;
     this.niivue.onLocationChange = (location) => {
       const { vox, values } = location as NiiVueLocation;
       moved([...vox].slice(0, 3).map(Math.round) as Voxel, values.map((own) => own.value));
@@ -85,6 +84,20 @@ export class Viewer {
   size(): Voxel {
     const dims = this.niivue.volumes[0]?.dimsRAS ?? [3, 1, 1, 1];
     return [dims[1] as number, dims[2] as number, dims[3] as number];
+  }
+
+  /** The middle of what is marked in an axial slice; of the slice where nothing is. */
+  middle(slice: number): Voxel {
+    const [columns, rows] = this.size();
+    const mask = this.mask?.img;
+    let [n, x, y] = [0, 0, 0];
+    for (let row = 0; mask && row < rows; row++) {
+      for (let column = 0; column < columns; column++) {
+        if (!mask[column + columns * (row + rows * slice)]) continue;
+        [n, x, y] = [n + 1, x + column, y + row];
+      }
+    }
+    return n ? [Math.round(x / n), Math.round(y / n), slice] : [Math.floor(columns / 2), Math.floor(rows / 2), slice];
   }
 
   place(voxel: Voxel): void {

@@ -115,7 +115,7 @@ export async function volumePage(page: HTMLElement, cohortName: string, row: num
   replace(told);
   const size = viewer.size();
   for (const [axis, place] of places.entries()) place.max = String((size[axis] as number) - 1);
-  viewer.place([Math.floor(size[0] / 2), Math.floor(size[1] / 2), entry.position]);
+  viewer.place(viewer.middle(entry.position));
 
   sequence.addEventListener("input", () => {
     const kept = new URLSearchParams(location.search);

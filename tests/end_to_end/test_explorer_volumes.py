@@ -215,6 +215,7 @@ def test_without_a_record_of_the_files_nothing_is_read(run, tmp_path):
     shutil.copytree(run.path, tmp_path / "run")
     books = json.loads((tmp_path / "run" / "run.json").read_text())
     del books["stages"]["check/scans"]
+    books["stages"]["phantom/scans"] = books["stages"]["slices/scans"]  # as if its files lay in the run's own folder
     (tmp_path / "run" / "run.json").write_text(json.dumps(books))
     answer = TestClient(create_app(tmp_path / "run")).get(f"/api/cohorts/scans/volumes/{case(1)}/mask")
     assert answer.status_code == 404 and "keeps no sha256" in answer.json()["detail"]

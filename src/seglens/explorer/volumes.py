@@ -90,7 +90,6 @@ def _read(held: Held, case: Case, sequences: list[str], *, with_mask: bool) -> C
     run = held.run.run
     check = f"check/{case.cohort}"
     known = run.artifact(check).document("check").get("sha256", {}) if check in run else {}
-    inside = f"phantom/{case.cohort}" in run  # lies in the run's own folder
     with _reading:
         try:
             _refuse_huge(case, sequences)
@@ -103,7 +102,7 @@ def _read(held: Held, case: Case, sequences: list[str], *, with_mask: bool) -> C
         ref = case.mask if name == "mask" else case.images[name]
         assert ref is not None  # it was read
         then = known.get(f"{case.id}/{name}")
-        if then is None and not inside:
+        if then is None and not ref.path.resolve().is_relative_to(run.path.resolve()):
             raise UnknownError(
                 f"the run keeps no sha256 of {case.id}/{name}, so nobody can tell whether {ref.path.name} is the file "
                 "that its slices were cut from; run the study again"
