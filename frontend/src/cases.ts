@@ -7,6 +7,7 @@ import { latentsOf, nameOf } from "./latents";
 import { overview } from "./overview";
 import { classColour, draw } from "./picture";
 import type { Layers } from "./picture";
+import { saveFile, savePng } from "./saving";
 
 export interface SliceEntry {
   row: number;
@@ -56,6 +57,13 @@ interface Turn {
   latents: number[];
   operation: "multiply" | "add" | "zero";
   value: number;
+  where?: "everywhere" | "active";
+}
+
+interface Proposal extends Turn {
+  stage: string;
+  chosen_by: string;
+  edit: string;
 }
 
 const NEUTRAL = { multiply: 1, add: 0, zero: 0 } as const;
@@ -97,10 +105,11 @@ export async function cohortPage(page: HTMLElement, name: string, query: URLSear
 
 export async function casePage(page: HTMLElement, name: string, row: number, query: URLSearchParams): Promise<void> {
   const segmenter = await segmenterFor(name, query);
-  const [{ segmenters }, cohort, latents, slice, said] = await Promise.all([
+  const [{ segmenters }, cohort, latents, proposed, slice, said] = await Promise.all([
     overview(),
     cohortOf(name, segmenter),
     latentsOf(segmenter),
+    once(`proposals/${segmenter}`, () => json<Proposal[]>(`/segmenters/${segmenter}/proposals`)),
     binary<{ case: string; position: number; split: string; volume: boolean; sequences: string[] }>(`/cohorts/${name}/slices/${row}`),
     binary<Prediction>(`/segmenters/${segmenter}/slices/${name}/${row}`),
   ]);
@@ -111,6 +120,7 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
   const before = said.arrays["mask"]?.values as Uint8Array;
   let after = before;
   let heat: Layers["heat"];
+  let cursor: [number, number] | undefined;
   let chosen = (query.get("latents") ?? "").split(",").filter(Boolean).map(Number);
   let turn: Turn = { latents: chosen, operation: "multiply", value: 1 };
   const done: Turn[] = [];
@@ -121,7 +131,7 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
   const level = range("level", 0, 255, 1, 128);
   const width = range("width", 2, 510, 2, 255);
   const opacity = range("opacity", 0, 1, 0.05, 0.6);
-  const left = h("canvas", { role: "img", tabindex: 0, "aria-label": "the slice with mask, prediction and heat map" });
+  const left = h("canvas", { role: "img", tabindex: 0, "aria-label": "the slice with mask, prediction and heat map; arrow keys go to a place, Enter lists what fires there" });
   const right = h("canvas", { role: "img", "aria-label": "the slice with the changed prediction" });
   const here = h("div", {}, h("p", { class: "quiet" }, "Click the left picture: which latents fire there?"));
   const figures = h("div", {});
@@ -150,6 +160,7 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
       outlines: outlines(before),
       ...(heat ? { heat: { ...heat, opacity: Number(opacity.value) } } : {}),
     });
+    if (cursor) cross(left, cursor, size);
     draw(right, { grey, size, window, outlines: outlines(after), differs: [before, after] });
   };
 
@@ -276,8 +287,25 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
 
   left.addEventListener("click", (event) => {
     const box = left.getBoundingClientRect();
-    const y = Math.floor(((event.clientY - box.top) / box.height) * size[0]);
-    const x = Math.floor(((event.clientX - box.left) / box.width) * size[1]);
+    const within = (share: number, n: number): number => Math.min(Math.max(Math.floor(share * n), 0), n - 1);
+    cursor = [within((event.clientY - box.top) / box.height, size[0]), within((event.clientX - box.left) / box.width, size[1])];
+    firesAt(...cursor);
+  });
+  left.addEventListener("keydown", (event) => {
+    const by = event.shiftKey ? 8 : 1;
+    const step = { ArrowUp: [-by, 0], ArrowDown: [by, 0], ArrowLeft: [0, -by], ArrowRight: [0, by] }[event.key];
+    if (event.key === "Enter" && cursor) firesAt(...cursor);
+    if (!step) return;
+    event.preventDefault();
+    const [y, x] = cursor ?? [size[0] >> 1, size[1] >> 1];
+    cursor = [
+      Math.min(Math.max(y + (step[0] as number), 0), size[0] - 1),
+      Math.min(Math.max(x + (step[1] as number), 0), size[1] - 1),
+    ];
+    paint();
+  });
+  const firesAt = (y: number, x: number): void => {
+    paint();
     void json<Firing[]>(`/segmenters/${segmenter}/slices/${name}/${row}/at/${y}/${x}`).then((firing) => {
       replace(
         here,
@@ -286,8 +314,8 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
           ? offered(firing, (at) => `${figure(firing[at]?.value)} (usually ${figure(firing[at]?.usual)})`)
           : h("p", { class: "quiet" }, "No latent fires there."),
       );
-    });
-  });
+    }, failed);
+  };
   for (const control of [sequence, showTruth, showSaid, level, width, opacity]) control.addEventListener("input", paint);
   let sliding = false;
   value.addEventListener("input", () => {
@@ -299,6 +327,16 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
   });
   value.addEventListener("change", () => {
     sliding = false;
+  });
+  const starts = h(
+    "select",
+    { id: "proposed" },
+    h("option", { value: "" }, "choose one"),
+    ...proposed.map((own, at) => h("option", { value: at }, `${own.stage}: ${own.edit}, by ${own.chosen_by}`)),
+  );
+  starts.addEventListener("input", () => {
+    const own = proposed[Number(starts.value)];
+    if (starts.value && own) change({ latents: own.latents, operation: own.operation, value: own.value, where: own.where ?? "everywhere" });
   });
   operation.addEventListener("input", () => {
     const own = operation.value as Turn["operation"];
@@ -321,9 +359,7 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
     }
     void binary<Steered>(`/segmenters/${segmenter}/steer`, { cohort: name, row, edits: [turn] }).then(({ meta }) => {
       const file = new Blob([JSON.stringify(meta.edits, null, 1)], { type: "application/json" });
-      const target = h("a", { href: URL.createObjectURL(file), download: `edit-${segmenter}.json` });
-      target.click();
-      URL.revokeObjectURL(target.href);
+      saveFile(file, `edit-${segmenter}.json`);
     }, failed);
   };
 
@@ -369,13 +405,16 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
     h(
       "div",
       { class: "pictures" },
-      h("figure", {}, left, h("figcaption", {}, "As it is. Left of the picture is the patient's right.")),
-      h("figure", {}, right, h("figcaption", {}, "With the latents changed; magenta where the mask differs.")),
+      h("figure", {}, left, h("figcaption", {}, "As it is. Left of the picture is the patient's right. ", savePng(left, `${slice.meta.case}-${slice.meta.position}`))),
+      h("figure", {}, right, h("figcaption", {}, "With the latents changed; magenta where the mask differs. ", savePng(right, `${slice.meta.case}-${slice.meta.position}-turned`))),
     ),
     h(
       "section",
       { class: "turn", "aria-label": "Change latents" },
       h("h2", {}, "Turn latents"),
+      proposed.length
+        ? h("div", { class: "controls" }, h("label", {}, "Edits that this run proposes and tested ", starts))
+        : null,
       chips,
       h(
         "div",
@@ -413,6 +452,26 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
   );
   await take(turn);
   if (chosen[0] !== undefined) await glow(chosen[0]);
+}
+
+/** The place that was clicked, or went to by arrow keys. */
+function cross(canvas: HTMLCanvasElement, [y, x]: [number, number], [rows, columns]: [number, number]): void {
+  const context = canvas.getContext("2d");
+  if (!context) return;
+  const [high, wide] = [canvas.height / rows, canvas.width / columns];
+  const [cy, cx] = [(y + 0.5) * high, (x + 0.5) * wide];
+  for (const [colour, width] of [["#000000", 3], ["#ffffff", 1]] as const) {
+    context.strokeStyle = colour;
+    context.lineWidth = width;
+    context.beginPath();
+    for (const side of [-1, 1]) {
+      context.moveTo(cx + side * 2 * wide, cy);
+      context.lineTo(cx + side * 6 * wide, cy);
+      context.moveTo(cx, cy + side * 2 * high);
+      context.lineTo(cx, cy + side * 6 * high);
+    }
+    context.stroke();
+  }
 }
 
 function range(id: string, min: number, max: number, step: number, value: number): HTMLInputElement {

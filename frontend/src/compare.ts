@@ -1,8 +1,10 @@
 /** Two segmenters: which latents were matched, and how alike the two of a pair are. */
 
 import { binary, json } from "./api";
+import type { Packed } from "./api";
 import { figure, h, link, replace } from "./dom";
 import { latentsOf, nameOf } from "./latents";
+import type { LatentsMeta } from "./latents";
 import { draw } from "./picture";
 import { LongTable } from "./table";
 import type { Column } from "./table";
@@ -83,6 +85,30 @@ export async function comparePage(page: HTMLElement, one: string, other: string)
     seen,
     count,
     table.element,
+    h("h2", {}, "Without a partner"),
+    h(
+      "div",
+      { class: "columns" },
+      alone(one, ofOne, pairs.unmatched_source),
+      alone(other, ofOther, pairs.unmatched_target),
+    ),
+  );
+}
+
+/** The latents of a segmenter that were matched with none, those with most mass first. */
+function alone(segmenter: string, latents: Packed<LatentsMeta>, unmatched: number[]): HTMLElement {
+  const mass = latents.arrays["mass"]?.values as Float32Array;
+  const heavy = (latent: number): number => mass[latent] || 0; // dead ones have none
+  const sorted = [...unmatched].sort((a, b) => heavy(b) - heavy(a));
+  return h(
+    "section",
+    {},
+    h("h3", {}, `${sorted.length} of ${segmenter}`),
+    h(
+      "ul",
+      { class: "offered scroll", tabindex: 0, "aria-label": `latents of ${segmenter} without a partner` },
+      ...sorted.map((latent) => h("li", {}, link(`/latents/${segmenter}/${latent}`, latent), ` ${nameOf(latents, latent)}`)),
+    ),
   );
 }
 

@@ -1,8 +1,9 @@
 /** One latent: what was measured, where it fires, what it resembles, what it is called. */
 
 import { binary, forget, json, send } from "./api";
-import { figure, h, link, percent, replace, table, words } from "./dom";
+import { figure, h, link, percent, put, replace, table, words } from "./dom";
 import { draw } from "./picture";
+import { savePng } from "./saving";
 
 interface Given {
   name: string;
@@ -134,6 +135,12 @@ export async function latentPage(page: HTMLElement, segmenter: string, latent: n
       ),
     ),
   );
+  put(
+    page,
+    h("h2", {}, "Share"),
+    h("p", { class: "quiet" }, "As one HTML file that needs no explorer and no network (several latents by commas):"),
+    h("pre", { class: "sideways", tabindex: 0 }, `seglens explore RUN --save latents.html --latents ${segmenter}:${latent}`),
+  );
   await show("top");
   void later(place, strength, effects); // they run the network over many slices; the rest can be looked at meanwhile
 }
@@ -187,7 +194,7 @@ async function fill(gallery: HTMLElement, segmenter: string, latent: number, kin
         2,
       );
       const target = `/case/${meta.cohort}/${slice.row}?segmenter=${segmenter}&latents=${latent}`;
-      return h("figure", {}, link(target, canvas), h("figcaption", {}, slice.case));
+      return h("figure", {}, link(target, canvas), h("figcaption", {}, `${slice.case} `, savePng(canvas, `${segmenter}-${latent}-${slice.case}-${slice.row}`)));
     }),
   );
 }

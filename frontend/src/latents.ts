@@ -10,6 +10,8 @@ export interface LatentsMeta {
   columns: Record<string, { words?: string[] }>;
   given: Record<string, string>;
   labels: string[];
+  /** Other segmenters that its latents are compared with by weight; a column `partner_NAME` each. */
+  partners: string[];
   hookpoint: string;
   dictionary: string;
 }
@@ -30,9 +32,21 @@ export async function latentsPage(page: HTMLElement, segmenter: string, query: U
   const n = latents.arrays["latent"]?.shape[0] ?? 0;
   const names = Array.from({ length: n }, (_, latent) => nameOf(latents, latent).toLowerCase());
   const count = h("span", { role: "status" });
-  const table = new LongTable(columnsOf(latents, segmenter), n, query.get("sort") ?? "mass", (shown) => {
-    count.textContent = `${shown} of ${n} latents`;
-  });
+  let sorted = query.get("sort") ?? "mass";
+  let descending = query.get("order") !== "up";
+  const table = new LongTable(
+    columnsOf(latents, segmenter),
+    n,
+    sorted,
+    (shown) => {
+      count.textContent = `${shown} of ${n} latents`;
+    },
+    descending,
+    (by, down) => {
+      [sorted, descending] = [by, down];
+      keep();
+    },
+  );
   const search = h("input", {
     type: "search",
     id: "search",
@@ -46,7 +60,27 @@ export async function latentsPage(page: HTMLElement, segmenter: string, query: U
     ...latents.meta.labels.map((label) => h("option", { value: label }, words(label))),
   );
   classes.value = query.get("class") ?? "";
-  const dead = h("input", { type: "checkbox", id: "dead" });
+  const dead = h("input", { type: "checkbox", id: "dead", checked: query.has("dead") });
+  const kindWords = latents.meta.columns["kind"]?.words ?? [];
+  const kindOf = latents.arrays["kind"]?.values;
+  const kinds = h(
+    "select",
+    { id: "kind" },
+    h("option", { value: "" }, "any"),
+    ...kindWords.map((kind) => h("option", { value: kind }, kind)),
+  );
+  kinds.value = query.get("kind") ?? "";
+  /** The address leads back to what is shown, filter and order. */
+  const keep = (): void => {
+    const kept = new URLSearchParams();
+    if (search.value.trim()) kept.set("search", search.value.trim());
+    if (classes.value) kept.set("class", classes.value);
+    if (kinds.value) kept.set("kind", kinds.value);
+    if (dead.checked) kept.set("dead", "");
+    if (sorted !== "mass" || !descending) kept.set("sort", sorted);
+    if (!descending) kept.set("order", "up");
+    history.replaceState(null, "", `${location.pathname}${kept.size ? `?${kept}` : ""}`);
+  };
   const topClass = latents.arrays["top_class"]?.values;
   const topWords = latents.meta.columns["top_class"]?.words ?? [];
   const isDead = latents.arrays["dead"]?.values;
@@ -54,19 +88,18 @@ export async function latentsPage(page: HTMLElement, segmenter: string, query: U
     const text = search.value.trim().toLowerCase();
     const number = /^\d+$/.test(text) ? Number(text) : null;
     const code = classes.value ? topWords.indexOf(classes.value) + 1 : null;
+    const kind = kinds.value ? kindWords.indexOf(kinds.value) + 1 : null;
     const took = table.filter(
       (row) =>
         (dead.checked || !isDead?.[row]) &&
         (code === null || topClass?.[row] === code) &&
+        (kind === null || kindOf?.[row] === kind) &&
         (text === "" || (number === null ? (names[row] as string).includes(text) : row === number)),
     );
     page.dataset["filterMilliseconds"] = took.toFixed(1);
-    const kept = new URLSearchParams();
-    if (text) kept.set("search", text);
-    if (classes.value) kept.set("class", classes.value);
-    history.replaceState(null, "", `${location.pathname}${kept.size ? `?${kept}` : ""}`);
+    keep();
   };
-  for (const control of [search, classes, dead]) control.addEventListener("input", apply);
+  for (const control of [search, classes, kinds, dead]) control.addEventListener("input", apply);
   replace(
     page,
     h("h1", {}, `Latents of ${segmenter}`),
@@ -76,6 +109,7 @@ export async function latentsPage(page: HTMLElement, segmenter: string, query: U
       { class: "controls" },
       h("label", {}, "Search ", search),
       h("label", {}, "Class ", classes),
+      kindWords.length ? h("label", {}, "Shared ", kinds) : null,
       h("label", {}, dead, " dead ones too"),
       count,
       link(`/map/${segmenter}`, "as a map"),
@@ -106,6 +140,32 @@ function columnsOf(latents: Packed<LatentsMeta>, segmenter: string): Column[] {
         figure(v, 1),
       ),
     );
+  const kindCodes = latents.arrays["kind"]?.values;
+  const kindWords = latents.meta.columns["kind"]?.words ?? [];
+  const kindName = (row: number): string => kindWords[(kindCodes?.[row] ?? 0) - 1] ?? "–";
+  const kinds: Column[] = kindCodes
+    ? [
+        {
+          name: "kind",
+          title: "shared",
+          explained: "universal: paired by weight in every pair of segmenters of one space; specific: alive and not universal",
+          width: "110px",
+          value: kindName,
+          shown: kindName,
+        },
+      ]
+    : [];
+  const partners = latents.meta.partners.map((other): Column => {
+    const values = latents.arrays[`partner_${other}`]?.values ?? new Float32Array();
+    const partner = (row: number): number => values[row] as number;
+    return {
+      name: `partner_${other}`,
+      title: `in ${other}`,
+      explained: `its partner in ${other} by the paper's criterion, by weight`,
+      value: partner,
+      shown: (row) => (Number.isNaN(partner(row)) ? "–" : link(`/latents/${other}/${partner(row)}`, partner(row))),
+    };
+  });
   return [
     {
       name: "latent",
@@ -131,5 +191,7 @@ function columnsOf(latents: Packed<LatentsMeta>, segmenter: string): Column[] {
     number("boundary", "boundary", "share of its mass on a border of labels", percent),
     number("edge", "brain edge", "share of its mass at the edge of the brain", percent),
     number("depth", "depth", "0 superficial, 1 deepest in the brain", (v) => figure(v)),
+    ...kinds,
+    ...partners,
   ];
 }

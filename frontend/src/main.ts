@@ -1,8 +1,10 @@
 /** Addresses to pages; keys that work on every page. */
 
+import { apiPage } from "./apipage";
 import { casePage, cohortPage } from "./cases";
 import { comparePage } from "./compare";
 import { h, link, put, replace } from "./dom";
+import { listenForKeys } from "./keys";
 import { latentPage } from "./latent";
 import { latentsPage } from "./latents";
 import { mapPage } from "./map";
@@ -13,6 +15,7 @@ const page = document.getElementById("page") as HTMLElement;
 const told = document.getElementById("told") as HTMLElement;
 const PAGES: [RegExp, (parts: string[], query: URLSearchParams) => Promise<void>][] = [
   [/^\/$/, () => overviewPage(page)],
+  [/^\/api$/, () => apiPage(page)],
   [/^\/latents\/([^/]+)$/, ([segmenter], query) => latentsPage(page, segmenter as string, query)],
   [/^\/latents\/([^/]+)\/(\d+)$/, ([segmenter, latent]) => latentPage(page, segmenter as string, Number(latent))],
   [/^\/map\/([^/]+)$/, ([segmenter], query) => mapPage(page, segmenter as string, query)],
@@ -72,15 +75,4 @@ void overview().then(({ segmenters, cohorts }) => {
 });
 void open();
 
-/** n and p go to the next and the previous slice, / to the search, unless somebody is typing. */
-document.addEventListener("keydown", (event) => {
-  const typing = (event.target as Element).closest("input:not([type=range]):not([type=checkbox]), select, textarea");
-  if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
-  const wanted = { n: "[data-key=next]", p: "[data-key=previous]" }[event.key];
-  if (wanted) document.querySelector<HTMLAnchorElement>(wanted)?.click();
-  const search = event.key === "/" ? document.querySelector<HTMLInputElement>("input[type=search]") : null;
-  if (search) {
-    event.preventDefault();
-    search.focus();
-  }
-});
+listenForKeys(document.getElementById("keys") as HTMLButtonElement);

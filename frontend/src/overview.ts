@@ -113,6 +113,14 @@ export async function overviewPage(page: HTMLElement): Promise<void> {
         figure(pair.functional.ceiling),
       ]),
     ),
+    h("h2", {}, "For programs"),
+    h(
+      "p",
+      {},
+      link("/api", "The API, described"),
+      " · ",
+      h("a", { href: "/api/openapi.json", download: "openapi.json" }, "/api/openapi.json"),
+    ),
   );
 }
 

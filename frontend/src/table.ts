@@ -21,23 +21,34 @@ export class LongTable {
   private readonly body = h("div", { class: "long-body", role: "presentation" });
   private readonly spacer = h("div", { class: "long-spacer", role: "presentation" });
   private readonly scroll: HTMLDivElement;
+  /** All rows in the order that was chosen, and those of them that are shown: to filter needs no sorting. */
+  private all: Uint32Array;
   private order: number[] = [];
-  private sortedBy: string;
-  private descending = true;
+  private passes: (row: number) => boolean = () => true;
+  private active = -1;
 
   constructor(
     private readonly columns: Column[],
     private readonly n: number,
-    sortedBy: string,
+    private sortedBy: string,
     private readonly counted: (shown: number) => void,
+    private descending = true,
+    /** Told what the rows are sorted by when somebody chooses another order. */
+    private readonly resorted: (sortedBy: string, descending: boolean) => void = () => undefined,
   ) {
-    this.sortedBy = sortedBy;
     this.spacer.append(this.body);
     this.scroll = h(
       "div",
-      { class: "long-scroll", role: "rowgroup", tabindex: 0, "aria-label": "rows", scroll: () => this.show() },
+      {
+        class: "long-scroll",
+        role: "rowgroup",
+        tabindex: 0,
+        "aria-label": "rows; arrow keys go from one to the next",
+        scroll: () => this.show(),
+      },
       this.spacer,
     );
+    this.scroll.addEventListener("keydown", (event) => this.key(event));
     const head = h("div", { class: "long-head", role: "row" }, ...columns.map((column) => this.headOf(column)));
     this.element = h(
       "div",
@@ -45,37 +56,43 @@ export class LongTable {
       h("div", { role: "rowgroup" }, head),
       this.scroll,
     );
-    this.element.style.setProperty("--columns", columns.map((column) => column.width ?? "minmax(84px, 1fr)").join(" "));
-    this.filter(() => true);
+    // rows are grids of their own: only where all are of one known width do their columns stand in line
+    const widths = columns.map((column) => column.width ?? "minmax(96px, 1fr)");
+    const least = widths.reduce((sum, width) => sum + Number(/\d+/.exec(width)), 0);
+    this.element.style.setProperty("--columns", widths.join(" "));
+    this.element.style.setProperty("--least", `${least + 16}px`);
+    this.all = this.sorted();
+    this.filter(this.passes);
     new ResizeObserver(() => this.show()).observe(this.scroll);
   }
 
   /** Keep the rows that pass; returns milliseconds that it took. */
   filter(passes: (row: number) => boolean): number {
     const started = performance.now();
+    this.passes = passes;
     this.order = [];
-    for (let row = 0; row < this.n; row++) if (passes(row)) this.order.push(row);
-    this.sort();
+    for (const row of this.all) if (passes(row)) this.order.push(row);
+    this.active = -1;
+    this.spacer.style.height = `${this.order.length * ROW_PIXELS}px`;
+    this.scroll.scrollTop = 0;
+    this.show();
     const took = performance.now() - started;
     this.counted(this.order.length);
     return took;
   }
 
-  private sort(): void {
+  private sorted(): Uint32Array {
+    const rows = Uint32Array.from({ length: this.n }, (_, row) => row);
     const column = this.columns.find((one) => one.name === this.sortedBy);
-    if (!column) return;
+    if (!column) return rows;
+    const keys = keysOf(column, this.n);
     const sign = this.descending ? -1 : 1;
-    const values = new Map(this.order.map((row) => [row, column.value(row)]));
-    this.order.sort((a, b) => {
-      const [one, other] = [values.get(a) as number | string, values.get(b) as number | string];
-      if (typeof one === "string" || typeof other === "string") return sign * String(one).localeCompare(String(other));
-      if (Number.isNaN(one)) return 1; // what has no number comes last, whichever way the others go
+    return rows.sort((a, b) => {
+      const [one, other] = [keys[a] as number, keys[b] as number];
+      if (Number.isNaN(one)) return Number.isNaN(other) ? a - b : 1; // what has no number comes last, either way
       if (Number.isNaN(other)) return -1;
-      return sign * (one - other);
+      return sign * (one - other) || a - b;
     });
-    this.spacer.style.height = `${this.order.length * ROW_PIXELS}px`;
-    this.scroll.scrollTop = 0;
-    this.show();
   }
 
   private headOf(column: Column): HTMLElement {
@@ -87,7 +104,9 @@ export class LongTable {
       for (const [number, other] of [...(cell.parentElement as HTMLElement).children].entries()) {
         other.setAttribute("aria-sort", this.sortOf(this.columns[number] as Column));
       }
-      this.sort();
+      this.all = this.sorted();
+      this.filter(this.passes);
+      this.resorted(this.sortedBy, this.descending);
     });
     return cell;
   }
@@ -97,7 +116,23 @@ export class LongTable {
     return this.descending ? "descending" : "ascending";
   }
 
+  /** Arrow keys, Home, End and the page keys go from row to row: the focus is on the row's first link or button. */
+  private key(event: KeyboardEvent): void {
+    const page = Math.max(1, Math.floor(this.scroll.clientHeight / ROW_PIXELS) - 1);
+    const last = this.order.length - 1;
+    const wanted = { ArrowDown: this.active + 1, ArrowUp: this.active - 1, PageDown: this.active + page, PageUp: this.active - page, Home: 0, End: last }[event.key];
+    if (wanted === undefined || last < 0 || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    this.active = Math.min(Math.max(wanted, 0), last);
+    const top = this.active * ROW_PIXELS;
+    const below = top + ROW_PIXELS - this.scroll.clientHeight;
+    this.scroll.scrollTop = Math.max(Math.min(this.scroll.scrollTop, top), below);
+    this.show();
+    this.body.querySelector<HTMLElement>(".long-row.active :is(a, button)")?.focus({ preventScroll: true });
+  }
+
   private show(): void {
+    const held = this.body.contains(document.activeElement);
     const first = Math.max(0, Math.floor(this.scroll.scrollTop / ROW_PIXELS) - SPARE_ROWS);
     const last = Math.min(this.order.length, first + Math.ceil(this.scroll.clientHeight / ROW_PIXELS) + 2 * SPARE_ROWS);
     this.body.style.transform = `translateY(${first * ROW_PIXELS}px)`;
@@ -108,10 +143,27 @@ export class LongTable {
         .map((row, place) =>
           h(
             "div",
-            { role: "row", class: "long-row", "aria-rowindex": first + place + 1 },
+            {
+              role: "row",
+              class: first + place === this.active ? "long-row active" : "long-row",
+              "aria-rowindex": first + place + 1,
+            },
             ...this.columns.map((column) => h("div", { role: "cell" }, column.shown(row))),
           ),
         ),
     );
+    if (!held) return;
+    // drawing the rows anew took the focus from the link in it
+    const link = this.body.querySelector<HTMLElement>(".long-row.active :is(a, button)");
+    (link ?? this.scroll).focus({ preventScroll: true });
   }
+}
+
+/** A number a row: of words their place among all words. */
+function keysOf(column: Column, n: number): Float64Array {
+  const values = Array.from({ length: n }, (_, row) => column.value(row));
+  if (typeof values[0] !== "string") return Float64Array.from(values as number[]);
+  const words = [...new Set(values as string[])].sort((a, b) => a.localeCompare(b));
+  const places = new Map(words.map((word, place) => [word, place]));
+  return Float64Array.from(values, (word) => places.get(word as string) as number);
 }

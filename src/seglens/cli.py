@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from seglens.studies.settings import StudySettings
 
 DONE, FAULT, REFUSED, QUARANTINED = 0, 1, 2, 3
+SERVER_KEEPS = 2**28
+"""Bytes of freed memory that the explorer holds on to (see `keep_freed_memory`): it waits for a person."""
 TOGETHER = ("demo", "run", "train", "extract", "fit", "describe", "diff", "steer")
 """Verbs that several processes do together; any other is done by the first of them."""
 
@@ -225,6 +227,12 @@ def report(run: Annotated[Path, Parameter(help="A run's folder.")]) -> int:
 def explore(
     run: Annotated[Path, Parameter(help="A finished run's folder.")],
     *,
+    save: Annotated[
+        Path | None, Parameter(help="Write the chosen latents as one HTML file that can be sent, and open nothing.")
+    ] = None,
+    latents: Annotated[
+        tuple[str, ...], Parameter(help="With --save, a segmenter and its latents: adult:3,17. May be repeated.")
+    ] = (),
     port: Annotated[int, Parameter(help="0 takes a free one.")] = 0,
     open_browser: Annotated[bool, Parameter(name="--browser", help="Open the page in your browser.")] = True,
 ) -> int:
@@ -235,6 +243,11 @@ def explore(
         raise ValueError(
             f"{error.name} is not installed; the explorer is an extra: pip install 'med-seglens[explorer]'"
         ) from None
+    if save is not None:
+        _save_latents(run, save, latents)
+        return DONE
+    if latents:
+        raise ValueError("--latents are those that --save writes; give --save FILE too")
 
     from tempfile import TemporaryDirectory
 
@@ -245,8 +258,31 @@ def explore(
             if open_browser:
                 _open_privately(address, Path(folder))
 
+        keep_freed_memory(SERVER_KEEPS)
         serve(run, port=port, told=told)
     return DONE
+
+
+def _save_latents(run: Path, path: Path, chosen: tuple[str, ...]) -> None:
+    """Write chosen latents, such as ``adult:3,17``, as one page with the names that people gave."""
+    from seglens.explorer.names import Names
+    from seglens.reports.chosen import write_chosen
+    from seglens.studies.run import Run
+
+    latents: dict[str, list[int]] = {}
+    for entry in chosen:
+        segmenter, _, numbers = entry.rpartition(":")
+        if not segmenter or not all(number.strip().isdecimal() for number in numbers.split(",")):
+            raise ValueError(f"--latents {entry!r}: give a segmenter and numbers, such as adult:3,17")
+        latents.setdefault(segmenter, []).extend(int(number) for number in numbers.split(","))
+    opened, names = Run(run), Names(run)
+    hashes = {
+        name: opened.artifact(f"atlas/{name}").document("atlas")["context"]["dictionary_hash"]
+        for name in latents
+        if f"atlas/{name}" in opened
+    }
+    given = {(name, latent): own.name for name, hash_ in hashes.items() for latent, own in names.of(hash_).items()}
+    print(write_chosen(opened, latents, path, given=given))
 
 
 def _open_privately(address: str, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 
 import numpy as np
 import polars as pl
@@ -12,6 +13,7 @@ pytest.importorskip("fastapi")
 
 from fastapi.testclient import TestClient
 
+from seglens import cli
 from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.explorer.access import Guard
@@ -182,6 +184,57 @@ def test_pairs_are_the_run_s_in_either_direction(client, quick_run):
     assert [pair["source"] for pair in forward["pairs"]] == table["source_latent"].to_list()
     assert [pair["target"] for pair in backward["pairs"]] == table["source_latent"].to_list()
     assert forward["unmatched_source"] == backward["unmatched_target"]
+
+
+def test_partners_by_weight_are_the_alignment_s(client, quick_run):
+    stage = quick_run.artifact("alignment/adult~pediatric")
+    shared = stage.table("pairs").filter("shared")
+    expected = dict(shared.select("source_latent", "target_latent").iter_rows())
+    assert stage.document("pair")["comparable_by_weights"]
+    arrays, meta = packed(client.get("/api/segmenters/adult/latents"))
+    assert meta["partners"] == ["pediatric"]
+    found = {latent: int(other) for latent, other in enumerate(arrays["partner_pediatric"]) if not np.isnan(other)}
+    assert found == expected
+    backward, _ = packed(client.get("/api/segmenters/pediatric/latents"))
+    assert all(backward["partner_adult"][other] == latent for latent, other in found.items())
+    assert "kind" not in arrays  # of two segmenters nothing is called universal
+
+
+def test_proposed_edits_are_those_of_the_run_s_stages(client, quick_run):
+    dictionary = SparseAutoencoder.read(quick_run.artifact("dictionary/adult"))
+    stages = [quick_run.artifact(stage) for stage in quick_run.stages("steering/")]
+    tested = [entry for stage in stages for entry in stage.document("results")]
+    fixed = [entry["edit_description"] for entry in tested if entry["alpha"] is not None and not entry["is_identity"]]
+    own = [edit for edit in fixed if edit["dictionary_hash"] == dictionary.hash and edit["mode"] == "difference"]
+    found = client.get("/api/segmenters/adult/proposals").json()
+    steering = [proposal for proposal in found if proposal["stage"].startswith("steering/")]
+    assert {(tuple(edit["latents"]), edit["operation"], edit["value"]) for edit in own} == {
+        (tuple(proposal["latents"]), proposal["operation"], proposal["value"]) for proposal in steering
+    }
+    for proposal in found:
+        edit = {name: proposal[name] for name in ("latents", "operation", "value", "where")}
+        packed(client.post("/api/segmenters/adult/steer", json={"cohort": "pediatric", "row": 4, "edits": [edit]}))
+
+
+def test_chosen_latents_are_saved_as_one_page_without_scripts(client, quick_run, tmp_path, monkeypatch):
+    def saved(name, latents):
+        command = ["seglens", "explore", str(quick_run.path), "--save", str(tmp_path / name), "--latents", latents]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return stopped.value.code
+
+    address = "/api/segmenters/adult/latents/3/name"
+    client.put(address, json={"name": "<script>alert(1)</script>"})
+    assert saved("a.html", "adult:3,5") == cli.DONE
+    text = (tmp_path / "a.html").read_text()
+    assert "Latent 3 of adult" in text and "Latent 5 of adult" in text
+    assert "<script" not in text and "&lt;script&gt;" in text
+    assert 'src="http' not in text and "url(http" not in text
+    client.delete(address)
+    for wrong in ("adult", "adult:x", "nobody:1", "adult:99999"):
+        assert saved("b.html", wrong) != cli.DONE
+    assert not (tmp_path / "b.html").exists()
 
 
 @pytest.mark.parametrize(

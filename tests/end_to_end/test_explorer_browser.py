@@ -78,6 +78,7 @@ def serious_violations(page):
         "/case/pediatric",
         "/case/pediatric/4",
         "/compare/adult/pediatric",
+        "/api",
     ],
 )
 def test_every_page_opens_without_a_serious_violation(visit, path):
@@ -164,3 +165,93 @@ def test_drawing_around_points_lists_them(visit):
     page.mouse.up()
     page.wait_for_selector("text=latents, by mass")
     assert page.locator("section:has-text('Chosen') li").count() > 10
+
+
+def test_the_address_keeps_filter_and_order(visit):
+    page = visit("/latents/adult")
+    page.click("[role=columnheader] button:has-text('depth')")
+    page.click("[role=columnheader] button:has-text('depth')")
+    page.fill("#search", "background")
+    assert page.url.endswith("/latents/adult?search=background&sort=depth&order=up")
+    count, first = page.inner_text(".controls [role=status]"), page.inner_text(".long-row >> nth=0")
+    page = visit("/latents/adult?search=background&sort=depth&order=up")
+    assert page.inner_text(".controls [role=status]") == count
+    assert page.inner_text(".long-row >> nth=0") == first
+    assert page.get_attribute("[role=columnheader]:has-text('depth')", "aria-sort") == "ascending"
+
+
+def test_columns_stand_below_their_heads(visit):
+    page = visit("/latents/adult")
+    left = "(rows, place) => rows.map(row => Math.round(row.children[place].getBoundingClientRect().left))"
+    for place in (1, 4, 9):
+        assert len(set(page.eval_on_selector_all(".long-head, .long-row", left, place))) == 1
+
+
+def test_arrow_keys_go_from_row_to_row_and_enter_opens_one(visit):
+    page = visit("/latents/adult")
+    page.focus(".long-scroll")
+    for _ in range(40):
+        page.keyboard.press("ArrowDown")
+    assert page.get_attribute(".long-row.active", "aria-rowindex") == "40"
+    assert page.evaluate("document.activeElement.closest('.long-row.active') !== null")
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/latents/adult/*")
+
+
+def test_latents_without_a_partner_are_listed(visit):
+    page = visit("/compare/adult/pediatric")
+    said = page.inner_text("main > [role=status]")
+    for name in ("adult", "pediatric"):
+        listed = page.locator(f"ul[aria-label='latents of {name} without a partner'] li").count()
+        assert f"{listed} of {name}" in said
+
+
+def test_a_proposed_edit_is_taken_as_a_start(visit):
+    page = visit("/case/pediatric/4?segmenter=adult")
+    if page.query_selector("#proposed") is None:
+        pytest.skip("this run proposes no edit")
+    page.select_option("#proposed", "0")
+    page.wait_for_selector(".chips li")
+    assert float(page.input_value("#value")) == pytest.approx(float(page.inner_text("output[for=value]")), abs=0.05)
+
+
+def test_keys_toggle_what_is_shown_and_are_listed(visit):
+    page = visit("/case/pediatric/4?segmenter=adult&latents=1")
+    for key, box in (("m", "#truth"), ("s", "#said")):
+        page.keyboard.press(key)
+        assert not page.is_checked(box)
+        page.keyboard.press(key)
+        assert page.is_checked(box)
+    page.keyboard.press("h")
+    assert page.input_value("#opacity") == "0"
+    page.keyboard.press("h")
+    assert page.input_value("#opacity") == "0.6"
+    page.keyboard.press("]")
+    assert page.input_value("#sequence") == "1"
+    page.keyboard.press("[")
+    assert page.input_value("#sequence") == "0"
+    page.focus("#value")
+    page.keyboard.press("ArrowRight")
+    assert page.input_value("#value") == "1.1"
+    page.focus("canvas")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("h3:has-text('At row 31, column 32')")
+    page.keyboard.press("?")
+    page.wait_for_selector("dialog[open]")
+    assert serious_violations(page) == []
+    page.keyboard.press("Escape")
+    page.wait_for_selector("dialog", state="hidden")
+
+
+def test_figures_leave_as_files(visit, tmp_path):
+    page = visit("/map/adult")
+    page.focus("canvas")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("text=1 latents, by mass")
+    for name, begin in (("SVG", b"<svg"), ("PNG", b"\x89PNG")):
+        with page.expect_download() as waiting:
+            page.click(f"button:has-text('{name}')")
+        waiting.value.save_as(tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(begin)

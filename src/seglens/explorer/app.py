@@ -10,7 +10,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
-from seglens.explorer import cases, comparing, exporting, latents, volumes
+from seglens.explorer import cases, comparing, exporting, latents, proposing, volumes
 from seglens.explorer.names import Names
 from seglens.explorer.opened import OpenedRun, UnknownError
 from seglens.explorer.state import Held, State
@@ -48,8 +48,9 @@ def create_app(run: Path) -> FastAPI:
         lifespan=_few_at_once,
     )
     app.state.held = State(OpenedRun(run), Names(run))
-    for router in (overview, latents.router, cases.router, comparing.router, exporting.router, volumes.router):
-        app.include_router(router, prefix="/api")
+    app.include_router(overview, prefix="/api")
+    for module in (latents, cases, proposing, comparing, exporting, volumes):
+        app.include_router(module.router, prefix="/api")
     app.add_exception_handler(UnknownError, _unknown)
     app.add_exception_handler(ValueError, _refused)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

@@ -1,12 +1,17 @@
 """Two segmenters side by side: the pairs that the run's alignment found."""
 
+import polars as pl
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from seglens.explorer.opened import UnknownError
+from seglens.diffing.alignment import Alignment
+from seglens.diffing.universal import specific_latents, universal_latents
+from seglens.explorer.opened import OpenedRun, UnknownError
 from seglens.explorer.state import Held
 
 router = APIRouter(tags=["compare"])
+PARTNER = "partner_"
+"""Begin of the names of the columns of `sharing` that hold partners."""
 
 
 class Pair(BaseModel):
@@ -56,3 +61,37 @@ def compare(source: str, target: str, held: Held) -> Pairs:
         unmatched_source=sorted(set(range(one.atlas.n_latents)) - {a for a, _, _ in found}),
         unmatched_target=sorted(set(range(other.atlas.n_latents)) - {b for _, b, _ in found}),
     )
+
+
+def sharing(run: OpenedRun, segmenter: str) -> pl.DataFrame:
+    """What the run's alignments by weight say of each latent of a segmenter.
+
+    Returns:
+        One row a latent. ``partner_<other>``: its partner by the paper's criterion, null where it has none; a column
+        for every segmenter of the same space. ``kind``: "universal" (shared in every pair of these segmenters),
+        "specific" (alive, not universal) or null (dead), where there are three of them or more.
+    """
+    n = run.opened(segmenter).atlas.n_latents
+    artifacts = [run.run.artifact(stage) for stage in run.run.stages("alignment/")]
+    alignments = [Alignment.read(own) for own in artifacts if own.document("pair")["comparable_by_weights"]]
+    found = {}
+    for one in alignments:
+        if segmenter not in (one.source, one.target):
+            continue
+        own, other = ("source", "target") if segmenter == one.source else ("target", "source")
+        partners: list[int | None] = [None] * n
+        for latent, partner in one.shared.select(f"{own}_latent", f"{other}_latent").iter_rows():
+            partners[latent] = partner
+        found[f"{PARTNER}{one.target if own == 'source' else one.source}"] = pl.Series(partners, dtype=pl.Int32)
+    if len(found) > 1:
+        kinds: list[str | None] = [None] * n
+        try:
+            universal = universal_latents(alignments, reference=segmenter)
+        except ValueError:  # not every pair of them was aligned, so nothing can be called universal
+            return pl.DataFrame(found)
+        for latent in specific_latents(alignments, segmenter, universal):
+            kinds[latent] = "specific"
+        for latent in universal[segmenter]:
+            kinds[latent] = "universal"
+        found["kind"] = pl.Series(kinds, dtype=pl.String)
+    return pl.DataFrame(found)

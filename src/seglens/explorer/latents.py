@@ -8,6 +8,7 @@ import torch
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
+from seglens.explorer.comparing import PARTNER, sharing
 from seglens.explorer.names import GivenName
 from seglens.explorer.opened import BATCH, Opened, OpenedRun, UnknownError, grey
 from seglens.explorer.packing import MEDIA_TYPE, columns, pack
@@ -92,12 +93,15 @@ def table(segmenter: str, held: Held) -> Response:
     """All latents of a segmenter, a column an array: the page sorts and filters them without asking again."""
     opened = held.run.opened(segmenter)
     atlas = opened.atlas.table
+    shared = sharing(held.run, segmenter)
+    atlas = atlas.with_columns(shared.get_columns())
     arrays, meta = columns(atlas, [name for name in atlas.columns if not name.endswith("_top")])
     given = {latent: entry.name for latent, entry in held.names.of(opened.dictionary_hash).items()}
     about = {
         "columns": meta,
         "given": given,
         "labels": list(opened.atlas.labels.values()),
+        "partners": [name.removeprefix(PARTNER) for name in shared.columns if name.startswith(PARTNER)],
         "hookpoint": opened.hookpoint,
         "dictionary": opened.dictionary_hash,
     }

@@ -45,7 +45,7 @@ def gallery_section(run: Run, summary: Mapping[str, Any]) -> Section:
         return Section("latents", "What the latents mean", lead, (Paragraph(text, "missing"),))
     trained_on = {one["name"]: one.get("trained_on") for one in summary.get("segmenters") or []}
     share = max(3, min(LATENTS, TOTAL_PICTURES // EXEMPLARS // len(stages)))
-    blocks: list[Block] = [Paragraph(CAPTION, "note"), Drawing(_scale())]
+    blocks: list[Block] = [Paragraph(CAPTION, "note"), Drawing(activation_scale())]
     for stage in stages:
         name = stage.split("/", 1)[1]
         cohort = trained_on.get(name) or name
@@ -116,7 +116,8 @@ def _cards(name: str, atlas: LatentAtlas, slices: SliceSet | None, wanted: int) 
     return Cards(title, cards)
 
 
-def _scale() -> Markup:
+def activation_scale() -> Markup:
+    """The colours of a heat map, from weak to strong."""
     colours = [f"#{bytes(INFERNO[level].tolist()).hex()}" for level in range(55, 256, 10)]
     return colour_scale("Colours of the activation, from weak to strong", colours, "weak", "strong")
 
@@ -135,17 +136,29 @@ def _card(atlas: LatentAtlas, latent: int, slices: SliceSet | None) -> Card:
         lift = f"lift {number(facts.get(f'lift_{top}'), 1)}"
         lines.insert(0, (plain(top), f"{percent(facts[f'p_{top}'])} of its mass ({lift}; base rate {base})"))
     name = str(facts.get("name") or "unnamed")
-    pictures = () if slices is None else _pictures(facts, exemplars, maps.float().numpy(), atlas, slices)
+    pictures = (
+        ()
+        if slices is None
+        else heat_pictures(facts, exemplars[:EXEMPLARS], maps[:EXEMPLARS].float().numpy(), atlas, slices)
+    )
     return Card(name, f"latent {latent}", tuple(lines), pictures)
 
 
-def _pictures(
+def heat_pictures(
     facts: Mapping[str, Any], exemplars: pl.DataFrame, maps: np.ndarray, atlas: LatentAtlas, slices: SliceSet
 ) -> tuple[Picture, ...]:
-    rows = exemplars["row"].cast(pl.Int64).to_list()[:EXEMPLARS]
+    """Exemplar slices with a latent's codes over them, and the class that it is named after outlined.
+
+    Args:
+        facts: what the atlas says of the latent.
+        exemplars: rows of the atlas's table.
+        maps: one for each of them.
+        atlas: the latent's.
+        slices: that the atlas was made on.
+    """
+    rows = exemplars["row"].cast(pl.Int64).to_list()
     if not rows or max(rows) >= len(slices):
         return ()
-    maps = maps[: len(rows)]
     name, top = str(facts.get("name") or "unnamed"), str(facts.get("top_class"))
     channel = best_sequence(slices.sequences, top)
     value = next((value for value, label in atlas.labels.items() if label == top), None)
