@@ -29,3 +29,13 @@ def keep_freed_memory(most: int = MOST) -> bool:
         return False
     settings = {MMAP_THRESHOLD: most // 8, TRIM_THRESHOLD: most, TOP_PAD: most // 16}
     return all(mallopt(parameter, value) == 1 for parameter, value in settings.items())
+
+
+def give_back_freed_memory() -> bool:
+    """Give all that this process has freed back to the kernel, at once; whether the C library could."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        return ctypes.CDLL(None).malloc_trim(0) == 1
+    except (AttributeError, OSError):
+        return False

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from seglens import allocator
-from seglens.allocator import keep_freed_memory
+from seglens.allocator import give_back_freed_memory, keep_freed_memory
 
 FAULTS = """
 import resource
@@ -24,6 +24,27 @@ passes(10)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
+HELD = """
+import psutil
+import torch
+from seglens.allocator import give_back_freed_memory, keep_freed_memory
+
+keep_freed_memory()
+resident = psutil.Process().memory_info
+many = [torch.ones(2**18) for _ in range(200)]  # 200 MiB
+last = torch.ones(2**18)
+del many
+held = resident().rss
+assert give_back_freed_memory()
+print(held - resident().rss)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc keeps what it is told to keep")
+def test_what_was_kept_is_given_back():
+    done = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 150 * 2**20
+
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc keeps what it is told to keep")
 def test_freed_memory_is_not_cleared_again():
@@ -35,9 +56,11 @@ def test_freed_memory_is_not_cleared_again():
 def test_other_systems_are_left_alone(monkeypatch):
     monkeypatch.setattr(allocator.sys, "platform", "darwin")
     assert not keep_freed_memory()
+    assert not give_back_freed_memory()
 
 
 def test_other_c_libraries_are_left_alone(monkeypatch):
     monkeypatch.setattr(allocator.sys, "platform", "linux")
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _name: object())
     assert not keep_freed_memory()
+    assert not give_back_freed_memory()

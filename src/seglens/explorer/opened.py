@@ -13,6 +13,7 @@ from jaxtyping import Float32
 
 from seglens.activations.hooks import activations
 from seglens.activations.replay import Replay
+from seglens.allocator import give_back_freed_memory
 from seglens.cohorts.case import Cohort
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.codes import Codes
@@ -27,6 +28,8 @@ from seglens.studies.run import Run
 from seglens.studies.stages import unseen_rows
 
 T = TypeVar("T")
+RUNNING = Lock()
+"""One network runs at a time: one person looks, and what two take at once would add up."""
 SURVEYED = 200
 """Slices on which a latent's usual strength is measured."""
 BATCH = 4
@@ -61,7 +64,7 @@ class Opened:
     run: Run
 
     def __post_init__(self) -> None:
-        self._lock = Lock()
+        self._lock = RUNNING
         self._reading = {what: Lock() for what in ("segmenter", "dictionary", "atlas", "identity")}
         self._read: dict[str, Any] = {}
         self._replay: Replay | None = None
@@ -129,6 +132,7 @@ class Opened:
         with self._lock:
             self._at = None
             yield
+            give_back_freed_memory()
 
     def codes(self, slices: SliceSet, row: int) -> tuple[Codes, tuple[int, int]]:
         """Codes of one slice, token after token, and the token grid's size; those of the last slice are kept."""
@@ -163,6 +167,7 @@ class Opened:
             flat = owner * codes.n_latents + codes.latents
             sums = torch.bincount(flat, weights=codes.values.double(), minlength=len(images) * codes.n_latents)
             parts.append(sums.float().view(len(images), codes.n_latents).numpy())
+        give_back_freed_memory()
         return np.concatenate(parts)
 
     def logits(self, slices: SliceSet, row: int, edits: Sequence[LatentEdit] = ()) -> Logits:
@@ -180,6 +185,7 @@ class Opened:
                 self._at = None  # where recording breaks off, neither slice is there
                 self._untouched = self._replay.record(slices.images([row]))
                 self._at = (slices.hash, row)
+                give_back_freed_memory()  # what can be replayed was found out by passes that keep everything
             assert self._untouched is not None
             return self._replay.logits(change_of(self.dictionary, edits)) if edits else self._untouched
 
