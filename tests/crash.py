@@ -101,7 +101,8 @@ def demo(seed: int = 0) -> Start:
 
     def start(out: Path) -> int:
         # one job: the bits depend on a worker's threads, and the undisturbed run may be one process
-        command = [sys.executable, "-m", "seglens.cli", "demo", "--quick", "--jobs", "1", "--out", str(out), "--seed", str(seed)]
+        verb = ["demo", "--quick", "--jobs", "1", "--out", str(out), "--seed", str(seed)]
+        command = [sys.executable, "-m", "seglens.cli", *verb]
         nowhere = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
         return os.posix_spawn(sys.executable, command, os.environ, file_actions=nowhere)
 
