@@ -138,8 +138,10 @@ def test_a_click_on_the_picture_lists_what_fires_there(visit):
     page = visit("/case/pediatric/4?segmenter=adult")
     page.click("canvas >> nth=0")
     page.wait_for_selector("h3:has-text('At row')")
+    first = page.inner_text("section:has-text('By picture') .offered li a >> nth=0")
     page.click("section:has-text('By picture') button[title='choose it'] >> nth=0")
     page.wait_for_selector(".chips li")
+    assert page.inner_text(".chips li a").startswith(f"{first}:")
 
 
 def test_keys_go_to_the_next_slice_and_to_the_search(visit):

@@ -14,7 +14,9 @@ FOUND = [(file.parent.name, file) for file in sorted(CASES.glob("*/*"))]
 @pytest.mark.parametrize("name", TARGETS)
 def test_seeds_and_their_damaged_copies_are_read_or_refused(name):
     target = TARGETS[name]
-    for content in target.seeds():
+    seeds = list(target.seeds())
+    assert seeds, "nothing to read"
+    for content in seeds:  # what a target may not raise ends the test
         target.read(content)
         for place in range(0, len(content), max(1, len(content) // 20)):
             target.read(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
