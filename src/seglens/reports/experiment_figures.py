@@ -87,15 +87,23 @@ def written(value: Any, digits: int = 2) -> str:
 def _chart(figure: Figure, table: pl.DataFrame, draw: Drawn, keys: tuple[Key, ...]) -> Chart:
     """One drawing, or small multiples: two in a row at a desk, one on a phone."""
     if figure.panel is None:
-        return Chart(figure.title, draw(table, WIDE), draw(table, NARROW), figure.caption, keys)
+        caption = _with_cut(figure, [table])
+        return Chart(figure.title, draw(table, WIDE), draw(table, NARROW), caption, keys)
     panels = [(plain(name), table.filter(pl.col(figure.panel) == name)) for name in _distinct(table, figure.panel)]
+    caption = _with_cut(figure, [rows for _, rows in panels])
     longest = max(len(plain(label)) for label in table[figure.x].to_list()) if figure.kind == "bars" else 0
     columns = 1 if len(panels) == 1 or longest > LONG_LABEL else 2
     wide = [(name, draw(rows, WIDE // columns - 12)) for name, rows in panels]
     narrow = [(name, draw(rows, NARROW)) for name, rows in panels]
-    return Chart(
-        figure.title, _tiled(figure.title, wide, columns), _tiled(figure.title, narrow, 1), figure.caption, keys
-    )
+    return Chart(figure.title, _tiled(figure.title, wide, columns), _tiled(figure.title, narrow, 1), caption, keys)
+
+
+def _with_cut(figure: Figure, drawings: Sequence[pl.DataFrame]) -> str:
+    """The caption, which says so where bars are left out."""
+    most = max(rows.height for rows in drawings)
+    if figure.kind != "bars" or most <= MOST_BARS:
+        return figure.caption
+    return f"{figure.caption} The first {MOST_BARS} of up to {most} bars are drawn; the table has all.".lstrip()
 
 
 def _tiled(title: str, drawings: Sequence[tuple[str, Markup]], columns: int) -> Markup:

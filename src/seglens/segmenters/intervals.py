@@ -2,6 +2,8 @@
 
 Slices of one patient are alike, so patients are drawn with replacement, each with all of its slices (the cluster
 bootstrap: Efron and Tibshirani, An Introduction to the Bootstrap, 1993). Two edits are compared on the same draws.
+Percentile intervals of few patients are too narrow: theirs are expanded to the width that Student's t has
+(Hesterberg, What Teachers Should Know about the Bootstrap, 2015, section 5.2).
 """
 
 from collections.abc import Sequence
@@ -19,7 +21,7 @@ DRAWS = 2000
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and its percentile interval.
+    """A figure and its expanded percentile interval.
 
     Attributes:
         value: on the patients as they are; NaN where it is undefined.
@@ -62,7 +64,7 @@ def patient_bootstrap(
         convention: one of `FIGURES`.
         draws: how often patients are drawn.
         seed: of the draws.
-        level: share of the draws inside the interval, 0..1.
+        level: share of such intervals that hold the truth, 0..1.
 
     Raises:
         ValueError: an unknown edit, class or convention.
@@ -102,7 +104,7 @@ def share_interval(
         hits: whether the slice counts.
         draws: how often patients are drawn.
         seed: of the draws.
-        level: share of the draws inside the interval, 0..1.
+        level: share of such intervals that hold the truth, 0..1.
 
     Raises:
         ValueError: as many of both are needed, and at least one.
@@ -172,12 +174,29 @@ def resampled(
 
 
 def interval_of(value: float, drawn: np.ndarray, n_patients: int, *, level: float = 0.95) -> Interval:
-    """The percentile interval of what was drawn; draws without a value (NaN) are left out and not counted."""
+    """The expanded percentile interval of what was drawn; draws without a value (NaN) are left out and not counted.
+
+    Args:
+        value: the figure on the patients as they are.
+        drawn: the figure of each draw.
+        n_patients: that were drawn from; of one nothing can be said, and the ends are NaN; of two to four the ends are
+            those of all draws, which is still too narrow.
+        level: share of such intervals that hold the truth, 0..1.
+    """
     known = drawn[~np.isnan(drawn)]
-    if not len(known):
-        return Interval(float(value), float("nan"), float("nan"), n_patients, 0)
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    if not len(known) or n_patients < 2:
+        return Interval(float(value), float("nan"), float("nan"), n_patients, len(known))
+    tail = _expanded_tail(n_patients, level)
+    low, high = np.quantile(known, [tail, 1 - tail])
     return Interval(float(value), float(low), float(high), n_patients, len(known))
+
+
+def _expanded_tail(n_patients: int, level: float) -> float:
+    """Share of the draws beyond each end: below (1 - level) / 2, for draws of few patients vary too little."""
+    from scipy.stats import norm, t
+
+    quantile = t.ppf((1 + level) / 2, n_patients - 1)
+    return float(norm.cdf(-np.sqrt(n_patients / (n_patients - 1)) * quantile))
 
 
 def _weights(n_patients: int, draws: int, seed: int) -> np.ndarray:

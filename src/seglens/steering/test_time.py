@@ -86,9 +86,11 @@ def batch_statistics(segmenter: Segmenter, slices: SliceSet, *, batch_size: int 
         norm.reset_running_stats()
         norm.momentum = None  # the mean over all batches
         norm.train()
+    # mixed, since the variance within a batch of one patient's slices is not the cohort's
+    mixed = torch.randperm(len(slices), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        for rows in slices.batches(batch_size):
-            network(slices.images(rows).to(segmenter.device))
+        for rows in mixed.split(batch_size):
+            network(slices.images(rows.tolist()).to(segmenter.device))
     values = {
         f"{name}.{own}": value
         for name, norm in norms.items()

@@ -45,7 +45,7 @@ def verdict(study: Study, segmenter: str, cohort: str, label: str) -> Artifact:
         "selection": selection.hash,
         "label": label,
         "seed": study.settings.seed,
-        "version": 2,
+        "version": 3,
     }
 
     def make(draft: Draft, progress: Progress) -> None:

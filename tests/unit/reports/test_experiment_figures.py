@@ -92,3 +92,12 @@ def test_values_are_written_for_a_reader():
     assert [written(value) for value in (None, True, 3, -0.5, [1, 2], "held_out")] == [
         "–", "yes", "3", "−0.50", "1, 2", "held-out",
     ]  # fmt: skip
+
+
+def test_bars_that_are_left_out_are_told():
+    table = pl.DataFrame({"policy": [f"policy {n}" for n in range(70)], "value": [n / 70 for n in range(70)]})
+    figure = Figure("bars", "policies", "Dice", x="policy", y="value", caption="By policy.")
+    (chart,) = [block for block in figure_blocks(figure, table) if isinstance(block, Chart)]
+    assert chart.caption == "By policy. The first 60 of up to 70 bars are drawn; the table has all."
+    (whole,) = [block for block in figure_blocks(figure, table.head(60)) if isinstance(block, Chart)]
+    assert whole.caption == "By policy."

@@ -3,8 +3,16 @@ import math
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import norm, t
 
-from seglens.segmenters.intervals import FIGURES, patient_bootstrap, patient_interval, resampled, share_interval
+from seglens.segmenters.intervals import (
+    FIGURES,
+    interval_of,
+    patient_bootstrap,
+    patient_interval,
+    resampled,
+    share_interval,
+)
 from seglens.segmenters.scoring import SCHEMA, Scores
 
 CLASSES = {0: "background", 1: "core", 2: "edema"}
@@ -101,6 +109,24 @@ def test_the_interval_of_a_share_is_the_binomial_one():
     assert found.value == pytest.approx(0.3)
     assert found.low == pytest.approx(0.3 - 1.96 * spread, abs=0.012)
     assert found.high == pytest.approx(0.3 + 1.96 * spread, abs=0.012)
+
+
+@pytest.mark.parametrize("n_patients", [5, 9, 200])
+def test_of_few_patients_the_interval_is_as_wide_as_students(n_patients):
+    # the bootstrap of a mean of n normal values: its variance is (n - 1) / n of the unbiased one
+    shares = (np.arange(200_000) + 0.5) / 200_000
+    drawn = norm.ppf(shares) * math.sqrt((n_patients - 1) / n_patients) / math.sqrt(n_patients)
+    found = interval_of(0.0, drawn, n_patients)
+    expected = t.ppf(0.975, n_patients - 1) / math.sqrt(n_patients)
+    assert found.high == pytest.approx(expected, rel=0.01)
+    assert found.low == pytest.approx(-expected, rel=0.01)
+
+
+def test_of_one_patient_nothing_can_be_said():
+    found = share_interval(["p", "p", "p"], [True, False, True])
+    assert found.value == pytest.approx(2 / 3)
+    assert math.isnan(found.low) and math.isnan(found.high)
+    assert not found.excludes_zero
 
 
 def test_slices_of_one_patient_count_as_one():

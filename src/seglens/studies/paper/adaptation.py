@@ -20,7 +20,7 @@ from seglens.artifacts import Artifact, Draft
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.fitting import FitSettings, fit_dictionary
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.diffing.functional import common_grid, functional_alignment
+from seglens.diffing.planted import differential_latents
 from seglens.progress import Progress
 from seglens.segmenters.intervals import FIGURES
 from seglens.segmenters.scoring import Scores
@@ -32,7 +32,7 @@ from seglens.steering.corrections import Correction, judge
 from seglens.steering.levers import associated_latents
 from seglens.steering.policies import label_of, oracle_scores
 from seglens.steering.sweep import UNEDITED, alpha_grid, sweep
-from seglens.studies.pair_stages import PROBE_SLICES, Seen, Side
+from seglens.studies.pair_stages import Seen, Side
 from seglens.studies.paper.adaptation_tables import (
     ORACLE,
     class_headlines,
@@ -43,6 +43,7 @@ from seglens.studies.paper.adaptation_tables import (
     policy_rows,
 )
 from seglens.studies.paper.experiment import CannotCarryError, Experiment, Figure, Finding, Published, part
+from seglens.studies.paper.planted_bench import responses_of
 from seglens.studies.stages import Study
 
 SEEDS = (0, 1, 2)
@@ -51,7 +52,7 @@ DRAWS = 3
 STEPS = 30
 FULL = ("latents", "top_latents", "latents_two_depths", "logit_affine", "channel_affine", "last_layer", "whole_suffix")
 SHORT = ("latents", "latents_two_depths", "logit_affine", "channel_affine", "last_layer")
-CURVE = ("latents", "latents_two_depths", "logit_affine", "last_layer")
+CURVE = SHORT
 ALPHAS: Mapping[str, tuple[float, ...]] = {
     "multiply": (-100.0, -10.0, -2.0, 0.0, 0.5, 1.5, 2.0, 3.0, 10.0, 100.0),
     "add": (-100.0, -10.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 10.0, 100.0),
@@ -186,7 +187,8 @@ def adapted(study: Study, direction: Direction, plan: Mapping[str, Any]) -> Arti
         "evaluation": evaluation.hash,
         "label": direction.label,
         "in_full": direction.in_full,
-        "version": 2,
+        "own": study.own_slices(direction.segmenter, "val").hash,
+        "version": 3,
     }
 
     def make(draft: Draft, progress: Progress) -> None:
@@ -195,7 +197,8 @@ def adapted(study: Study, direction: Direction, plan: Mapping[str, Any]) -> Arti
         deep = deep_dictionary(study, direction.segmenter, segmenter) if len(opened) == 2 else None
         common: dict[str, Any] = {"target": direction.label, "deep": deep, "steps": plan["steps"]}
         names = _possible(FULL if direction.in_full else SHORT, deep)
-        specific = specific_latents(study, direction, selection)
+        own = study.own_slices(direction.segmenter, "val")
+        specific = differing_latents(segmenter, dictionary, own, selection)
         contestants = [
             *constant_contestants(segmenter, dictionary, selection, target=direction.label, specific=specific),
             *fitted_contestants(
@@ -238,28 +241,32 @@ def deep_dictionary(study: Study, name: str, opened: Segmenter) -> SparseAutoenc
     return SparseAutoencoder.read(part(study, f"adaptation/{name}-last-hidden", "dictionary", inputs, make))
 
 
-def specific_latents(study: Study, direction: Direction, selection: SliceSet) -> list[int]:
-    """Latents that diffing calls specific: least correlated with their partner in the cohort's own segmenter.
+def differing_latents(
+    segmenter: Segmenter, dictionary: SparseAutoencoder, own: SliceSet, selection: SliceSet
+) -> list[int]:
+    """Latents that diffing calls specific: those that answer most differently in the two cohorts' patients first.
 
-    Codes of both are matched one to one on the selection slices; empty where the study has no segmenter of that
-    cohort. That segmenter was trained on the cohort's train patients, evaluation patients among them, so this ranking
-    knows more than the selection patients, in favour of the edits.
+    By the rank test that survives the planted truth (`differential_latents`), in the segmenter's one code, so that
+    nothing that was trained on the patients judged on is asked.
+
+    Args:
+        segmenter: of another cohort than the selection slices.
+        dictionary: of one of its hookpoints.
+        own: slices of its own cohort that it was not trained on.
+        selection: slices of the target cohort for choosing.
+
+    Returns:
+        The tested latents; empty where a side has fewer than two patients with a lesion.
     """
-    others = [name for name, own in study.settings.segmenters.items() if own.cohort == direction.cohort]
-    if not others:
+    sides = []
+    for slices in (own, selection):
+        seen = Seen(Side(slices.name, segmenter, dictionary, torch.zeros(0), slices), [slices])
+        sides.append(responses_of(seen.codes(dictionary, seen.grid), slices, seen.grid))
+    if min(len(side.patients) for side in sides) < 2:
         return []
-    few = selection.select(evenly_spaced(len(selection), PROBE_SLICES))
-    seen = []
-    for name in (direction.segmenter, others[0]):
-        side = Side(name, study.segmenter(name), study.dictionary(name), torch.zeros(0), few)
-        seen.append(Seen(side, [few]))
-    grid = common_grid(seen[0].grid, seen[1].grid)
-    codes = [
-        one.codes(study.dictionary(name), grid)
-        for one, name in zip(seen, (direction.segmenter, others[0]), strict=True)
-    ]
-    pairs = functional_alignment(*codes).pairs.sort("correlation", "source_latent")
-    return pairs["source_latent"].to_list()
+    effect = (pl.col("auroc") - 0.5).abs()
+    ranked = differential_latents(*sides).sort(effect, "latent", "region", descending=[True, False, False])
+    return ranked["latent"].unique(maintain_order=True).to_list()
 
 
 def learning_curve(
@@ -351,7 +358,7 @@ EXPERIMENT = Experiment(
     title="A segmenter on another population: latents against all that they must beat",
     paper="Table 5, Figure 8",
     run=run,
-    version=2,
+    version=3,
     figures=(
         Figure(
             kind="bars",

@@ -27,6 +27,7 @@ POLICY_ROWS: dict[str, pl.DataType | type[pl.DataType]] = {
     "value": pl.Float64,
     "low": pl.Float64,
     "high": pl.Float64,
+    "patients": pl.Int64,
     "draws": pl.List(pl.Float64),
 }
 LEADS = {
@@ -71,6 +72,7 @@ def policy_rows(scores: Scores, contestants: Sequence[Mapping[str, Any]], direct
                         "value": finite(interval.value),
                         "low": finite(interval.low),
                         "high": finite(interval.high),
+                        "patients": interval.n_patients,
                         "draws": mean.tolist(),
                     }
                 )
@@ -91,7 +93,7 @@ def lead_rows(rows: pl.DataFrame) -> pl.DataFrame:
         best = rivals.row(0, named=True)
         for edit in known.filter(pl.col("side") == "edit").iter_rows(named=True):
             drawn = np.asarray(edit["draws"], dtype=float) - np.asarray(best["draws"], dtype=float)
-            interval = interval_of(edit["value"] - best["value"], drawn, 0)
+            interval = interval_of(edit["value"] - best["value"], drawn, edit["patients"])
             found.append(
                 {
                     "direction": name,
@@ -141,12 +143,12 @@ def curve_rows(scores: Scores, direction: str) -> pl.DataFrame:
                 "side": side_of(policy),
                 "draws": len(named[size, policy]),
                 "dice_pooled": own.value,
-                "low": own.low,
-                "high": own.high,
+                "low": finite(own.low),
+                "high": finite(own.high),
                 "best rival": best,
                 "lead": lead.value,
-                "lead low": lead.low,
-                "lead high": lead.high,
+                "lead low": finite(lead.low),
+                "lead high": finite(lead.high),
             }
         )
     return pl.DataFrame(rows)
@@ -195,16 +197,13 @@ def paragraphs(leads: pl.DataFrame, curve: pl.DataFrame) -> list[str]:
         "edit are those with the highest value on the evaluation patients, so an interval is that of the two named and "
         "does not allow for either choice; whole_suffix is a ceiling and no rival. Intervals are over patients (2000 "
         "draws); values are means over seeds.",
-        "One of the rankings that the constant edit chooses among, the latents that diffing calls specific, comes from "
-        "the target cohort's own segmenter, which was trained on that cohort's training patients, some of them "
-        "evaluation patients; no rival knows of it.",
+        "Seeds of a fitted policy change the order of its batches and nothing else: what was chosen is the same.",
     ]
     for row in _main_leads(leads).iter_rows(named=True):
-        verdict = "beats" if row["low"] > 0 else "falls behind" if row["high"] < 0 else "cannot be told from"
         words.append(
-            f"{row['direction']}: the best latent edit ({row['edit']}, {row['edit parameters']} numbers) {verdict} the "
-            f"best rival ({row['best rival']}, {row['rival parameters']}): "
-            f"{row['lead']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] pooled foreground Dice."
+            f"{row['direction']}: the best latent edit ({row['edit']}, {row['edit parameters']} numbers) "
+            f"{_verdict(row['low'], row['high'])} the best rival ({row['best rival']}, {row['rival parameters']}): "
+            f"{row['lead']:+.3f} {_bracket(row['low'], row['high'])} pooled foreground Dice."
         )
     words.append(
         "With few labelled patients values are means over draws of them, and the intervals are over the evaluation "
@@ -218,10 +217,20 @@ def paragraphs(leads: pl.DataFrame, curve: pl.DataFrame) -> list[str]:
     ):
         words.append(
             f"{row['direction']}, {row['labelled patients']} labelled patients: {row['policy']} against "
-            f"{row['best rival']}: {row['lead']:+.3f} [{row['lead low']:+.3f}, {row['lead high']:+.3f}]."
+            f"{row['best rival']}: {row['lead']:+.3f} {_bracket(row['lead low'], row['lead high'])}."
         )
     words.append(
         "`seglens steer --policy auto` picks the edit without looking at the evaluation patients. Alphas are a "
         "description, never a selection."
     )
     return words
+
+
+def _verdict(low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return "is judged on one patient and so not told from"
+    return "beats" if low > 0 else "falls behind" if high < 0 else "cannot be told from"
+
+
+def _bracket(low: float | None, high: float | None) -> str:
+    return "[no interval]" if low is None or high is None else f"[{low:+.3f}, {high:+.3f}]"

@@ -223,4 +223,5 @@ EXPERIMENT = Experiment(
         ),
     },
     folded=("failure modes",),
+    version=2,
 )

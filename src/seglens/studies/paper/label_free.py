@@ -117,7 +117,7 @@ EXPERIMENT = Experiment(
     title="Edits chosen without a mask of the target cohort, and test-time adaptation",
     paper="beyond the paper",
     run=run,
-    version=2,
+    version=3,
     figures=(
         Figure(
             kind="bars",

@@ -44,13 +44,13 @@ KEPT_ROWS = {
 
 def policy_rows(scores: Scores, entries: Sequence[Mapping[str, Any]], direction: str, label: str) -> pl.DataFrame:
     """One row an entry, class and Dice convention: before, after, gain and its interval (mean over seeds)."""
-    rows = []
+    n_patients, rows = scores.table["patient"].n_unique(), []
     for entry in entries:
         for class_name in (label, "foreground"):
             for figure in CONVENTIONS:
                 values, drawn = resampled(scores, [UNEDITED, *entry["corrections"]], class_name, figure)
                 after = float(values[1:].mean())
-                gained = interval_of(after - values[0], drawn[1:].mean(0) - drawn[0], 0)
+                gained = interval_of(after - values[0], drawn[1:].mean(0) - drawn[0], n_patients)
                 rows.append(
                     {
                         "direction": direction,
@@ -77,7 +77,7 @@ def kept_rows(scores: Scores, entries: Sequence[Mapping[str, Any]], direction: s
     Empty where the oracle gains less than `SMALLEST_GAIN`; draws in which it gains nothing are left out.
     """
     oracles = {entry["name"]: entry["corrections"] for entry in entries if entry["side"] == "oracle"}
-    rows = []
+    n_patients, rows = scores.table["patient"].n_unique(), []
     for entry in entries:
         for oracle in entry["oracles"]:
             own = entry["corrections"]
@@ -87,7 +87,7 @@ def kept_rows(scores: Scores, entries: Sequence[Mapping[str, Any]], direction: s
             share = gain / best if best >= SMALLEST_GAIN else float("nan")
             with np.errstate(divide="ignore", invalid="ignore"):
                 shares = np.where(bests > 0, gains / bests, np.nan)
-            interval = interval_of(share, shares, 0)
+            interval = interval_of(share, shares, n_patients)
             known = finite(share) is not None
             rows.append(
                 {
