@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from tests.faults.scans import head, write_cohort, write_nifti
 
-from seglens import cohort_verbs
 from seglens.cohorts.case import Case, Cohort, ImageRef
 from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.mask_files import write_mask
@@ -19,6 +18,7 @@ from seglens.cohorts.slices import Preprocessing, prepare_slices
 from seglens.cohorts.stacks import read_stack
 from seglens.segmenters.prediction import predict_cohort
 from seglens.segmenters.segmenter import Segmenter
+from seglens.verbs.cohorts import predict
 
 ALL_ORIENTATIONS = [
     "".join(letters) for axes in itertools.permutations(("LR", "PA", "IS")) for letters in itertools.product(*axes)
@@ -162,12 +162,12 @@ def test_predict_quarantines_steers_and_refuses(tmp_path: Path, capsys: pytest.C
     segmenter = build_segmenter("segformer-b0", sequences=("T1",), labels=cohort.labels, size=32, seed=0)
     segmenter.save(tmp_path / "segmenter")
     network = tmp_path / "segmenter"
-    assert cohort_verbs.predict(network, root, out=tmp_path / "plain") == 3
+    assert predict(network, root, out=tmp_path / "plain") == 3
     assert "truncated" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "plain").glob("*.nii.gz")) == ["a.nii.gz"]
     assert read_artifact(tmp_path / "plain", verify=True).inputs["quarantined"] == ["b"]
     with pytest.raises(ValueError, match="strict"):
-        cohort_verbs.predict(network, root, out=tmp_path / "none", strict=True)
+        predict(network, root, out=tmp_path / "none", strict=True)
     d_in = 64
     dictionary = SparseAutoencoder(
         d_in=d_in, n_latents=128, k=4, seed=0, hookpoint="stage2", segmenter_hash=segmenter.hash, store_hash=""
@@ -178,13 +178,13 @@ def test_predict_quarantines_steers_and_refuses(tmp_path: Path, capsys: pytest.C
     edit = LatentEdit("stage2", dictionary.hash, tuple(range(64)), "add", 30.0)
     (tmp_path / "edits.json").write_text(json.dumps(edit.description()))
     given = {"edits": tmp_path / "edits.json", "dictionary": tmp_path / "dictionary"}
-    assert cohort_verbs.predict(network, root, out=tmp_path / "steered", **given) == 3
+    assert predict(network, root, out=tmp_path / "steered", **given) == 3
     steered = read_artifact(tmp_path / "steered")
     assert steered.inputs["steering"] == [edit.description()]
     plain, other = (np.asarray(nibabel.load(tmp_path / name / "a.nii.gz").dataobj) for name in ("plain", "steered"))
     assert (plain != other).any()
     with pytest.raises(ValueError, match="belong together"):
-        cohort_verbs.predict(network, root, out=tmp_path / "none", edits=given["edits"])
+        predict(network, root, out=tmp_path / "none", edits=given["edits"])
     (tmp_path / "edits.json").write_text('{"hookpoint": "stage2"}')
     with pytest.raises(ValueError, match="no file of edits"):
-        cohort_verbs.predict(network, root, out=tmp_path / "none", **given)
+        predict(network, root, out=tmp_path / "none", **given)

@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from seglens import cli
-from seglens.cohort_verbs import Files, pairs
 from seglens.studies.settings import EXAMPLE
+from seglens.verbs.cohorts import Files, pairs
+from seglens.verbs.runs import _open_privately
 
 
 def run(monkeypatch, *arguments: str) -> int:
@@ -107,7 +108,7 @@ def test_a_pair_stands_there_once_and_numbers_are_numbers(tmp_path):
 def test_the_explorer_s_token_is_on_no_command_line(tmp_path, monkeypatch):
     opened = []
     monkeypatch.setattr("webbrowser.open", opened.append)
-    cli._open_privately("http://127.0.0.1:1/?token=secret&a=b", tmp_path)
+    _open_privately("http://127.0.0.1:1/?token=secret&a=b", tmp_path)
     (address,) = opened
     assert address.startswith("file://") and "secret" not in address
     assert "url=http://127.0.0.1:1/?token=secret&amp;a=b" in (tmp_path / "explorer.html").read_text()

@@ -1,5 +1,6 @@
-"""The verbs that read a cohort's files as they lie: ``seglens check`` and ``seglens predict``."""
+"""The verbs of a cohort's files as they lie: ``seglens phantom`` makes one, ``check`` and ``predict`` read one."""
 
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -8,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from seglens.verbs.options import DONE, QUARANTINED, Strict
+
 if TYPE_CHECKING:
     from seglens.cohorts.case import Cohort
 
-DONE, QUARANTINED = 0, 3
 Layout = Literal["auto", "brats", "nnunet", "bids", "msd", "folder"]
-Strict = Annotated[bool, Parameter(help="Stop where a case would be quarantined.", negative="")]
 
 
 @Parameter(name="*")
@@ -62,6 +63,38 @@ class Files:
 
 
 AS_THEY_LIE = Files()
+
+
+def phantom(
+    *,
+    out: Annotated[Path, Parameter(help="Folder for the cohort, in nnU-Net's raw layout.")],
+    population: Literal["adult", "pediatric", "ssa", "healthy"],
+    subjects: int = 20,
+    seed: int = 0,
+    slices: int = 10,
+    size: int = 128,
+    factor: Annotated[
+        list[str] | None, Parameter(help="One difference of another population, such as noise=ssa; repeatable.")
+    ] = None,
+) -> int:
+    """Make a cohort with planted truth."""
+    from seglens.cohorts.phantom.cohort import write_phantom_cohort
+    from seglens.terminal import StageDisplay
+
+    factors = pairs(",".join(factor or []))
+    with StageDisplay()(f"phantom {population}") as progress:
+        write_phantom_cohort(
+            out,
+            population,
+            subjects=subjects,
+            seed=seed,
+            factors=factors,
+            size=size,
+            slices=slices,
+            workers=os.cpu_count() or 1,
+            progress=progress,
+        )
+    return DONE
 
 
 def check(

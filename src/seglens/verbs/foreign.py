@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-DONE = 0
+from seglens.verbs.options import DONE
 
 
 def unpack(
