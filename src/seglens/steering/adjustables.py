@@ -1,6 +1,6 @@
 """What of a network may be fitted on a few patients: latents, and what they must beat (see `fitted`)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from seglens.activations.hooks import Change, edit
-from seglens.activations.replay import Replay, last_layer
+from seglens.activations.replay import last_layer
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.segmenters.segmenter import Hookpoint, Segmenter
 from seglens.shapes import Images, Logits, TokenGrid
@@ -130,10 +130,10 @@ def layer(segmenter: Segmenter, images: Images, name: str = "last_layer") -> Adj
         f"{path}.{own}": value.detach().clone()
         for own, value in segmenter.network.get_submodule(path).named_parameters()
     }
-    whole = _Whole(segmenter.network)
+    network = Substituted(segmenter.network)
 
     def predict(seen: Seen, values: Values) -> Logits:
-        return whole.logits(seen.behind(giver), values)
+        return network.logits(seen.behind(giver).logits, values)
 
     return Adjustable(name, start, predict, LAYER_RATES, PENALTIES)
 
@@ -160,10 +160,12 @@ def suffix(segmenter: Segmenter, hookpoint: str, images: Images, name: str = "wh
     """
     replay = Seen(segmenter, images[:1]).replay(hookpoint)
     named = dict(segmenter.network.named_parameters())
-    whole = _Whole(segmenter.network)
+    network = Substituted(segmenter.network)
     with torch.enable_grad():
         leaves = {name: value.detach().clone().requires_grad_() for name, value in named.items()}
-        given = torch.autograd.grad(whole.logits(replay, leaves).sum(), list(leaves.values()), allow_unused=True)
+        given = torch.autograd.grad(
+            network.logits(replay.logits, leaves).sum(), list(leaves.values()), allow_unused=True
+        )
     start = {
         name: value.detach()
         for (name, value), gradient in zip(leaves.items(), given, strict=True)
@@ -171,23 +173,29 @@ def suffix(segmenter: Segmenter, hookpoint: str, images: Images, name: str = "wh
     }
 
     def predict(seen: Seen, values: Values) -> Logits:
-        return whole.logits(seen.replay(hookpoint), values)
+        return network.logits(seen.replay(hookpoint).logits, values)
 
     return Adjustable(name, start, predict, SUFFIX_RATES)
 
 
-class _Whole(nn.Module):
-    """A network whose forward pass is a replay, so that some of its weights can be others for the length of a call."""
+class Substituted(nn.Module):
+    """A network some of whose weights and buffers can be others for the length of a call."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, replay: Replay) -> Logits:
-        return replay.logits()
+    def forward(self, compute: Callable[[], Logits]) -> Logits:
+        """What the network computes with the weights that it has now."""
+        return compute()
 
-    def logits(self, replay: Replay, values: Values) -> Logits:
-        """Logits with these weights in place of the network's own."""
+    def logits(self, compute: Callable[[], Logits], values: Values) -> Logits:
+        """Logits with these weights and buffers in place of the network's own.
+
+        Args:
+            compute: any pass through the network, or through its part behind a place.
+            values: by their names in the network.
+        """
         renamed = {f"network.{name}": value for name, value in values.items()}
-        replaced: Logits = torch.func.functional_call(self, renamed, (replay,))
+        replaced: Logits = torch.func.functional_call(self, renamed, (compute,))
         return replaced

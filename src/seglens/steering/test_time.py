@@ -4,7 +4,7 @@ Averages over augmentations, histogram matching of the input, statistics and aff
 and entropy minimisation of any numbers (TENT, arXiv 2006.10726), with a term for class shares (arXiv 2108.03152).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 
 import torch
@@ -16,6 +16,7 @@ from seglens.activations.replay import Replay
 from seglens.cohorts.slice_set import SliceSet
 from seglens.segmenters.segmenter import Segmenter, most_likely
 from seglens.shapes import Images, Logits
+from seglens.steering.adjustables import Substituted
 from seglens.steering.baselines import normalised_entropy
 from seglens.steering.corrections import Correction, Seen
 from seglens.steering.fitted import Adjustable, Values
@@ -97,9 +98,14 @@ def batch_statistics(segmenter: Segmenter, slices: SliceSet, *, batch_size: int 
         for own, value in norm.named_buffers(recurse=False)
         if own != "num_batches_tracked"
     }
-    whole = _Whole(segmenter)
+    substituted = Substituted(segmenter.network)
     count = sum(value.numel() for value in values.values())
-    return Correction("batch-norm statistics", count, "label_free", lambda seen: whole.logits(seen.images, values))
+    return Correction(
+        "batch-norm statistics",
+        count,
+        "label_free",
+        lambda seen: substituted.logits(lambda: segmenter.logits(seen.images), values),
+    )
 
 
 def norm_affines(segmenter: Segmenter, name: str = "norm affines") -> Adjustable:
@@ -117,8 +123,12 @@ def norm_affines(segmenter: Segmenter, name: str = "norm affines") -> Adjustable
     }
     if not start:
         raise ValueError("this network has no normalisation layer with weights; TENT has nothing to adapt")
-    whole = _Whole(segmenter)
-    return Adjustable(name, start, lambda seen, values: whole.logits(seen.images, values), TENT_RATES)
+    network = Substituted(segmenter.network)
+
+    def predict(seen: Seen, values: Values) -> Logits:
+        return network.logits(lambda: segmenter.logits(seen.images), values)
+
+    return Adjustable(name, start, predict, TENT_RATES)
 
 
 class Unlabelled:
@@ -223,21 +233,3 @@ def guarded(correction: Correction, unlabelled: Unlabelled, *, factor: float = C
     if before / factor <= after <= before * factor:
         return correction
     return Correction(correction.name, correction.n_parameters, correction.supervision, lambda seen: seen.logits)
-
-
-class _Whole(nn.Module):
-    """A segmenter's whole pass as a module, so that weights and buffers can be others for the length of a call."""
-
-    def __init__(self, segmenter: Segmenter):
-        super().__init__()
-        self.network = segmenter.network
-        self.segmenter = segmenter
-
-    def forward(self, images: Images) -> Logits:
-        return self.segmenter.logits(images)
-
-    def logits(self, images: Images, values: Mapping[str, Tensor]) -> Logits:
-        """Logits with these weights and buffers in place of the network's own."""
-        renamed = {f"network.{name}": value for name, value in values.items()}
-        replaced: Logits = torch.func.functional_call(self, renamed, (images,))
-        return replaced
