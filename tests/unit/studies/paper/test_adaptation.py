@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from seglens.cohorts.slices import SliceSet
+from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.segmenters.scoring import SCHEMA, Scores
+from seglens.segmenters.segmenter import Segmenter
 from seglens.steering.contest import Contestant
 from seglens.steering.corrections import Correction
 from seglens.studies.demo import demo_settings
-from seglens.studies.paper.adaptation import Direction, learning_curve, patients_of
+from seglens.studies.paper.adaptation import Direction, differing_latents, learning_curve, patients_of
 from seglens.studies.paper.adaptation_tables import (
     class_headlines,
     curve_rows,
@@ -146,3 +148,43 @@ def test_the_curve_draws_nested_patients_and_names_them():
     ]
     assert [len(patients) for _, patients in seen] == [1, 3, 1, 3]
     assert seen[0][1] < seen[1][1]
+
+
+def cohort(name, seed, patients, brighter):
+    """Noise in two sequences, the second one brighter; the left half of every slice is lesion."""
+    images = torch.randn(patients, 2, 8, 8, generator=torch.Generator().manual_seed(seed))
+    images[:, 1] += brighter
+    masks = torch.zeros(patients, 8, 8, dtype=torch.uint8)
+    masks[..., :4] = 1
+    index = pl.DataFrame({"case": [f"{name} {number}" for number in range(patients)]})
+    return SliceSet.from_tensors(
+        images, masks, masks >= 0, index, name=name, sequences=("T1", "T2"), labels={0: "background", 1: "edema"}
+    )
+
+
+def seen_through():
+    """A network whose stem hands on its input, and a dictionary of plus and minus each channel."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1), torch.nn.Conv2d(2, 2, 1))
+    with torch.no_grad():
+        network[0].weight.copy_(torch.eye(2)[:, :, None, None])
+        network[0].bias.zero_()
+    segmenter = Segmenter.wrap(
+        network, sequences=("T1", "T2"), labels={0: "background", 1: "edema"}, hookpoints={"here": "0"}, size=8
+    )
+    dictionary = SparseAutoencoder(2, 4, k=2, seed=0, hookpoint="here", segmenter_hash=segmenter.hash)
+    with torch.no_grad():
+        dictionary.W_dec.copy_(torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]]))
+        dictionary.W_enc.copy_(dictionary.W_dec.T)
+    return segmenter, dictionary
+
+
+def test_latents_of_what_differs_come_first():
+    segmenter, dictionary = seen_through()
+    ranked = differing_latents(segmenter, dictionary, cohort("own", 0, 8, 0.0), cohort("target", 1, 8, 1.0))
+    assert set(ranked[:2]) == {2, 3}
+    assert set(ranked) == {0, 1, 2, 3}
+
+
+def test_one_patient_differs_from_nobody():
+    segmenter, dictionary = seen_through()
+    assert differing_latents(segmenter, dictionary, cohort("own", 0, 8, 0.0), cohort("target", 1, 1, 1.0)) == []
