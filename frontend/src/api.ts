@@ -28,43 +28,59 @@ export function unpack<Meta>(message: ArrayBuffer): Packed<Meta> {
   return { meta: header.meta as Meta, arrays };
 }
 
-async function asked(path: string, init?: RequestInit): Promise<Response> {
-  const response = await fetch(`/api${path}`, init);
-  if (!response.ok) {
-    const text = await response.text();
-    let reason = text;
-    try {
-      const detail = JSON.parse(text).detail;
-      reason = typeof detail === "string" ? detail : JSON.stringify(detail);
-    } catch {
-      // not JSON: the text itself says what is wrong
-    }
-    throw new Error(reason || `${response.status} ${response.statusText}`);
+/** The server refused, with its reason, or did not answer at all. */
+export class UnansweredError extends Error {}
+
+async function asked<T>(path: string, init: RequestInit, read: (response: Response) => Promise<T>): Promise<T> {
+  let response: Response;
+  try {
+    response = await fetch(`/api${path}`, init);
+    if (response.ok) return await read(response);
+  } catch (error) {
+    if ((error as Error).name === "AbortError") throw error;
+    throw new UnansweredError("The explorer does not answer; is it still running?");
   }
-  return response;
+  const text = await response.text();
+  let reason = text;
+  try {
+    const detail = JSON.parse(text).detail;
+    reason = typeof detail === "string" ? detail : JSON.stringify(detail);
+  } catch {
+    // not JSON: the text itself says what is wrong
+  }
+  throw new UnansweredError(reason || `${response.status} ${response.statusText}`);
 }
 
 export async function json<T>(path: string): Promise<T> {
-  return (await asked(path)).json() as Promise<T>;
+  return asked(path, {}, (response) => response.json() as Promise<T>);
 }
 
 export async function binary<Meta>(path: string, body?: unknown, signal?: AbortSignal): Promise<Packed<Meta>> {
   const init: RequestInit = body === undefined ? {} : sent("POST", body);
   if (signal) init.signal = signal;
-  return unpack<Meta>(await (await asked(path, init)).arrayBuffer());
+  return unpack<Meta>(await asked(path, init, (response) => response.arrayBuffer()));
 }
 
 /** A file as it is. */
 export async function bytes(path: string): Promise<ArrayBuffer> {
-  return (await asked(path)).arrayBuffer();
+  return asked(path, {}, (response) => response.arrayBuffer());
 }
 
 export async function send(method: "PUT" | "DELETE", path: string, body?: unknown): Promise<void> {
-  await asked(path, body === undefined ? { method } : sent(method, body));
+  await asked(path, body === undefined ? { method } : sent(method, body), (response) => response.text());
 }
 
 function sent(method: string, body: unknown): RequestInit {
   return { method, headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
+}
+
+/** Of answers that overtake each other only the newest is shown: each call gets a question, whether none came after it. */
+export function newest(): () => () => boolean {
+  let calls = 0;
+  return () => {
+    const own = ++calls;
+    return () => own === calls;
+  };
 }
 
 const kept = new Map<string, Promise<unknown>>();

@@ -1,6 +1,6 @@
 /** Slices: what the network sees and says there, and what it would say with latents changed. */
 
-import { binary, json, once } from "./api";
+import { binary, json, newest, once } from "./api";
 import type { Packed } from "./api";
 import { figure, h, link, replace, table, words } from "./dom";
 import { latentsOf, nameOf } from "./latents";
@@ -246,6 +246,7 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
     );
     const kept = new URLSearchParams({ segmenter });
     if (chosen.length) kept.set("latents", chosen.join(","));
+    if (!page.isConnected) return; // it was left meanwhile: the address is another page's
     history.replaceState(null, "", `${location.pathname}?${kept}`);
     await steer();
   };
@@ -261,10 +262,12 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
     if (wanted) await glow(latent);
   };
 
+  const glowing = newest();
   const glow = async (latent: number): Promise<void> => {
+    const current = glowing();
     const answer = await binary<{ scale: number }>(`/segmenters/${segmenter}/slices/${name}/${row}/heat/${latent}`);
     const map = answer.arrays["map"];
-    if (map) heat = { map: map.values as Float32Array, grid: map.shape as [number, number], scale: answer.meta.scale, opacity: 0.6 };
+    if (map && current()) heat = { map: map.values as Float32Array, grid: map.shape as [number, number], scale: answer.meta.scale, opacity: 0.6 };
     paint();
   };
 
@@ -304,14 +307,17 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
     ];
     paint();
   });
+  const firing = newest();
   const firesAt = (y: number, x: number): void => {
+    const current = firing();
     paint();
-    void json<Firing[]>(`/segmenters/${segmenter}/slices/${name}/${row}/at/${y}/${x}`).then((firing) => {
+    void json<Firing[]>(`/segmenters/${segmenter}/slices/${name}/${row}/at/${y}/${x}`).then((found) => {
+      if (!current()) return;
       replace(
         here,
         h("h3", {}, `At row ${y}, column ${x}`),
-        firing.length
-          ? offered(firing, (at) => `${figure(firing[at]?.value)} (usually ${figure(firing[at]?.usual)})`)
+        found.length
+          ? offered(found, (at) => `${figure(found[at]?.value)} (usually ${figure(found[at]?.usual)})`)
           : h("p", { class: "quiet" }, "No latent fires there."),
       );
     }, failed);

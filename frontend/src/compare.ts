@@ -1,6 +1,6 @@
 /** Two segmenters: which latents were matched, and how alike the two of a pair are. */
 
-import { binary, json } from "./api";
+import { binary, json, newest } from "./api";
 import type { Packed } from "./api";
 import { figure, h, link, replace } from "./dom";
 import { latentsOf, nameOf } from "./latents";
@@ -58,7 +58,9 @@ export async function comparePage(page: HTMLElement, one: string, other: string)
     },
   ];
   const seen = h("div", { class: "pictures", "aria-live": "polite" }, h("p", { class: "quiet" }, "◉ shows both latents of a pair on one slice."));
+  const turn = newest();
   const both = async (row: number): Promise<void> => {
+    const current = turn();
     const { source, target } = at(row);
     const strongest = await binary<{ cohort: string; slices: { row: number; case: string }[] }>(
       `/segmenters/${one}/latents/${source}/examples`,
@@ -72,7 +74,7 @@ export async function comparePage(page: HTMLElement, one: string, other: string)
       const to = `/case/${strongest.meta.cohort}/${slice.row}?segmenter=${name}&latents=${latent}`;
       pictures.push(h("figure", {}, link(to, canvas), h("figcaption", {}, `${name}, latent ${latent} on ${slice.case}`)));
     }
-    replace(seen, ...pictures);
+    if (current()) replace(seen, ...pictures);
   };
   const count = h("span", { role: "status" });
   const table = new LongTable(columns, pairs.pairs.length, "correlation", (shown) => {

@@ -1,7 +1,8 @@
 /** One latent: what was measured, where it fires, what it resembles, what it is called. */
 
-import { binary, forget, json, send } from "./api";
+import { binary, forget, json, newest, send } from "./api";
 import { figure, h, link, percent, put, replace, table, words } from "./dom";
+import { surveyed } from "./latents";
 import { draw } from "./picture";
 import { savePng } from "./saving";
 
@@ -61,9 +62,12 @@ export async function latentPage(page: HTMLElement, segmenter: string, latent: n
       ),
     ),
   );
+  const turn = newest();
   const show = async (kind: string): Promise<void> => {
+    const current = turn();
     replace(gallery, h("p", { class: "quiet" }, "reading …"));
-    await fill(gallery, segmenter, latent, kind);
+    const shown = await examples(segmenter, latent, kind).catch((error: Error) => [error.message]);
+    if (current()) replace(gallery, ...shown);
   };
   const effects = h("div", { class: "quiet" }, "running the network without it …");
   const strength = h("div", { class: "quiet" }, "measuring how strongly it fires …");
@@ -142,12 +146,14 @@ export async function latentPage(page: HTMLElement, segmenter: string, latent: n
     h("pre", { class: "sideways", tabindex: 0 }, `seglens explore RUN --save latents.html --latents ${segmenter}:${latent}`),
   );
   await show("top");
-  void later(place, strength, effects); // they run the network over many slices; the rest can be looked at meanwhile
+  if (!page.isConnected) return; // it was left meanwhile
+  void later(segmenter, place, strength, effects); // they run the network over many slices; the rest can be looked at meanwhile
 }
 
-async function later(place: string, strength: HTMLElement, effects: HTMLElement): Promise<void> {
+async function later(segmenter: string, place: string, strength: HTMLElement, effects: HTMLElement): Promise<void> {
   try {
     const lost = await json<Effects>(`${place}/effects`);
+    effects.className = "";
     replace(
       effects,
       table(
@@ -156,47 +162,46 @@ async function later(place: string, strength: HTMLElement, effects: HTMLElement)
         `Pooled over the ${lost.n_slices} slices where it is strongest`,
       ),
     );
-    replace(strength, histogram(await json<Strength>(`${place}/strength`)));
+    const fires = await surveyed(segmenter, strength, json<Strength>(`${place}/strength`));
+    strength.className = "";
+    replace(strength, histogram(fires));
   } catch (error) {
     for (const part of [effects, strength]) if (!part.querySelector("figure, table")) replace(part, (error as Error).message);
   }
 }
 
-async function fill(gallery: HTMLElement, segmenter: string, latent: number, kind: string): Promise<void> {
+/** Slices with the latent's heat map. */
+async function examples(segmenter: string, latent: number, kind: string): Promise<HTMLElement[]> {
   const path = `/segmenters/${segmenter}/latents/${latent}/examples?kind=${kind}`;
   const { arrays, meta } = await binary<Examples>(path);
   const [images, masks, maps] = [arrays["images"], arrays["masks"], arrays["maps"]];
   if (!images || !masks || !maps || !meta.slices.length) {
-    replace(gallery, h("p", { class: "quiet" }, "It fires in none of these slices."));
-    return;
+    return [h("p", { class: "quiet" }, "It fires in none of these slices.")];
   }
   const [, rows, columns] = images.shape as [number, number, number];
   const [, high, wide] = maps.shape as [number, number, number];
-  replace(
-    gallery,
-    ...meta.slices.map((slice, place) => {
-      const canvas = h("canvas", { role: "img", "aria-label": `${slice.case}, heat map of latent ${latent}` });
-      draw(
-        canvas,
-        {
-          grey: images.values.subarray(place * rows * columns, (place + 1) * rows * columns) as Uint8Array,
-          size: [rows, columns],
-          outlines: [
-            { mask: masks.values.subarray(place * rows * columns, (place + 1) * rows * columns) as Uint8Array, solid: true },
-          ],
-          heat: {
-            map: maps.values.subarray(place * high * wide, (place + 1) * high * wide) as Float32Array,
-            grid: [high, wide],
-            scale: meta.scale,
-            opacity: 0.6,
-          },
+  return meta.slices.map((slice, place) => {
+    const canvas = h("canvas", { role: "img", "aria-label": `${slice.case}, heat map of latent ${latent}` });
+    draw(
+      canvas,
+      {
+        grey: images.values.subarray(place * rows * columns, (place + 1) * rows * columns) as Uint8Array,
+        size: [rows, columns],
+        outlines: [
+          { mask: masks.values.subarray(place * rows * columns, (place + 1) * rows * columns) as Uint8Array, solid: true },
+        ],
+        heat: {
+          map: maps.values.subarray(place * high * wide, (place + 1) * high * wide) as Float32Array,
+          grid: [high, wide],
+          scale: meta.scale,
+          opacity: 0.6,
         },
-        2,
-      );
-      const target = `/case/${meta.cohort}/${slice.row}?segmenter=${segmenter}&latents=${latent}`;
-      return h("figure", {}, link(target, canvas), h("figcaption", {}, `${slice.case} `, savePng(canvas, `${segmenter}-${latent}-${slice.case}-${slice.row}`)));
-    }),
-  );
+      },
+      2,
+    );
+    const target = `/case/${meta.cohort}/${slice.row}?segmenter=${segmenter}&latents=${latent}`;
+    return h("figure", {}, link(target, canvas), h("figcaption", {}, `${slice.case} `, savePng(canvas, `${segmenter}-${latent}-${slice.case}-${slice.row}`)));
+  });
 }
 
 function histogram(strength: Strength): HTMLElement {

@@ -1,6 +1,6 @@
 /** All latents of a segmenter: a table that sorts and filters here, in the page. */
 
-import { binary, once } from "./api";
+import { binary, json, once } from "./api";
 import type { Packed } from "./api";
 import { figure, h, link, percent, replace, words } from "./dom";
 import { LongTable } from "./table";
@@ -12,6 +12,9 @@ export interface LatentsMeta {
   labels: string[];
   /** Other segmenters that its latents are compared with by weight; a column `partner_NAME` each. */
   partners: string[];
+  /** Whose unseen slices the latents were measured on, and on how many of them their effects on Dice are compared. */
+  cohort: string;
+  compared_on: number;
   hookpoint: string;
   dictionary: string;
 }
@@ -25,6 +28,30 @@ export function nameOf(latents: Packed<LatentsMeta>, latent: number): string {
   if (given) return given;
   const code = latents.arrays["name"]?.values[latent] ?? 0;
   return latents.meta.columns["name"]?.words?.[code - 1] ?? "never fires";
+}
+
+interface Change {
+  latent: number;
+  dice: Record<string, number | null>;
+}
+
+const SURVEY_MILLISECONDS = 500;
+const EFFECT = "effect_";
+const MEASURED = 48;
+const MEASURED_AT_ONCE = 4;
+
+/** An answer that needs every latent on many slices: until it comes, `told` says on how many they have been computed. */
+export async function surveyed<T>(segmenter: string, told: HTMLElement, answer: Promise<T>): Promise<T> {
+  const ask = async (): Promise<void> => {
+    const { done, of } = await json<{ done: number; of: number }>(`/segmenters/${segmenter}/latents/survey`);
+    if (of && done < of) told.textContent = `running the network over slices: ${done} of ${of} …`;
+  };
+  const asking = setInterval(() => void ask(), SURVEY_MILLISECONDS);
+  try {
+    return await answer;
+  } finally {
+    clearInterval(asking);
+  }
 }
 
 export async function latentsPage(page: HTMLElement, segmenter: string, query: URLSearchParams): Promise<void> {
@@ -72,6 +99,7 @@ export async function latentsPage(page: HTMLElement, segmenter: string, query: U
   kinds.value = query.get("kind") ?? "";
   /** The address leads back to what is shown, filter and order. */
   const keep = (): void => {
+    if (!page.isConnected) return; // it was left meanwhile
     const kept = new URLSearchParams();
     if (search.value.trim()) kept.set("search", search.value.trim());
     if (classes.value) kept.set("class", classes.value);
@@ -117,9 +145,65 @@ export async function latentsPage(page: HTMLElement, segmenter: string, query: U
         h("a", { href: `/api/segmenters/${segmenter}/export?form=${form}`, download: `latents-${segmenter}.${form}` }, form),
       ),
     ),
+    h("div", { class: "controls" }, ...measuring(page, table, latents, segmenter)),
     table.element,
   );
   apply();
+}
+
+/**
+ * A button that measures the effect of the first rows shown on Dice, a few at a time, and what is said of it: each
+ * latent takes a pass over every compared slice, so not all are measured unasked.
+ */
+function measuring(page: HTMLElement, table: LongTable, latents: Packed<LatentsMeta>, segmenter: string): HTMLElement[] {
+  const { cohort, compared_on: slices } = latents.meta;
+  const known = latents.arrays[`${EFFECT}foreground`]?.values ?? new Float32Array();
+  const measured = new Set([...known.keys()].filter((row) => !Number.isNaN(known[row])));
+  const told = h("span", { role: "status", class: "quiet" });
+  let running = false;
+  const say = (more: string): void => {
+    told.textContent = `Δ Dice: when the latent is zeroed, on ${slices} unseen slices of ${cohort}, the same for all; measured for ${measured.size} of ${known.length} latents${more}.`;
+  };
+  const measure = async (): Promise<void> => {
+    const wanted = table.shown().filter((row) => !measured.has(row)).slice(0, MEASURED);
+    for (let at = 0; at < wanted.length && running && page.isConnected; at += MEASURED_AT_ONCE) {
+      say(`, now ${at} of the next ${wanted.length}`);
+      const asked = wanted.slice(at, at + MEASURED_AT_ONCE).map((latent) => `latents=${latent}`);
+      for (const { latent, dice } of await json<Change[]>(`/segmenters/${segmenter}/effects?${asked.join("&")}`)) {
+        measured.add(latent);
+        for (const [label, change] of Object.entries(dice)) {
+          const values = latents.arrays[`${EFFECT}${label}`]?.values;
+          if (values) values[latent] = change ?? NaN;
+        }
+      }
+      table.redraw();
+    }
+    say("");
+  };
+  const button = h("button", { type: "button" });
+  const label = (): void => {
+    button.textContent = running ? "Stop" : `Measure Δ Dice of the first ${MEASURED} shown`;
+  };
+  button.addEventListener("click", () => {
+    button.disabled = running; // it stops after the latents that are being measured
+    if (running) {
+      running = false;
+      return;
+    }
+    running = true;
+    label();
+    void measure()
+      .catch((error: Error) => {
+        told.textContent = error.message;
+      })
+      .finally(() => {
+        running = button.disabled = false;
+        label();
+      });
+  });
+  label();
+  say("");
+  return [button, told];
 }
 
 function columnsOf(latents: Packed<LatentsMeta>, segmenter: string): Column[] {
@@ -129,6 +213,7 @@ function columnsOf(latents: Packed<LatentsMeta>, segmenter: string): Column[] {
       name,
       title,
       explained,
+      width: "minmax(110px, 1fr)",
       value: (row) => values[row] as number,
       shown: (row) => shown(values[row] as number),
     };
@@ -140,6 +225,14 @@ function columnsOf(latents: Packed<LatentsMeta>, segmenter: string): Column[] {
         figure(v, 1),
       ),
     );
+  const effects = Object.keys(latents.arrays)
+    .filter((name) => name.startsWith(EFFECT))
+    .map((name) => {
+      const label = words(name.slice(EFFECT.length));
+      return number(name, `Δ Dice ${label}`, `change of pooled Dice of ${label} when the latent is zeroed; – where it was not measured yet`, (v) =>
+        Number.isNaN(v) ? "–" : `${v > 0 ? "+" : ""}${v.toFixed(4)}`,
+      );
+    });
   const kindCodes = latents.arrays["kind"]?.values;
   const kindWords = latents.meta.columns["kind"]?.words ?? [];
   const kindName = (row: number): string => kindWords[(kindCodes?.[row] ?? 0) - 1] ?? "–";
@@ -187,6 +280,7 @@ function columnsOf(latents: Packed<LatentsMeta>, segmenter: string): Column[] {
     number("firing_rate", "fires at", "share of tokens at which it fires", (v) => `${(100 * v).toFixed(2)}%`),
     number("mean_activation", "strength", "mean code where it fires", (v) => figure(v)),
     ...lifts,
+    ...effects,
     number("inside", "inside", "share of its mass inside the lesion", percent),
     number("boundary", "boundary", "share of its mass on a border of labels", percent),
     number("edge", "brain edge", "share of its mass at the edge of the brain", percent),

@@ -1,5 +1,6 @@
 /** Addresses to pages; keys that work on every page. */
 
+import { UnansweredError } from "./api";
 import { apiPage } from "./apipage";
 import { casePage, cohortPage } from "./cases";
 import { comparePage } from "./compare";
@@ -11,39 +12,48 @@ import { mapPage } from "./map";
 import { overview, overviewPage } from "./overview";
 import { volumePage } from "./volume";
 
-const page = document.getElementById("page") as HTMLElement;
 const told = document.getElementById("told") as HTMLElement;
-const PAGES: [RegExp, (parts: string[], query: URLSearchParams) => Promise<void>][] = [
-  [/^\/$/, () => overviewPage(page)],
-  [/^\/api$/, () => apiPage(page)],
-  [/^\/latents\/([^/]+)$/, ([segmenter], query) => latentsPage(page, segmenter as string, query)],
-  [/^\/latents\/([^/]+)\/(\d+)$/, ([segmenter, latent]) => latentPage(page, segmenter as string, Number(latent))],
-  [/^\/map\/([^/]+)$/, ([segmenter], query) => mapPage(page, segmenter as string, query)],
-  [/^\/case\/([^/]+)$/, ([cohort], query) => cohortPage(page, cohort as string, query)],
-  [/^\/case\/([^/]+)\/(\d+)$/, ([cohort, row], query) => casePage(page, cohort as string, Number(row), query)],
-  [/^\/volume\/([^/]+)\/(\d+)$/, ([cohort, row], query) => volumePage(page, cohort as string, Number(row), query)],
-  [/^\/compare\/([^/]+)\/([^/]+)$/, ([one, other]) => comparePage(page, one as string, other as string)],
+let page = document.getElementById("page") as HTMLElement;
+const PAGES: [RegExp, (page: HTMLElement, parts: string[], query: URLSearchParams) => Promise<void>][] = [
+  [/^\/$/, (page) => overviewPage(page)],
+  [/^\/api$/, (page) => apiPage(page)],
+  [/^\/latents\/([^/]+)$/, (page, [segmenter], query) => latentsPage(page, segmenter as string, query)],
+  [/^\/latents\/([^/]+)\/(\d+)$/, (page, [segmenter, latent]) => latentPage(page, segmenter as string, Number(latent))],
+  [/^\/map\/([^/]+)$/, (page, [segmenter], query) => mapPage(page, segmenter as string, query)],
+  [/^\/case\/([^/]+)$/, (page, [cohort], query) => cohortPage(page, cohort as string, query)],
+  [/^\/case\/([^/]+)\/(\d+)$/, (page, [cohort, row], query) => casePage(page, cohort as string, Number(row), query)],
+  [/^\/volume\/([^/]+)\/(\d+)$/, (page, [cohort, row], query) => volumePage(page, cohort as string, Number(row), query)],
+  [/^\/compare\/([^/]+)\/([^/]+)$/, (page, [one, other]) => comparePage(page, one as string, other as string)],
 ];
 
-async function open(): Promise<void> {
-  const query = new URLSearchParams(location.search);
+/**
+ * Show the page of the address. Every visit draws in a <main> of its own, so what arrives late for a page that was left
+ * is drawn where nobody looks; such a page is not connected, and must then leave address and server alone.
+ */
+async function open({ focus }: { focus: boolean }): Promise<void> {
+  const own = h("main", { id: "page", tabindex: -1 }, h("p", { class: "quiet" }, "reading …"));
+  page.replaceWith(own);
+  page = own;
+  if (focus) own.focus();
   told.textContent = "";
   document.body.dataset["state"] = "reading";
+  try {
+    await shown(own);
+  } catch (error) {
+    replace(own, h("h1", {}, "This cannot be shown"), h("p", {}, (error as Error).message), link("/", "Overview"));
+  }
+  if (page !== own) return;
+  document.title = `${own.querySelector("h1")?.textContent ?? ""} · Med-SegLens`;
+  document.body.dataset["state"] = "ready";
+}
+
+async function shown(own: HTMLElement): Promise<void> {
+  const query = new URLSearchParams(location.search);
   for (const [pattern, show] of PAGES) {
     const match = pattern.exec(decodeURI(location.pathname));
-    if (!match) continue;
-    try {
-      replace(page, h("p", { class: "quiet" }, "reading …"));
-      await show(match.slice(1), query);
-      document.title = `${page.querySelector("h1")?.textContent ?? ""} · Med-SegLens`;
-    } catch (error) {
-      replace(page, h("h1", {}, "This cannot be shown"), h("p", {}, (error as Error).message), link("/", "Overview"));
-    }
-    document.body.dataset["state"] = "ready";
-    return;
+    if (match) return await show(own, match.slice(1), query);
   }
-  replace(page, h("h1", {}, "No such page"), link("/", "Overview"));
-  document.body.dataset["state"] = "ready";
+  replace(own, h("h1", {}, "No such page"), link("/", "Overview"));
 }
 
 document.addEventListener("click", (event) => {
@@ -51,10 +61,18 @@ document.addEventListener("click", (event) => {
   if (!anchor || event.defaultPrevented || event.metaKey || event.ctrlKey || event.shiftKey || anchor.hash) return;
   if (anchor.origin !== location.origin || anchor.hasAttribute("download")) return;
   event.preventDefault();
+  for (const menu of document.querySelectorAll<HTMLDetailsElement>(".menu[open]")) menu.open = false;
   history.pushState(null, "", anchor.href);
-  void open().then(() => page.focus());
+  void open({ focus: true });
 });
-addEventListener("popstate", () => void open());
+addEventListener("popstate", () => void open({ focus: false }));
+
+// a part of a page that the server did not answer says so at the page's foot; mistakes of these scripts stay errors
+addEventListener("unhandledrejection", (event) => {
+  if (!(event.reason instanceof UnansweredError)) return;
+  event.preventDefault();
+  told.textContent = event.reason.message;
+});
 
 const theme = document.getElementById("theme") as HTMLButtonElement;
 theme.addEventListener("click", () => {
@@ -73,6 +91,6 @@ void overview().then(({ segmenters, cohorts }) => {
     menu("Cases", cohorts.map((name) => [`/case/${name}`, name])),
   );
 });
-void open();
+void open({ focus: false });
 
 listenForKeys(document.getElementById("keys") as HTMLButtonElement);

@@ -3,7 +3,7 @@
 import { binary } from "./api";
 import type { Packed } from "./api";
 import { h, link, percent, replace, words } from "./dom";
-import { latentsOf, nameOf } from "./latents";
+import { latentsOf, nameOf, surveyed } from "./latents";
 import type { LatentsMeta } from "./latents";
 import { ramp } from "./picture";
 import { saveFile, savePng } from "./saving";
@@ -13,15 +13,20 @@ const MARGIN = 20;
 
 export async function mapPage(page: HTMLElement, segmenter: string, query: URLSearchParams): Promise<void> {
   const of = query.get("of") === "codes" ? "codes" : "decoder";
+  const reading = h("p", { class: "quiet", role: "status" }, "reading …");
+  replace(page, reading);
   const [latents, map] = await Promise.all([
     latentsOf(segmenter),
-    binary<{ explained: number }>(`/segmenters/${segmenter}/map?of=${of}`),
+    surveyed(segmenter, reading, binary<{ explained: number }>(`/segmenters/${segmenter}/map?of=${of}`)),
   ]);
   const places = map.arrays["places"]?.values as Float32Array;
   const n = places.length / 2;
   const points = scaled(places);
   const canvas = h("canvas", { width: SIZE, height: SIZE, role: "img", tabindex: 0, "aria-label": `map of ${n} latents; arrow keys go from point to point` });
-  const numeric = Object.keys(latents.arrays).filter((name) => latents.arrays[name]?.values instanceof Float32Array);
+  const numeric = Object.keys(latents.arrays).filter((name) => {
+    const values = latents.arrays[name]?.values;
+    return values instanceof Float32Array && values.some((value) => !Number.isNaN(value));
+  });
   const colour = h("select", { id: "colour" }, ...numeric.map((name) => h("option", { value: name }, words(name))));
   colour.value = query.get("colour") ?? "inside";
   const source = h(
@@ -33,7 +38,7 @@ export async function mapPage(page: HTMLElement, segmenter: string, query: URLSe
   source.value = of;
   source.addEventListener("input", () => location.assign(`${location.pathname}?of=${source.value}`));
   const key = h("p", { class: "quiet" });
-  const chosen = h("div", {}, h("p", { class: "quiet" }, "Draw around points to list them; click one to open it."));
+  const chosen = h("div", {}, h("p", { class: "quiet" }, "Draw around points to list them, or click one."));
   let ring: [number, number][] = [];
   let kept = new Set<number>();
 

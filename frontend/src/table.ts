@@ -81,6 +81,16 @@ export class LongTable {
     return took;
   }
 
+  /** The rows that are shown, from the top. */
+  shown(): readonly number[] {
+    return this.order;
+  }
+
+  /** Draw the rows in view anew, in the order that they have: what they show has changed. */
+  redraw(): void {
+    this.show();
+  }
+
   private sorted(): Uint32Array {
     const rows = Uint32Array.from({ length: this.n }, (_, row) => row);
     const column = this.columns.find((one) => one.name === this.sortedBy);

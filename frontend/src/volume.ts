@@ -1,6 +1,6 @@
 /** A whole volume in three planes that are linked, and its way to and from the slices that the run holds. */
 
-import { bytes } from "./api";
+import { bytes, newest } from "./api";
 import { cohortOf } from "./cases";
 import type { SliceEntry } from "./cases";
 import { h, link, replace, words } from "./dom";
@@ -97,13 +97,17 @@ export async function volumePage(page: HTMLElement, cohortName: string, row: num
     here,
     told,
   );
+  if (!page.isConnected) return; // it was left meanwhile
   const viewer = new Viewer(canvas, moved);
-  closeWhenGone(page, canvas, viewer);
+  closeWhenGone(page, viewer);
   await viewer.open(mask, labels, Number(opacity.value));
 
   let range: [number, number] = [0, 1];
+  const turn = newest();
   const show = async (): Promise<void> => {
+    const current = turn();
     const image = await bytes(`${path}/images/${encodeURIComponent(sequence.value)}`);
+    if (!current()) return;
     const shown = await viewer.show(image);
     range = shown.range;
     const steps = STEPS / (range[1] - range[0] || 1);
@@ -157,11 +161,11 @@ function swatch(colour: string): HTMLElement {
 }
 
 /** Give back what the graphics card holds once another page is shown. */
-function closeWhenGone(page: HTMLElement, canvas: HTMLCanvasElement, viewer: Viewer): void {
+function closeWhenGone(page: HTMLElement, viewer: Viewer): void {
   const watch = new MutationObserver(() => {
-    if (canvas.isConnected) return;
+    if (page.isConnected) return;
     watch.disconnect();
     viewer.close();
   });
-  watch.observe(page, { childList: true });
+  watch.observe(document.body, { childList: true });
 }

@@ -110,6 +110,43 @@ def test_the_mask_is_that_of_the_steered_network_bit_for_bit(client, quick_run):
         assert about["changed"] == int((arrays["mask"] != untouched["mask"]).sum())
 
 
+def test_effects_on_dice_are_those_of_whole_passes(client, quick_run):
+    segmenter = Segmenter.read(quick_run.artifact("segmenter/adult"))
+    dictionary = SparseAutoencoder.read(quick_run.artifact("dictionary/adult"))
+    slices = SliceSet.read(quick_run.artifact("slices/adult"))
+    address = "/api/segmenters/adult/effects"
+    strongest = int(LatentAtlas.read(quick_run.artifact("atlas/adult")).table["mass"].arg_max())
+    _, meta = packed(client.get("/api/segmenters/adult/latents"))
+    unseen = [row for row, split in enumerate(slices.index["split"]) if split in {"val", "test"}]
+    n = meta["compared_on"]
+    rows = [unseen[place * len(unseen) // n] for place in range(n)]
+    assert n == min(len(unseen), 16)
+
+    def dice():
+        said, true = segmenter.predict(slices.images(rows)), slices.masks(rows)
+        found = {}
+        for value, label in slices.labels.items():
+            both = int((said == value).sum() + (true == value).sum())
+            found[label] = 2 * int(((said == value) & (true == value)).sum()) / both if both and value else None
+        return found
+
+    with steer(segmenter, dictionary, [LatentEdit(dictionary.hookpoint, dictionary.hash, (strongest,), "zero")]):
+        after = dice()
+    before = dice()
+    answer = client.get(address, params={"latents": [strongest, 2]}).json()
+    assert [entry["latent"] for entry in answer] == [strongest, 2]
+    for label in set(slices.labels.values()) - {"background"}:
+        expected = None if before[label] is None or after[label] is None else after[label] - before[label]
+        assert answer[0]["dice"][label] == pytest.approx(expected)
+    arrays, _ = packed(client.get("/api/segmenters/adult/latents"))
+    measured = np.flatnonzero(~np.isnan(arrays["effect_foreground"]))
+    assert {strongest, 2} <= set(measured.tolist()) and len(measured) < len(arrays["latent"])
+    exported = pl.read_parquet(io.BytesIO(client.get("/api/segmenters/adult/export?form=parquet").content))
+    assert exported["effect_foreground"][strongest] == pytest.approx(answer[0]["dice"]["foreground"])
+    assert client.get(address, params={"latents": list(range(5))}).status_code == 422
+    assert client.get(address, params={"latents": 99999}).status_code == 404
+
+
 def test_rivals_are_rules_on_the_untouched_logits(client):
     place = {"cohort": "pediatric", "row": 4}
     never = {**place, "rule": "logit_bias", "label": "edema", "value": -1000.0}

@@ -290,8 +290,16 @@ def open_volume(page, run, number, query=""):
 
 def drawn(page):
     """The canvas as it is seen, [rows columns 3]."""
-    page.wait_for_timeout(500)  # the picture follows in the next frames
-    return np.asarray(Image.open(io.BytesIO(page.locator("canvas").screenshot())).convert("RGB")).astype(int)
+    before = b""
+    for _ in range(
+        60
+    ):  # until two in a row are the same: without a graphics card the picture follows some frames later
+        page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        now = page.locator("canvas").screenshot()
+        if now == before:
+            return np.asarray(Image.open(io.BytesIO(now)).convert("RGB")).astype(int)
+        before = now
+    raise AssertionError("the picture does not come to rest")
 
 
 def slide(page, name, value):

@@ -10,7 +10,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
-from seglens.explorer import cases, comparing, exporting, latents, proposing, volumes
+from seglens.explorer import cases, comparing, effects, exporting, latents, proposing, volumes
 from seglens.explorer.names import Names
 from seglens.explorer.opened import OpenedRun, UnknownError
 from seglens.explorer.state import Held, State
@@ -49,7 +49,7 @@ def create_app(run: Path) -> FastAPI:
     )
     app.state.held = State(OpenedRun(run), Names(run))
     app.include_router(overview, prefix="/api")
-    for module in (latents, cases, proposing, comparing, exporting, volumes):
+    for module in (effects, latents, cases, proposing, comparing, exporting, volumes):
         app.include_router(module.router, prefix="/api")
     app.add_exception_handler(UnknownError, _unknown)
     app.add_exception_handler(ValueError, _refused)

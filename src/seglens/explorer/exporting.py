@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from fastapi import APIRouter, Response
 
+from seglens.explorer.effects import measured_effects
 from seglens.explorer.opened import Opened
 from seglens.explorer.packing import MEDIA_TYPE, pack
 from seglens.explorer.state import Held, State
@@ -21,7 +22,7 @@ TYPES = {"csv": "text/csv; charset=utf-8", "json": "application/json", "parquet"
 
 @router.get("/export", response_class=Response)
 def export(segmenter: str, held: Held, form: Literal["csv", "json", "parquet"] = "csv") -> Response:
-    """All latents as a file: what was measured, and the given names with who, when and how sure."""
+    """All latents as a file: what was measured, effects on Dice as far as they were, and the given names."""
     opened = held.run.opened(segmenter)
     table = _named(opened, held)
     if form == "csv":
@@ -102,7 +103,8 @@ def _named(opened: Opened, held: State) -> pl.DataFrame:
     }
     sure = [given[latent].confidence if latent in given else None for latent in latents]
     texts = [pl.Series(name, values, dtype=pl.String) for name, values in own.items()]
-    return opened.atlas.table.with_columns(*texts, pl.Series("given_confidence", sure, dtype=pl.Float64))
+    effects = measured_effects(opened).get_columns()
+    return opened.atlas.table.with_columns(*effects, *texts, pl.Series("given_confidence", sure, dtype=pl.Float64))
 
 
 def _as_text(value: str) -> str:

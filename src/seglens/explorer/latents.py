@@ -9,12 +9,11 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from seglens.explorer.comparing import PARTNER, sharing
+from seglens.explorer.effects import compared_rows, measured_effects
 from seglens.explorer.names import GivenName
-from seglens.explorer.opened import BATCH, Opened, OpenedRun, UnknownError, grey
+from seglens.explorer.opened import Opened, OpenedRun, UnknownError, grey
 from seglens.explorer.packing import MEDIA_TYPE, columns, pack
 from seglens.explorer.state import Held
-from seglens.steering.edits import LatentEdit
-from seglens.steering.sweep import UNEDITED, sweep
 
 router = APIRouter(prefix="/segmenters/{segmenter}/latents", tags=["latents"])
 EXAMPLES = 8
@@ -60,19 +59,11 @@ class Strength(BaseModel):
     of: int
 
 
-class ClassEffect(BaseModel):
-    """Pooled Dice of a class with a latent and without it; None where the class is in neither mask nor prediction."""
+class SurveyProgress(BaseModel):
+    """Slices that the survey behind `Strength` and the map by codes has looked at; ``of`` is 0 before it begins."""
 
-    label: str
-    before: float | None
-    after: float | None
-
-
-class Effects(BaseModel):
-    """What zeroing a latent does on the slices where it is strongest, class by class and for the foreground's mean."""
-
-    n_slices: int
-    classes: list[ClassEffect]
+    done: int
+    of: int
 
 
 class LatentPage(BaseModel):
@@ -92,9 +83,8 @@ class LatentPage(BaseModel):
 def table(segmenter: str, held: Held) -> Response:
     """All latents of a segmenter, a column an array: the page sorts and filters them without asking again."""
     opened = held.run.opened(segmenter)
-    atlas = opened.atlas.table
     shared = sharing(held.run, segmenter)
-    atlas = atlas.with_columns(shared.get_columns())
+    atlas = opened.atlas.table.with_columns(*shared.get_columns(), *measured_effects(opened).get_columns())
     arrays, meta = columns(atlas, [name for name in atlas.columns if not name.endswith("_top")])
     given = {latent: entry.name for latent, entry in held.names.of(opened.dictionary_hash).items()}
     about = {
@@ -102,10 +92,19 @@ def table(segmenter: str, held: Held) -> Response:
         "given": given,
         "labels": list(opened.atlas.labels.values()),
         "partners": [name.removeprefix(PARTNER) for name in shared.columns if name.startswith(PARTNER)],
+        "compared_on": len(compared_rows(held.run, opened)),
+        "cohort": opened.cohort,
         "hookpoint": opened.hookpoint,
         "dictionary": opened.dictionary_hash,
     }
     return Response(pack(arrays, about), media_type=MEDIA_TYPE)
+
+
+@router.get("/survey")
+def survey(segmenter: str, held: Held) -> SurveyProgress:
+    """How far the survey has come that a request for a strength or for the map by codes waits for."""
+    done, of = held.run.survey_progress(held.run.opened(segmenter))
+    return SurveyProgress(done=done, of=of)
 
 
 @router.get("/{latent}")
@@ -136,7 +135,7 @@ def examples(
     """
     opened = held.run.opened(segmenter)
     opened.has_latent(latent)
-    cohort = opened.atlas.context["cohort"]
+    cohort = opened.cohort
     slices, unseen = held.run.slices(cohort), held.run.unseen(cohort)
     if not 0 <= sequence < len(slices.sequences):
         raise UnknownError(f"{cohort} has sequences 0 to {len(slices.sequences) - 1}, not {sequence}")
@@ -178,27 +177,6 @@ def strength(segmenter: str, latent: int, held: Held) -> Strength:
     fired = mass[mass > 0]
     counts, edges = np.histogram(fired, HISTOGRAM_BINS) if len(fired) else (np.zeros(0), np.zeros(1))
     return Strength(counts=counts.astype(int).tolist(), edges=edges.tolist(), fires_in=len(fired), of=len(mass))
-
-
-@router.get("/{latent}/effects")
-def effects(segmenter: str, latent: int, held: Held) -> Effects:
-    """What the network loses without a latent, on the slices where it is strongest."""
-    opened = held.run.opened(segmenter)
-    opened.has_latent(latent)
-    cohort = opened.atlas.context["cohort"]
-    unseen = held.run.unseen(cohort)
-    rows = [unseen[row] for row in opened.atlas.exemplars_of(latent)[0]["row"].to_list()[:EXAMPLES]]
-    if not rows:
-        return Effects(n_slices=0, classes=[])
-    zero = LatentEdit(opened.hookpoint, opened.identity, (latent,), "zero")
-    with opened.alone():
-        slices = held.run.slices(cohort).select(rows)
-        scores = sweep(opened.segmenter, opened.dictionary, slices, [zero], batch_size=BATCH)
-    before, after = (scores.summary(edit)["dice_pooled"] for edit in (UNEDITED, zero.name))
-    return Effects(
-        n_slices=len(rows),
-        classes=[ClassEffect(label=label, before=before[label], after=after[label]) for label in before],
-    )
 
 
 @router.put("/{latent}/name")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from seglens.cohorts.case import Cohort
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.progress import Progress, silent
 from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas
 from seglens.shapes import Logits
@@ -58,10 +59,17 @@ class Survey:
 
 @dataclass
 class Opened:
-    """A segmenter of a run with its dictionary and atlas, and the slice that it was last asked about."""
+    """A segmenter of a run with its dictionary and atlas, and the slice that it was last asked about.
+
+    Attributes:
+        name: of the segmenter.
+        run: that it is of.
+        effects: of latents that were measured in this process, the change of Dice by class (see `explorer.effects`).
+    """
 
     name: str
     run: Run
+    effects: dict[int, dict[str, float | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._lock = RUNNING
@@ -113,6 +121,12 @@ class Opened:
         hookpoint: str = self.atlas.context["hookpoint"]
         return hookpoint
 
+    @property
+    def cohort(self) -> str:
+        """On whose unseen slices its latents were described."""
+        cohort: str = self.atlas.context["cohort"]
+        return cohort
+
     def _once(self, what: str, made: Callable[[], T]) -> T:
         """Two requests that want the same thing first wait for one copy of it: a dictionary may have 200 MB."""
         with self._reading[what]:
@@ -155,10 +169,11 @@ class Opened:
         _, maps = self.atlas.exemplars_of(latent)
         return float(maps.max()) if maps.numel() else 1.0
 
-    def surveyed(self, slices: SliceSet, rows: list[int]) -> Float32[np.ndarray, "n m"]:
+    def surveyed(self, slices: SliceSet, rows: list[int], progress: Progress = silent) -> Float32[np.ndarray, "n m"]:
         """Sum of each latent's codes in each of these slices."""
         parts = []
         for start in range(0, len(rows), BATCH):
+            progress(start, len(rows))
             with self._lock, torch.no_grad():
                 images = slices.images(rows[start : start + BATCH])
                 grid = activations(self.segmenter, self.dictionary.hookpoint, images)
@@ -208,6 +223,8 @@ class OpenedRun:
         self._opened = {name: Opened(name, self.run) for name in names}
         self._slices: dict[str, SliceSet] = {}
         self._surveys: dict[str, Survey] = {}
+        self._surveying = Lock()
+        self._survey_progress: dict[str, tuple[int, int]] = {}
         self._sources: dict[str, Cohort] = {}
 
     @property
@@ -271,12 +288,21 @@ class OpenedRun:
 
     def survey(self, opened: Opened) -> Survey:
         """Every latent of a segmenter on at most `SURVEYED` unseen slices of its own cohort; kept."""
-        if opened.name not in self._surveys:
-            cohort = opened.atlas.context["cohort"]
-            unseen = self.unseen(cohort)
-            rows = [unseen[place] for place in evenly_spaced(len(unseen), SURVEYED)]
-            self._surveys[opened.name] = Survey(rows, opened.surveyed(self.slices(cohort), rows))
-        return self._surveys[opened.name]
+        with self._surveying:
+            if opened.name not in self._surveys:
+                unseen = self.unseen(opened.cohort)
+                rows = [unseen[place] for place in evenly_spaced(len(unseen), SURVEYED)]
+
+                def told(done: int, total: int, **_figures: float) -> None:
+                    self._survey_progress[opened.name] = done, total
+
+                self._surveys[opened.name] = Survey(rows, opened.surveyed(self.slices(opened.cohort), rows, told))
+                told(len(rows), len(rows))
+            return self._surveys[opened.name]
+
+    def survey_progress(self, opened: Opened) -> tuple[int, int]:
+        """Slices that `survey` has looked at, and of how many; (0, 0) before it begins."""
+        return self._survey_progress.get(opened.name, (0, 0))
 
 
 def grey(slices: SliceSet, row: int) -> np.ndarray:
