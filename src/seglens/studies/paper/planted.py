@@ -18,6 +18,7 @@ import torch
 from seglens.cohorts.slice_set import evenly_spaced
 from seglens.diffing.functional import functional_alignment
 from seglens.diffing.planted import (
+    LARGE_EFFECT,
     Responses,
     Scores,
     calibrated_threshold,
@@ -291,7 +292,7 @@ def _words(bench: Bench, methods: pl.DataFrame, null: pl.DataFrame) -> list[str]
         f"methods that compare models, {bench.base} was trained {bench.sizes.training_steps} further steps on each "
         "cohort, with one seed, and a dictionary fitted to each. The differential test sees both cohorts through "
         f"{bench.base} and one dictionary of it: for every latent a rank test over patients of its mean activation in "
-        f"the lesion and elsewhere, Benjamini-Hochberg at {RATE:.0%}, and an AUROC of at least 0.8.",
+        f"the lesion and elsewhere, Benjamini-Hochberg at {RATE:.0%}, and an AUROC of at least {LARGE_EFFECT:g}.",
         f"What is called specific is judged on {held_out} other patients, each rendered with the factor off and on. "
         "Region and direction of every latent are fixed on the discovery patients. Within: the chance that a patient's "
         "response is larger with the factor on than off, mean over the called latents. Between: the AUROC over all "
@@ -321,7 +322,7 @@ EXPERIMENT = Experiment(
     title="Planted truth: methods against known differences",
     paper="beyond the paper",
     run=run,
-    version=2,
+    version=3,
     figures=(
         Figure(
             kind="heat",

@@ -52,8 +52,9 @@ FACTORS: Mapping[str, Mapping[str, str]] = {
 OFF = "off"
 BASE = "base"
 SLICES = 8
-DISCOVERY_SEED, HELD_OUT_SEED = 500, 700
-"""Added to a thousand times the study's seed, so that no phantom of the study itself comes again."""
+DISCOVERY_SEED, HELD_OUT_SEED = 520, 720
+"""Added to a thousand times the study's seed, so that no phantom of the study itself comes again, nor one of those on
+which the methods were built (500 and 700)."""
 BATCH = 16
 LESION_SHARE = 0.5
 """A token belongs to the lesion where at least this share of its area does."""
@@ -69,7 +70,7 @@ class Sizes:
         training_steps: of each cohort's segmenter, from the base segmenter.
     """
 
-    discovery: int = 24
+    discovery: int = 56
     held_out: int = 20
     training_steps: int = 40
 
@@ -205,10 +206,9 @@ class Bench:
 
         Returns:
             The dictionary; its live latents that are in one model only, by their decoder norms and after latent scaling
-            too; and how many are live.
+            too, both judged on the held-out patients; and how many are live there.
         """
-        slices = joined(self.slices(OFF), self.slices(factor))
-        stores = {model: live_activations(self.segmenter(model), slices, hookpoint) for model in (OFF, factor)}
+        stores = self._stores(hookpoint, factor, (OFF, factor))
         seed = self.study.settings.seed
 
         def make(draft: Draft, progress: Progress) -> None:
@@ -217,9 +217,14 @@ class Bench:
         inputs = {"stores": [store.hash for store in stores.values()], "settings": asdict(JOINT_FIT), "seed": seed}
         name = f"planted-joint/{factor}-{hookpoint}".replace(" ", "-")
         joint = JointDictionary.read(part(self.study, name, JOINT_KIND, inputs, make))
-        sharing = judge_joint(joint, stores)
+        sharing = judge_joint(joint, self._stores(hookpoint, factor, held_out_cohorts(factor)))
         alone = (sharing.in_models("norm").sum(1) == 1) & (sharing.in_models("scaled").sum(1) == 1)
         return joint, (alone & sharing.live).nonzero()[:, 0].tolist(), int(sharing.live.sum())
+
+    def _stores(self, hookpoint: str, factor: str, cohorts: tuple[str, str]) -> dict[str, ActivationStore]:
+        """Activations of the models of both discovery cohorts, each on the slices of both of these cohorts."""
+        slices = joined(*(self.slices(cohort) for cohort in cohorts))
+        return {model: live_activations(self.segmenter(model), slices, hookpoint) for model in (OFF, factor)}
 
     def joint_responses(self, joint: JointDictionary, hookpoint: str, cohort: str) -> Responses:
         """How strongly the latents of a joint dictionary answer in each patient of a cohort."""
