@@ -84,9 +84,9 @@ def random_rotation(width: int, seed: int) -> Tensor:
     return (q * r.diagonal().sign()).float()
 
 
-def control_explained_variance(
-    trained: Segmenter,
-    hookpoint: str,
+def quality_beside_control(
+    dictionary: SparseAutoencoder,
+    segmenter: Segmenter,
     *,
     architecture: str,
     training: SliceSet,
@@ -95,27 +95,53 @@ def control_explained_variance(
     seed: int,
     scratch: Path | None,
     progress: Progress,
-) -> float | None:
-    """What a dictionary of an untrained segmenter of the same architecture explains on the same slices.
+) -> dict[str, float | int | None]:
+    """`dictionary_quality` on unseen slices, and what a dictionary of an untrained segmenter explains of the same.
 
     Explained variance alone proves nothing: random features are explained too.
+
+    Args:
+        dictionary: what is judged.
+        segmenter: whose activations it stands for.
+        architecture: of the segmenter, to build an untrained one.
+        training: slices that the control's dictionary is fitted on.
+        test: slices that both are judged on.
+        own: the dictionary's settings; without ``controls`` the control is not made.
+        seed: of the control's dictionary; one more is that of its segmenter.
+        scratch: folder for activations; None: they are computed whenever they are read.
+        progress: of the control's fit.
+
+    Returns:
+        The figures of `dictionary_quality`, and ``control_explained_variance``, None where it was not made.
     """
     from seglens.dictionaries.quality import dictionary_quality
+
+    hookpoint = dictionary.hookpoint
+    judged = activations_of(segmenter, test, hookpoint, scratch and scratch / "test")
+    quality = dictionary_quality(dictionary, judged, segmenter=segmenter, slices=test)
+    quality["control_explained_variance"] = None
+    if own.controls:
+        untrained = _untrained_like(segmenter, architecture, seed + 1)
+        control = fit_to_store(
+            activations_of(untrained, training, hookpoint, scratch and scratch / "control_training"),
+            own,
+            seeds=(seed, seed),
+            device=str(segmenter.device),
+            checkpoint=None,
+            progress=progress,
+        )
+        judged = activations_of(untrained, test, hookpoint, scratch and scratch / "control_test")
+        quality["control_explained_variance"] = dictionary_quality(control, judged)["explained_variance"]
+    return quality
+
+
+def _untrained_like(trained: Segmenter, architecture: str, seed: int) -> Segmenter:
     from seglens.segmenters.architectures import build_segmenter
 
     untrained = build_segmenter(
-        architecture, sequences=trained.sequences, labels=trained.labels, size=trained.size, seed=seed + 1
-    ).to(trained.device)
-    dictionary = fit_to_store(
-        activations_of(untrained, training, hookpoint, scratch and scratch / "control_training"),
-        own,
-        seeds=(seed, seed),
-        device=str(trained.device),
-        checkpoint=None,
-        progress=progress,
+        architecture, sequences=trained.sequences, labels=trained.labels, size=trained.size, seed=seed
     )
-    judged = activations_of(untrained, test, hookpoint, scratch and scratch / "control_test")
-    return dictionary_quality(dictionary, judged)["explained_variance"]
+    return untrained.to(trained.device)
 
 
 def alive_latents(dictionary: SparseAutoencoder, store: ActivationStore) -> Tensor:

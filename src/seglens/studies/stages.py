@@ -3,29 +3,24 @@
 import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 from torch import Tensor
 
-from seglens.activations.effects import choose_hookpoint, hookpoint_effects
+from seglens.activations.effects import hookpoint_effects
 from seglens.activations.extraction import extract
 from seglens.activations.live import live_activations
 from seglens.activations.store import ActivationStore
 from seglens.artifacts import Artifact, Draft, new_artifact
 from seglens.cohorts.slice_set import SliceSet
-from seglens.dictionaries.quality import dictionary_quality
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.processes import from_first
 from seglens.progress import Progress, silent
-from seglens.segmenters.architectures import build_segmenter
 from seglens.segmenters.scoring import evaluate
 from seglens.segmenters.segmenter import Segmenter
-from seglens.segmenters.training import TrainingSettings, train_segmenter
 from seglens.semantics.atlas import describe
 from seglens.steering.adaptation import SteeringResult, steer_between
 from seglens.steering.failures import FailureResult, recover
@@ -35,16 +30,16 @@ from seglens.studies.dictionary_stages import (
     REORDERED,
     RESEEDED,
     ROTATED,
-    activations_of,
     alive_latents,
-    control_explained_variance,
     fit_to_store,
+    quality_beside_control,
     variant_seeds,
     variant_store,
 )
 from seglens.studies.pair_stages import Side, compare, probe_of, same_start
 from seglens.studies.run import Run, Stage
-from seglens.studies.settings import SegmenterSettings, StudySettings
+from seglens.studies.segmenter_stages import common_hookpoint, train
+from seglens.studies.settings import StudySettings
 
 Announce = Callable[[str], AbstractContextManager[Progress]]
 """Told a stage's name when it starts; the context lasts as long as the stage and gives its progress callback."""
@@ -125,11 +120,11 @@ class Study:
             stage = Stage(f"segmenter/{name}", "segmenter", inputs)
 
             def make(path: Path, checkpoint: Path, progress: Progress) -> None:
-                trained = train_segmenter(
+                trained = train(
                     slices,
-                    architecture=own.architecture,
-                    init_from=start or self._pretrained(own, slices),
-                    settings=training_settings(own),
+                    own,
+                    start=start,
+                    size=self.settings.size,
                     seed=self.settings.seed,
                     device=self.device,
                     checkpoint=checkpoint,
@@ -156,7 +151,7 @@ class Study:
             draft.save_table("scores", evaluate(segmenter, slices, hd95=True, progress=progress).table)
 
         inputs = {"segmenter": segmenter.hash, "slices": slices.hash}
-        self._draft(Stage(f"scores/{name}@{cohort}", "scores", inputs), make, together=True)
+        self.draft(Stage(f"scores/{name}@{cohort}", "scores", inputs), make, together=True)
 
     def effects(self, name: str) -> Artifact:
         """What mean ablation at each hookpoint does; measured on the val split of the segmenter's own cohort."""
@@ -166,7 +161,7 @@ class Study:
             draft.save_table("effects", hookpoint_effects(segmenter, slices, progress=progress))
 
         inputs = {"segmenter": segmenter.hash, "slices": slices.hash}
-        return self._draft(Stage(f"effects/{name}", "effects", inputs), make)
+        return self.draft(Stage(f"effects/{name}", "effects", inputs), make)
 
     def hookpoint(self, name: str) -> str:
         """Where a segmenter is opened: one hookpoint for all segmenters of an architecture.
@@ -179,11 +174,10 @@ class Study:
         if wanted != "auto" and wanted in own.hookpoints:
             return wanted
         if architecture not in self._hookpoints:
-            alike = [n for n, settings in self.settings.segmenters.items() if settings.architecture == architecture]
-            self._hookpoints[architecture] = choose_hookpoint(
-                smallest_effects([self.effects(n).table("effects") for n in alike]),
-                candidates=[hookpoint for hookpoint in own.hookpoints if not hookpoint.startswith("decoder")],
-                minimum_drop=self.settings.minimum_effect,
+            alike = [other for other, its in self.settings.segmenters.items() if its.architecture == architecture]
+            effects = [self.effects(other).table("effects") for other in alike]
+            self._hookpoints[architecture] = common_hookpoint(
+                effects, tuple(own.hookpoints), self.settings.minimum_effect
             )
         return self._hookpoints[architecture]
 
@@ -235,22 +229,17 @@ class Study:
         settings = self.settings
 
         def make(path: Path, checkpoint: Path, progress: Progress) -> None:
-            scratch = checkpoint if settings.store else None
-            store = activations_of(segmenter, slices, dictionary.hookpoint, scratch and scratch / "test")
-            quality = dictionary_quality(dictionary, store, segmenter=segmenter, slices=slices)
-            quality["control_explained_variance"] = None
-            if settings.dictionaries.controls:
-                quality["control_explained_variance"] = control_explained_variance(
-                    segmenter,
-                    dictionary.hookpoint,
-                    architecture=settings.segmenters[name].architecture,
-                    training=self.own_slices(name, "train"),
-                    test=slices,
-                    own=settings.dictionaries,
-                    seed=settings.seed,
-                    scratch=scratch,
-                    progress=progress,
-                )
+            quality = quality_beside_control(
+                dictionary,
+                segmenter,
+                architecture=settings.segmenters[name].architecture,
+                training=self.own_slices(name, "train"),
+                test=slices,
+                own=settings.dictionaries,
+                seed=settings.seed,
+                scratch=checkpoint if settings.store else None,
+                progress=progress,
+            )
             with new_artifact(path, kind="quality", inputs=inputs) as draft:
                 draft.save_document("quality", quality)
 
@@ -270,7 +259,7 @@ class Study:
             describe(dictionary, segmenter, slices, top_k=top_k, progress=progress).write(draft)
 
         inputs = {"dictionary": dictionary.hash, "slices": slices.hash, "top_k": top_k}
-        return self._draft(Stage(f"atlas/{name}", "atlas", inputs), make)
+        return self.draft(Stage(f"atlas/{name}", "atlas", inputs), make)
 
     def alignment(self, source: str, target: str) -> Artifact:
         """Which latents two dictionaries share, between floor and ceiling."""
@@ -294,7 +283,7 @@ class Study:
             "seed": self.settings.seed,
             "notes": notes,
         }
-        return self._draft(Stage(f"alignment/{source}~{target}", "alignment", inputs), make)
+        return self.draft(Stage(f"alignment/{source}~{target}", "alignment", inputs), make)
 
     def steering(self, name: str, cohort: str, label: str) -> Artifact:
         """Adapt a segmenter to a cohort by changing latents of one class."""
@@ -334,7 +323,7 @@ class Study:
             "evaluation": judged.hash,
             "seed": seed,
         }
-        return self._draft(Stage(stage_name, stage_name.split("/", maxsplit=1)[0], inputs), make, together=True)
+        return self.draft(Stage(stage_name, stage_name.split("/", maxsplit=1)[0], inputs), make, together=True)
 
     # helpers
 
@@ -347,17 +336,22 @@ class Study:
         slices = self.slices(self.settings.segmenters[name].cohort)
         return slices.select(unseen_rows(slices))
 
-    def _pretrained(self, own: SegmenterSettings, slices: SliceSet) -> Segmenter | None:
-        if own.pretrained is None:
-            return None
-        return build_segmenter(
-            own.architecture,
-            sequences=slices.sequences,
-            labels=slices.labels,
-            size=self.settings.size,
-            seed=self.settings.seed,
-            pretrained=own.pretrained,
-        )
+    def with_alive(self, name: str, variant: str = PLAIN) -> tuple[SparseAutoencoder, Tensor]:
+        """A dictionary and which of its latents fire on the activations that it was fitted to."""
+        if (name, variant) not in self._alive:
+            dictionary = self.dictionary(name, variant)
+            store = variant_store(self.store(name), variant, self.settings.seed)
+            self._alive[name, variant] = dictionary, alive_latents(dictionary, store)
+        return self._alive[name, variant]
+
+    def draft(self, stage: Stage, make: Callable[[Draft, Progress], None], *, together: bool = False) -> Artifact:
+        """Do a stage that needs no checkpoints: ``make`` fills its draft; ``together`` as in `Run.finish`."""
+
+        def drafted(path: Path, checkpoint: Path, progress: Progress) -> None:
+            with new_artifact(path, kind=stage.kind, inputs=stage.inputs) as draft:
+                make(draft, progress)
+
+        return self._do(stage, drafted, together=together)
 
     def _side(self, name: str, variants: Sequence[str]) -> Side:
         dictionary, alive = self.with_alive(name, PLAIN)
@@ -367,14 +361,6 @@ class Study:
     def _probe(self, name: str) -> SliceSet:
         return probe_of(self.own_slices(name, "test"))
 
-    def with_alive(self, name: str, variant: str = PLAIN) -> tuple[SparseAutoencoder, Tensor]:
-        """A dictionary and which of its latents fire on the activations that it was fitted to."""
-        if (name, variant) not in self._alive:
-            dictionary = self.dictionary(name, variant)
-            store = variant_store(self.store(name), variant, self.settings.seed)
-            self._alive[name, variant] = dictionary, alive_latents(dictionary, store)
-        return self._alive[name, variant]
-
     def _do(self, stage: Stage, make: Callable[[Path, Path, Progress], None], *, together: bool = False) -> Artifact:
         def announced(path: Path, checkpoint: Path) -> None:
             with self.announce(stage.name) as progress:
@@ -382,29 +368,7 @@ class Study:
 
         return self.run.finish(stage, announced, together=together)
 
-    def _draft(self, stage: Stage, make: Callable[[Draft, Progress], None], *, together: bool = False) -> Artifact:
-        def drafted(path: Path, checkpoint: Path, progress: Progress) -> None:
-            with new_artifact(path, kind=stage.kind, inputs=stage.inputs) as draft:
-                make(draft, progress)
-
-        return self._do(stage, drafted, together=together)
-
 
 def unseen_rows(slices: SliceSet) -> list[int]:
     """Rows of the val and test slices of a cohort."""
     return [row for row, split in enumerate(slices.index["split"]) if split in ("val", "test")]
-
-
-def training_settings(own: SegmenterSettings) -> TrainingSettings:
-    """A study's settings of one segmenter as the trainer takes them."""
-    settings = TrainingSettings(steps=own.steps, batch_size=own.batch_size)
-    return settings if own.learning_rate is None else replace(settings, learning_rate=own.learning_rate)
-
-
-def smallest_effects(effects: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """Of several segmenters' effects, at each hookpoint and class the one with the smallest drop of Dice."""
-    return (
-        pl.concat(effects)
-        .sort(pl.col("dice_before") - pl.col("dice_ablated"))
-        .unique(["hookpoint", "class"], keep="first", maintain_order=True)
-    )

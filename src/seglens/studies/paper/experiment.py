@@ -7,12 +7,11 @@ An experiment that a study cannot carry at all raises `CannotCarryError`; one th
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 
-from seglens.artifacts import Artifact, Draft, new_artifact
+from seglens.artifacts import Artifact, Draft
 from seglens.progress import Progress
 from seglens.studies.run import Stage
 from seglens.studies.stages import Study
@@ -139,16 +138,7 @@ def part(
     Returns:
         The finished artifact.
     """
-    stage = Stage(name, kind, inputs)
-
-    def announced(path: Path, checkpoint: Path) -> None:
-        with (
-            study.announce(name) as progress,
-            new_artifact(path, kind=kind, inputs=stage.inputs) as draft,
-        ):
-            make(draft, progress)
-
-    return study.run.finish(stage, announced)
+    return study.draft(Stage(name, kind, inputs), make)
 
 
 def finite(value: float | None) -> float | None:

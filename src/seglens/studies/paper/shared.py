@@ -33,7 +33,8 @@ from seglens.studies.dictionary_stages import (
 )
 from seglens.studies.paper.experiment import Experiment, Figure, Finding, Published, part
 from seglens.studies.paper.pairs import DIFFERENT, TRAINED, pair_name, pairs_alike, start_of
-from seglens.studies.stages import Study, training_settings
+from seglens.studies.segmenter_stages import training_settings
+from seglens.studies.stages import Study
 
 NOISE_TOKENS = 100_000
 LENGTHS = (0.1, 0.3, 1, 3)
