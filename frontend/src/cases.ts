@@ -77,11 +77,17 @@ async function segmenterFor(cohort: string, query: URLSearchParams): Promise<str
   return query.get("segmenter") ?? own?.name ?? (segmenters[0] as string);
 }
 
+/** The slices that were scored, by Dice. */
+function worstFirst(cohort: Cohort): SliceEntry[] {
+  const scored = cohort.slices.filter((slice) => slice.dice !== null);
+  return scored.sort((a, b) => (a.dice as number) - (b.dice as number));
+}
+
 export async function cohortPage(page: HTMLElement, name: string, query: URLSearchParams): Promise<void> {
   const segmenter = await segmenterFor(name, query);
   const cohort = await cohortOf(name, segmenter);
-  const scored = cohort.slices.filter((slice) => slice.dice !== null);
-  const worst = [...scored].sort((a, b) => (a.dice as number) - (b.dice as number)).slice(0, 60);
+  const scored = worstFirst(cohort);
+  const worst = scored.slice(0, 60);
   const entry = (slice: SliceEntry): HTMLElement =>
     h(
       "li",
@@ -274,7 +280,7 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
   const offered = (list: { latent: number; name: string }[], shown: (at: number) => string): HTMLElement =>
     h(
       "ul",
-      { class: "offered" },
+      { class: "offered scroll" },
       ...list.map((own, at) =>
         h(
           "li",
@@ -369,7 +375,11 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
     }, failed);
   };
 
-  const step = (by: number): string => `/case/${name}/${(row + by + cohort.slices.length) % cohort.slices.length}?${new URLSearchParams({ segmenter, ...(chosen.length ? { latents: chosen.join(",") } : {}) })}`;
+  const caseAt = (to: number): string =>
+    `/case/${name}/${to}?${new URLSearchParams({ segmenter, ...(chosen.length ? { latents: chosen.join(",") } : {}) })}`;
+  const step = (by: number): string => caseAt((row + by + cohort.slices.length) % cohort.slices.length);
+  const ranked = worstFirst(cohort);
+  const worse = ranked[(ranked.findIndex((own) => own.row === row) + 1) % ranked.length];
   const volumeLink = link(`/volume/${name}/${row}?segmenter=${segmenter}`, "three planes");
   volumeLink.addEventListener("click", () => {
     // what is chosen and shown by now
@@ -393,6 +403,8 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
       named(link(step(-1), "previous (p)"), "previous"),
       " · ",
       named(link(step(1), "next (n)"), "next"),
+      worse ? " · " : null,
+      worse ? named(link(caseAt(worse.row), "next worst (w)"), "worst") : null,
       slice.meta.volume ? " · " : null,
       slice.meta.volume ? volumeLink : null,
     ),

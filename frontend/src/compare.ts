@@ -43,7 +43,7 @@ export async function comparePage(page: HTMLElement, one: string, other: string)
       name: "correlation",
       title: "correlation",
       explained: "of their codes on common slices",
-      width: "120px",
+      width: "140px",
       value: (row) => at(row).correlation,
       shown: (row) =>
         h("button", { type: "button", title: "both on one slice", click: () => void both(row) }, `${figure(at(row).correlation)} ◉`),
@@ -76,7 +76,7 @@ export async function comparePage(page: HTMLElement, one: string, other: string)
     }
     if (current()) replace(seen, ...pictures);
   };
-  const count = h("span", { role: "status" });
+  const count = h("p", { role: "status" });
   const table = new LongTable(columns, pairs.pairs.length, "correlation", (shown) => {
     count.textContent = `${shown} pairs; without a partner: ${pairs.unmatched_source.length} of ${one}, ${pairs.unmatched_target.length} of ${other}`;
   });

@@ -4,6 +4,7 @@ import { h, link } from "./dom";
 
 const KEYS: [string, string][] = [
   ["n, p", "the next, the previous slice"],
+  ["w", "the worst scored slice, then the next worst"],
   ["m, s, h", "mask, what the network says, heat map: shown or not"],
   ["[ and ]", "the previous, the next sequence"],
   ["/", "to the search"],
@@ -43,6 +44,7 @@ export function listenForKeys(help: HTMLButtonElement): void {
 const DONE: Record<string, () => void> = {
   n: () => clicked("[data-key=next]"),
   p: () => clicked("[data-key=previous]"),
+  w: () => clicked("[data-key=worst]"),
   m: () => clicked("#truth"),
   s: () => clicked("#said"),
   h: () => {

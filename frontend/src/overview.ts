@@ -100,6 +100,8 @@ export async function overviewPage(page: HTMLElement): Promise<void> {
       "The paper's share at tau between its floor (one side rotated) and its ceiling (one model, other token order); ",
       "calibrated = (shared - floor) / (ceiling - floor). By function: mean correlation of matched codes on common slices.",
     ),
+    sharedMatrix(summary, segmenters),
+    h("h3", {}, "Pair by pair"),
     table(
       ["pair", "floor", "shared", "ceiling", "calibrated", "by function", "its floor", "its ceiling"],
       summary.alignments.map((pair) => [
@@ -131,12 +133,32 @@ function effectsTable(summary: Summary): HTMLElement {
   return table(
     ["segmenter", ...places.map(words)],
     summary.segmenters.map((own) => [
-      own.name,
+      link(`/latents/${own.name}`, own.name),
       ...places.map((place) => {
         const effect = own.effects?.find((one) => one.hookpoint === place && one.class === "foreground");
         return effect ? `${figure(effect.dice_before)} → ${figure(effect.dice_ablated)}` : "–";
       }),
     ]),
     "Foreground Dice before and after",
+  );
+}
+
+/** Segmenter by segmenter; a cell leads to the pair's latents. */
+function sharedMatrix(summary: Summary, segmenters: string[]): HTMLElement {
+  const cell = (one: string, other: string): HTMLElement | string => {
+    const pair = summary.alignments.find(
+      ({ source, target }) => (source === one && target === other) || (source === other && target === one),
+    );
+    if (!pair) return "";
+    const said =
+      pair.shared === null
+        ? `r ${figure(pair.functional.matched_by_function)}`
+        : `${percent(pair.shared)} (${percent(pair.floor)} to ${percent(pair.ceiling)})`;
+    return link(`/compare/${one}/${other}`, said);
+  };
+  return table(
+    ["segmenter", ...segmenters],
+    segmenters.map((one) => [h("strong", {}, one), ...segmenters.map((other) => cell(one, other))]),
+    "Shared (floor to ceiling); r, by function, where spaces differ and weights cannot be compared",
   );
 }

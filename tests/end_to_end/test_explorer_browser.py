@@ -1,6 +1,7 @@
 """The explorer's pages in a browser: every one opens, does what it says, and can be used by everybody."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -155,6 +156,16 @@ def test_keys_go_to_the_next_slice_and_to_the_search(visit):
     page = visit("/latents/adult")
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "search"
+
+
+def test_a_key_goes_to_the_worst_slice_and_on_to_the_next_worst(visit):
+    page = visit("/case/pediatric/4?segmenter=adult")
+    cohort = page.evaluate("fetch('/api/cohorts/pediatric?segmenter=adult').then(answer => answer.json())")
+    scored = [own for own in cohort["slices"] if own["dice"] is not None and own["row"] != 4]
+    for own in sorted(scored, key=lambda own: own["dice"])[:2]:
+        page.keyboard.press("w")
+        page.wait_for_url(re.compile(rf"/case/pediatric/{own['row']}\?"))
+        page.wait_for_selector(READY)
 
 
 def test_drawing_around_points_lists_them(visit):
