@@ -12,7 +12,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -205,14 +205,15 @@ def read_artifact(path: Path, kind: str | None = None, *, verify: bool = False) 
 def locked(path: Path) -> Iterator[None]:
     """Hold ``path`` (a folder to be written) against other processes.
 
-    The system gives the lock back when its holder ends, however it ends: a killed holder's lock is free again.
+    The system gives the lock back when its holder ends, however it ends: a killed holder's lock is free again. Where
+    the block fails, a folder that was never held before is left without the lock's files: it may be somebody's own.
 
     Raises:
         ArtifactError: another process holds it (the message names it), or the file system knows no locks.
         WritingError: the folder cannot be written to.
     """
     lock_path, holder_path = path / ".lock", path / ".lock-holder"
-    lock = FileLock(lock_path, timeout=0)
+    lock, held_before = FileLock(lock_path, timeout=0), lock_path.exists()
     try:
         with clear_refusals(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -225,8 +226,14 @@ def locked(path: Path) -> Iterator[None]:
     try:
         write_text_whole(holder_path, _this_process())
         yield
-        holder_path.unlink(missing_ok=True)
+    except BaseException:
+        if not held_before:
+            with suppress(OSError):  # some systems keep a file that is open
+                lock_path.unlink()
+        raise
     finally:
+        with suppress(OSError):
+            holder_path.unlink(missing_ok=True)
         lock.release()
 
 

@@ -16,6 +16,7 @@ from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.mask_files import write_mask
 from seglens.cohorts.slices import Preprocessing, prepare_slices
 from seglens.cohorts.stacks import read_stack
+from seglens.segmenters.architectures import build_segmenter
 from seglens.segmenters.prediction import predict_cohort
 from seglens.segmenters.segmenter import Segmenter
 from seglens.verbs.cohorts import predict
@@ -151,7 +152,6 @@ def test_predict_quarantines_steers_and_refuses(tmp_path: Path, capsys: pytest.C
     """The verb: bad cases are left out and told, the rest is written; strict stops; edits need their dictionary."""
     from seglens.artifacts import new_artifact, read_artifact
     from seglens.dictionaries.sae import SparseAutoencoder
-    from seglens.segmenters.architectures import build_segmenter
     from seglens.steering.edits import LatentEdit
 
     root = write_cohort(tmp_path / "c", ["a", "b"])
@@ -188,3 +188,25 @@ def test_predict_quarantines_steers_and_refuses(tmp_path: Path, capsys: pytest.C
     (tmp_path / "edits.json").write_text('{"hookpoint": "stage2"}')
     with pytest.raises(ValueError, match="no file of edits"):
         predict(network, root, out=tmp_path / "none", **given)
+    (tmp_path / "edits.json").write_text("[]")
+    with pytest.raises(
+        ValueError, match=r"empty list, which steers nothing\); write LatentEdit\.description\(\) as JSON"
+    ):
+        predict(network, root, out=tmp_path / "none", **given)
+    assert not (tmp_path / "none").exists()
+
+
+def test_predict_segments_a_test_folder_without_masks(tmp_path: Path) -> None:
+    """The verb takes nnU-Net's imagesTs without labelsTs; a study passes over them, for they cannot be scored."""
+    root = tmp_path / "raw"
+    labels = {"background": 0, "tumour": 1}
+    for folder, case in (("Tr", "a"), ("Ts", "b")):
+        write_nifti(root / f"images{folder}/{case}_0000.nii.gz", head()[0])
+    write_nifti(root / "labelsTr/a.nii.gz", (head()[1] > 0).astype(np.uint8))
+    described = {"channel_names": {"0": "T1"}, "labels": labels, "file_ending": ".nii.gz"}
+    (root / "dataset.json").write_text(json.dumps(described))
+    assert [case.id for case in read_cohort(root).cases] == ["a"]
+    network = build_segmenter("segformer-b0", sequences=("T1",), labels=read_cohort(root).labels, size=32, seed=0)
+    network.save(tmp_path / "segmenter")
+    assert predict(tmp_path / "segmenter", root, out=tmp_path / "out") == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["a.nii.gz", "b.nii.gz"]

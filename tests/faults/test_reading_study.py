@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tests.faults.scans import put, unpacked, write_cohort, write_nifti
 
+from seglens.artifacts import hash_file
 from seglens.cohorts.phantom.cohort import write_phantom_cohort
 from seglens.cohorts.slice_set import SliceSet
 from seglens.reports.report import write_report
@@ -56,6 +57,24 @@ def findings(out: Path) -> dict[str, list[str]]:
 @pytest.fixture
 def cohort(tmp_path: Path) -> Path:
     return write_cohort(tmp_path / "cohort", ["a", "b", "c", "d", "e"])
+
+
+def test_row_23_a_link_out_is_not_hashed(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study neither reads nor hashes what a link out of the data folder leads to, however large it is."""
+    linked, hashed = cohort / "b/b_t1ce.nii.gz", []
+    linked.rename(tmp_path / "elsewhere.nii.gz")
+    linked.symlink_to(tmp_path / "elsewhere.nii.gz")
+
+    def watched(path: Path) -> str:
+        hashed.append(path.name)
+        return hash_file(path)
+
+    monkeypatch.setattr("seglens.studies.cohort_stages.hash_file", watched)
+    sliced(cohort, tmp_path / "run")
+    assert sorted(hashed) == sorted(
+        f"{case}_{kind}.nii.gz" for case in "abcde" for kind in ("t1ce", "seg") if (case, kind) != ("b", "t1ce")
+    )
+    assert findings(tmp_path / "run") == {"b": ["outside_link"]}
 
 
 def test_row_03_a_second_run_knows_its_files(tmp_path: Path, cohort: Path) -> None:

@@ -6,14 +6,17 @@ from contextlib import contextmanager
 import polars as pl
 import pytest
 import torch
+from tests.faults.scans import write_cohort
 from torch import nn
 
 from seglens.activations.extraction import extract
 from seglens.activations.live import live_activations
+from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.halving import Halving, NotEnoughMemoryError
 from seglens.segmenters.gradient import LossGradient
+from seglens.segmenters.prediction import predict_cohort
 from seglens.segmenters.scoring import evaluate, predict_slices
 from seglens.segmenters.segmenter import Segmenter
 from seglens.segmenters.training import TrainingSettings, train_segmenter
@@ -85,6 +88,19 @@ def test_row_45_evaluation(segmenter, slices, error):
         assert evaluate(segmenter, slices, hd95=True, batch_size=4).table.equals(whole.table)
         assert sizes == [4, 2, 2, 2, 2, 1, 1]
         assert torch.equal(predict_slices(segmenter, slices, batch_size=4), labels)
+
+
+def test_row_45_masks_of_files(segmenter, tmp_path):
+    """`seglens predict`: masks made in halves are those of whole batches, voxel for voxel."""
+    files = write_cohort(tmp_path / "files", ["a", "b"])
+    cohort = read_cohort(files, sequences=["T1"], labels=LABELS, mask_values={0: 0, 1: 1, 2: 1, 4: 1})
+    whole = predict_cohort(segmenter, cohort, folder=tmp_path / "whole", batch_size=8)
+    with room_for(4) as sizes:
+        assert predict_cohort(segmenter, cohort, folder=tmp_path / "halves", batch_size=8).hash == whole.hash
+        assert sizes == [8, 4, 4, 2, 2, 4, 4, 2, 2]
+    with room_for(3), pytest.raises(NotEnoughMemoryError, match="predictions: out of memory with half of 8 at once"):
+        predict_cohort(segmenter, cohort, folder=tmp_path / "refused", batch_size=8)
+    assert not (tmp_path / "refused").exists()
 
 
 def test_row_45_activations(segmenter, slices, tmp_path):

@@ -202,6 +202,23 @@ def test_row_41_second_process_is_refused_and_a_killed_one_s_lock_is_free(tmp_pa
         holder.stdout.close()
 
 
+def test_row_41_a_refused_run_leaves_no_lock(tmp_path):
+    """A run that is refused leaves none of its locks in a folder that it did not make; an earlier run's stays."""
+    kept = tmp_path / "notes.txt"
+    kept.write_text("somebody's own")
+    with pytest.raises(ValueError, match="no such cohort"), Run(tmp_path).writing({}) as run:
+        assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", ".lock", ".lock-holder"}
+        with Run(run.path, keeps_books=False)._claimed(Stage("check/a", "check", {})):
+            assert list((tmp_path / ".claims").iterdir())
+        raise ValueError("no such cohort")
+    assert list(tmp_path.iterdir()) == [kept]
+    with Run(tmp_path).writing({}):
+        pass
+    with pytest.raises(ValueError, match="no such cohort"), locked(tmp_path):
+        raise ValueError("no such cohort")
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", ".lock"}
+
+
 def test_row_41_no_locks_here(tmp_path, monkeypatch):
     """On a file system that knows no locks nothing is written: two processes could not be told apart."""
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.faults.scans import write_cohort
 from tests.faults.subjects import TINY_SEGFORMER, slices_of, store_of, tiny_segmenter
 
 from seglens import room
@@ -17,6 +18,8 @@ from seglens.dictionaries.fitting import FitSettings, fit_dictionary
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.sharing import align
 from seglens.room import DISK_SPARE_BYTES, NoRoomError, free_memory, require_disk, require_memory, said
+from seglens.segmenters.architectures import build_segmenter
+from seglens.segmenters.prediction import predict_cohort
 from seglens.segmenters.training import TrainingSettings, train_segmenter
 
 
@@ -75,6 +78,17 @@ def test_row_33_training_phantoms_and_slices(no_disk, monkeypatch, tmp_path):
     with pytest.raises(NoRoomError, match=r"slices of 2 volumes \(fewer with slices_per_volume\): about 32\.\d MiB"):
         prepare_slices(cohort, Preprocessing(("T1c",), size=32), folder=tmp_path / "slices")
     assert [entry.name for entry in tmp_path.iterdir()] == ["phantoms"]
+
+
+def test_row_33_masks_of_files(no_disk, tmp_path):
+    """Masks that the disk cannot hold are refused before the first is made."""
+    cohort = read_cohort(write_cohort(tmp_path / "files", ["a", "b"]), sequences=["T1"])
+    segmenter = build_segmenter(
+        "segformer-b0", sequences=("T1",), labels=cohort.labels, size=32, settings=TINY_SEGFORMER
+    )
+    with pytest.raises(NoRoomError, match=r"masks of 2 cases: about 32\.\d MiB of disk are needed, 32\.0 MiB are free"):
+        predict_cohort(segmenter, cohort, folder=tmp_path / "masks")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["files"]
 
 
 def test_row_33_matching(no_memory):

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import yaml
+from tests.faults.scans import write_cohort
 
 from seglens import cli
 from seglens.studies.settings import EXAMPLE
@@ -90,6 +91,25 @@ def test_phantom_then_check(monkeypatch, capsys, tmp_path):
     image.write_bytes(image.read_bytes()[:-20])
     assert run(monkeypatch, "check", str(tmp_path / "c")) == cli.QUARANTINED
     assert image.name.split("_")[0] in capsys.readouterr().out
+
+
+def test_two_data_sets_of_one_name_are_not_remembered_as_one(monkeypatch, capsys, tmp_path):
+    for number, place in enumerate(("here", "there")):
+        write_cohort(tmp_path / place / "data", ["a", "b"] if number else ["a"])
+    check = ("check", "--out", str(tmp_path / "seen"))
+    assert run(monkeypatch, *check, str(tmp_path / "here/data")) == cli.DONE
+    assert run(monkeypatch, *check, str(tmp_path / "here/data")) == cli.DONE
+    assert run(monkeypatch, *check, str(tmp_path / "there/data")) == cli.REFUSED
+    said = " ".join(capsys.readouterr().err.split())
+    assert "as data, and" in said
+    assert "give another --out, or, if the files were moved, write their new place into" in said
+    (tmp_path / "here").rename(tmp_path / "moved")
+    memory = tmp_path / "seen/inputs/data.json"
+    memory.write_text(memory.read_text().replace(f"{tmp_path}/here/", f"{tmp_path}/moved/"))
+    image = tmp_path / "moved/data/a/a_t1.nii.gz"
+    image.write_bytes((tmp_path / "there/data/b/b_t1.nii.gz").read_bytes())
+    assert run(monkeypatch, *check, str(tmp_path / "moved/data")) == cli.QUARANTINED  # it knows them still
+    assert "its sha256 differs" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["a", "a=1,b"])

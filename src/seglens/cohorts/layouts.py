@@ -53,6 +53,7 @@ def read_cohort(
     fractions: Mapping[str, float] = FRACTIONS,
     seed: int = 0,
     reading: Reading = STRICT,
+    with_masks: bool = True,
 ) -> Cohort:
     """Find the cases of a data set. No pixel is read: run `check_cohort` on the result.
 
@@ -93,6 +94,7 @@ def read_cohort(
         fractions: split name to share of the patients, where the data set has no split of its own.
         seed: of that split.
         reading: what is allowed of the files: links, resampling, voxels that are not finite, size.
+        with_masks: False also takes nnU-Net's ``imagesTs`` where there is no ``labelsTs``, to be segmented.
 
     Returns:
         The cohort, its cases in order of their ids.
@@ -145,7 +147,13 @@ def read_cohort(
         cases, splits = _read_brats(files, name, find_patient, mask_values), None
     elif layout == "nnunet":
         cases, labels, splits = read_nnunet(
-            root, name, find_patient, labels=labels, mask_values=mask_values, channels=channels
+            root,
+            name,
+            find_patient,
+            labels=labels,
+            mask_values=mask_values,
+            channels=channels,
+            with_masks=with_masks,
         )
     elif layout == "bids":
         cases, labels = read_bids(root, name, files, find_patient, labels=labels, mask_values=mask_values)

@@ -21,6 +21,7 @@ def read_nnunet(
     labels: Mapping[int, str] | None,
     mask_values: Mapping[int, int] | None,
     channels: Mapping[str, int] | None,
+    with_masks: bool = True,
 ) -> tuple[tuple[Case, ...], Mapping[int, str], dict[str, str]]:
     """The cases, the labels, and what the data set itself says of its splits (case id to split name).
 
@@ -31,6 +32,7 @@ def read_nnunet(
         labels: value to name, or None to take the data set's.
         mask_values: value in the files to value in ``labels``, or None to go by the names.
         channels: sequence name to nnU-Net's channel number, or None to take the data set's names.
+        with_masks: a test folder without masks is passed over; False takes its images too.
 
     Raises:
         ValueError: a ``dataset.json`` that cannot be understood.
@@ -46,7 +48,7 @@ def read_nnunet(
     cases: list[Case] = []
     given: dict[str, str] = {}
     for images_folder, labels_folder in (("imagesTr", "labelsTr"), ("imagesTs", "labelsTs")):
-        if images_folder == "imagesTs" and not (root / labels_folder).is_dir():
+        if images_folder == "imagesTs" and with_masks and not (root / labels_folder).is_dir():
             continue
         for case_id, files in _group(root / images_folder, ending).items():
             images = {key: ImageRef(files[number]) for key, number in channels.items() if number in files}

@@ -14,11 +14,15 @@ from seglens.cohorts.mask_files import file_codes, mask_name, write_mask
 from seglens.cohorts.normalising import Intensities, from_square, resize
 from seglens.cohorts.slice_set import Preprocessing
 from seglens.cohorts.units import Part, read_unit, scales_of, units_of
+from seglens.halving import Halving
 from seglens.progress import Progress, silent
+from seglens.room import require_disk
 from seglens.segmenters.segmenter import Segmenter, most_likely
 
 KIND = "predictions"
 DOCUMENT = "cases"
+MASK_SHARE = 0.25
+"""A packed mask takes less than this share of its image's file."""
 
 
 def predict_cohort(
@@ -43,11 +47,13 @@ def predict_cohort(
             of the case's own mask convention, and ``cases.json``.
         quarantined: ids of cases to leave out (`CheckReport.quarantined`).
         steering: descriptions of the edits that are in force, for the manifest.
-        batch_size: slices at a time.
+        batch_size: slices at a time; halved once where the device has no memory for them.
         progress: told of each volume.
 
     Raises:
         VolumeError: a case that is not quarantined cannot be read.
+        NoRoomError: the disk has no room for the masks.
+        NotEnoughMemoryError: the device has none for half of the batch either.
         ValueError: other sequences or labels than the segmenter's, a label without a value in the files, or no case.
         ArtifactError: ``folder`` exists.
     """
@@ -64,6 +70,9 @@ def predict_cohort(
         "cases": [case.id for case in cases],
         "quarantined": sorted(quarantined),
     }
+    n_bytes = sum(case.images[cohort.sequences[0]].path.stat().st_size for case in cases)
+    require_disk(folder, int(MASK_SHARE * n_bytes), f"masks of {len(cases)} cases")
+    halving = Halving("predictions", "give a smaller batch_size, or predict on another device")
     with new_artifact(folder, kind=KIND, inputs=inputs) as draft:
         rows = []
         units = units_of(cases)
@@ -72,7 +81,7 @@ def predict_cohort(
             seen = any(part.brains.any() for part in parts)
             scales = scales_of(parts, clip) if seen else []
             for part in parts:
-                mask = _segmented(segmenter, part, scales, batch_size) if seen else part.masks
+                mask = _segmented(segmenter, part, scales, batch_size, halving) if seen else part.masks
                 like = part.case.images[cohort.sequences[0]]
                 name = mask_name(part.case, like)
                 cap = part.case.reading.max_bytes
@@ -97,15 +106,18 @@ def _row(part: Part, name: str, mask: NDArray[np.uint8], codes: Mapping[int, int
     }
 
 
-def _segmented(segmenter: Segmenter, part: Part, scales: Sequence[Intensities], batch_size: int) -> NDArray[np.uint8]:
+def _segmented(
+    segmenter: Segmenter, part: Part, scales: Sequence[Intensities], batch_size: int, halving: Halving
+) -> NDArray[np.uint8]:
     """Labels [D H W] of all slices of a case."""
     depth, height, width = part.shape
-    masks = np.zeros(part.shape, np.uint8)
-    for start in range(0, depth, batch_size):
-        chosen = list(range(start, min(start + batch_size, depth)))
+
+    def labels(chosen: Sequence[int]) -> NDArray[np.uint8]:
         images, brains = torch.from_numpy(part.normalised(scales, chosen)), torch.from_numpy(part.brains[chosen])
         ready, _, _ = resize(images, torch.from_numpy(part.masks[chosen]), brains, segmenter.size)
         with torch.no_grad():
             logits = from_square(segmenter.logits(ready.to(segmenter.device)), height, width)
-        masks[chosen] = most_likely(logits).cpu().numpy()
-    return masks
+        return most_likely(logits).cpu().numpy()
+
+    batches = (list(range(start, min(start + batch_size, depth))) for start in range(0, depth, batch_size))
+    return np.concatenate([masks for chosen in batches for masks in halving.parts(labels, chosen)])

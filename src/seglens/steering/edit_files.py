@@ -12,13 +12,15 @@ def read_edits(path: Path) -> list[LatentEdit]:
     """The edits in a file, in the order in which they act.
 
     Raises:
-        ValueError: no such file, no JSON, or no description of an edit.
+        ValueError: no such file, no JSON, no description of an edit, or an empty list.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"it holds more than {MAX_BYTES} bytes")
         content = json.loads(path.read_text(encoding="utf-8"))
         described = content if isinstance(content, list) else [content]
+        if not described:
+            raise ValueError("it is an empty list, which steers nothing")
         return [LatentEdit.from_description(one) for one in described]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(

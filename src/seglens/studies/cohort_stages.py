@@ -12,7 +12,7 @@ from seglens.artifacts import Artifact, hash_file, hash_of, new_artifact
 from seglens.cohorts.case import STRICT, Cohort
 from seglens.cohorts.findings import CheckReport
 from seglens.progress import Progress
-from seglens.studies.inputs import known_files, places_of, refuse_other_files, remember
+from seglens.studies.inputs import files_of, known_files, places_of, refuse_other_files, remember
 from seglens.studies.run import Run, Stage
 from seglens.studies.settings import CohortSettings, StudySettings
 
@@ -38,9 +38,7 @@ def prepare(do: Do, settings: StudySettings, name: str, folder: Path) -> Artifac
     own = settings.cohorts[name]
     cohort = _phantom(do, settings, name) if own.phantom else _read(settings, name)
     refuse_other_files(folder, cohort)
-    sha256 = {
-        path: hash_file(path) for path in sorted({ref.path for ref in places_of(cohort).values()}) if path.is_file()
-    }
+    sha256 = {path: hash_file(path) for path in files_of(cohort)}
     known = known_files(folder, cohort)
     inputs: dict[str, Any] = {"cohort": _identity(cohort, sha256)}
     changed = {str(path): digest for path, digest in known.items() if sha256.get(path, digest) != digest}

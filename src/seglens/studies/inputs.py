@@ -24,6 +24,18 @@ def places_of(cohort: Cohort) -> dict[str, ImageRef]:
     }
 
 
+def files_of(cohort: Cohort) -> list[Path]:
+    """The files of a cohort that may be read and are there; a link out of its folder is not followed to be hashed."""
+    used = {ref.path for ref in places_of(cohort).values()}
+    allowed = {
+        ref.path
+        for case in cohort.cases
+        for ref in (*case.images.values(), case.mask)
+        if ref and case.reading.allows(ref.path)
+    }
+    return sorted(path for path in used & allowed if path.is_file())
+
+
 def known_files(folder: Path, cohort: Cohort) -> dict[Path, str]:
     """Sha256 of the cohort's files as they were when they were first found right for this folder."""
     known = _read(folder, cohort.name).get("sha256", {})
@@ -55,10 +67,33 @@ def refuse_other_files(folder: Path, cohort: Cohort) -> None:
         )
 
 
-def remember(folder: Path, cohort: Cohort, sha256: Mapping[Path, str], report: CheckReport) -> None:
+def refuse_another_data_set(folder: Path, cohort: Cohort, root: Path) -> None:
+    """Refuse a data set of the same name in another place: its files are not those that were looked at before.
+
+    Raises:
+        ValueError: whose files are remembered, and what to do.
+    """
+    before = _read(folder, cohort.name).get("root")
+    if before not in (None, str(root.resolve())):
+        raise ValueError(
+            f"{folder} remembers the files of {before} as {cohort.name}, and {root} is another folder; give another "
+            f"--out, or, if the files were moved, write their new place into {_path(folder, cohort.name)} as root"
+        )
+
+
+def remember(
+    folder: Path, cohort: Cohort, sha256: Mapping[Path, str], report: CheckReport, *, root: Path | None = None
+) -> None:
     """Keep the report, and the sha256 of every file of a case that nothing is wrong with; what was known stays known.
 
     A case that was quarantined may be mended; one that was right must stay as it was.
+
+    Args:
+        folder: which remembers.
+        cohort: that was looked at.
+        sha256: of its files.
+        report: what was found.
+        root: the data set's folder, where the name alone does not tell which one it is.
     """
     if not is_first():
         return
@@ -69,6 +104,8 @@ def remember(folder: Path, cohort: Cohort, sha256: Mapping[Path, str], report: C
         "sha256": found | _read(folder, cohort.name).get("sha256", {}),
         "report": report.to_json(),
     }
+    if root is not None:
+        content["root"] = str(root.resolve())
     path = _path(folder, cohort.name)
     text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:

@@ -127,9 +127,11 @@ class Run:
             self._refuse_another(before.get("study"), study)
             self._stages = before.get("stages", {}) if before.get("study") == study else {}
             self._study = dict(study)
-            yield self
-            if is_first():
-                shutil.rmtree(self.path / CLAIMS, ignore_errors=True)
+            try:
+                yield self
+            finally:
+                if is_first():
+                    shutil.rmtree(self.path / CLAIMS, ignore_errors=True)
 
     def _refuse_another(self, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
         if before is None:

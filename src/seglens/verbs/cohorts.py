@@ -41,7 +41,12 @@ class Files:
     max_gib: Annotated[float, Parameter(help="The most that an unpacked file may hold.")] = 2.0
 
     def cohort(
-        self, path: Path, *, sequences: tuple[str, ...] | None = None, labels: Mapping[int, str] | None = None
+        self,
+        path: Path,
+        *,
+        sequences: tuple[str, ...] | None = None,
+        labels: Mapping[int, str] | None = None,
+        with_masks: bool = True,
     ) -> "Cohort":
         """Find the cases; what is not given here is taken from the arguments."""
         from seglens.cohorts.case import Reading
@@ -59,6 +64,7 @@ class Files:
             inverted=self.inverted,
             orientation=self.orientation,
             reading=Reading(self.nonfinite, self.resample, self.follow_links, self.max_gib),
+            with_masks=with_masks,
         )
 
 
@@ -109,17 +115,20 @@ def check(
 ) -> int:
     """List all that is wrong with the data, per case, with the cure; exit 3 if a case is quarantined."""
     from seglens.cohorts.checks import check_cohort
-    from seglens.studies.inputs import known_files, quarantine_reported, remember
+    from seglens.studies.inputs import known_files, quarantine_reported, refuse_another_data_set, remember
     from seglens.terminal import StageDisplay
 
     found = files.cohort(cohort)
-    known = {} if out is None else known_files(out, found)
+    known = {}
+    if out is not None:
+        refuse_another_data_set(out, found, cohort)
+        known = known_files(out, found)
     with StageDisplay()(f"check {found.name}") as progress:
         report = check_cohort(found, known=known, progress=progress)
     print(report.text())
     if out is not None:
         with quarantine_reported(out, [found.name]):
-            remember(out, found, report.sha256, report)
+            remember(out, found, report.sha256, report, root=cohort)
     report.settle(strict=strict)
     return QUARANTINED if report.quarantined else DONE
 
@@ -147,7 +156,7 @@ def predict(
     if (edits is None) != (dictionary is None):
         raise ValueError("--edits and --dictionary belong together; give both or neither")
     network = Segmenter.load(segmenter)
-    found = files.cohort(cohort, sequences=network.sequences, labels=network.labels).with_splits({})
+    found = files.cohort(cohort, sequences=network.sequences, labels=network.labels, with_masks=False).with_splits({})
     network.check_data(found.name, found.sequences, found.labels)
     acting = [] if edits is None else read_edits(edits)
     display = StageDisplay()

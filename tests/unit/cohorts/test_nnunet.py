@@ -55,6 +55,17 @@ def test_fold_0_and_a_test_folder(nnunet) -> None:
     }
 
 
+def test_a_test_folder_without_masks_is_read_where_none_are_needed(nnunet) -> None:
+    root = nnunet(n=2, test=2)
+    for mask in (root / "labelsTs").iterdir():
+        mask.unlink()
+    (root / "labelsTs").rmdir()
+    assert [case.id for case in read_cohort(root).cases] == ["c000", "c001"]
+    cohort = read_cohort(root, with_masks=False)
+    assert [case.id for case in cohort.cases if case.mask is None] == ["c100", "c101"]
+    assert cohort.splits["test"] == ("c100", "c101")
+
+
 def test_fold_0_without_a_test_folder_deals_val_and_never_train(nnunet) -> None:
     fold = {"train": ["c000", "c001"], "val": [f"c{i:03d}" for i in range(2, 8)]}
     splits = names(read_cohort(nnunet(splits=[fold])))
