@@ -7,23 +7,6 @@ from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.sae import SparseAutoencoder
 
 
-@pytest.fixture
-def dictionary():
-    dictionary = SparseAutoencoder(6, 24, k=3, seed=1, hookpoint="stage2", segmenter_hash="s", store_hash="t")
-    generator = torch.Generator().manual_seed(2)
-    dictionary.b_enc.copy_(torch.randn(24, generator=generator) * 0.1)
-    dictionary.b_dec.copy_(torch.randn(6, generator=generator) * 0.1)
-    dictionary.centre.copy_(torch.randn(6, generator=generator))
-    dictionary.scale.fill_(0.5)
-    dictionary.theta.fill_(0.4)
-    return dictionary
-
-
-@pytest.fixture
-def tokens():
-    return torch.randn(50, 6, generator=torch.Generator().manual_seed(3)) * 3
-
-
 def by_loop(dictionary, tokens):
     """Each pre-activation by the definition, one token and one latent at a time."""
     codes = torch.zeros(len(tokens), dictionary.n_latents)
