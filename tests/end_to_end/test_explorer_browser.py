@@ -17,14 +17,18 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
 ]
 READY = "body[data-state=ready]"
-LONGEST_WAIT_MS = 120_000
+LONGEST_WAIT_MS = 300_000
+"""No page hangs; a machine that is busy with other work may give the server a twentieth of a core."""
 WIDTHS = {"wide": (1280, 900), "narrow": (390, 844)}
 
 
 @pytest.fixture(scope="module")
 def exploration(quick_run):
     from seglens.explorer.serving import explore
+    from seglens.segmenters.segmenter import Segmenter
 
+    # no wait for a page is for the libraries, which take longest where the machine is busy
+    Segmenter.read(quick_run.artifact("segmenter/adult"))
     running = explore(quick_run)
     yield running
     running.close()
@@ -68,6 +72,17 @@ def serious_violations(page):
     page.evaluate(AXE.read_text())
     found = page.evaluate("axe.run()")["violations"]
     return [(own["id"], own["nodes"][0]["html"]) for own in found if own["impact"] in ("serious", "critical")]
+
+
+def held_back(page, address):
+    """The next request to an address waits: the list will hold its route, to be let go."""
+    held = []
+
+    def keep(route):
+        held.append(route)
+
+    page.route(address, keep, times=1)
+    return held
 
 
 @pytest.mark.parametrize(
@@ -275,15 +290,14 @@ def test_figures_leave_as_files(visit, tmp_path):
 
 def test_a_slow_page_that_was_left_does_not_overwrite_the_newer_one(visit):
     page = visit("/latents/adult")
-    held = []
-    page.route("**/api/segmenters/adult/latents/*", held.append, times=1)
+    held = held_back(page, "**/api/segmenters/adult/latents/*")
     with page.expect_request("**/api/segmenters/adult/latents/*"):
         page.click(".long-row a")
     page.click("nav a:has-text('Overview')")
     page.wait_for_selector("h2:has-text('Scores')")
     page.wait_for_selector(READY)
     title = page.inner_text("h1")
-    with page.expect_request("**/examples?kind=top"):  # the slow page has been drawn by then, wherever it is drawn
+    with page.expect_request(re.compile("/examples")):  # the slow page has been drawn by then, wherever it is drawn
         held[0].continue_()
     assert page.inner_text("h1") == title
     assert page.locator("main").count() == 1
@@ -294,8 +308,7 @@ def test_a_slow_page_that_was_left_does_not_overwrite_the_newer_one(visit):
 
 def test_a_slow_case_that_was_left_keeps_off_the_address(visit):
     page = visit("/case/pediatric?segmenter=adult")
-    held = []
-    page.route("**/api/segmenters/adult/slices/pediatric/*", held.append, times=1)
+    held = held_back(page, "**/api/segmenters/adult/slices/pediatric/*")
     with page.expect_request("**/api/segmenters/adult/slices/pediatric/*"):
         page.click(".slices a")
     page.click("nav a:has-text('Overview')")

@@ -266,7 +266,7 @@ def page(browser, exploration, request):
     """A page of the explorer; at its end nothing may have complained, such as the content security policy."""
     width, height = WIDTHS[request.param]
     opened = browser.new_page(viewport={"width": width, "height": height})
-    opened.set_default_timeout(120_000)
+    opened.set_default_timeout(300_000)
     complaints = []
     opened.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     opened.on("pageerror", lambda error: complaints.append(str(error)))
