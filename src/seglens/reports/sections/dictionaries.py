@@ -40,9 +40,9 @@ def dictionaries_section(summary: Mapping[str, Any]) -> Section:
     )  # fmt: skip
     note = (
         "“… of an untrained network” is the control: a dictionary of the same size, fitted to the same network with "
-        "random weights. Where it explains as much, explained variance proves nothing. “Dice kept”: 0 % is the network "
-        "with the activation at its mean, 100 % is the untouched network. “Dead” latents never fire on the test "
-        "slices. "
-        "“Effective dimensions” (participation ratio): with only a few of them, variance is easily explained."
+        "random weights. Where it explains as much, explained variance proves nothing. “Dice kept”: 0 % is the "
+        "network with the activation at its mean, 100 % is the untouched network. “Dead” latents never fire on the "
+        "test slices. “Effective dimensions” (participation ratio): with only a few of them, variance is easily "
+        "explained."
     )
     return Section("dictionaries", "Dictionaries", lead, (table("Quality on the test slices", columns, rows, note),))

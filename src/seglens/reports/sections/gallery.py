@@ -36,8 +36,7 @@ def gallery_section(run: Run, summary: Mapping[str, Any]) -> Section:
     """Cards for each dictionary that has an atlas."""
     lead = (
         "Names are made by rules from where and on what a latent fires; they say what it goes with, not what it is "
-        "for. "
-        "“Lift” is how many times more often its activation lies on the class than chance would have it."
+        "for. “Lift” is how many times more often its activation lies on the class than chance would have it."
     )
     stages = run.stages("atlas/")
     if not stages:

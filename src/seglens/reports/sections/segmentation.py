@@ -41,8 +41,7 @@ def _matrix(segmenters: Sequence[Mapping[str, Any]], cohorts: Sequence[str]) -> 
         ("Model", *(plain(cohort) for cohort in cohorts)),
         rows,
         "Mean over the foreground classes; outlined: the cohort that the model was trained on. – : the cohort has "
-        "other "
-        "labels, or was not scored. Dark is low, light is high (0 to 1).",
+        "other labels, or was not scored. Dark is low, light is high (0 to 1).",
         heat=True,
     )
 
@@ -85,11 +84,9 @@ SCORE_COLUMNS = (
     "Class", *(f"Dice {name}" for name in CONVENTIONS.values()), "Precision", "Recall", "HD95 mm", "Missed",
 )  # fmt: skip
 SCORE_NOTE = (
-    "Precision and recall are pooled. HD95: the 95th percentile of the distance between the two outlines, mean "
-    "over the "
-    "slices where both have the class. Missed: slices that have the class and where the model predicts none of it; "
-    "they "
-    "have no HD95 and are counted here instead of being dropped."
+    "Precision and recall are pooled. HD95: the 95th percentile of the distance between the two outlines, mean over "
+    "the slices where both have the class. Missed: slices that have the class and where the model predicts none of "
+    "it; they have no HD95 and are counted here instead of being dropped."
 )
 
 

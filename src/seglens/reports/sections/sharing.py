@@ -20,10 +20,9 @@ from seglens.reports.wording import (
 )
 
 LEAD = (
-    "Two models are compared latent by latent. A raw share misleads: two dictionaries that begin at the same "
-    "random seed "
-    "look alike before they have learnt anything. So every share stands between a floor (the same, on activations that "
-    "were randomly rotated and hence share no meaning) and a ceiling (the same model and data twice)."
+    "Two models are compared latent by latent. A raw share misleads: two dictionaries that begin at the same random "
+    "seed look alike before they have learnt anything. So every share stands between a floor (the same, on "
+    "activations that were randomly rotated and hence share no meaning) and a ceiling (the same model and data twice)."
 )
 KEYS = (
     Key("floor: randomly rotated activations, same SAE seed", VERMILLION, "tick"),
@@ -33,10 +32,10 @@ KEYS = (
 )
 CAPTION = (
     "Bar: from floor to ceiling. The blue dot is the raw share; only its place on the bar says something. "
-    "“Calibrated”: "
-    "0 is the floor, 1 is the ceiling. “Correlation, by weight”: how well the codes of the pairs matched by their "
-    "weights agree on the same slices; “by function”: the same for pairs chosen by their codes, with the value for "
-    "slices that have nothing in common but the place (null). High share with low correlation: same vectors, other use."
+    "“Calibrated”: 0 is the floor, 1 is the ceiling. “Correlation, by weight”: how well the codes of the pairs "
+    "matched by their weights agree on the same slices; “by function”: the same for pairs chosen by their codes, with "
+    "the value for slices that have nothing in common but the place (null). High share with low correlation: same "
+    "vectors, other use."
 )
 
 
@@ -93,9 +92,8 @@ def _matrix(entries: list[Mapping[str, Any]]) -> Block:
         "Calibrated share of every pair, with the raw share and [floor–ceiling]",
         ("", *(plain(name) for name in names)),
         rows,
-        "Large: calibrated share (0 the floor, 1 the ceiling; dark is low). Small: shared and specific share of "
-        "the live "
-        "latents, then [floor–ceiling]. – : not comparable by weights (other architecture or hookpoint), or not "
+        "Large: calibrated share (0 the floor, 1 the ceiling; dark is low). Small: shared and specific share of the "
+        "live latents, then [floor–ceiling]. – : not comparable by weights (other architecture or hookpoint), or not "
         "measured.",
         heat=True,
     )
