@@ -26,7 +26,7 @@ def summarise(run: Run, settings: StudySettings) -> dict[str, Any]:
         "alignments": [_alignment(run, stage) for stage in run.stages("alignment/")],
         "universal": _universal(run),
         "steering": [entry for stage in run.stages("steering/") for entry in run.artifact(stage).document("results")],
-        "failures": [entry for stage in run.stages("failures/") for entry in _failures(run, stage)],
+        "failures": [entry for stage in run.stages("failures/") for entry in run.artifact(stage).document("results")],
         "timings": {stage: run.timings[stage] for stage in run.stages() if stage in run.timings},
     }
 
@@ -144,8 +144,3 @@ def _universal(run: Run) -> dict[str, Any] | None:
         "pair_floors": [min(floors), max(floors)] if floors else None,
         "segmenters": sorted(names),
     }
-
-
-def _failures(run: Run, stage: str) -> list[dict[str, Any]]:
-    results: list[dict[str, Any]] = run.artifact(stage).document("results")
-    return results
