@@ -109,7 +109,11 @@ def edit(segmenter: Segmenter, hookpoint: str, change: Change) -> Iterator[None]
 
 
 def activations(segmenter: Segmenter, hookpoint: str, images: Images) -> TokenGrid:
-    """The activation at ``hookpoint`` ``[B h w d_in]``; the pass stops there, nothing behind it is computed."""
+    """The activation at ``hookpoint`` ``[B h w d_in]``; the pass stops there, nothing behind it is computed.
+
+    Raises:
+        ValueError: an unknown hookpoint, one whose output is no activation, or one that a forward pass does not reach.
+    """
     place = segmenter.place(hookpoint)
 
     def stop(_module: nn.Module, _inputs: Any, output: Any) -> None:

@@ -74,7 +74,7 @@ def squared_error(shard: Shard, grids: Tensor, chunks: Chunks) -> float:
 def energies_of(
     shard: Shard, chunks: Chunks, centre: Float[Tensor, " d_in"], transform: Tensor | None = None
 ) -> list[float]:
-    """``sum ||(h - centre) @ transform||^2`` of each chunk."""
+    """``sum ||(h - centre) @ transform||^2`` of each chunk; no ``transform`` ``[d_in d_in]``: of the centred tokens."""
     return [float(chunk.square_().sum()) for chunk in chunks.of(shard, centre, transform)]
 
 

@@ -76,7 +76,11 @@ class Replay:
         return record_together([self], images)
 
     def logits(self, change: Change | None = None) -> Logits:
-        """Logits of the recorded batch with ``change`` at the hookpoint; gradients flow where they are enabled."""
+        """Logits of the recorded batch with ``change`` at the hookpoint; gradients flow where they are enabled.
+
+        Raises:
+            ValueError: no batch was recorded.
+        """
         if self._images is None:
             raise ValueError("nothing recorded; call record(images) first")
         with self._replaced(self._player if self.exact else None):

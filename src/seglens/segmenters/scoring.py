@@ -236,7 +236,11 @@ def pooled_dice(counts: Counts, labels: Mapping[int, str]) -> dict[str, float | 
 
 
 def predict_slices(segmenter: Segmenter, slices: SliceSet, batch_size: int = 32, progress: Progress = silent) -> Masks:
-    """Predicted labels of all slices ``[n H W]``, on the CPU."""
+    """Predicted labels of all slices ``[n H W]``, on the CPU.
+
+    Raises:
+        ValueError: slices of other sequences than the segmenter's.
+    """
     segmenter.check_data(slices.name, slices.sequences)
     parts, predicted = [], _predictor(segmenter, slices)
     for rows in slices.batches(batch_size):
@@ -266,6 +270,9 @@ def score_predictions(
         with_hd95: also the 95th percentile Hausdorff distance (slow: a distance transform a slice and class).
         edit_name: what the rows are called.
         batch_size: slices counted at once.
+
+    Raises:
+        ValueError: predictions of another shape than the set's masks.
     """
     if tuple(predictions.shape) != (len(slices), *slices.size):
         raise ValueError(

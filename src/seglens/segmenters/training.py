@@ -199,6 +199,11 @@ def _optimised(
     progress: Progress,
     run: Mapping[str, Any],
 ) -> nn.Module:
+    """The network after all steps, from the newest checkpoint of the same run where there is one.
+
+    Every process of a group takes its share of each batch; the first keeps the checkpoints, and its state is the one
+    that all begin from. ``run`` says what a checkpoint must be of to be gone on from.
+    """
     place = torch.device(device)
     rank, size = rank_and_size()
     if size > 1:

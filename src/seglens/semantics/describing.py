@@ -66,7 +66,20 @@ def measure(
     rank_by: RankBy,
     progress: Progress,
 ) -> Measured:
-    """Pass over the slices once: forward up to the hookpoint, encode, sum over pooled regions, keep the exemplars."""
+    """Pass over the slices once: forward up to the hookpoint, encode, sum over pooled regions, keep the exemplars.
+
+    Args:
+        dictionary: of the segmenter's activation at its hookpoint.
+        segmenter: on the device where it is to run.
+        slices: with masks, at least one.
+        top_k: exemplars kept of each latent.
+        batch_size: slices a pass.
+        rank_by: ``mass`` or ``peak``, as in `TopExemplars`.
+        progress: told after each batch, in slices.
+
+    Raises:
+        ValueError: no slices.
+    """
     m, n_regions = dictionary.n_latents, len(region_names(slices.labels))
     sums = torch.zeros(m, n_regions, dtype=torch.float64)
     mass, firings = torch.zeros(m, dtype=torch.float64), torch.zeros(m, dtype=torch.int64)
