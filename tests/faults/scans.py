@@ -12,6 +12,8 @@ from seglens.cohorts.findings import CheckReport
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """BraTS's own axes, 1 mm."""
+NAMES = {"old": ("_", ("t1", "t1ce", "t2", "flair")), "new": ("-", ("t1n", "t1c", "t2w", "t2f"))}
+"""How BraTS ends a case's files: what stands before the sequence, and the sequences."""
 
 
 def head(
@@ -36,13 +38,16 @@ def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray = LPS) -> Path:
     return path
 
 
-def write_cohort(root: Path, ids: Sequence[str] = ("a", "b"), *, style: str = "old") -> Path:
-    """BraTS cases with T1, T1c and a mask, named as until 2021 (``old``) or from 2023."""
-    tags = ("_t1", "_t1ce", "_seg") if style == "old" else ("-t1n", "-t1c", "-seg")
+def write_cohort(
+    root: Path, ids: Sequence[str] = ("a", "b"), *, style: str = "old", seed: int = 0, n_sequences: int = 2
+) -> Path:
+    """BraTS cases with a mask and the first of T1, T1c, T2, FLAIR; named as until 2021 (``old``) or from 2023."""
+    separator, tags = NAMES[style]
     for number, case_id in enumerate(ids):
-        for channel, tag in enumerate(tags):
-            image, mask = head(10 * number + channel, enhancing=4 if style == "old" else 3)
-            write_nifti(root / case_id / f"{case_id}{tag}.nii.gz", mask if tag.endswith("seg") else image)
+        for channel, tag in enumerate((*tags[:n_sequences], "seg")):
+            image, mask = head(seed + 10 * number + channel, enhancing=4 if style == "old" else 3)
+            path = root / case_id / f"{case_id}{separator}{tag}.nii.gz"
+            write_nifti(path, mask if tag == "seg" else image)
     return root
 
 
