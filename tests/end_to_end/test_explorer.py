@@ -89,6 +89,9 @@ def test_a_latent_with_its_examples_neighbours_and_partners(client, quick_run):
         assert answer.status_code == 404 and "has sequences 0 to" in answer.json()["detail"]
     strength = client.get(f"/api/segmenters/adult/latents/{strongest}/strength").json()
     assert sum(strength["counts"]) == strength["fires_in"] <= strength["of"]
+    survey = client.get("/api/segmenters/adult/latents/survey").json()
+    assert survey == {"done": strength["of"], "of": strength["of"]}
+    assert client.get("/api/segmenters/nobody/latents/survey").status_code == 404
 
 
 def test_the_mask_is_that_of_the_steered_network_bit_for_bit(client, quick_run):

@@ -28,6 +28,8 @@ def with_real_names(description):
                     parameter["schema"] = {"type": "string", "enum": [NAMES[parameter["name"]]]}
                 elif parameter["name"] in NUMBERS:
                     parameter["schema"] |= RANGE
+                elif parameter["name"] == "latents":
+                    parameter["schema"]["items"] |= RANGE
     for wanted in ("WantedSteering", "WantedRival"):
         body = description["components"]["schemas"][wanted]["properties"]
         body["cohort"] = {"type": "string", "enum": [NAMES["cohort"]]}
@@ -60,6 +62,7 @@ def test_no_request_that_the_description_allows_is_a_server_error(quick_run):
     assert len(operations) >= 14
     assert {label for label, hundreds in answers if hundreds == 2} >= {
         "GET /api/segmenters/{segmenter}/latents/{latent}",
+        "GET /api/segmenters/{segmenter}/effects",
         "POST /api/segmenters/{segmenter}/steer",
         "GET /api/segmenters/{segmenter}/slices/{cohort}/{row}/at/{y}/{x}",
     }

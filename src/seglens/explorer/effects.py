@@ -65,7 +65,7 @@ def strongest(segmenter: str, latent: int, held: Held) -> Effects:
 def compared(
     segmenter: str,
     held: Held,
-    latents: Annotated[list[int], Query(min_length=1, max_length=AT_ONCE, json_schema_extra={"uniqueItems": True})],
+    latents: Annotated[list[int], Query(min_length=1, max_length=AT_ONCE)],
 ) -> list[Change]:
     """What the network loses without each of a few latents, on the slices of `compared_rows`; kept in this process."""
     opened = held.run.opened(segmenter)
