@@ -183,7 +183,7 @@ def walked(address: str, process: int) -> Iterator[Figure]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(600_000)
         opened = [_opened(page, address)]
         yield Figure("opening the address to a page that can be used, s", tuple(opened))
         pages = {
