@@ -9,8 +9,6 @@ from tests.faults.scans import write_cohort
 
 from seglens import cli
 from seglens.studies.settings import EXAMPLE
-from seglens.verbs.cohorts import Files, pairs
-from seglens.verbs.runs import _open_privately
 
 
 def run(monkeypatch, *arguments: str) -> int:
@@ -110,25 +108,3 @@ def test_two_data_sets_of_one_name_are_not_remembered_as_one(monkeypatch, capsys
     image.write_bytes((tmp_path / "there/data/b/b_t1.nii.gz").read_bytes())
     assert run(monkeypatch, *check, str(tmp_path / "moved/data")) == cli.QUARANTINED  # it knows them still
     assert "its sha256 differs" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("text", ["a", "a=1,b"])
-def test_pairs_must_be_pairs(text):
-    with pytest.raises(ValueError, match="name=value"):
-        pairs(text)
-
-
-def test_a_pair_stands_there_once_and_numbers_are_numbers(tmp_path):
-    with pytest.raises(ValueError, match="0 stands there twice"):
-        pairs("0=a,0=b")
-    with pytest.raises(ValueError, match="'tumour' is no whole number; give --labels as 0=background"):
-        Files(labels="tumour=1").cohort(tmp_path)
-
-
-def test_the_explorer_s_token_is_on_no_command_line(tmp_path, monkeypatch):
-    opened = []
-    monkeypatch.setattr("webbrowser.open", opened.append)
-    _open_privately("http://127.0.0.1:1/?token=secret&a=b", tmp_path)
-    (address,) = opened
-    assert address.startswith("file://") and "secret" not in address
-    assert "url=http://127.0.0.1:1/?token=secret&amp;a=b" in (tmp_path / "explorer.html").read_text()
