@@ -3,6 +3,7 @@ from collections import namedtuple
 import pytest
 import torch
 from einops import rearrange
+from tests.faults.subjects import LABELS, TINY_SEGFORMER
 from torch import nn
 from transformers.models.segformer.configuration_segformer import SegformerConfig
 from transformers.models.segformer.modeling_segformer import SegformerForSemanticSegmentation
@@ -11,25 +12,20 @@ from seglens.activations.hooks import activations, capture, edit
 from seglens.segmenters.architectures import build_segmenter
 from seglens.segmenters.segmenter import Hookpoint, Segmenter
 
-LABELS = {0: "background", 1: "edema", 2: "enhancing"}
-TINY = {
-    "hidden_sizes": (8, 16, 24, 32),
-    "depths": (1, 1, 1, 1),
-    "num_attention_heads": (1, 2, 3, 4),
-    "decoder_hidden_size": 8,
-}
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 IMAGES = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 def ours(seed=0):
-    return build_segmenter("segformer-b0", sequences=("T1",), labels=LABELS, size=64, seed=seed, settings=TINY)
+    return build_segmenter(
+        "segformer-b0", sequences=("T1",), labels=LABELS, size=64, seed=seed, settings=TINY_SEGFORMER
+    )
 
 
 def raw():
     """transformers' own SegFormer, wrapped as a user would."""
     torch.manual_seed(0)
-    network = SegformerForSemanticSegmentation(SegformerConfig(num_channels=1, num_labels=3, **TINY))
+    network = SegformerForSemanticSegmentation(SegformerConfig(num_channels=1, num_labels=3, **TINY_SEGFORMER))
     hookpoints = {f"stage{stage + 1}": f"segformer.stages.{stage}" for stage in range(4)}
     return Segmenter.wrap(network, sequences=("T1",), labels=LABELS, hookpoints=hookpoints, size=64)
 

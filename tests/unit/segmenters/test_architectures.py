@@ -1,5 +1,6 @@
 import pytest
 import torch
+from tests.faults.subjects import LABELS, TINY_SEGFORMER
 from torch import nn
 
 from seglens.segmenters.architectures import (
@@ -11,17 +12,9 @@ from seglens.segmenters.architectures import (
     start_from,
 )
 
-LABELS = {0: "background", 1: "edema", 2: "enhancing"}
-TINY = {
-    "hidden_sizes": (8, 16, 24, 32),
-    "depths": (1, 1, 1, 1),
-    "num_attention_heads": (1, 2, 3, 4),
-    "decoder_hidden_size": 8,
-}
-
 
 def tiny(**changes):
-    settings = {"sequences": ("T1", "T2"), "labels": LABELS, "size": 32, "settings": TINY, **changes}
+    settings = {"sequences": ("T1", "T2"), "labels": LABELS, "size": 32, "settings": TINY_SEGFORMER, **changes}
     return build_segmenter("segformer-b0", **settings)
 
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from tests.faults.subjects import LABELS, TINY_SEGFORMER
 from torch import nn
 
 from seglens.artifacts import ArtifactError
@@ -13,17 +14,11 @@ from seglens.segmenters.segmenter import (
     resized,
 )
 
-LABELS = {0: "background", 1: "edema", 2: "enhancing"}
-TINY = {
-    "hidden_sizes": (8, 16, 24, 32),
-    "depths": (1, 1, 1, 1),
-    "num_attention_heads": (1, 2, 3, 4),
-    "decoder_hidden_size": 8,
-}
-
 
 def tiny(seed=0):
-    return build_segmenter("segformer-b0", sequences=("T1", "T2"), labels=LABELS, size=32, seed=seed, settings=TINY)
+    return build_segmenter(
+        "segformer-b0", sequences=("T1", "T2"), labels=LABELS, size=32, seed=seed, settings=TINY_SEGFORMER
+    )
 
 
 def network(n_classes=3):

@@ -3,6 +3,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 import torch
+from tests.faults.subjects import LABELS, TINY_SEGFORMER
 from torch import nn
 
 from seglens.cohorts.slices import SliceSet
@@ -17,15 +18,13 @@ from seglens.segmenters.training import (
     train_segmenter,
 )
 
-LABELS = {0: "background", 1: "edema", 2: "enhancing"}
-TINY = {
-    "hidden_sizes": (8, 16, 24, 32),
-    "depths": (1, 1, 1, 1),
-    "num_attention_heads": (1, 2, 3, 4),
-    "decoder_hidden_size": 8,
-}
 SETTINGS = TrainingSettings(
-    steps=6, batch_size=4, learning_rate=3e-3, precision="fp32", checkpoint_every=2, architecture_settings=TINY
+    steps=6,
+    batch_size=4,
+    learning_rate=3e-3,
+    precision="fp32",
+    checkpoint_every=2,
+    architecture_settings=TINY_SEGFORMER,
 )
 
 
@@ -97,7 +96,7 @@ def test_a_finished_run_is_read_and_another_run_is_refused(tmp_path):
 def test_it_learns_and_checkpoints_do_not_matter():
     slices = slices_of(16)
     settings = replace(SETTINGS, steps=40, batch_size=8, learning_rate=1e-2, precision="auto")
-    start = build_segmenter("segformer-b0", sequences=("T1",), labels=LABELS, size=32, settings=TINY)
+    start = build_segmenter("segformer-b0", sequences=("T1",), labels=LABELS, size=32, settings=TINY_SEGFORMER)
     losses = []
     trained = train_segmenter(
         slices,
@@ -112,7 +111,7 @@ def test_it_learns_and_checkpoints_do_not_matter():
 
 
 def test_starting_from_other_classes_takes_the_rest_over_and_says_which_layers_are_new(caplog):
-    start = build_segmenter("segformer-b0", sequences=("T1",), labels=LABELS, size=32, settings=TINY, seed=9)
+    start = build_segmenter("segformer-b0", sequences=("T1",), labels=LABELS, size=32, settings=TINY_SEGFORMER, seed=9)
     before = {name: value.clone() for name, value in start.network.state_dict().items()}
     slices = slices_of(labels={0: "background", 1: "tumour"})
     with caplog.at_level("INFO"):
