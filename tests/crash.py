@@ -20,8 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+from tests.pictures import discs, study_of_pictures
 
 import seglens
 from seglens.artifacts import read_artifact
@@ -37,32 +36,8 @@ STUDIES = ("smallest", "demo")
 
 def smallest_study(folder: Path) -> StudySettings:
     """Two segmenters of pictures written to ``folder``: eight patients, three discs each with a square in it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    chance = np.random.default_rng(0)
-    rows, columns = np.mgrid[:32, :32]
-    disc = (rows - 16) ** 2 + (columns - 16) ** 2 < 14**2
-    for patient in range(8):
-        for number in range(3):
-            mask = np.zeros((32, 32), np.uint8)
-            row, column = chance.integers(8, 20, 2)
-            mask[row : row + 6, column : column + 5] = 255
-            image = disc * (90 + 60 * (mask > 0) + chance.normal(0, 15, (32, 32)))
-            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f"p{patient}_{number}.png")
-            Image.fromarray(mask).save(folder / f"p{patient}_{number}_mask.png")
-    source = {
-        "path": str(folder),
-        "layout": "folder",
-        "images": "{patient}_{slice}.png",
-        "masks": "{patient}_{slice}_mask.png",
-        "channels": {"FLAIR": 0},
-        "labels": {0: "background", 1: "tumour"},
-        "mask_values": {0: 0, 255: 1},
-    }
-    settings = {
-        "name": "discs",
-        "sequences": ["FLAIR"],
-        "size": 32,
-        "cohorts": {"discs": {"sources": [source], "fractions": {"train": 0.5, "val": 0.25, "test": 0.25}}},
+    fractions = {"train": 0.5, "val": 0.25, "test": 0.25}
+    settings = study_of_pictures(folder, "discs", discs(0), patients=8, pictures=3, fractions=fractions) | {
         "segmenters": {
             "first": {"cohort": "discs", "steps": 4, "batch_size": 4},
             "second": {"cohort": "discs", "steps": 3, "batch_size": 4, "init_from": "first"},

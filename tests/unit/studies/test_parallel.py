@@ -5,10 +5,9 @@ import signal
 import time
 from contextlib import contextmanager
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from tests.pictures import THIRDS, discs, study_of_pictures
 
 from seglens.artifacts import locked
 from seglens.progress import silent
@@ -22,32 +21,11 @@ from seglens.studies.study import run_study
 
 @pytest.fixture
 def settings(tmp_path):
-    """Eight patients with four pictures each, half of each bright, and two networks for them."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    bright = np.zeros((32, 32), np.uint8)
-    bright[8:20, 10:24] = 1
-    brain = np.pad(np.ones((28, 28)), 2)
-    for patient in range(8):
-        for number in range(4):
-            image = (80 + 60 * bright + rng.normal(0, 10, bright.shape)) * brain
-            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f"p{patient}_{number}.png")
-            Image.fromarray(bright).save(folder / f"p{patient}_{number}_mask.png")
-    source = {
-        "path": folder,
-        "layout": "folder",
-        "images": "{patient}_{slice}.png",
-        "masks": "{patient}_{slice}_mask.png",
-        "channels": {"FLAIR": 0},
-        "labels": {0: "background", 1: "tumour"},
-        "mask_values": {0: 0, 1: 1},
-    }
+    """Eight patients with four pictures each, and two networks for them."""
+    begun = study_of_pictures(tmp_path / "data", "squares", discs(0), patients=8, pictures=4, fractions=THIRDS)
     return StudySettings.model_validate(
-        {
-            "sequences": ["FLAIR"],
-            "size": 32,
-            "cohorts": {"squares": {"sources": [source]}},
+        begun
+        | {
             "segmenters": {
                 "one": {"cohort": "squares", "steps": 4, "batch_size": 4},
                 "two": {"cohort": "squares", "steps": 3, "batch_size": 4, "init_from": "one"},

@@ -3,11 +3,10 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
+from tests.pictures import THIRDS, discs, study_of_pictures
 
 from seglens.artifacts import read_artifact
 from seglens.dictionaries.sae import SparseAutoencoder
@@ -23,32 +22,8 @@ LEARNT = ("segmenter/", "dictionary/")
 def study_file(tmp_path_factory):
     """Ten patients with six pictures each: a disc, most of them with a bright square in it."""
     folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    rows, columns = np.mgrid[:32, :32]
-    disc = (rows - 16) ** 2 + (columns - 16) ** 2 < 14**2
-    for patient in range(10):
-        for number in range(6):
-            mask = np.zeros((32, 32), np.uint8)
-            if number:
-                row, column = rng.integers(8, 20, 2)
-                mask[row : row + 6, column : column + 5] = 255
-            image = disc * (90 + 60 * (mask > 0) + rng.normal(0, 15, (32, 32)))
-            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f"p{patient}_{number}.png")
-            Image.fromarray(mask).save(folder / f"p{patient}_{number}_mask.png")
-    source = {
-        "path": str(folder),
-        "layout": "folder",
-        "images": "{patient}_{slice}.png",
-        "masks": "{patient}_{slice}_mask.png",
-        "channels": {"FLAIR": 0},
-        "labels": {0: "background", 1: "tumour"},
-        "mask_values": {0: 0, 255: 1},
-    }
-    settings = {
-        "name": "discs",
-        "sequences": ["FLAIR"],
-        "size": 32,
-        "cohorts": {"discs": {"sources": [source], "fractions": {"train": 0.4, "val": 0.3, "test": 0.3}}},
+    draw = discs(0, first_is_empty=True)
+    settings = study_of_pictures(folder, "discs", draw, patients=10, pictures=6, fractions=THIRDS) | {
         "segmenters": {"discs": {"cohort": "discs", "steps": 8, "batch_size": 6}},
         "hookpoint": "stage1",
         "dictionaries": {"k": 4, "expansion": 2, "steps": 10, "batch_size": 500, "controls": False},

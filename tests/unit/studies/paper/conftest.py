@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from tests.pictures import BRIGHTER, SIZE, THIRDS, study_of_pictures
 
 from seglens.activations.store import ActivationStore
 from seglens.dictionaries.fitting import FitSettings, fit_dictionary
@@ -14,29 +14,17 @@ from seglens.studies.settings import StudySettings
 def tiny_settings(tmp_path_factory) -> StudySettings:
     """Ten patients with three pictures each: noise with a bright square."""
     folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for patient in range(10):
-        for number in range(3):
-            mask = np.zeros((32, 32), np.uint8)
-            mask[8 + patient : 16 + patient, 10 + number : 18] = 255
-            image = 90 + 60 * (mask > 0) + rng.normal(0, 15, (32, 32))
-            Image.fromarray(image.clip(1, 255).astype(np.uint8)).save(folder / f"p{patient}_{number}.png")
-            Image.fromarray(mask).save(folder / f"p{patient}_{number}_mask.png")
-    source = {
-        "path": str(folder),
-        "layout": "folder",
-        "images": "{patient}_{slice}.png",
-        "masks": "{patient}_{slice}_mask.png",
-        "channels": {"FLAIR": 0},
-        "labels": {0: "background", 1: "tumour"},
-        "mask_values": {0: 0, 255: 1},
-    }
+    chance = np.random.default_rng(0)
+
+    def noise_with_a_square(patient: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+        square = np.zeros((SIZE, SIZE), bool)
+        square[8 + patient : 16 + patient, 10 + number : 18] = True
+        return (90 + BRIGHTER * square + chance.normal(0, 15, square.shape)).clip(1), square
+
+    settings = study_of_pictures(folder, "squares", noise_with_a_square, patients=10, pictures=3, fractions=THIRDS)
     return StudySettings.model_validate(
-        {
-            "name": "squares",
-            "sequences": ["FLAIR"],
-            "size": 32,
-            "cohorts": {"squares": {"sources": [source], "fractions": {"train": 0.4, "val": 0.3, "test": 0.3}}},
+        settings
+        | {
             "segmenters": {"squares": {"cohort": "squares", "steps": 4, "batch_size": 6}},
             "hookpoint": "stage1",
             "dictionaries": {"k": 4, "expansion": 2, "steps": 10, "batch_size": 500, "controls": False},
