@@ -5,10 +5,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from seglens.activations.hooks import Change, edit
 from seglens.activations.replay import last_layer
+from seglens.dictionaries.codes import Codes, weighted_rows
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.segmenters.segmenter import Hookpoint, Segmenter
 from seglens.shapes import Images, Logits, TokenGrid
@@ -22,6 +23,8 @@ CHANNEL_RATES = (0.3, 0.1)
 LOGIT_RATES = (0.1, 0.3)
 LAYER_RATES = (0.01, 0.03)
 SUFFIX_RATES = (1e-3, 3e-4)
+CHANNEL_STEP = 10
+"""A channel's number moves so many times as far as a weight of the last layer, where both have one learning rate."""
 PENALTIES = (0.0, 1e-3)
 
 
@@ -51,13 +54,13 @@ def latents(
     }
     first = dictionaries[0]
 
-    def kept_codes(seen: Seen) -> Tensor:
-        def computed() -> Tensor:
+    def kept_codes(seen: Seen) -> Codes:
+        def computed() -> Codes:
             tokens = seen.activation(first.hookpoint).flatten(0, 2)
             codes = codes_of(first, tokens, numbers[0])
-            return codes if gate is None else codes * (codes_of(first, tokens, [gate]) > 0)
+            return Codes.from_dense(codes if gate is None else codes * (codes_of(first, tokens, [gate]) > 0))
 
-        codes: Tensor = seen.once(("codes", first.hash, tuple(numbers[0]), gate), computed)
+        codes: Codes = seen.once(("codes", first.hash, tuple(numbers[0]), gate), computed)
         return codes
 
     def predict(seen: Seen, values: Values) -> Logits:
@@ -71,37 +74,48 @@ def latents(
 
 
 def _latent_change(
-    dictionary: SparseAutoencoder, chosen: Sequence[int], values: Values, codes: Tensor | None = None
+    dictionary: SparseAutoencoder, chosen: Sequence[int], values: Values, codes: Codes | None = None
 ) -> Change:
     """The change that scales and offsets make; ``codes`` where the activation is known beforehand."""
     rows = dictionary.W_dec.detach()[list(chosen)] / dictionary.scale
     scale, offset = values[f"{dictionary.hookpoint} scale"], values.get(f"{dictionary.hookpoint} offset")
 
     def change(grid: TokenGrid) -> TokenGrid:
-        own = codes_of(dictionary, grid.flatten(0, 2), chosen) if codes is None else codes
-        difference = own * scale
+        own = codes or Codes.from_dense(codes_of(dictionary, grid.flatten(0, 2), chosen))
+        latents = own.latents.long()
+        weights = own.values * scale[latents]
         if offset is not None:
-            difference = difference + (own > 0) * offset
-        return grid + (difference @ rows).to(grid.dtype).view(grid.shape)
+            weights = weights + offset[latents]
+        difference = weighted_rows(rows, own.offsets, latents, weights)
+        if not own.nnz:
+            difference = difference + weights.sum()  # 0, through which gradients of 0 reach the values
+        return grid + difference.to(grid.dtype).view(grid.shape)
 
     return change
 
 
 def channels(segmenter: Segmenter, dictionary: SparseAutoencoder, name: str = "channel_affine") -> Adjustable:
     """A scale and an offset of each channel of the raw activation: what a dictionary's own edit must beat."""
-    width, unit = dictionary.W_dec.shape[1], 1 / float(dictionary.scale)
+    width = dictionary.W_dec.shape[1]
     start = {
         "scale": torch.zeros(width, device=segmenter.device),
         "offset": torch.zeros(width, device=segmenter.device),
     }
 
     def predict(seen: Seen, values: Values) -> Logits:
-        def change(grid: TokenGrid) -> TokenGrid:
-            return grid * (1 + values["scale"]) + values["offset"] * unit
-
-        return seen.changed(dictionary.hookpoint, change)
+        return seen.changed(dictionary.hookpoint, _affine_change(dictionary, values))
 
     return Adjustable(name, start, predict, CHANNEL_RATES, PENALTIES)
+
+
+def _affine_change(dictionary: SparseAutoencoder, values: Values) -> Change:
+    """The change that a scale and an offset of each channel make; offsets in the dictionary's units."""
+    unit = 1 / float(dictionary.scale)
+
+    def change(grid: TokenGrid) -> TokenGrid:
+        return grid * (1 + values["scale"]) + values["offset"] * unit
+
+    return change
 
 
 def logits(segmenter: Segmenter, name: str = "logit_affine") -> Adjustable:
@@ -136,6 +150,28 @@ def layer(segmenter: Segmenter, images: Images, name: str = "last_layer") -> Adj
         return network.logits(seen.behind(giver).logits, values)
 
     return Adjustable(name, start, predict, LAYER_RATES, PENALTIES)
+
+
+def channels_and_layer(
+    segmenter: Segmenter, dictionary: SparseAutoencoder, images: Images, name: str = "channels_and_layer"
+) -> Adjustable:
+    """`channels` and `layer` at once: what latents at two depths must beat, for they act at the same two.
+
+    Args:
+        segmenter: the network.
+        dictionary: whose hookpoint's channels are meant.
+        images: any slice, to find the layer.
+        name: of the adjustable.
+    """
+    first, last = channels(segmenter, dictionary), layer(segmenter, images)
+    network = Substituted(segmenter.network)
+
+    def predict(seen: Seen, values: Values) -> Logits:
+        change = _affine_change(dictionary, {kind: CHANNEL_STEP * values[kind] for kind in first.start})
+        replay = seen.replay(dictionary.hookpoint)
+        return network.logits(lambda: replay.logits(change), {path: values[path] for path in last.start})
+
+    return Adjustable(name, {**first.start, **last.start}, predict, LAYER_RATES, PENALTIES)
 
 
 def with_last_hidden(segmenter: Segmenter, images: Images) -> Segmenter:

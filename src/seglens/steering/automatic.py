@@ -20,7 +20,7 @@ from seglens.steering.contest import STEPS, Contestant, Side, constant_contestan
 from seglens.steering.corrections import Correction, judge
 
 FOLDS = 3
-NAMES = ("latents", "top_latents", "logit_affine", "channel_affine", "last_layer")
+NAMES = ("latents", "top_latents", "logit_affine", "channel_affine", "last_layer", "channels_and_layer")
 
 Contest = Callable[[SliceSet], Sequence[Contestant]]
 """All contestants, chosen on these slices and on nothing else."""

@@ -33,7 +33,7 @@ ABLATED = 32
 ABLATION_SLICES = 24
 GATES = 2
 FITTED_EDITS = ("latents", "latent_scales", "top_latents", "latents_two_depths")
-FITTED_RIVALS = ("logit_affine", "channel_affine", "last_layer")
+FITTED_RIVALS = ("logit_affine", "channel_affine", "last_layer", "channels_and_layer")
 FITTED_CEILINGS = ("whole_suffix",)
 FITTED = (*FITTED_EDITS, *FITTED_RIVALS, *FITTED_CEILINGS)
 
@@ -82,7 +82,8 @@ def fitted_contestants(
     ``latents``: scale and offset of every latent. ``latent_scales``: scales only. ``top_latents``: scale and offset of
     the latents with the largest gradient x code on the class, as many numbers as the last layer has.
     ``latents_two_depths``: scale and offset of every latent of ``dictionary`` and of ``deep``. ``logit_affine``,
-    ``channel_affine``, ``last_layer``: see `adjustables`. ``whole_suffix``: every weight behind the hookpoint.
+    ``channel_affine``, ``last_layer``, ``channels_and_layer``: see `adjustables`. ``whole_suffix``: every weight behind
+    the hookpoint.
 
     Args:
         segmenter: of another cohort.
@@ -232,6 +233,7 @@ def _adjustable(
         "logit_affine": lambda: adjustables.logits(segmenter),
         "channel_affine": lambda: adjustables.channels(segmenter, dictionary),
         "last_layer": lambda: adjustables.layer(segmenter, one),
+        "channels_and_layer": lambda: adjustables.channels_and_layer(segmenter, dictionary, one),
         "whole_suffix": lambda: adjustables.suffix(segmenter, dictionary.hookpoint, one),
     }
     return makers[name]()

@@ -1,3 +1,4 @@
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -28,6 +29,7 @@ def everything(segmenter, dictionary, slices):
         adjustables.channels(segmenter, dictionary),
         adjustables.logits(segmenter),
         adjustables.layer(segmenter, one),
+        adjustables.channels_and_layer(segmenter, dictionary, one),
         adjustables.suffix(segmenter, "here", one),
     ]
 
@@ -46,8 +48,39 @@ def test_as_many_numbers_as_they_say(segmenter, dictionary, selection):
         "channel_affine": 2 * 8,
         "logit_affine": 2 * 3,
         "last_layer": head,
+        "channels_and_layer": 2 * 8 + head,
         "whole_suffix": head,  # behind the stem there is nothing but the head
     }
+
+
+def test_channels_and_the_layer_act_one_after_the_other(segmenter, dictionary, selection):
+    seen, generator = Seen(segmenter, selection.images([0, 1, 2])), torch.Generator().manual_seed(0)
+    both = adjustables.channels_and_layer(segmenter, dictionary, seen.images[:1])
+    values = {name: start + 0.1 * torch.randn(start.shape, generator=generator) for name, start in both.start.items()}
+    stem = segmenter.network.stem(seen.images).permute(0, 2, 3, 1)
+    step = adjustables.CHANNEL_STEP
+    moved = stem * (1 + step * values["scale"]) + step * values["offset"] / dictionary.scale
+    head = torch.func.functional_call(
+        segmenter.network.head,
+        {"weight": values["head.weight"], "bias": values["head.bias"]},
+        (moved.permute(0, 3, 1, 2),),
+    )
+    expected = torch.nn.functional.interpolate(head, size=seen.images.shape[-2:], mode="bilinear")
+    torch.testing.assert_close(both.predict(seen, values), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_where_no_latent_fires_there_is_nothing_to_fit_and_nothing_breaks(segmenter, dictionary, selection):
+    quiet = replace_theta(dictionary, 1e6)
+    labelled = Labelled(segmenter, selection, batch_size=16)
+    values = fit(adjustables.latents([quiet]), labelled.batches(), FitSettings(learning_rate=0.3, steps=2))
+    assert all(not value.any() for value in values.values())
+
+
+def replace_theta(dictionary, theta):
+    """The same dictionary with another threshold."""
+    other = deepcopy(dictionary)
+    other.theta.fill_(theta)
+    return other
 
 
 def test_latents_fitted_on_some_patients_cure_others(segmenter, dictionary, selection, evaluation):

@@ -50,8 +50,8 @@ SEEDS = (0, 1, 2)
 SIZES = (1, 3, 5)
 DRAWS = 3
 STEPS = 30
-FULL = ("latents", "top_latents", "latents_two_depths", "logit_affine", "channel_affine", "last_layer", "whole_suffix")
-SHORT = ("latents", "latents_two_depths", "logit_affine", "channel_affine", "last_layer")
+SHORT = ("latents", "latents_two_depths", "logit_affine", "channel_affine", "last_layer", "channels_and_layer")
+FULL = (*SHORT, "top_latents", "whole_suffix")
 CURVE = SHORT
 ALPHAS: Mapping[str, tuple[float, ...]] = {
     "multiply": (-100.0, -10.0, -2.0, 0.0, 0.5, 1.5, 2.0, 3.0, 10.0, 100.0),
@@ -188,7 +188,7 @@ def adapted(study: Study, direction: Direction, plan: Mapping[str, Any]) -> Arti
         "label": direction.label,
         "in_full": direction.in_full,
         "own": study.own_slices(direction.segmenter, "val").hash,
-        "version": 3,
+        "version": 4,
     }
 
     def make(draft: Draft, progress: Progress) -> None:
