@@ -9,6 +9,7 @@ of the same computation (no times, no paths, no machine): same seed, same hash.
 
 import hashlib
 import json
+import math
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -120,6 +121,11 @@ class Draft:
         """Write ``name.json``; NaN is refused, write None with a count beside it."""
         text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
         (self.path / f"{name}.json").write_text(text + "\n")
+
+
+def finite(value: float | None) -> float | None:
+    """The value, or None where it is undefined: what a document may hold, since JSON knows no NaN."""
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 class _Unkept(Draft):

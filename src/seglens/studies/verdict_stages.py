@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from seglens.artifacts import Artifact, Draft
+from seglens.artifacts import Artifact, Draft, finite
 from seglens.progress import Progress
 from seglens.steering.automatic import choose_correction
-from seglens.studies.paper.experiment import finite, part
-from seglens.studies.run import Run
+from seglens.studies.run import Run, Stage
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Announce, Study, unseen
 
@@ -75,4 +74,4 @@ def verdict(study: Study, segmenter: str, cohort: str, label: str) -> Artifact:
         if found.correction is not None and found.correction.values:
             draft.save_tensors("values", {name: value.cpu() for name, value in found.correction.values.items()})
 
-    return part(study, f"verdict/{segmenter}-{cohort}-{label}", "verdict", inputs, make)
+    return study.draft(Stage(f"verdict/{segmenter}-{cohort}-{label}", "verdict", inputs), make)

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from seglens.artifacts import finite
 from seglens.segmenters.intervals import FIGURES, interval_of, resampled
 from seglens.segmenters.scoring import Scores
 from seglens.steering.contest import side_of
 from seglens.steering.sweep import UNEDITED
-from seglens.studies.paper.experiment import finite
 
 ORACLE = "oracle_alpha"
 EXTRA = {UNEDITED: "rival", ORACLE: "oracle"}

@@ -4,7 +4,6 @@ An experiment that a study cannot carry at all raises `CannotCarryError`; one th
 `Finding.left_out`. Expensive pieces (fits, trainings) are artifacts of their own: `part`.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -139,8 +138,3 @@ def part(
         The finished artifact.
     """
     return study.draft(Stage(name, kind, inputs), make)
-
-
-def finite(value: float | None) -> float | None:
-    """The value, or None where it is undefined: JSON knows no NaN."""
-    return None if value is None or not math.isfinite(value) else float(value)

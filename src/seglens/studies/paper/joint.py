@@ -14,12 +14,12 @@ from typing import Any
 import polars as pl
 
 from seglens.activations.store import ActivationStore
-from seglens.artifacts import Artifact, Draft
+from seglens.artifacts import Artifact, Draft, finite
 from seglens.diffing.joint import JOINT_FIT, KIND, JointDictionary, fit_joint_dictionary
 from seglens.diffing.joint_sharing import JointSharing, judge_joint, linear_explained
 from seglens.diffing.nulls import NULLS, other_slice_rows
 from seglens.progress import Progress
-from seglens.studies.paper.experiment import CannotCarryError, Experiment, Figure, Finding, finite, part
+from seglens.studies.paper.experiment import CannotCarryError, Experiment, Figure, Finding, part
 from seglens.studies.paper.function import PROBE_SLICES, match_by_function
 from seglens.studies.paper.pairs import pair_name, start_of
 from seglens.studies.paper.seen import Seen

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from seglens.artifacts import finite
 from seglens.segmenters.intervals import interval_of, resampled
 from seglens.segmenters.scoring import CONVENTIONS, Scores
 from seglens.steering.sweep import UNEDITED
-from seglens.studies.paper.experiment import finite
 
 AIM = 0.7
 SMALLEST_GAIN = 0.01
