@@ -51,8 +51,8 @@ async function asked<T>(path: string, init: RequestInit, read: (response: Respon
   throw new UnansweredError(reason || `${response.status} ${response.statusText}`);
 }
 
-export async function json<T>(path: string): Promise<T> {
-  return asked(path, {}, (response) => response.json() as Promise<T>);
+export async function json<T>(path: string, signal?: AbortSignal): Promise<T> {
+  return asked(path, signal ? { signal } : {}, (response) => response.json() as Promise<T>);
 }
 
 export async function binary<Meta>(path: string, body?: unknown, signal?: AbortSignal): Promise<Packed<Meta>> {

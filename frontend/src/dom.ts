@@ -30,6 +30,23 @@ export function replace(parent: Element, ...children: Child[]): void {
   put(parent, ...children);
 }
 
+/**
+ * Aborted once another page is shown: a browser has six connections to a server, and what nobody will see must hold none.
+ *
+ * @param page a <main>, which is in the document until it is left
+ */
+export function untilLeft(page: HTMLElement): AbortSignal {
+  const left = new AbortController();
+  const watch = new MutationObserver(() => {
+    if (page.isConnected) return;
+    watch.disconnect();
+    left.abort();
+  });
+  if (page.isConnected) watch.observe(document.body, { childList: true });
+  else left.abort();
+  return left.signal;
+}
+
 export function link(path: string, ...children: Child[]): HTMLAnchorElement {
   return h("a", { href: path }, ...children);
 }

@@ -1,7 +1,7 @@
 /** One latent: what was measured, where it fires, what it resembles, what it is called. */
 
 import { binary, forget, json, newest, send } from "./api";
-import { figure, h, link, percent, put, replace, table, words } from "./dom";
+import { figure, h, link, percent, put, replace, table, untilLeft, words } from "./dom";
 import { surveyed } from "./latents";
 import { draw } from "./picture";
 import { savePng } from "./saving";
@@ -147,12 +147,18 @@ export async function latentPage(page: HTMLElement, segmenter: string, latent: n
   );
   await show("top");
   if (!page.isConnected) return; // it was left meanwhile
-  void later(segmenter, place, strength, effects); // they run the network over many slices; the rest can be looked at meanwhile
+  void later(segmenter, place, strength, effects, untilLeft(page)); // they run the network over many slices; the rest can be looked at meanwhile
 }
 
-async function later(segmenter: string, place: string, strength: HTMLElement, effects: HTMLElement): Promise<void> {
+async function later(
+  segmenter: string,
+  place: string,
+  strength: HTMLElement,
+  effects: HTMLElement,
+  left: AbortSignal,
+): Promise<void> {
   try {
-    const lost = await json<Effects>(`${place}/effects`);
+    const lost = await json<Effects>(`${place}/effects`, left);
     effects.className = "";
     replace(
       effects,
@@ -162,7 +168,7 @@ async function later(segmenter: string, place: string, strength: HTMLElement, ef
         `Pooled over the ${lost.n_slices} slices where it is strongest`,
       ),
     );
-    const fires = await surveyed(segmenter, strength, json<Strength>(`${place}/strength`));
+    const fires = await surveyed(segmenter, strength, json<Strength>(`${place}/strength`, left));
     strength.className = "";
     replace(strength, histogram(fires));
   } catch (error) {

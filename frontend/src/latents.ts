@@ -42,15 +42,21 @@ const MEASURED_AT_ONCE = 4;
 
 /** An answer that needs every latent on many slices: until it comes, `told` says on how many they have been computed. */
 export async function surveyed<T>(segmenter: string, told: HTMLElement, answer: Promise<T>): Promise<T> {
-  const ask = async (): Promise<void> => {
-    const { done, of } = await json<{ done: number; of: number }>(`/segmenters/${segmenter}/latents/survey`);
-    if (of && done < of) told.textContent = `running the network over slices: ${done} of ${of} …`;
+  let waits = true;
+  const tell = async (): Promise<void> => {
+    for (;;) {
+      await new Promise((after) => setTimeout(after, SURVEY_MILLISECONDS));
+      if (!waits) return;
+      const { done, of } = await json<{ done: number; of: number }>(`/segmenters/${segmenter}/latents/survey`);
+      // where the answer has overtaken this one, `told` shows it by now
+      if (waits && of && done < of) told.textContent = `running the network over slices: ${done} of ${of} …`;
+    }
   };
-  const asking = setInterval(() => void ask(), SURVEY_MILLISECONDS);
+  void tell();
   try {
     return await answer;
   } finally {
-    clearInterval(asking);
+    waits = false;
   }
 }
 
@@ -229,7 +235,7 @@ function columnsOf(latents: Packed<LatentsMeta>, segmenter: string): Column[] {
     .filter((name) => name.startsWith(EFFECT))
     .map((name) => {
       const label = words(name.slice(EFFECT.length));
-      return number(name, `Δ Dice ${label}`, `change of pooled Dice of ${label} when the latent is zeroed; – where it was not measured yet`, (v) =>
+      return number(name, `Δ Dice ${label}`, `change of pooled Dice of ${label} when the latent is zeroed; – where it was not measured yet, or the class is in neither mask nor prediction`, (v) =>
         Number.isNaN(v) ? "–" : `${v > 0 ? "+" : ""}${v.toFixed(4)}`,
       );
     });

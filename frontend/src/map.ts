@@ -2,7 +2,7 @@
 
 import { binary } from "./api";
 import type { Packed } from "./api";
-import { h, link, percent, replace, words } from "./dom";
+import { h, link, percent, replace, untilLeft, words } from "./dom";
 import { latentsOf, nameOf, surveyed } from "./latents";
 import type { LatentsMeta } from "./latents";
 import { ramp } from "./picture";
@@ -17,7 +17,7 @@ export async function mapPage(page: HTMLElement, segmenter: string, query: URLSe
   replace(page, reading);
   const [latents, map] = await Promise.all([
     latentsOf(segmenter),
-    surveyed(segmenter, reading, binary<{ explained: number }>(`/segmenters/${segmenter}/map?of=${of}`)),
+    surveyed(segmenter, reading, binary<{ explained: number }>(`/segmenters/${segmenter}/map?of=${of}`, undefined, untilLeft(page))),
   ]);
   const places = map.arrays["places"]?.values as Float32Array;
   const n = places.length / 2;
@@ -28,7 +28,8 @@ export async function mapPage(page: HTMLElement, segmenter: string, query: URLSe
     return values instanceof Float32Array && values.some((value) => !Number.isNaN(value));
   });
   const colour = h("select", { id: "colour" }, ...numeric.map((name) => h("option", { value: name }, words(name))));
-  colour.value = query.get("colour") ?? "inside";
+  const wanted = query.get("colour") ?? "inside";
+  colour.value = numeric.includes(wanted) ? wanted : "mass"; // no latent may have that number (yet)
   const source = h(
     "select",
     { id: "of" },

@@ -3,9 +3,9 @@
 import { bytes, newest } from "./api";
 import { cohortOf } from "./cases";
 import type { SliceEntry } from "./cases";
-import { h, link, replace, words } from "./dom";
+import { h, link, replace, untilLeft, words } from "./dom";
 import { classColour } from "./picture";
-import type { Label, Viewer, Voxel } from "./viewer";
+import type { Label, Voxel } from "./viewer";
 
 const VIEWER = "/static/viewer.js";
 const AXES = [
@@ -99,7 +99,7 @@ export async function volumePage(page: HTMLElement, cohortName: string, row: num
   );
   if (!page.isConnected) return; // it was left meanwhile
   const viewer = new Viewer(canvas, moved);
-  closeWhenGone(page, viewer);
+  untilLeft(page).addEventListener("abort", () => viewer.close()); // it gives back what the graphics card holds
   await viewer.open(mask, labels, Number(opacity.value));
 
   let range: [number, number] = [0, 1];
@@ -158,14 +158,4 @@ function swatch(colour: string): HTMLElement {
   const own = h("span", { class: "swatch" });
   own.style.background = colour;
   return own;
-}
-
-/** Give back what the graphics card holds once another page is shown. */
-function closeWhenGone(page: HTMLElement, viewer: Viewer): void {
-  const watch = new MutationObserver(() => {
-    if (page.isConnected) return;
-    watch.disconnect();
-    viewer.close();
-  });
-  watch.observe(document.body, { childList: true });
 }
