@@ -8,6 +8,9 @@ import yaml
 from tests.faults.scans import write_cohort
 
 from seglens import cli
+from seglens.cohorts.checks import check_cohort
+from seglens.cohorts.layouts import read_cohort
+from seglens.studies.inputs import remember
 from seglens.studies.settings import EXAMPLE
 
 
@@ -97,6 +100,8 @@ def test_two_data_sets_of_one_name_are_not_remembered_as_one(monkeypatch, capsys
     check = ("check", "--out", str(tmp_path / "seen"))
     assert run(monkeypatch, *check, str(tmp_path / "here/data")) == cli.DONE
     assert run(monkeypatch, *check, str(tmp_path / "here/data")) == cli.DONE
+    found = read_cohort(tmp_path / "here/data")
+    remember(tmp_path / "seen", found, {}, check_cohort(found))  # as a study in the same folder does
     assert run(monkeypatch, *check, str(tmp_path / "there/data")) == cli.REFUSED
     said = " ".join(capsys.readouterr().err.split())
     assert "as data, and" in said

@@ -93,19 +93,20 @@ def remember(
         cohort: that was looked at.
         sha256: of its files.
         report: what was found.
-        root: the data set's folder, where the name alone does not tell which one it is.
+        root: the data set's folder, where the name alone does not tell which one it is; None keeps what is known.
     """
     if not is_first():
         return
     used = places_of(cohort.without(report.quarantined))
     found = {place: sha256[ref.path] for place, ref in used.items() if ref.path in sha256}
+    before = _read(folder, cohort.name)
     content = {
         "about": "remove this file if the cohort's files have been changed on purpose",
-        "sha256": found | _read(folder, cohort.name).get("sha256", {}),
+        "sha256": found | before.get("sha256", {}),
         "report": report.to_json(),
     }
-    if root is not None:
-        content["root"] = str(root.resolve())
+    if root is not None or "root" in before:
+        content["root"] = before["root"] if root is None else str(root.resolve())
     path = _path(folder, cohort.name)
     text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
