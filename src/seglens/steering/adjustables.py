@@ -1,28 +1,29 @@
 """What of a network may be fitted on a few patients: latents, and what they must beat (see `fitted`)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
-from torch import nn
 
 from seglens.activations.hooks import Change, edit
 from seglens.activations.replay import last_layer
 from seglens.dictionaries.codes import Codes, weighted_rows
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.segmenters.segmenter import Hookpoint, Segmenter
+from seglens.segmenters.substituted import Substituted
 from seglens.shapes import Images, Logits, TokenGrid
 from seglens.steering.corrections import Seen
 from seglens.steering.fitted import Adjustable, Values
 from seglens.steering.shared_codes import codes_of
 
 LAST_HIDDEN = "last_hidden"
-LATENT_RATES = (0.3, 0.1)
-CHANNEL_RATES = (0.3, 0.1)
-LOGIT_RATES = (0.1, 0.3)
-LAYER_RATES = (0.01, 0.03)
-SUFFIX_RATES = (1e-3, 3e-4)
+LATENT_RATES = (0.1, 0.3, 0.03)
+CHANNEL_RATES = (0.3, 0.1, 1.0)
+LOGIT_RATES = (0.3, 0.1, 1.0)
+LAYER_RATES = (0.03, 0.01, 0.1)
+SUFFIX_RATES = (1e-3, 3e-4, 3e-3)
+"""Three for each kind, the middle one first."""
 CHANNEL_STEP = 10
 """A channel's number moves so many times as far as a weight of the last layer, where both have one learning rate."""
 PENALTIES = (0.0, 1e-3)
@@ -212,26 +213,3 @@ def suffix(segmenter: Segmenter, hookpoint: str, images: Images, name: str = "wh
         return network.logits(seen.replay(hookpoint).logits, values)
 
     return Adjustable(name, start, predict, SUFFIX_RATES)
-
-
-class Substituted(nn.Module):
-    """A network some of whose weights and buffers can be others for the length of a call."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-
-    def forward(self, compute: Callable[[], Logits]) -> Logits:
-        """What the network computes with the weights that it has now."""
-        return compute()
-
-    def logits(self, compute: Callable[[], Logits], values: Values) -> Logits:
-        """Logits with these weights and buffers in place of the network's own.
-
-        Args:
-            compute: any pass through the network, or through its part behind a place.
-            values: by their names in the network.
-        """
-        renamed = {f"network.{name}": value for name, value in values.items()}
-        replaced: Logits = torch.func.functional_call(self, renamed, (compute,))
-        return replaced

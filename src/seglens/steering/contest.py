@@ -5,8 +5,8 @@ the selection slices. Fitted ones get equal steps and the same inner split, what
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -24,18 +24,24 @@ from seglens.steering.edits import LatentEdit, change_of
 from seglens.steering.fitted import Adjustable, Choice, Labelled, choose_settings, fitted_correction
 from seglens.steering.levers import ablated_latents, contrast_latents, latent_effects
 from seglens.steering.policies import choose_edit, foreground_objective, label_of, pooled_objective
+from seglens.steering.test_time import has_norms, norm_affines
 
-Side = Literal["edit", "rival", "ceiling"]
-"""A latent edit; what it must beat; what no few parameters are expected to reach."""
+Side = Literal["edit", "rival", "control", "ceiling"]
+"""A latent edit; what it must beat; what tells where an edit's gain comes from; what few parameters hardly reach."""
 
 STEPS = 40
 ABLATED = 32
 ABLATION_SLICES = 24
 GATES = 2
-FITTED_EDITS = ("latents", "latent_scales", "top_latents", "latents_two_depths")
-FITTED_RIVALS = ("logit_affine", "channel_affine", "last_layer", "channels_and_layer")
+LONGER = 3
+NORM_RATES = (0.03, 0.01, 0.1)
+FITTED_EDITS = ("latents", "latent_scales", "top_latents", "latents_last_hidden", "latents_two_depths")
+FITTED_RIVALS = ("logit_affine", "channel_affine", "last_layer", "channels_and_layer", "norm_affines")
+FITTED_CONTROLS = ("untrained_two_depths",)
 FITTED_CEILINGS = ("whole_suffix",)
-FITTED = (*FITTED_EDITS, *FITTED_RIVALS, *FITTED_CEILINGS)
+FITTED = (*FITTED_EDITS, *FITTED_RIVALS, *FITTED_CONTROLS, *FITTED_CEILINGS)
+NEED_DEEP = ("latents_last_hidden", "latents_two_depths")
+NEED_UNTRAINED = ("untrained_two_depths",)
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,8 @@ class Contestant:
 
 def side_of(name: str) -> Side:
     """The side of a fitted contestant."""
-    return "edit" if name in FITTED_EDITS else "ceiling" if name in FITTED_CEILINGS else "rival"
+    sides: Mapping[Side, Sequence[str]] = {"edit": FITTED_EDITS, "control": FITTED_CONTROLS, "ceiling": FITTED_CEILINGS}
+    return next((side for side, names in sides.items() if name in names), "rival")
 
 
 def fitted_contestants(
@@ -73,7 +80,9 @@ def fitted_contestants(
     *,
     target: str,
     deep: SparseAutoencoder | None = None,
+    untrained: Sequence[SparseAutoencoder] = (),
     steps: int = STEPS,
+    longer: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
     progress: Progress = silent,
 ) -> list[Contestant]:
@@ -81,9 +90,11 @@ def fitted_contestants(
 
     ``latents``: scale and offset of every latent. ``latent_scales``: scales only. ``top_latents``: scale and offset of
     the latents with the largest gradient x code on the class, as many numbers as the last layer has.
-    ``latents_two_depths``: scale and offset of every latent of ``dictionary`` and of ``deep``. ``logit_affine``,
-    ``channel_affine``, ``last_layer``, ``channels_and_layer``: see `adjustables`. ``whole_suffix``: every weight behind
-    the hookpoint.
+    ``latents_last_hidden``: scale and offset of every latent of ``deep``. ``latents_two_depths``: of every latent of
+    ``dictionary`` and of ``deep``; ``untrained_two_depths``: of every row of ``untrained``, which tells what of a gain
+    needs a fitted dictionary. ``logit_affine``, ``channel_affine``, ``last_layer``, ``channels_and_layer``: see
+    `adjustables`. ``norm_affines``: weights and biases of all normalisation layers. ``whole_suffix``: every weight
+    behind the hookpoint.
 
     Args:
         segmenter: of another cohort.
@@ -92,15 +103,17 @@ def fitted_contestants(
         names: which, of `FITTED`.
         target: the class whose gradient ranks ``top_latents``.
         deep: of a hookpoint behind that of ``dictionary``, such as `adjustables.LAST_HIDDEN`.
+        untrained: dictionaries of the same two hookpoints as they are drawn, with their thresholds set.
         steps: of every fit.
+        longer: names that are fitted once more with the chosen settings and `LONGER` times the steps, as controls.
         seeds: of the final fits; settings are chosen with the first.
         progress: told after each contestant.
     """
-    known = [name for name in FITTED if deep is not None or name != "latents_two_depths"]
+    known = possible(FITTED, segmenter, deep=deep is not None, untrained=bool(untrained))
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"no fitted contestant {', '.join(unknown)}; with these dictionaries: {', '.join(known)}")
-    dictionaries = [dictionary] if deep is None else [dictionary, deep]
+    dictionaries = Dictionaries(dictionary, deep, untrained)
     labelled = Labelled(segmenter, selection)
     found = []
     for number, name in enumerate(names):
@@ -113,6 +126,11 @@ def fitted_contestants(
             for place, seed in enumerate(seeds)
         ]
         found.append(Contestant(name, side_of(name), corrections, _described(choice)))
+        if name in longer:
+            more = replace(choice, settings=replace(choice.settings, steps=LONGER * steps))
+            named = f"{name}, {LONGER * steps} steps"
+            again = fitted_correction(adjustable, labelled, more, seed=seeds[0], name=named)
+            found.append(Contestant(named, "control", [again], _described(more)))
         progress(number + 1, len(names))
     return found
 
@@ -216,10 +234,30 @@ def choose_constant(
     return chosen.edit, chosen.chosen_by(chosen.edit)
 
 
+def possible(names: Sequence[str], segmenter: Segmenter, *, deep: bool, untrained: bool) -> list[str]:
+    """Contestants for which there are dictionaries, and layers in the network."""
+    lacking = (() if deep else NEED_DEEP) + (() if untrained else NEED_UNTRAINED)
+    lacking += () if has_norms(segmenter) else ("norm_affines",)
+    return [name for name in names if name not in lacking]
+
+
+class Dictionaries(NamedTuple):
+    """Of one segmenter: at a hookpoint, behind it, and at both as they are drawn."""
+
+    first: SparseAutoencoder
+    deep: SparseAutoencoder | None
+    untrained: Sequence[SparseAutoencoder]
+
+    @property
+    def both(self) -> list[SparseAutoencoder]:
+        """The fitted ones."""
+        return [self.first] if self.deep is None else [self.first, self.deep]
+
+
 def _adjustable(
-    name: str, segmenter: Segmenter, dictionaries: Sequence[SparseAutoencoder], slices: SliceSet, target: str
+    name: str, segmenter: Segmenter, dictionaries: Dictionaries, slices: SliceSet, target: str
 ) -> Adjustable:
-    dictionary = dictionaries[0]
+    dictionary = dictionaries.first
     one = slices.images([0]).to(segmenter.device)
     makers: dict[str, Callable[[], Adjustable]] = {
         "latents": lambda: adjustables.latents([dictionary]),
@@ -229,11 +267,14 @@ def _adjustable(
             [_leading(segmenter, dictionary, slices, target, adjustables.layer(segmenter, one))],
             name=name,
         ),
-        "latents_two_depths": lambda: adjustables.latents(dictionaries, name=name),
+        "latents_last_hidden": lambda: adjustables.latents(dictionaries.both[1:], name=name),
+        "latents_two_depths": lambda: adjustables.latents(dictionaries.both, name=name),
+        "untrained_two_depths": lambda: adjustables.latents(dictionaries.untrained, name=name),
         "logit_affine": lambda: adjustables.logits(segmenter),
         "channel_affine": lambda: adjustables.channels(segmenter, dictionary),
         "last_layer": lambda: adjustables.layer(segmenter, one),
         "channels_and_layer": lambda: adjustables.channels_and_layer(segmenter, dictionary, one),
+        "norm_affines": lambda: replace(norm_affines(segmenter, name), learning_rates=NORM_RATES),
         "whole_suffix": lambda: adjustables.suffix(segmenter, dictionary.hookpoint, one),
     }
     return makers[name]()
@@ -257,4 +298,5 @@ def _described(choice: Choice) -> dict[str, Any]:
         "penalty": settings.penalty,
         "steps": settings.steps,
         "fitted": choice.helps,
+        "inner_dice": choice.best,
     }

@@ -142,6 +142,11 @@ class Choice:
     helps: bool
     tried: pl.DataFrame
 
+    @property
+    def best(self) -> float:
+        """The objective of the settings that were chosen, or of the untouched network where they do not help."""
+        return float(self.tried["objective"].to_numpy().max())
+
 
 def fit(
     adjustable: Adjustable,

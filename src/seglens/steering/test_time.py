@@ -15,12 +15,12 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from seglens.activations.replay import Replay
 from seglens.cohorts.slice_set import SliceSet
 from seglens.segmenters.segmenter import Segmenter, most_likely
+from seglens.segmenters.substituted import Substituted
 from seglens.shapes import Images, Logits
-from seglens.steering.adjustables import Substituted
 from seglens.steering.baselines import normalised_entropy
 from seglens.steering.corrections import Correction, Seen
 from seglens.steering.fitted import Adjustable, Values
-from seglens.steering.restyling import Style, brains_of, map_quantiles
+from seglens.steering.restyling import Style, brains_of, map_quantiles, style_of
 
 TENT_RATES = (1e-3, 1e-2)
 INTENSITY_GAINS = (0.9, 1.0, 1.1)
@@ -108,19 +108,36 @@ def batch_statistics(segmenter: Segmenter, slices: SliceSet, *, batch_size: int 
     )
 
 
+def unfitted(segmenter: Segmenter, target: SliceSet, source: SliceSet) -> list[Correction]:
+    """What needs neither a mask nor a choice: augmentations, histogram matching, statistics of batch norms.
+
+    Args:
+        segmenter: of the source cohort.
+        target: slices whose images alone are looked at.
+        source: of the segmenter's own cohort.
+    """
+
+    def whole(slices: SliceSet) -> Style:
+        images = slices.images()
+        return style_of(images, torch.zeros(images[:, 0].shape, dtype=torch.bool))
+
+    statistics = batch_statistics(segmenter, target)
+    found = [augmentation_average(), histogram_matching(whole(target), whole(source))]
+    return found if statistics is None else [*found, statistics]
+
+
+def has_norms(segmenter: Segmenter) -> bool:
+    """Whether the network has a normalisation layer with weights."""
+    return bool(_norm_weights(segmenter))
+
+
 def norm_affines(segmenter: Segmenter, name: str = "norm affines") -> Adjustable:
     """Weights and biases of all normalisation layers: what TENT adapts.
 
     Raises:
         ValueError: the network has none.
     """
-    kinds = (nn.LayerNorm, nn.GroupNorm, _NormBase)
-    start = {
-        f"{path}.{own}": value.detach().clone()
-        for path, module in segmenter.network.named_modules()
-        if isinstance(module, kinds)
-        for own, value in module.named_parameters(recurse=False)
-    }
+    start = _norm_weights(segmenter)
     if not start:
         raise ValueError("this network has no normalisation layer with weights; TENT has nothing to adapt")
     network = Substituted(segmenter.network)
@@ -233,3 +250,13 @@ def guarded(correction: Correction, unlabelled: Unlabelled, *, factor: float = C
     if before / factor <= after <= before * factor:
         return correction
     return Correction(correction.name, correction.n_parameters, correction.supervision, lambda seen: seen.logits)
+
+
+def _norm_weights(segmenter: Segmenter) -> dict[str, Tensor]:
+    kinds = (nn.LayerNorm, nn.GroupNorm, _NormBase)
+    return {
+        f"{path}.{own}": value.detach().clone()
+        for path, module in segmenter.network.named_modules()
+        if isinstance(module, kinds)
+        for own, value in module.named_parameters(recurse=False)
+    }

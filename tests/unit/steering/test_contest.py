@@ -1,7 +1,14 @@
 import pytest
 
 from seglens.segmenters.scoring import evaluate
-from seglens.steering.contest import FITTED, constant_contestants, fitted_contestants, side_of
+from seglens.steering.contest import (
+    FITTED,
+    NEED_DEEP,
+    NEED_UNTRAINED,
+    constant_contestants,
+    fitted_contestants,
+    side_of,
+)
 from seglens.steering.corrections import judge
 
 
@@ -24,7 +31,7 @@ def test_the_constant_edit_and_the_rules_beside_it(segmenter, dictionary, select
 
 
 def test_every_fitted_one_has_its_seeds_and_its_side(segmenter, dictionary, selection):
-    names = [name for name in FITTED if name != "latents_two_depths"]
+    names = [name for name in FITTED if name not in (*NEED_DEEP, *NEED_UNTRAINED, "norm_affines")]
     found = fitted_contestants(segmenter, dictionary, selection, names, target="edema", steps=1, seeds=(0, 4))
     assert [one.name for one in found] == names
     assert [one.side for one in found] == [side_of(name) for name in names]

@@ -17,7 +17,8 @@ import torch
 
 from seglens.activations.live import live_activations
 from seglens.artifacts import Artifact, Draft
-from seglens.cohorts.slice_set import SliceSet, evenly_spaced
+from seglens.cohorts.slice_set import SliceSet
+from seglens.dictionaries.calibration import calibrate
 from seglens.dictionaries.fitting import FitSettings, fit_dictionary
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.planted import differential_latents
@@ -27,11 +28,18 @@ from seglens.segmenters.scoring import Scores
 from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import describe
 from seglens.steering.adjustables import LAST_HIDDEN, with_last_hidden
-from seglens.steering.contest import Contestant, constant_contestants, fitted_contestants
+from seglens.steering.contest import (
+    FITTED_CEILINGS,
+    Contestant,
+    constant_contestants,
+    fitted_contestants,
+    possible,
+)
 from seglens.steering.corrections import Correction, judge
 from seglens.steering.levers import associated_latents
 from seglens.steering.policies import label_of, oracle_scores
 from seglens.steering.sweep import UNEDITED, alpha_grid, sweep
+from seglens.steering.test_time import unfitted
 from seglens.studies.pair_stages import Seen, Side
 from seglens.studies.paper.adaptation_tables import (
     ORACLE,
@@ -43,16 +51,20 @@ from seglens.studies.paper.adaptation_tables import (
     policy_rows,
 )
 from seglens.studies.paper.experiment import CannotCarryError, Experiment, Figure, Finding, Published, part
+from seglens.studies.paper.label_free_policies import few_of
 from seglens.studies.paper.planted_bench import responses_of
 from seglens.studies.stages import Study
 
 SEEDS = (0, 1, 2)
 SIZES = (1, 3, 5)
-DRAWS = 3
+DRAWS = {1: 6, 3: 3, 5: 2}
+"""Of labelled patients, by their number; of another number 2. With few patients the draw matters most."""
 STEPS = 30
 SHORT = ("latents", "latents_two_depths", "logit_affine", "channel_affine", "last_layer", "channels_and_layer")
-FULL = (*SHORT, "top_latents", "whole_suffix")
-CURVE = SHORT
+FULL = (*SHORT, "top_latents", "latents_last_hidden", "norm_affines", "untrained_two_depths", "whole_suffix")
+CURVE = ("latents_two_depths", "logit_affine", "channel_affine", "last_layer", "channels_and_layer")
+LONGER = ("latents_two_depths", "last_layer")
+UNLABELLED_SLICES = 96
 ALPHAS: Mapping[str, tuple[float, ...]] = {
     "multiply": (-100.0, -10.0, -2.0, 0.0, 0.5, 1.5, 2.0, 3.0, 10.0, 100.0),
     "add": (-100.0, -10.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 10.0, 100.0),
@@ -91,7 +103,7 @@ def run(
     *,
     seeds: Sequence[int] = SEEDS,
     sizes: Sequence[int] = SIZES,
-    draws: int = DRAWS,
+    draws: Mapping[int, int] = DRAWS,
     steps: int = STEPS,
 ) -> Finding:
     """Every direction: choose, judge, and compare over patients.
@@ -101,13 +113,14 @@ def run(
         progress: told after each direction.
         seeds: of the final fits.
         sizes: labelled patients of the learning curve, beside all of them.
-        draws: of so many patients, for each size.
+        draws: of so many patients, by size.
         steps: of every fit.
     """
     directions = directions_of(study)
     policies, curves, alphas = [], [], []
     for number, direction in enumerate(directions):
-        plan = {"seeds": list(seeds), "sizes": list(sizes) if direction.in_full else [], "draws": draws, "steps": steps}
+        own = {str(size): draws.get(size, 2) for size in sizes} if direction.in_full else {}
+        plan = {"seeds": list(seeds), "draws": own, "steps": steps}
         found = adapted(study, direction, plan)
         policies.append(
             policy_rows(Scores(found.table("scores")), found.document("contestants"), direction.name, direction.label)
@@ -127,7 +140,7 @@ def run(
             "alphas": pl.concat(alphas),
         },
         headlines(leads, curve) | class_headlines(table),
-        paragraphs(leads, curve),
+        paragraphs(leads, curve, table, steps),
         left_out,
     )
 
@@ -188,21 +201,34 @@ def adapted(study: Study, direction: Direction, plan: Mapping[str, Any]) -> Arti
         "label": direction.label,
         "in_full": direction.in_full,
         "own": study.own_slices(direction.segmenter, "val").hash,
-        "version": 4,
+        "deep": str(DEEP),
+        "version": 5,
     }
 
     def make(draft: Draft, progress: Progress) -> None:
         segmenter = with_last_hidden(study.segmenter(direction.segmenter), selection.images([0]).to(study.device))
         opened = {segmenter.place(name).module for name in (dictionary.hookpoint, LAST_HIDDEN)}
         deep = deep_dictionary(study, direction.segmenter, segmenter) if len(opened) == 2 else None
+        own, training = study.own_slices(direction.segmenter, "val"), study.own_slices(direction.segmenter, "train")
+        untrained = [] if deep is None else [untrained_like(one, segmenter, training) for one in (dictionary, deep)]
         common: dict[str, Any] = {"target": direction.label, "deep": deep, "steps": plan["steps"]}
-        names = _possible(FULL if direction.in_full else SHORT, deep)
-        own = study.own_slices(direction.segmenter, "val")
+        known = {"deep": deep is not None, "untrained": deep is not None}
+        names = possible(FULL if direction.in_full else SHORT, segmenter, **known)
         specific = differing_latents(segmenter, dictionary, own, selection)
+        unfitted_rivals = unfitted(segmenter, few_of(selection, UNLABELLED_SLICES), few_of(training, UNLABELLED_SLICES))
         contestants = [
             *constant_contestants(segmenter, dictionary, selection, target=direction.label, specific=specific),
+            *(Contestant(rival.name, "rival", [rival]) for rival in unfitted_rivals),
             *fitted_contestants(
-                segmenter, dictionary, selection, names, seeds=plan["seeds"], progress=progress, **common
+                segmenter,
+                dictionary,
+                selection,
+                names,
+                untrained=untrained,
+                longer=LONGER if direction.in_full else (),
+                seeds=plan["seeds"],
+                progress=progress,
+                **common,
             ),
         ]
         corrections = [correction for contestant in contestants for correction in contestant.corrections]
@@ -213,7 +239,7 @@ def adapted(study: Study, direction: Direction, plan: Mapping[str, Any]) -> Arti
             scores = Scores.merged([scores, oracle])
             curve = learning_curve(
                 lambda few, seed: fitted_contestants(
-                    segmenter, dictionary, few, _possible(CURVE, deep), seeds=(seed,), **common
+                    segmenter, dictionary, few, possible(CURVE, segmenter, **known), seeds=(seed,), **common
                 ),
                 contestants,
                 selection,
@@ -230,7 +256,7 @@ def adapted(study: Study, direction: Direction, plan: Mapping[str, Any]) -> Arti
 def deep_dictionary(study: Study, name: str, opened: Segmenter) -> SparseAutoencoder:
     """A small dictionary of what a segmenter's last layer reads, fitted on its own training slices."""
     slices = study.own_slices(name, "train")
-    few = slices.select(evenly_spaced(len(slices), DEEP_SLICES))
+    few = few_of(slices, DEEP_SLICES)
     inputs = {"segmenter": opened.hash, "slices": few.hash, "seed": study.settings.seed, "settings": str(DEEP)}
 
     def make(draft: Draft, progress: Progress) -> None:
@@ -239,6 +265,23 @@ def deep_dictionary(study: Study, name: str, opened: Segmenter) -> SparseAutoenc
         fit_dictionary(store, settings=DEEP, seed=seed, device=study.device, progress=progress).write(draft)
 
     return SparseAutoencoder.read(part(study, f"adaptation/{name}-last-hidden", "dictionary", inputs, make))
+
+
+def untrained_like(dictionary: SparseAutoencoder, opened: Segmenter, slices: SliceSet) -> SparseAutoencoder:
+    """A dictionary as it is drawn, of the same size and normalisation, with as many active latents a token.
+
+    Args:
+        dictionary: fitted, of one of the segmenter's hookpoints.
+        opened: the segmenter.
+        slices: of its own cohort; the threshold is set on some of them.
+    """
+    width, m = dictionary.W_enc.shape
+    twin = SparseAutoencoder(width, m, k=dictionary.k, seed=dictionary.seed, hookpoint=dictionary.hookpoint)
+    twin.segmenter_hash = dictionary.segmenter_hash
+    twin.centre.copy_(dictionary.centre.cpu())
+    twin.scale.copy_(dictionary.scale.cpu())
+    calibrate(twin, live_activations(opened, few_of(slices, DEEP_SLICES), dictionary.hookpoint), n_tokens=50_000)
+    return twin.to(dictionary.W_enc.device)
 
 
 def differing_latents(
@@ -281,18 +324,21 @@ def learning_curve(
         contest: chooses them on some slices, with a seed.
         full: contestants chosen on all patients; their seeds stand for draws.
         selection: slices for choosing.
-        plan: sizes and draws.
+        plan: draws by size.
     """
-    patients = sorted(selection.index["patient"].unique())
     corrections = [
-        replace(correction, name=f"{len(patients)} {draw} {contestant.name}")
+        replace(correction, name=f"{selection.index['patient'].n_unique()} {draw} {contestant.name}")
         for contestant in full
-        if contestant.name in CURVE
+        if contestant.name in (*CURVE, *FITTED_CEILINGS)
         for draw, correction in enumerate(contestant.corrections)
     ]
-    for draw in range(plan["draws"]):
+    counts = selection.index.group_by("patient").len()
+    patients = sorted(counts.filter(pl.col("len") > 1)["patient"])  # settings are chosen by slice where there is one
+    for draw in range(max(plan["draws"].values(), default=0)):
         order = torch.randperm(len(patients), generator=torch.Generator().manual_seed(draw)).tolist()
-        for size in [size for size in plan["sizes"] if size < len(patients)]:
+        for size in [int(size) for size, draws in plan["draws"].items() if draw < draws]:
+            if size >= len(patients):
+                continue
             chosen = {patients[place] for place in order[:size]}
             few = selection.select([row for row, patient in enumerate(selection.index["patient"]) if patient in chosen])
             corrections += [
@@ -327,11 +373,6 @@ def swept_alphas(
     return table, oracle_scores(scores, list(grid), target=label_of(segmenter, target), name=ORACLE)
 
 
-def _possible(names: Sequence[str], deep: SparseAutoencoder | None) -> list[str]:
-    """Contestants for which there are dictionaries."""
-    return [name for name in names if deep is not None or name != "latents_two_depths"]
-
-
 def _described(contestant: Contestant) -> dict[str, Any]:
     return {
         "name": contestant.name,
@@ -358,12 +399,12 @@ EXPERIMENT = Experiment(
     title="A segmenter on another population: latents against all that they must beat",
     paper="Table 5, Figure 8",
     run=run,
-    version=3,
+    version=4,
     figures=(
         Figure(
             kind="bars",
             table="policies",
-            title="Pooled Dice of the foreground on patients that nothing was chosen on",
+            title="Pooled Dice of the foreground on other patients than those that policies are chosen on",
             x="policy",
             y="value",
             series="side",

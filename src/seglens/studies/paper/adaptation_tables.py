@@ -27,13 +27,30 @@ POLICY_ROWS: dict[str, pl.DataType | type[pl.DataType]] = {
     "value": pl.Float64,
     "low": pl.Float64,
     "high": pl.Float64,
+    "inner_dice": pl.Float64,
     "patients": pl.Int64,
     "draws": pl.List(pl.Float64),
+}
+CURVE_ROWS = {
+    "direction": pl.String,
+    "labelled patients": pl.Int64,
+    "policy": pl.String,
+    "side": pl.String,
+    "draws": pl.Int64,
+    "dice_pooled": pl.Float64,
+    "median": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "best rival": pl.String,
+    "lead": pl.Float64,
+    "lead low": pl.Float64,
+    "lead high": pl.Float64,
 }
 LEADS = {
     "direction": pl.String,
     "edit": pl.String,
     "edit parameters": pl.Int64,
+    "chosen": pl.Boolean,
     "best rival": pl.String,
     "rival parameters": pl.Int64,
     "class": pl.String,
@@ -72,6 +89,7 @@ def policy_rows(scores: Scores, contestants: Sequence[Mapping[str, Any]], direct
                         "value": finite(interval.value),
                         "low": finite(interval.low),
                         "high": finite(interval.high),
+                        "inner_dice": one.get("chosen", {}).get("inner_dice"),
                         "patients": interval.n_patients,
                         "draws": mean.tolist(),
                     }
@@ -82,7 +100,8 @@ def policy_rows(scores: Scores, contestants: Sequence[Mapping[str, Any]], direct
 def lead_rows(rows: pl.DataFrame) -> pl.DataFrame:
     """Every edit against the best rival of its direction, class and figure, with the interval of the difference.
 
-    The best rival is the one with the highest value on the evaluation patients: the choice that is hardest to beat.
+    The best rival is the one with the highest value on the evaluation patients: the choice that is hardest to beat. The
+    ``chosen`` edit is the fitted one with the highest Dice in the inner split of the selection patients.
     """
     found = []
     for (name, class_name, figure), group in rows.group_by("direction", "class", "figure", maintain_order=True):
@@ -91,6 +110,8 @@ def lead_rows(rows: pl.DataFrame) -> pl.DataFrame:
         if rivals.is_empty():
             continue
         best = rivals.row(0, named=True)
+        fitted = known.filter((pl.col("side") == "edit") & pl.col("inner_dice").is_not_null())
+        chosen = fitted.sort("inner_dice", "policy", descending=[True, False])["policy"].to_list()[:1]
         for edit in known.filter(pl.col("side") == "edit").iter_rows(named=True):
             drawn = np.asarray(edit["draws"], dtype=float) - np.asarray(best["draws"], dtype=float)
             interval = interval_of(edit["value"] - best["value"], drawn, edit["patients"])
@@ -99,6 +120,7 @@ def lead_rows(rows: pl.DataFrame) -> pl.DataFrame:
                     "direction": name,
                     "edit": edit["policy"],
                     "edit parameters": edit["parameters"],
+                    "chosen": edit["policy"] in chosen,
                     "best rival": best["policy"],
                     "rival parameters": best["parameters"],
                     "class": class_name,
@@ -114,8 +136,9 @@ def lead_rows(rows: pl.DataFrame) -> pl.DataFrame:
 def curve_rows(scores: Scores, direction: str) -> pl.DataFrame:
     """One row a number of labelled patients and contestant: foreground pooled Dice, and its lead over the best rival.
 
-    Means over the draws of patients (with all patients: over seeds); intervals are over the evaluation patients. The
-    untouched network is a rival at every number: a fit to one patient may be worse than none.
+    Means over the draws of patients (with all patients: over seeds); for the intervals both the evaluation patients and
+    the draws of labelled ones are drawn again. The untouched network is a rival at every number: a fit to one patient
+    may be worse than none.
     """
     named: dict[tuple[int, str], list[str]] = {}
     for edit in scores.table["edit"].unique(maintain_order=True):
@@ -125,7 +148,7 @@ def curve_rows(scores: Scores, direction: str) -> pl.DataFrame:
     for size in {size for size, _ in named}:
         named[size, UNEDITED] = [UNEDITED]
     figures = {key: resampled(scores, edits) for key, edits in named.items()}
-    means = {key: (float(values.mean()), drawn.mean(axis=0)) for key, (values, drawn) in figures.items()}
+    means = {key: (float(values.mean()), _over_draws(drawn)) for key, (values, drawn) in figures.items()}
     n_patients = scores.table["patient"].n_unique()
     rows = []
     for (size, policy), (value, drawn) in sorted(means.items()):
@@ -143,6 +166,7 @@ def curve_rows(scores: Scores, direction: str) -> pl.DataFrame:
                 "side": side_of(policy),
                 "draws": len(named[size, policy]),
                 "dice_pooled": own.value,
+                "median": float(np.median(figures[size, policy][0])),
                 "low": finite(own.low),
                 "high": finite(own.high),
                 "best rival": best,
@@ -151,17 +175,23 @@ def curve_rows(scores: Scores, direction: str) -> pl.DataFrame:
                 "lead high": finite(lead.high),
             }
         )
-    return pl.DataFrame(rows)
+    return pl.DataFrame(rows, schema=CURVE_ROWS)
+
+
+def _over_draws(drawn: np.ndarray) -> np.ndarray:
+    """Mean over draws of labelled patients ``[draws B]``, drawn again for each of B draws of evaluation patients."""
+    n_draws, n = drawn.shape
+    again = np.random.default_rng(0).integers(0, n_draws, (n_draws, n))  # the same draws for all contestants
+    return np.asarray(np.take_along_axis(drawn, again, axis=0).mean(axis=0))
 
 
 def _main_leads(leads: pl.DataFrame) -> pl.DataFrame:
-    """Of each direction the best edit's lead in pooled foreground Dice."""
-    main = leads.filter((pl.col("class") == "foreground") & (pl.col("figure") == "dice_pooled"))
-    return main.sort("lead", descending=True).unique("direction", keep="first", maintain_order=True)
+    """Of each direction the lead in pooled foreground Dice of the edit that the selection patients chose."""
+    return leads.filter((pl.col("class") == "foreground") & (pl.col("figure") == "dice_pooled") & pl.col("chosen"))
 
 
 def headlines(leads: pl.DataFrame, curve: pl.DataFrame) -> dict[str, float | None]:
-    """The best edit's lead over the best rival in each direction, with its interval, and with few labelled patients."""
+    """The chosen edit's lead over the best rival by direction, with its interval; and with few labelled patients."""
     found: dict[str, float | None] = {}
     for row in _main_leads(leads).sort("direction").iter_rows(named=True):
         name = row["direction"]
@@ -172,7 +202,8 @@ def headlines(leads: pl.DataFrame, curve: pl.DataFrame) -> dict[str, float | Non
         .sort("direction", "labelled patients")
         .iter_rows(named=True)
     ):
-        found[f"lead {row['direction']}, {row['labelled patients']} patients"] = row["lead"]
+        name = f"lead {row['direction']}, {row['labelled patients']} patients"
+        found |= {name: row["lead"], f"{name}, low": row["lead low"], f"{name}, high": row["lead high"]}
     return found
 
 
@@ -189,25 +220,35 @@ def class_headlines(policies: pl.DataFrame) -> dict[str, float | None]:
     }
 
 
-def paragraphs(leads: pl.DataFrame, curve: pl.DataFrame) -> list[str]:
+def paragraphs(leads: pl.DataFrame, curve: pl.DataFrame, policies: pl.DataFrame, steps: int) -> list[str]:
     """What was done and what it shows, whichever way it falls."""
     words = [
         "Everything that a policy is made of (latents, strength, loss, learning rate, penalty) was chosen on the "
-        "selection patients; fitted policies had the same patients, steps and inner split. The best rival and the best "
-        "edit are those with the highest value on the evaluation patients, so an interval is that of the two named and "
-        "does not allow for either choice; whole_suffix is a ceiling and no rival. Intervals are over patients (2000 "
-        "draws); values are means over seeds.",
-        "Seeds of a fitted policy change the order of its batches and nothing else: what was chosen is the same.",
+        f"selection patients; fitted policies had the same patients, {steps} steps, three learning rates and one inner "
+        "split. The edit named below is the fitted one that did best in that split; the best rival is the one with the "
+        "highest value on the evaluation patients, the choice that is hardest to beat. Intervals are over evaluation "
+        "patients (2000 draws), for one segmenter, one dictionary and one set of selection patients; values are means "
+        "over seeds, which change the order of batches and nothing else.",
+        "Controls: untrained_two_depths has dictionaries as they are drawn, so what it gains needs no fitted one; two "
+        "policies are fitted once more in three times the steps. whole_suffix is a ceiling with the same labels. "
+        "Neither random latents for the constant edit nor test-time training stands here: see failures and label_free.",
     ]
     for row in _main_leads(leads).iter_rows(named=True):
         words.append(
-            f"{row['direction']}: the best latent edit ({row['edit']}, {row['edit parameters']} numbers) "
+            f"{row['direction']}: the latent edit ({row['edit']}, {row['edit parameters']} numbers) "
             f"{_verdict(row['low'], row['high'])} the best rival ({row['best rival']}, {row['rival parameters']}): "
             f"{row['lead']:+.3f} {_bracket(row['low'], row['high'])} pooled foreground Dice."
         )
+    main = policies.filter((pl.col("class") == "foreground") & (pl.col("figure") == "dice_pooled"))
+    for (direction,), group in main.group_by("direction", maintain_order=True):
+        beside = group.filter(pl.col("side").is_in(["control", "ceiling"]) & pl.col("value").is_not_null())
+        figures = [f"{row['policy']} {row['value']:.3f}" for row in beside.iter_rows(named=True)]
+        if figures:
+            words.append(f"{direction}, controls and ceiling: {', '.join(figures)}.")
     words.append(
-        "With few labelled patients values are means over draws of them, and the intervals are over the evaluation "
-        "patients alone: how much the draw of so few matters is not in them. The untouched network is a rival too."
+        "With few labelled patients values are means over draws of them, as many as the table says, and intervals are "
+        "over evaluation patients and draws; the settings of a single patient are chosen by slice. The untouched "
+        "network is a rival too."
     )
     few = curve.filter(pl.col("side") == "edit").sort("lead", descending=True)
     for row in (
@@ -219,10 +260,7 @@ def paragraphs(leads: pl.DataFrame, curve: pl.DataFrame) -> list[str]:
             f"{row['direction']}, {row['labelled patients']} labelled patients: {row['policy']} against "
             f"{row['best rival']}: {row['lead']:+.3f} {_bracket(row['lead low'], row['lead high'])}."
         )
-    words.append(
-        "`seglens steer --policy auto` picks the edit without looking at the evaluation patients. Alphas are a "
-        "description, never a selection."
-    )
+    words.append("Alphas are a description, never a selection.")
     return words
 
 

@@ -27,7 +27,7 @@ from seglens.steering.label_free import (
 )
 from seglens.steering.levers import associated_latents, latent_effects
 from seglens.steering.policies import label_of, oracle_scores
-from seglens.steering.restyling import Style, restyled, style_of, with_random_contrast
+from seglens.steering.restyling import restyled, style_of, with_random_contrast
 from seglens.steering.sweep import UNEDITED
 from seglens.steering.test_time import (
     TENT_RATES,
@@ -35,14 +35,12 @@ from seglens.steering.test_time import (
     UnlabelledLoss,
     adapt,
     adapted_correction,
-    augmentation_average,
-    batch_statistics,
     entropy_loss,
     guarded,
-    histogram_matching,
     mean_probabilities,
     norm_affines,
     share_loss,
+    unfitted,
 )
 
 FIT_RATE = 0.1
@@ -254,15 +252,8 @@ class _Adaptation:
 
 
 def rivals(world: World) -> list[Entry]:
-    """What needs no choice: augmentations, histogram matching, statistics of batch norms."""
-
-    def whole(slices: SliceSet) -> Style:
-        images = slices.images()
-        return style_of(images, torch.zeros(images[:, 0].shape, dtype=torch.bool))
-
-    found = [augmentation_average(), histogram_matching(whole(world.unlabelled), whole(world.source))]
-    statistics = batch_statistics(world.segmenter, world.unlabelled)
-    found += [] if statistics is None else [statistics]
+    """What needs no choice."""
+    found = unfitted(world.segmenter, world.unlabelled, world.source)
     return [Entry(correction.name, "rival", [correction], (LATENTS,)) for correction in found]
 
 

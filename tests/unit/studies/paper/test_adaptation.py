@@ -11,7 +11,7 @@ from seglens.segmenters.segmenter import Segmenter
 from seglens.steering.contest import Contestant
 from seglens.steering.corrections import Correction
 from seglens.studies.demo import demo_settings
-from seglens.studies.paper.adaptation import Direction, differing_latents, learning_curve, patients_of
+from seglens.studies.paper.adaptation import Direction, differing_latents, learning_curve, patients_of, untrained_like
 from seglens.studies.paper.adaptation_tables import (
     class_headlines,
     curve_rows,
@@ -23,7 +23,13 @@ from seglens.studies.paper.adaptation_tables import (
 from seglens.studies.stages import Study
 
 CONTESTANTS = [
-    {"name": "latents", "side": "edit", "n_parameters": 4, "corrections": ["latents", "latents, seed 1"]},
+    {
+        "name": "latents",
+        "side": "edit",
+        "n_parameters": 4,
+        "corrections": ["latents", "latents, seed 1"],
+        "chosen": {"inner_dice": 0.7},
+    },
     {"name": "last_layer", "side": "rival", "n_parameters": 4, "corrections": ["last_layer"]},
     {"name": "whole_suffix", "side": "ceiling", "n_parameters": 99, "corrections": ["whole_suffix"]},
 ]
@@ -98,8 +104,9 @@ def test_where_few_patients_only_harm_the_untouched_network_is_the_best_rival():
 def test_the_words_say_which_way_it_falls(policies):
     hits = {"none": 40, "1 0 latents": 50, "1 0 last_layer": 55}
     curve = curve_rows(scores_of(hits), "adult on pediatric")
-    words = " ".join(paragraphs(lead_rows(policies), curve))
+    words = " ".join(paragraphs(lead_rows(policies), curve, policies, 30))
     assert "(latents, 4 numbers) beats the best rival (last_layer, 4): +0.150" in words
+    assert "whole_suffix 0.900" in words
     assert "1 labelled patients: latents against last_layer: -0.050" in words
     found = headlines(lead_rows(policies), curve)
     assert found["lead adult on pediatric"] == pytest.approx(0.15)
@@ -113,15 +120,15 @@ class FakeStudy(Study):
         self.settings = demo_settings(0)
 
     def slices(self, cohort):
-        splits = ["train"] * 6 + ["val"] * 2 + ["test"] * 3
-        index = pl.DataFrame({"case": [f"p{number:02}" for number in range(11)], "split": splits})
-        masks = torch.zeros(11, 4, 4, dtype=torch.uint8)
+        splits = ["train"] * 12 + ["val"] * 4 + ["test"] * 6
+        index = pl.DataFrame({"case": [f"p{number // 2:02}" for number in range(22)], "split": splits})
+        masks = torch.zeros(22, 4, 4, dtype=torch.uint8)
         return SliceSet.from_tensors(
-            torch.zeros(11, 1, 4, 4), masks, masks == 0, index, name=cohort, sequences=("T1",), labels={0: "a", 1: "b"}
+            torch.zeros(22, 1, 4, 4), masks, masks == 0, index, name=cohort, sequences=("T1",), labels={0: "a", 1: "b"}
         )
 
 
-@pytest.mark.parametrize(("cohort", "sizes"), [("pediatric", (5, 6)), ("healthy", (2, 3)), ("adult", (2, 3))])
+@pytest.mark.parametrize(("cohort", "sizes"), [("pediatric", (10, 12)), ("healthy", (4, 6)), ("adult", (4, 6))])
 def test_nobody_is_in_both_parts_and_nobody_is_chosen_on_that_was_trained_on(cohort, sizes):
     chosen, judged = patients_of(FakeStudy(), Direction("adult", cohort, "edema", True))
     assert (len(chosen), len(judged)) == sizes
@@ -134,17 +141,23 @@ def test_the_curve_draws_nested_patients_and_names_them():
 
     def contest(few, draw):
         seen.append((draw, set(few.index["patient"])))
-        return [Contestant("latents", "edit", [Correction("latents", 1, "held_out", lambda seen: seen.logits)])]
+        return [
+            Contestant(
+                "latents_two_depths",
+                "edit",
+                [Correction("latents_two_depths", 1, "held_out", lambda seen: seen.logits)],
+            )
+        ]
 
     full = contest(study.slices("adult"), 0)
     seen.clear()
-    found = learning_curve(contest, full, study.slices("adult"), {"sizes": [1, 3], "draws": 2})
+    found = learning_curve(contest, full, study.slices("adult"), {"draws": {"1": 2, "3": 2}})
     assert [correction.name for correction in found] == [
-        "11 0 latents",
-        "1 0 latents",
-        "3 0 latents",
-        "1 1 latents",
-        "3 1 latents",
+        "11 0 latents_two_depths",
+        "1 0 latents_two_depths",
+        "3 0 latents_two_depths",
+        "1 1 latents_two_depths",
+        "3 1 latents_two_depths",
     ]
     assert [len(patients) for _, patients in seen] == [1, 3, 1, 3]
     assert seen[0][1] < seen[1][1]
@@ -188,3 +201,45 @@ def test_latents_of_what_differs_come_first():
 def test_one_patient_differs_from_nobody():
     segmenter, dictionary = seen_through()
     assert differing_latents(segmenter, dictionary, cohort("own", 0, 8, 0.0), cohort("target", 1, 1, 1.0)) == []
+
+
+def test_the_edit_is_chosen_by_the_inner_split_and_not_by_who_is_judged():
+    two = [
+        {"name": name, "side": "edit", "n_parameters": 1, "corrections": [name], "chosen": {"inner_dice": inner}}
+        for name, inner in (("lucky", 0.5), ("chosen", 0.6))
+    ]
+    hits = {"none": 40, "lucky": 90, "chosen": 70, "last_layer": 60, "whole_suffix": 95}
+    rows = policy_rows(scores_of(hits), [*two, *CONTESTANTS[1:]], "adult on pediatric", "edema")
+    leads = lead_rows(rows)
+    assert set(leads.filter("chosen")["edit"]) == {"chosen"}
+    curve = curve_rows(scores_of({"none": 40, "1 0 latents": 50, "1 0 last_layer": 55}), "adult on pediatric")
+    assert headlines(leads, curve)["lead adult on pediatric"] == pytest.approx(0.1)
+
+
+def test_how_much_the_draw_of_labelled_patients_matters_is_in_the_interval():
+    hits = {"none": 40} | {f"1 {draw} last_layer": 50 for draw in range(4)}
+    steady = curve_rows(scores_of(hits | {f"1 {draw} latents": 70 for draw in range(4)}), "d")
+    shaky = curve_rows(scores_of(hits | {f"1 {draw} latents": 40 + 20 * draw for draw in range(4)}), "d")
+    width = [
+        table.filter(pl.col("policy") == "latents").select(pl.col("lead high") - pl.col("lead low")).item()
+        for table in (steady, shaky)
+    ]
+    assert width[0] == pytest.approx(0, abs=1e-9)
+    assert width[1] > 0.3
+
+
+def test_one_evaluation_patient_has_no_interval_and_breaks_no_table():
+    curve = curve_rows(scores_of({"none": 40, "1 0 latents": 50, "1 0 last_layer": 55}, patients=1), "d")
+    others = curve_rows(scores_of({"none": 40, "1 0 latents": 50, "1 0 last_layer": 55}), "e")
+    assert pl.concat([curve, others]).schema == others.schema
+    assert curve["lead low"].null_count() == curve.height
+
+
+def test_an_untrained_twin_has_as_many_active_latents():
+    segmenter, dictionary = seen_through()
+    slices = cohort("own", 0, 40, 0.0)
+    twin = untrained_like(dictionary, segmenter, slices)
+    tokens = slices.images().permute(0, 2, 3, 1).reshape(-1, 2)
+    assert twin.encode(tokens).l0 == pytest.approx(dictionary.k, rel=0.05)
+    assert not torch.equal(twin.W_dec, dictionary.W_dec)
+    assert torch.equal(twin.centre, dictionary.centre)
