@@ -3,11 +3,13 @@
 Slices of one patient are alike, so patients are drawn with replacement, each with all of its slices (the cluster
 bootstrap: Efron and Tibshirani, An Introduction to the Bootstrap, 1993). Two edits are compared on the same draws.
 Percentile intervals of few patients are too narrow: theirs are expanded to the width that Student's t has
-(Hesterberg, What Teachers Should Know about the Bootstrap, 2015, section 5.2).
+(Hesterberg, What Teachers Should Know about the Bootstrap, 2015, section 5.2). Of fewer than `MINIMUM_PATIENTS` the
+expanded ends would be the extremes of all draws, however many there are: there the interval is Student's t itself, with
+the spread of the draws.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -17,16 +19,18 @@ from seglens.segmenters.scoring import CONVENTIONS, Scores
 FIGURES = (*CONVENTIONS, "precision", "recall")
 """What an interval can be given for; each is a ratio of sums over patients."""
 DRAWS = 2000
+MINIMUM_PATIENTS = 6
+"""Of so many patients percentiles are taken; of fewer, Student's t."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and its expanded percentile interval.
+    """A figure and its interval over patients, as `interval_of` makes it.
 
     Attributes:
         value: on the patients as they are; NaN where it is undefined.
-        low: lower end; NaN where no draw has a value.
-        high: upper end.
+        low: lower end; NaN where no draw has a value, and of one patient.
+        high: upper end; NaN where ``low`` is.
         n_patients: how many were drawn from.
         n_draws: draws in which the figure is defined.
     """
@@ -99,6 +103,10 @@ def share_interval(
 ) -> Interval:
     """A share of slices (such as those that an edit recovers) with its interval over patients.
 
+    A share of 0 or 1 is the same in every draw, and says nothing of its doubt: there the other end is Clopper and
+    Pearson's bound with as many trials as patients (Biometrika 26, 1934). Ends never leave 0..1; of one patient both
+    are NaN.
+
     Args:
         patients: of each slice.
         hits: whether the slice counts.
@@ -109,6 +117,8 @@ def share_interval(
     Raises:
         ValueError: as many of both are needed, and at least one.
     """
+    from scipy.stats import beta
+
     if len(patients) != len(hits) or not len(patients):
         raise ValueError(f"{len(patients)} patients and {len(hits)} hits; give one of each a slice, at least one")
     _, owner = np.unique(np.asarray(patients), return_inverse=True)
@@ -116,7 +126,14 @@ def share_interval(
     sums = np.bincount(owner, weights=np.asarray(hits, dtype=float), minlength=n_patients)
     sizes = np.bincount(owner, minlength=n_patients).astype(float)
     weights = _weights(n_patients, draws, seed)
-    return interval_of(float(sums.sum() / sizes.sum()), (weights @ sums) / (weights @ sizes), n_patients, level=level)
+    share = float(sums.sum() / sizes.sum())
+    found = interval_of(share, (weights @ sums) / (weights @ sizes), n_patients, level=level)
+    low, high = max(found.low, 0.0), min(found.high, 1.0)
+    if n_patients > 1 and share == 0:
+        high = float(beta.ppf((1 + level) / 2, 1, n_patients))
+    elif n_patients > 1 and share == 1:
+        low = float(beta.ppf((1 - level) / 2, n_patients, 1))
+    return replace(found, low=low, high=high)
 
 
 def resampled(
@@ -174,18 +191,24 @@ def resampled(
 
 
 def interval_of(value: float, drawn: np.ndarray, n_patients: int, *, level: float = 0.95) -> Interval:
-    """The expanded percentile interval of what was drawn; draws without a value (NaN) are left out and not counted.
+    """The interval of a figure by what was drawn; draws without a value (NaN) are left out and not counted.
+
+    From `MINIMUM_PATIENTS` patients on, expanded percentiles. Of fewer, Student's t around the value: the quantile at
+    (1 + level) / 2 with n - 1 degrees of freedom, times the spread of the draws, times sqrt(n / (n - 1)), for draws of
+    a mean of n patients spread that much less than the mean does.
 
     Args:
         value: the figure on the patients as they are.
         drawn: the figure of each draw.
-        n_patients: that were drawn from; of one nothing can be said, and the ends are NaN; of two to four the ends are
-            those of all draws, which is still too narrow.
+        n_patients: n, that were drawn from; of one nothing can be said, and the ends are NaN.
         level: share of such intervals that hold the truth, 0..1.
     """
     known = drawn[~np.isnan(drawn)]
     if not len(known) or n_patients < 2:
         return Interval(float(value), float("nan"), float("nan"), n_patients, len(known))
+    if n_patients < MINIMUM_PATIENTS:
+        reach = _quantile(n_patients, level) * float(known.std())
+        return Interval(float(value), float(value) - reach, float(value) + reach, n_patients, len(known))
     tail = _expanded_tail(n_patients, level)
     low, high = np.quantile(known, [tail, 1 - tail])
     return Interval(float(value), float(low), float(high), n_patients, len(known))
@@ -193,10 +216,16 @@ def interval_of(value: float, drawn: np.ndarray, n_patients: int, *, level: floa
 
 def _expanded_tail(n_patients: int, level: float) -> float:
     """Share of the draws beyond each end: below (1 - level) / 2, for draws of few patients vary too little."""
-    from scipy.stats import norm, t
+    from scipy.stats import norm
 
-    quantile = t.ppf((1 + level) / 2, n_patients - 1)
-    return float(norm.cdf(-np.sqrt(n_patients / (n_patients - 1)) * quantile))
+    return float(norm.cdf(-_quantile(n_patients, level)))
+
+
+def _quantile(n_patients: int, level: float) -> float:
+    """How many standard deviations of the draws Student's interval reaches from the value to each side."""
+    from scipy.stats import t
+
+    return float(np.sqrt(n_patients / (n_patients - 1)) * t.ppf((1 + level) / 2, n_patients - 1))
 
 
 def _weights(n_patients: int, draws: int, seed: int) -> np.ndarray:

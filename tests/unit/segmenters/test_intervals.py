@@ -111,7 +111,7 @@ def test_the_interval_of_a_share_is_the_binomial_one():
     assert found.high == pytest.approx(0.3 + 1.96 * spread, abs=0.012)
 
 
-@pytest.mark.parametrize("n_patients", [5, 9, 200])
+@pytest.mark.parametrize("n_patients", [2, 5, 6, 9, 200])
 def test_of_few_patients_the_interval_is_as_wide_as_students(n_patients):
     # the bootstrap of a mean of n normal values: its variance is (n - 1) / n of the unbiased one
     shares = (np.arange(200_000) + 0.5) / 200_000
@@ -120,6 +120,37 @@ def test_of_few_patients_the_interval_is_as_wide_as_students(n_patients):
     expected = t.ppf(0.975, n_patients - 1) / math.sqrt(n_patients)
     assert found.high == pytest.approx(expected, rel=0.01)
     assert found.low == pytest.approx(-expected, rel=0.01)
+
+
+@pytest.mark.parametrize("n_patients", [2, 3, 5])
+def test_of_very_few_patients_the_interval_is_students_and_excludes_0_as_often_as_it_should(n_patients):
+    # true mean 0: the extremes of all draws leave 0 out of them in 1 of 2, 4 and 16 tables, Student's t in 1 of 20
+    generator, excluded, tables = np.random.default_rng(0), 0, 1000
+    often = generator.multinomial(n_patients, np.full(n_patients, 1 / n_patients), 1000)
+    for values in generator.normal(size=(tables, n_patients)):
+        excluded += interval_of(values.mean(), often @ values / n_patients, n_patients).excludes_zero
+    assert excluded / tables == pytest.approx(0.05, abs=0.025)
+
+
+def test_the_interval_of_three_patients_is_the_textbooks():
+    hits = [True] * 1 + [False] * 9 + [True] * 2 + [False] * 8 + [True] * 3 + [False] * 7
+    found = share_interval([f"p{number // 10}" for number in range(30)], hits, draws=200_000)
+    reach = 4.302653 * 0.1 / math.sqrt(3)  # t of 2 degrees of freedom, sd of .1, .2 and .3
+    assert found.value == pytest.approx(0.2)
+    assert found.low == pytest.approx(max(0.2 - reach, 0))
+    assert found.high == pytest.approx(0.2 + reach, rel=0.01)
+    assert interval_of(0.2, np.array([0.1, 0.3]), 3).low == pytest.approx(0.2 - 4.302653 * 0.1 * math.sqrt(1.5))
+
+
+@pytest.mark.parametrize(("n_patients", "bound"), [(3, 0.707598), (10, 0.308497)])
+def test_a_share_of_nothing_or_of_all_is_not_certain(n_patients, bound):
+    patients = [f"p{number}" for number in range(n_patients)] * 4
+    none, every = (share_interval(patients, [hit] * len(patients)) for hit in (False, True))
+    assert (none.value, none.low) == (0.0, 0.0)
+    assert none.high == pytest.approx(bound, abs=1e-6)  # 1 - 0.025 ** (1 / n)
+    assert (every.value, every.high) == (1.0, 1.0)
+    assert every.low == pytest.approx(1 - bound, abs=1e-6)
+    assert math.isnan(share_interval(["p"], [True]).low)
 
 
 def test_of_one_patient_nothing_can_be_said():
