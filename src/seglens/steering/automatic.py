@@ -49,11 +49,14 @@ class Verdict:
     @property
     def sentence(self) -> str:
         """The verdict in words."""
+        n_edits = self.table.filter(pl.col("side") == "edit").height
+        edit = f"the best of {n_edits} edits, {self.edit},"
+        rival = f"the best of {self.table.height - n_edits} rivals, {self.rival}"
         lead = f"{self.lead.value:+.3f} [{self.lead.low:+.3f}, {self.lead.high:+.3f}] pooled foreground Dice"
         patients = f"over {self.lead.n_patients} patients, cross-validated"
         if self.correction is None:
-            return f"no edit helps: the best, {self.edit}, against the best rival, {self.rival}: {lead} {patients}"
-        return f"{self.edit} beats the best rival, {self.rival}, by {lead} {patients}"
+            return f"no edit helps: {edit} against {rival}: {lead} {patients}"
+        return f"{edit} beats {rival}, by {lead} {patients}"
 
 
 def choose_correction(

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from seglens.cohorts.slices import SliceSet
+from seglens.segmenters.scoring import SCHEMA, Scores
+from seglens.steering import automatic
 from seglens.steering.automatic import choose_correction
 from seglens.steering.baselines import predict_nothing
 from seglens.steering.contest import Contestant, fitted_contestants
@@ -45,7 +47,8 @@ def test_the_cure_is_chosen_and_cures_others(segmenter, dictionary, selection, e
     assert (verdict.edit, verdict.rival) == ("cure", "none")
     assert verdict.lead.low > 0
     assert verdict.correction.name == "cure"
-    assert "cure beats the best rival, none" in verdict.sentence
+    assert "the best of 2 edits, cure, beats the best of 2 rivals, none, by" in verdict.sentence
+    assert "over 4 patients, cross-validated" in verdict.sentence
     scores = judge([verdict.correction], segmenter, evaluation)
     assert scores.summary("cure")["dice_pooled"]["edema"] == 1.0
     assert verdict.table["name"].to_list()[0] == "cure"
@@ -56,7 +59,7 @@ def test_no_edit_helps_and_that_is_said(segmenter, dictionary, selection, contes
         segmenter, dictionary, selection, target="edema", contest=without(contest, "cure"), folds=2
     )
     assert verdict.correction is None
-    assert verdict.sentence.startswith("no edit helps: the best, idle, against the best rival, none")
+    assert verdict.sentence.startswith("no edit helps: the best of 1 edits, idle, against the best of 2 rivals, none: ")
     assert verdict.lead.value == 0.0
 
 
@@ -69,6 +72,30 @@ def test_an_edit_that_only_equals_a_rival_is_not_taken(segmenter, dictionary, se
         segmenter, dictionary, selection, target="edema", contest=lambda slices: [*contest(slices), rival], folds=2
     )
     assert (verdict.rival, verdict.correction) == ("refit", None)
+
+
+@pytest.mark.parametrize(("hits", "helps"), [((52, 52, 80), False), ((60, 62, 64), True)])
+def test_of_three_patients_a_gain_in_each_is_not_enough(world, contest, monkeypatch, hits, helps):
+    # Dice of .50 untouched: gains of .02, .02 and .30 are .11 +- .40, those of .10, .12 and .14 are .12 +- .05
+    three = world.selection.select(range(12))
+    cured = dict(zip(sorted(set(three.index["patient"])), hits, strict=True))
+
+    def judged(corrections, segmenter, slices, *, batch_size):
+        rows = [
+            {"edit": edit, "row": row, "case": patient, "patient": patient, "volume": patient, "label": 1,
+             "class": "core", "tp": cured[patient] if edit == "cure" else 50, "predicted": 100, "truth": 100,
+             "hd95_mm": None}
+            for edit in ("none", *(correction.name for correction in corrections))
+            for row, patient in enumerate(slices.index["patient"])
+        ]  # fmt: skip
+        return Scores(pl.DataFrame(rows, schema=SCHEMA))
+
+    monkeypatch.setattr(automatic, "judge", judged)
+    verdict = choose_correction(world.segmenter, world.dictionary, three, target="core", contest=contest, folds=3)
+    assert (verdict.edit, verdict.lead.n_patients) == ("cure", 3)
+    assert verdict.lead.value == pytest.approx(sum(hits) / 300 - 0.5)
+    assert (verdict.correction is not None) == helps
+    assert "over 3 patients" in verdict.sentence
 
 
 def test_nothing_is_judged_on_the_patients_that_it_was_chosen_on(segmenter, dictionary, selection, contest):

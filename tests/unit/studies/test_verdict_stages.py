@@ -39,7 +39,7 @@ def asked(monkeypatch):
     def answer(segmenter, dictionary, selection, *, target, seed, progress):
         calls.append((segmenter, selection.hash, target))
         correction = Correction("latents", 2, "held_out", lambda seen: seen.logits, {"stage2 scale": torch.ones(2)})
-        table = pl.DataFrame({"name": ["latents"], "dice_pooled": [0.5]})
+        table = pl.DataFrame({"name": ["latents", "last_layer"], "side": ["edit", "rival"], "dice_pooled": [0.5, 0.45]})
         lead = Interval(0.05, 0.01, 0.09, 9, 2000)
         return Verdict(correction, "latents", "last_layer", lead, {"loss": "plain"}, table)
 
