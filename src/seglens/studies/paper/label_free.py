@@ -80,7 +80,7 @@ def label_free_study(study: Study, direction: Direction, plan: Mapping[str, Any]
         "source": source.hash,
         "selection": selection.hash,
         "evaluation": evaluation.hash,
-        "version": 1,
+        "version": 2,
     }
 
     def make(draft: Draft, progress: Progress) -> None:
@@ -117,7 +117,7 @@ EXPERIMENT = Experiment(
     title="Edits chosen without a mask of the target cohort, and test-time adaptation",
     paper="beyond the paper",
     run=run,
-    version=3,
+    version=4,
     figures=(
         Figure(
             kind="bars",

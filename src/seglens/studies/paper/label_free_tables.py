@@ -14,6 +14,8 @@ from seglens.steering.sweep import UNEDITED
 AIM = 0.7
 SMALLEST_GAIN = 0.01
 """Below this gain of an oracle (pooled Dice) a share of it says nothing and is left empty."""
+MOST_DROPPED = 0.05
+"""Of more draws without a gain of the oracle, the interval would be of the other draws only, and is left empty."""
 POLICY_ROWS = {
     "direction": pl.String,
     "policy": pl.String,
@@ -74,7 +76,8 @@ def policy_rows(scores: Scores, entries: Sequence[Mapping[str, Any]], direction:
 def kept_rows(scores: Scores, entries: Sequence[Mapping[str, Any]], direction: str) -> pl.DataFrame:
     """Share of an oracle's gain in pooled foreground Dice that each policy keeps, with its interval over patients.
 
-    Empty where the oracle gains less than `SMALLEST_GAIN`; draws in which it gains nothing are left out.
+    Empty where the oracle gains less than `SMALLEST_GAIN`. Draws in which it gains nothing have no share and are left
+    out; where they are more than `MOST_DROPPED` of all, low and high are empty.
     """
     oracles = {entry["name"]: entry["corrections"] for entry in entries if entry["side"] == "oracle"}
     n_patients, rows = scores.table["patient"].n_unique(), []
@@ -88,7 +91,7 @@ def kept_rows(scores: Scores, entries: Sequence[Mapping[str, Any]], direction: s
             with np.errstate(divide="ignore", invalid="ignore"):
                 shares = np.where(bests > 0, gains / bests, np.nan)
             interval = interval_of(share, shares, n_patients)
-            known = finite(share) is not None
+            known = finite(share) is not None and interval.n_draws >= (1 - MOST_DROPPED) * len(shares)
             rows.append(
                 {
                     "direction": direction,
@@ -106,16 +109,20 @@ def kept_rows(scores: Scores, entries: Sequence[Mapping[str, Any]], direction: s
 
 
 def headlines(kept: pl.DataFrame) -> dict[str, float | None]:
-    """For each kind of oracle, the edit that keeps the largest mean share over the directions, and that share."""
+    """For each kind of oracle, the edit that keeps the largest mean share over the directions, and that share.
+
+    The keys say of how many edits it is the best, and over how many directions.
+    """
     found: dict[str, float | None] = {}
     for row in best_rows(kept).iter_rows(named=True):
-        found[f"share of {row['oracle']} kept by: {row['policy']}, mean over directions"] = row["mean share"]
-        found[f"share of {row['oracle']} kept by: {row['policy']}, smallest"] = row["smallest share"]
+        best = f"the best of {row['edits']} edits over {row['directions']} directions: {row['policy']}"
+        found[f"share of {row['oracle']} kept by {best}, mean"] = row["mean share"]
+        found[f"share of {row['oracle']} kept by {best}, smallest"] = row["smallest share"]
     return found
 
 
 def best_rows(kept: pl.DataFrame) -> pl.DataFrame:
-    """One row an oracle: the edit with the largest mean share among those judged in most directions."""
+    """One row an oracle: the edit with the largest mean share of those judged in most directions (``edits``)."""
     shares = (
         kept.filter((pl.col("side") == "edit") & pl.col("share kept").is_not_null())
         .group_by("oracle", "policy", maintain_order=True)
@@ -126,7 +133,11 @@ def best_rows(kept: pl.DataFrame) -> pl.DataFrame:
         )
     )
     most = pl.col("directions") == pl.col("directions").max().over("oracle")
-    ranked = shares.filter(most).sort("oracle", "mean share", descending=[False, True])
+    ranked = (
+        shares.filter(most)
+        .with_columns(pl.len().over("oracle").alias("edits"))
+        .sort("oracle", "mean share", descending=[False, True])
+    )
     return ranked.unique("oracle", keep="first", maintain_order=True)
 
 
@@ -136,14 +147,16 @@ def paragraphs(policies: pl.DataFrame, kept: pl.DataFrame) -> list[str]:
         "A policy sees images of the target cohort's selection patients, never a mask of that cohort, and the labelled "
         "slices that its own network was trained on. It is judged on other patients of the target cohort. An oracle "
         "sees the very masks that it is judged on; the share of its gain (pooled Dice, mean of the foreground classes) "
-        f"that a policy keeps is left empty where the oracle gains less than {SMALLEST_GAIN:g}.",
+        f"that a policy keeps is left empty where the oracle gains less than {SMALLEST_GAIN:g}. Draws of patients in "
+        "which the oracle gains nothing have no share and are left out of its interval; where they are more than "
+        f"{MOST_DROPPED:.0%} of the draws, the interval would be of the others only, and is left empty.",
     ]
     for row in best_rows(kept).iter_rows(named=True):
         verdict = "reaches" if row["mean share"] >= AIM else "misses"
         words.append(
-            f"Against the oracle \u201c{row['oracle']}\u201d, \u201c{row['policy']}\u201d keeps most: "
-            f"{row['mean share']:.0%} of the gain on average over {row['directions']} directions, "
-            f"{row['smallest share']:.0%} at worst. It {verdict} the aim of {AIM:.0%}."
+            f"Against the oracle \u201c{row['oracle']}\u201d, \u201c{row['policy']}\u201d keeps most of "
+            f"{row['edits']} edits: {row['mean share']:.0%} of the gain on average over {row['directions']} "
+            f"directions, {row['smallest share']:.0%} at worst. It {verdict} the aim of {AIM:.0%}."
         )
     main = policies.filter((pl.col("class") == "foreground") & (pl.col("figure") == "dice_pooled"))
     for side, noun in (("edit", "edit"), ("rival", "rival")):
