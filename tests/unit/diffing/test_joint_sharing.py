@@ -67,6 +67,21 @@ def test_scaling_agrees_between_halves_of_patients_only():
     assert float(judged.scaled_norms[0, 1]) == 0
 
 
+@pytest.mark.parametrize(("told_apart", "scaled"), [(False, 0.0), (True, 0.3)])
+def test_halves_agree_on_what_is_one_patients_own_where_his_renderings_are_in_both(told_apart, scaled):
+    # 15 patients rendered twice, +1 in 8 of them and -0.5 in the others: told apart, each is in both halves
+    numbers = [number for _ in range(2) for number in range(15) for _ in range(2)]
+    names = [f"{place // 30 if told_apart else ''}p{number:02}" for place, number in enumerate(numbers)]
+    index = pl.DataFrame({"patient": names})
+    models = two_models([0.0, 0.0, 0.0], index=index)
+    own, other = (models[name].slice_tokens(range(N_SLICES)) for name in "ab")
+    effect = torch.tensor([-0.5 if number % 2 else 1.0 for number in numbers])
+    other[..., 3] += effect[:, None, None] * own[..., 0]
+    models["b"] = store(other, name="b", index=index)
+    judged = judge_joint(by_hand(torch.stack([row((0, 1.0), (3, 0.0))])), models)
+    assert float(judged.scaled_norms[0, 1]) == pytest.approx(scaled, abs=0.15 if told_apart else 0)
+
+
 def test_ablation_gain_is_the_error_that_leaving_a_latent_out_adds():
     rows = torch.stack([row((0, 1.0), (3, 0.5)), row((1, 1.0), (4, 1.0)), row((2, 0.3), (5, 1.0))])
     joint, models = by_hand(rows), two_models([1.0, 1.0, 0.5])

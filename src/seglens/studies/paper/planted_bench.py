@@ -3,7 +3,7 @@
 Every cohort holds other patients, but for the held-out ones: they are rendered without a factor and with each.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -206,9 +206,9 @@ class Bench:
 
         Returns:
             The dictionary; its live latents that are in one model only, by their decoder norms and after latent scaling
-            too, both judged on the held-out patients; and how many are live there.
+            too, both judged on the held-out patients that calls are made on; and how many are live there.
         """
-        stores = self._stores(hookpoint, factor, (OFF, factor))
+        stores = self._stores(hookpoint, factor, joined(self.slices(OFF), self.slices(factor)))
         seed = self.study.settings.seed
 
         def make(draft: Draft, progress: Progress) -> None:
@@ -217,13 +217,18 @@ class Bench:
         inputs = {"stores": [store.hash for store in stores.values()], "settings": asdict(JOINT_FIT), "seed": seed}
         name = f"planted-joint/{factor}-{hookpoint}".replace(" ", "-")
         joint = JointDictionary.read(part(self.study, name, JOINT_KIND, inputs, make))
-        sharing = judge_joint(joint, self._stores(hookpoint, factor, held_out_cohorts(factor)))
+        calling, _ = self.held_out_halves()
+        seen = (of_patients(self.slices(cohort), calling) for cohort in held_out_cohorts(factor))
+        sharing = judge_joint(joint, self._stores(hookpoint, factor, joined(*seen, same_patients=True)))
         alone = (sharing.in_models("norm").sum(1) == 1) & (sharing.in_models("scaled").sum(1) == 1)
         return joint, (alone & sharing.live).nonzero()[:, 0].tolist(), int(sharing.live.sum())
 
-    def _stores(self, hookpoint: str, factor: str, cohorts: tuple[str, str]) -> dict[str, ActivationStore]:
-        """Activations of the models of both discovery cohorts, each on the slices of both of these cohorts."""
-        slices = joined(*(self.slices(cohort) for cohort in cohorts))
+    def held_out_halves(self) -> tuple[list[str], list[str]]:
+        """The held-out patients on whom a joint dictionary's latents are called, and those on whom they are scored."""
+        return alternating(self.slices(f"held out/{OFF}").index["patient"].to_list())
+
+    def _stores(self, hookpoint: str, factor: str, slices: SliceSet) -> dict[str, ActivationStore]:
+        """Activations of the models of both discovery cohorts, each on all of these slices."""
         return {model: live_activations(self.segmenter(model), slices, hookpoint) for model in (OFF, factor)}
 
     def joint_responses(self, joint: JointDictionary, hookpoint: str, cohort: str) -> Responses:
@@ -262,14 +267,30 @@ def paired(off: Responses, on: Responses) -> tuple[Responses, Responses]:
     return off.of(both), on.of(both)
 
 
-def joined(one: SliceSet, other: SliceSet) -> SliceSet:
-    """The slices of two cohorts as one set; their patients are told apart."""
-    index = pl.concat(
-        [
-            slices.index.with_columns(pl.format(f"{number}/{{}}", "patient").alias("patient"))
-            for number, slices in enumerate((one, other))
-        ]
-    )
+def alternating(patients: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Every second patient by name, from the first on, and the others."""
+    names = sorted(set(patients))
+    return names[::2], names[1::2]
+
+
+def of_patients(slices: SliceSet, patients: Collection[str]) -> SliceSet:
+    """The slices of these patients, in their order."""
+    return slices.select([row for row, patient in enumerate(slices.index["patient"]) if patient in patients])
+
+
+def joined(one: SliceSet, other: SliceSet, *, same_patients: bool = False) -> SliceSet:
+    """The slices of two cohorts as one set.
+
+    Args:
+        one: of one cohort.
+        other: of the other.
+        same_patients: a name that is in both cohorts is one patient in two renderings, who is not independent of
+            himself; otherwise the patients are told apart.
+    """
+    index = pl.concat([one.index, other.index])
+    if not same_patients:
+        cohort = pl.when(pl.int_range(pl.len()) < len(one)).then(pl.lit("0/")).otherwise(pl.lit("1/"))
+        index = index.with_columns((cohort + pl.col("patient")).alias("patient"))
     return SliceSet.from_tensors(
         torch.cat([one.images(), other.images()]),
         torch.cat([one.masks(), other.masks()]),

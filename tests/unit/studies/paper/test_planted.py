@@ -1,5 +1,6 @@
 from dataclasses import fields
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -7,15 +8,19 @@ import torch
 from seglens.cohorts.phantom.populations import resolve
 from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.codes import Codes
+from seglens.diffing.planted import Responses
 from seglens.studies.paper import CannotCarryError
-from seglens.studies.paper.planted import TEST, named_good, summary
+from seglens.studies.paper.planted import TEST, Thresholds, among, by_joint, named_good, summary
 from seglens.studies.paper.planted_bench import (
     FACTORS,
     NONE,
     POPULATION,
+    Bench,
     Sizes,
+    alternating,
     held_out_cohorts,
     joined,
+    of_patients,
     open_bench,
     paired,
     responses_of,
@@ -69,6 +74,47 @@ def test_two_cohorts_with_the_same_names_are_joined_as_different_patients() -> N
     both = joined(one, other)
     assert both.index["patient"].to_list() == ["0/a", "0/b", "1/a", "1/b"]
     torch.testing.assert_close(both.images(), torch.cat([one.images(), other.images()]))
+
+
+def test_two_renderings_of_one_patient_stay_one_patient() -> None:
+    off, on = (_slices(name, ["a", "b"], lesion_of=set()) for name in ("off", "on"))
+    both = joined(off, on, same_patients=True)
+    assert both.index["patient"].to_list() == ["a", "b", "a", "b"]
+    torch.testing.assert_close(both.images(), torch.cat([off.images(), on.images()]))
+
+
+def test_calls_and_scores_of_a_joint_dictionary_are_of_different_patients() -> None:
+    off, on = (_slices(name, [*"cabad"], lesion_of=set()) for name in ("off", "on"))
+    calling, scoring = alternating(off.index["patient"].to_list())
+    assert (calling, scoring) == (["a", "c"], ["b", "d"])
+    called_on = joined(*(of_patients(slices, calling) for slices in (off, on)), same_patients=True)
+    assert called_on.index["patient"].to_list() == ["c", "a", "a", "c", "a", "a"]
+    torch.testing.assert_close(called_on.images(), torch.cat([side.images([0, 1, 3]) for side in (off, on)]))
+    responses = Responses(("a", "b", "d"), ("rest",), np.arange(3.0).reshape(3, 1, 1))
+    scored = among(responses, scoring)
+    assert (scored.patients, scored.values.flatten().tolist()) == (("b", "d"), [1.0, 2.0])
+
+
+class _Called(Bench):
+    """A bench without a study, whose joint dictionary calls latent 0."""
+
+    def __init__(self):
+        pass
+
+    def joint(self, hookpoint, factor):
+        return None, [0], 1
+
+    def joint_responses(self, joint, hookpoint, cohort):
+        return Responses(("a", "b", "c", "d"), ("rest",), np.arange(1.0, 5.0).reshape(4, 1, 1))
+
+    def held_out_halves(self):
+        return alternating(["a", "b", "c", "d"])
+
+
+def test_the_joint_methods_are_scored_on_no_patient_that_they_were_called_on() -> None:
+    found = by_joint(_Called(), "early", "noise", Thresholds({}, {}))
+    assert {one.held_out[side].patients for one in found.values() for side in (0, 1)} == {("b", "d")}
+    assert {side.patients for one in found.values() for side in one.discovery} == {("a", "b", "c", "d")}
 
 
 def test_without_a_factor_the_held_out_patients_are_their_own_pair() -> None:
