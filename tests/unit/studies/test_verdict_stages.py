@@ -51,7 +51,8 @@ def asked(monkeypatch):
 def test_every_entry_is_asked_once_and_on_val_patients_only(asked, tmp_path):
     settings = demo_settings(0)
     said = verdict_stages.decide(settings, tmp_path / "run")
-    assert said[0].startswith("adult on pediatric, edema: latents beats the best rival, last_layer, by +0.050")
+    best = "the best of 1 edits, latents, beats the best of 1 rivals, last_layer, by +0.050"
+    assert said[0].startswith(f"adult on pediatric, edema: {best}")
     assert asked == [("adult", "val of pediatric", "edema"), ("pediatric", "val of adult", "edema")]
     assert verdict_stages.decide(settings, tmp_path / "run") == said
     assert len(asked) == 2
