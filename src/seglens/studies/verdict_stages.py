@@ -44,7 +44,7 @@ def verdict(study: Study, segmenter: str, cohort: str, label: str) -> Artifact:
         "selection": selection.hash,
         "label": label,
         "seed": study.settings.seed,
-        "version": 3,
+        "version": 4,
     }
 
     def make(draft: Draft, progress: Progress) -> None:

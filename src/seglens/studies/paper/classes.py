@@ -223,5 +223,5 @@ EXPERIMENT = Experiment(
         ),
     },
     folded=("failure modes",),
-    version=2,
+    version=3,
 )

@@ -165,5 +165,5 @@ EXPERIMENT = Experiment(
         "recovered share, latents, oracle, ssa": Published(0.633, _SHARE),
     },
     folded=("over alpha",),
-    version=2,
+    version=3,
 )
