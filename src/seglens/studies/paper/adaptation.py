@@ -10,6 +10,7 @@ the target cohort, only that cohort's val (choosing) and test patients (judging)
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -53,6 +54,7 @@ from seglens.studies.paper.adaptation_tables import (
 from seglens.studies.paper.experiment import CannotCarryError, Experiment, Figure, Finding, Published, part
 from seglens.studies.paper.label_free_policies import few_of
 from seglens.studies.paper.planted_bench import responses_of
+from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Study
 
 SEEDS = (0, 1, 2)
@@ -119,9 +121,7 @@ def run(
     directions = directions_of(study)
     policies, curves, alphas = [], [], []
     for number, direction in enumerate(directions):
-        own = {str(size): draws.get(size, 2) for size in sizes} if direction.in_full else {}
-        plan = {"seeds": list(seeds), "draws": own, "steps": steps}
-        found = adapted(study, direction, plan)
+        found = adapted(study, direction, plan_of(direction, seeds, sizes, draws, steps))
         policies.append(
             policy_rows(Scores(found.table("scores")), found.document("contestants"), direction.name, direction.label)
         )
@@ -143,6 +143,29 @@ def run(
         paragraphs(leads, curve, table, steps),
         left_out,
     )
+
+
+def plan_of(
+    direction: Direction,
+    seeds: Sequence[int] = SEEDS,
+    sizes: Sequence[int] = SIZES,
+    draws: Mapping[int, int] = DRAWS,
+    steps: int = STEPS,
+) -> dict[str, Any]:
+    """Seeds, draws by size and steps of a direction; JSON-able."""
+    own = {str(size): draws.get(size, 2) for size in sizes} if direction.in_full else {}
+    return {"seeds": list(seeds), "draws": own, "steps": steps}
+
+
+def one_direction(study: Study, number: int) -> None:
+    """One of a study's directions, as `run` finds it."""
+    direction = directions_of(study)[number]
+    adapted(study, direction, plan_of(direction))
+
+
+def directions_in_full(settings: StudySettings) -> list[Callable[[Study], object]]:
+    """The study's steering entries, each of which takes as long as a whole experiment."""
+    return [partial(one_direction, number=number) for number in range(len(settings.steering))]
 
 
 def directions_of(study: Study) -> list[Direction]:
@@ -399,6 +422,7 @@ EXPERIMENT = Experiment(
     title="A segmenter on another population: latents against all that they must beat",
     paper="Table 5, Figure 8",
     run=run,
+    parts=directions_in_full,
     version=4,
     figures=(
         Figure(

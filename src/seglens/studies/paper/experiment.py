@@ -13,6 +13,7 @@ import polars as pl
 from seglens.artifacts import Artifact, Draft
 from seglens.progress import Progress
 from seglens.studies.run import Stage
+from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Study
 
 
@@ -91,6 +92,11 @@ class Published:
     where: str
 
 
+def nothing_ahead(settings: StudySettings) -> Sequence[Callable[[Study], object]]:
+    """For experiments that are done in one piece."""
+    return ()
+
+
 @dataclass(frozen=True, eq=False)
 class Experiment:
     """A named question to a study; each is only equal to itself.
@@ -105,6 +111,8 @@ class Experiment:
         figures: drawn from the tables, in this order.
         published: headline to the paper's own figure, where a comparison makes sense.
         folded: tables that the page shows closed, because they are long.
+        parts: of a study's settings, stages that ``run`` finds finished and that take long enough to be done side by
+            side before it.
     """
 
     name: str
@@ -116,6 +124,7 @@ class Experiment:
     figures: Sequence[Figure] = ()
     published: Mapping[str, Published] = field(default_factory=dict)
     folded: Sequence[str] = ()
+    parts: Callable[[StudySettings], Sequence[Callable[[Study], object]]] = nothing_ahead
 
 
 def part(

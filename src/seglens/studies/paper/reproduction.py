@@ -1,8 +1,10 @@
 """`seglens reproduce`: experiments on a study's cohorts, each result an artifact of the run, and reproduction.json."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,15 +147,23 @@ def outcome_of(run: Run, name: str) -> Outcome:
 
 
 def _tasks(settings: StudySettings, asked: Sequence[Experiment]) -> list[Task]:
-    """The dictionaries of a study, which nearly every experiment needs, and the experiments."""
+    """The dictionaries of a study, which nearly every experiment needs; the longest parts; and the experiments."""
     stages = [task for task in tasks_of(settings) if task.do in UNDER_EXPERIMENTS]
-    return [*stages, *(Task(_attempt, (experiment,), frozenset(stages)) for experiment in asked)]
+    parts = {
+        experiment: [Task(_attempt, (do,), frozenset(stages)) for do in experiment.parts(settings)]
+        for experiment in asked
+    }
+    whole = [
+        Task(_attempt, (partial(_finish, experiment=experiment),), frozenset([*stages, *own]))
+        for experiment, own in parts.items()
+    ]
+    return [*stages, *itertools.chain(*parts.values()), *whole]
 
 
-def _attempt(study: Study, experiment: Experiment) -> None:
+def _attempt(study: Study, do: Callable[[Study], object]) -> None:
     """In a worker: what breaks off there is met again, and told, by the process that keeps the books."""
     with suppress(Exception):
-        _finish(study, experiment)
+        do(study)
 
 
 def _finish(study: Study, experiment: Experiment) -> None:
