@@ -15,7 +15,7 @@ from seglens.segmenters.substituted import Substituted
 from seglens.shapes import Images, Logits, TokenGrid
 from seglens.steering.corrections import Seen
 from seglens.steering.fitted import Adjustable, Values
-from seglens.steering.shared_codes import codes_of
+from seglens.steering.shared_codes import active_codes, codes_of
 
 LAST_HIDDEN = "last_hidden"
 LATENT_RATES = (0.1, 0.3, 0.03)
@@ -82,7 +82,7 @@ def _latent_change(
     scale, offset = values[f"{dictionary.hookpoint} scale"], values.get(f"{dictionary.hookpoint} offset")
 
     def change(grid: TokenGrid) -> TokenGrid:
-        own = codes or Codes.from_dense(codes_of(dictionary, grid.flatten(0, 2), chosen))
+        own = codes or active_codes(dictionary, grid.flatten(0, 2), chosen)
         latents = own.latents.long()
         weights = own.values * scale[latents]
         if offset is not None:

@@ -109,11 +109,25 @@ class SharedCodes:
 
 def codes_of(dictionary: SparseAutoencoder, tokens: Tokens, latents: Sequence[int]) -> Float[Tensor, "n s"]:
     """Codes of a few latents only: no other column of the encoder is multiplied."""
+    pre = _pre_activations(dictionary, tokens, latents)
+    return torch.where(pre > dictionary.theta, pre, 0.0)
+
+
+def active_codes(dictionary: SparseAutoencoder, tokens: Tokens, latents: Sequence[int]) -> Codes:
+    """The same without what is 0; latents are numbered as they are given. Gradients go through active pairs only."""
+    pre = _pre_activations(dictionary, tokens, latents)
+    active = (pre.detach() > dictionary.theta).nonzero()
+    counts = torch.bincount(active[:, 0], minlength=len(pre))
+    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    places = active[:, 0] * len(latents) + active[:, 1]
+    return Codes(offsets, active[:, 1].int(), pre.flatten().index_select(0, places), len(latents))
+
+
+def _pre_activations(dictionary: SparseAutoencoder, tokens: Tokens, latents: Sequence[int]) -> Float[Tensor, "n s"]:
     chosen = torch.tensor(latents, dtype=torch.int64, device=dictionary.W_enc.device)
     columns = dictionary.W_enc[:, chosen]
     offset = dictionary.b_enc[chosen] - dictionary.b_dec @ columns
-    pre = torch.addmm(offset, dictionary.normalise(tokens.to(columns.dtype)), columns)
-    return torch.where(pre > dictionary.theta, pre, 0.0)
+    return torch.addmm(offset, dictionary.normalise(tokens.to(columns.dtype)), columns)
 
 
 def _part(grid: TokenGrid, tokens: Tensor, fires: Tensor) -> Part | None:

@@ -3,7 +3,7 @@ import torch
 
 from seglens.steering import shared_codes
 from seglens.steering.edits import change_of, slice_change
-from seglens.steering.shared_codes import SharedCodes, codes_of
+from seglens.steering.shared_codes import SharedCodes, active_codes, codes_of
 
 
 def grid_of(seed, batch=3, channels_first=True):
@@ -128,3 +128,18 @@ def test_a_negative_zero_stays_one_where_nothing_fires(dictionary, make_edit):
     changed = change_of(dictionary, [make_edit(dictionary, (1, 3, 5))])(grid)
     quiet = ~part.fires.expand_as(grid)
     assert torch.equal(changed[quiet].view(torch.int32), before[quiet].view(torch.int32))
+
+
+def test_active_codes_are_the_dense_ones_with_the_same_gradients(dictionary):
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(50, 8, generator=generator)
+    latents = [5, 0, 7]
+    dense_tokens, sparse_tokens = tokens.clone().requires_grad_(), tokens.clone().requires_grad_()
+    dense = codes_of(dictionary, dense_tokens, latents)
+    sparse = active_codes(dictionary, sparse_tokens, latents)
+    assert 0 < sparse.nnz < 150
+    assert torch.equal(sparse.to_dense().detach(), dense.detach())
+    weights = torch.randn(50, 3, generator=generator)
+    (dense * weights).sum().backward()
+    (sparse.values * weights[sparse.token_rows(), sparse.latents.long()]).sum().backward()
+    torch.testing.assert_close(sparse_tokens.grad, dense_tokens.grad)
