@@ -145,8 +145,10 @@ class Opened:
         """While it lasts no other request runs this network; what was recorded of a slice is forgotten."""
         with self._lock:
             self._at = None
-            yield
-            give_back_freed_memory()
+            try:
+                yield
+            finally:
+                give_back_freed_memory()
 
     def codes(self, slices: SliceSet, row: int) -> tuple[Codes, tuple[int, int]]:
         """Codes of one slice, token after token, and the token grid's size; those of the last slice are kept."""
