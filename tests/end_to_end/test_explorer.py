@@ -3,6 +3,8 @@
 import io
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event, Semaphore
 
 import numpy as np
 import polars as pl
@@ -16,8 +18,10 @@ from fastapi.testclient import TestClient
 from seglens import cli
 from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.explorer import effects
 from seglens.explorer.access import Guard
-from seglens.explorer.app import create_app
+from seglens.explorer.app import AT_ONCE, create_app
+from seglens.explorer.opened import Opened
 from seglens.explorer.packing import unpack
 from seglens.explorer.serving import explore
 from seglens.segmenters.segmenter import Segmenter
@@ -26,6 +30,7 @@ from seglens.steering.edits import LatentEdit, steer
 from seglens.studies.run import Run
 
 HERE = "http://127.0.0.1:8000"
+LONGEST_WAIT_SECONDS = 300
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +99,35 @@ def test_a_latent_with_its_examples_neighbours_and_partners(client, quick_run):
     assert client.get("/api/segmenters/nobody/latents/survey").status_code == 404
 
 
+def test_who_waits_for_the_survey_keeps_nobody_else_waiting(quick_run, monkeypatch):
+    app = create_app(quick_run.path)
+    arrived, go_on, surveyed = Semaphore(0), Event(), Opened.surveyed
+
+    @app.middleware("http")
+    async def counted(request, call_next):
+        arrived.release()
+        return await call_next(request)
+
+    def slow(*args):
+        assert go_on.wait(LONGEST_WAIT_SECONDS)
+        return surveyed(*args)
+
+    monkeypatch.setattr(Opened, "surveyed", slow)
+    waiting = [f"latents/{latent}/strength" for latent in range(AT_ONCE)]
+    waiting += ["map?of=codes", *(f"latents/{latent}/examples?kind=middle" for latent in range(AT_ONCE))]
+    with TestClient(app, base_url=HERE) as client, ThreadPoolExecutor(len(waiting) + 1) as pool:
+        try:
+            pending = [pool.submit(client.get, f"/api/segmenters/adult/{path}") for path in waiting]
+            for _ in waiting:
+                assert arrived.acquire(timeout=LONGEST_WAIT_SECONDS)
+            overview = pool.submit(client.get, "/api/overview").result(LONGEST_WAIT_SECONDS)
+            assert overview.status_code == 200
+            assert not any(answer.done() for answer in pending)
+        finally:
+            go_on.set()
+        assert [answer.result().status_code for answer in pending] == [200] * len(waiting)
+
+
 def test_the_mask_is_that_of_the_steered_network_bit_for_bit(client, quick_run):
     segmenter = Segmenter.read(quick_run.artifact("segmenter/adult"))
     dictionary = SparseAutoencoder.read(quick_run.artifact("dictionary/adult"))
@@ -146,8 +180,34 @@ def test_effects_on_dice_are_those_of_whole_passes(client, quick_run):
     assert {strongest, 2} <= set(measured.tolist()) and len(measured) < len(arrays["latent"])
     exported = pl.read_parquet(io.BytesIO(client.get("/api/segmenters/adult/export?form=parquet").content))
     assert exported["effect_foreground"][strongest] == pytest.approx(answer[0]["dice"]["foreground"])
+    assert {strongest, 2} <= set(packed(client.get("/api/segmenters/adult/latents"))[1]["measured"])
     assert client.get(address, params={"latents": list(range(5))}).status_code == 422
     assert client.get(address, params={"latents": 99999}).status_code == 404
+
+
+def test_what_two_ask_for_at_once_is_measured_once(quick_run, monkeypatch):
+    measured, sweep = [], effects.sweep
+
+    def counted(segmenter, dictionary, slices, edits, *, batch_size):
+        measured.extend(edits)
+        return sweep(segmenter, dictionary, slices, edits, batch_size=batch_size)
+
+    monkeypatch.setattr(effects, "sweep", counted)
+    with TestClient(create_app(quick_run.path), base_url=HERE) as client, ThreadPoolExecutor(2) as pool:
+        address = "/api/segmenters/adult/effects?latents=3&latents=5"
+        one, other = pool.map(client.get, [address, address])
+    assert one.json() == other.json()
+    assert sorted(measured) == ["3", "5"]
+
+
+def test_a_latent_without_an_effect_counts_as_measured(quick_run, monkeypatch):
+    monkeypatch.setattr(effects, "_dice", lambda *_: [{"foreground": None}, {"foreground": None}])
+    with TestClient(create_app(quick_run.path), base_url=HERE) as client:
+        assert packed(client.get("/api/segmenters/adult/latents"))[1]["measured"] == []
+        client.get("/api/segmenters/adult/effects?latents=3")
+        arrays, meta = packed(client.get("/api/segmenters/adult/latents"))
+    assert np.isnan(arrays["effect_foreground"][3])
+    assert meta["measured"] == [3]
 
 
 def test_rivals_are_rules_on_the_untouched_logits(client):

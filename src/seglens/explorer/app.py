@@ -16,7 +16,7 @@ from seglens.explorer.opened import OpenedRun, UnknownError
 from seglens.explorer.state import Held, State
 
 AT_ONCE = 4
-"""Requests."""
+"""Requests, besides one that needs a survey (see `State.surveying`)."""
 STATIC = Path(__file__).parent / "static"
 overview = APIRouter(tags=["overview"])
 

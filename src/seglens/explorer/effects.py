@@ -17,8 +17,8 @@ STRONGEST = 8
 """Slices of a latent's own on which its page measures it."""
 COMPARED = 16
 """Slices on which all latents are compared: every latent costs a replay of each."""
-AT_ONCE = 4
-"""Latents a request: while it runs nobody else's does."""
+MOST_LATENTS = 4
+"""Of one request: while it runs nobody else's does."""
 COLUMN = "effect_"
 """Begin of the names of the columns of `measured_effects`."""
 
@@ -54,7 +54,8 @@ def strongest(segmenter: str, latent: int, held: Held) -> Effects:
     rows = [unseen[row] for row in opened.atlas.exemplars_of(latent)[0]["row"].to_list()[:STRONGEST]]
     if not rows:
         return Effects(n_slices=0, classes=[])
-    before, after = _dice(held.run, opened, rows, [latent])
+    with opened.alone():
+        before, after = _dice(held.run, opened, rows, [latent])
     return Effects(
         n_slices=len(rows),
         classes=[ClassEffect(label=label, before=before[label], after=after[label]) for label in before],
@@ -65,17 +66,18 @@ def strongest(segmenter: str, latent: int, held: Held) -> Effects:
 def compared(
     segmenter: str,
     held: Held,
-    latents: Annotated[list[int], Query(min_length=1, max_length=AT_ONCE)],
+    latents: Annotated[list[int], Query(min_length=1, max_length=MOST_LATENTS)],
 ) -> list[Change]:
     """What the network loses without each of a few latents, on the slices of `compared_rows`; kept in this process."""
     opened = held.run.opened(segmenter)
     for latent in latents:
         opened.has_latent(latent)
-    missing = sorted(set(latents) - opened.effects.keys())
-    if missing:
-        before, *others = _dice(held.run, opened, compared_rows(held.run, opened), missing)
-        for latent, after in zip(missing, others, strict=True):
-            opened.effects[latent] = {label: _difference(after[label], before[label]) for label in before}
+    with opened.alone():  # by when another request may have measured them
+        missing = sorted(set(latents) - opened.effects.keys())
+        if missing:
+            before, *others = _dice(held.run, opened, compared_rows(held.run, opened), missing)
+            for latent, after in zip(missing, others, strict=True):
+                opened.effects[latent] = {label: _difference(after[label], before[label]) for label in before}
     return [Change(latent=latent, dice=opened.effects[latent]) for latent in latents]
 
 
@@ -101,11 +103,10 @@ def measured_effects(opened: Opened) -> pl.DataFrame:
 
 
 def _dice(run: OpenedRun, opened: Opened, rows: list[int], latents: list[int]) -> list[dict[str, float | None]]:
-    """Pooled Dice by class of the untouched network and, after it, without each of these latents."""
+    """Pooled Dice by class of the untouched network and, after it, without each of these latents; call it `alone`."""
     zeroed = {str(latent): LatentEdit(opened.hookpoint, opened.identity, (latent,), "zero") for latent in latents}
-    with opened.alone():
-        slices = run.slices(opened.cohort).select(rows)
-        scores = sweep(opened.segmenter, opened.dictionary, slices, zeroed, batch_size=BATCH)
+    slices = run.slices(opened.cohort).select(rows)
+    scores = sweep(opened.segmenter, opened.dictionary, slices, zeroed, batch_size=BATCH)
     return [scores.summary(edit)["dice_pooled"] for edit in (UNEDITED, *zeroed)]
 
 

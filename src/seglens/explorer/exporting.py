@@ -6,10 +6,11 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Response
 
 from seglens.explorer.effects import measured_effects
-from seglens.explorer.opened import Opened
+from seglens.explorer.opened import Opened, OpenedRun
 from seglens.explorer.packing import MEDIA_TYPE, pack
 from seglens.explorer.state import Held, State
 
@@ -41,19 +42,14 @@ def export(segmenter: str, held: Held, form: Literal["csv", "json", "parquet"] =
 
 
 @router.get("/map", response_class=Response, responses={200: {"content": {MEDIA_TYPE: {}}}})
-def places(segmenter: str, held: Held, of: Literal["decoder", "codes"] = "decoder") -> Response:
+async def places(segmenter: str, held: Held, of: Literal["decoder", "codes"] = "decoder") -> Response:
     """Every latent's place in two dimensions: the two leading principal components, and the share that they explain.
 
     Of its unit decoder direction, or of its codes (square roots of its mass in each surveyed slice, scaled to length
     1). Nothing is sampled away; latents without mass in these slices have no place by codes (NaN).
     """
-    opened = held.run.opened(segmenter)
-    if of == "decoder":
-        rows = opened.dictionary.W_dec.detach().numpy()
-    else:
-        rows = np.sqrt(np.maximum(held.run.survey(opened).mass.T, 0))
-    found, explained = principal_places(rows)
-    return Response(pack({"places": found}, {"explained": explained, "of": of}), media_type=MEDIA_TYPE)
+    limiter = held.surveying if of == "codes" else None
+    return await run_sync(_places, held.run, segmenter, of, limiter=limiter)
 
 
 def principal_places(rows: np.ndarray) -> tuple[np.ndarray, float]:
@@ -83,6 +79,16 @@ def principal_places(rows: np.ndarray) -> tuple[np.ndarray, float]:
     for known, part in _unit_rows(rows):
         found[known] = (part - mean.astype(np.float32)) @ chosen.astype(np.float32)
     return found, float(sizes[-2:].sum() / max(sizes.sum(), 1e-30))
+
+
+def _places(run: OpenedRun, segmenter: str, of: str) -> Response:
+    opened = run.opened(segmenter)
+    if of == "decoder":
+        rows = opened.dictionary.W_dec.detach().numpy()
+    else:
+        rows = np.sqrt(np.maximum(run.survey(opened).mass.T, 0))
+    found, explained = principal_places(rows)
+    return Response(pack({"places": found}, {"explained": explained, "of": of}), media_type=MEDIA_TYPE)
 
 
 def _unit_rows(rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 import torch
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
@@ -17,6 +18,7 @@ from seglens.explorer.state import Held
 
 router = APIRouter(prefix="/segmenters/{segmenter}/latents", tags=["latents"])
 EXAMPLES = 8
+Kind = Literal["top", "middle", "random"]
 NEIGHBOURS = 8
 HISTOGRAM_BINS = 24
 
@@ -93,6 +95,7 @@ def table(segmenter: str, held: Held) -> Response:
         "labels": list(opened.atlas.labels.values()),
         "partners": [name.removeprefix(PARTNER) for name in shared.columns if name.startswith(PARTNER)],
         "compared_on": len(compared_rows(held.run, opened)),
+        "measured": sorted(opened.effects),
         "cohort": opened.cohort,
         "hookpoint": opened.hookpoint,
         "dictionary": opened.dictionary_hash,
@@ -125,18 +128,45 @@ def page(segmenter: str, latent: int, held: Held) -> LatentPage:
 
 
 @router.get("/{latent}/examples", response_class=Response, responses={200: {"content": {MEDIA_TYPE: {}}}})
-def examples(
-    segmenter: str, latent: int, held: Held, kind: Literal["top", "middle", "random"] = "top", sequence: int = 0
-) -> Response:
+async def examples(segmenter: str, latent: int, held: Held, kind: Kind = "top", sequence: int = 0) -> Response:
     """Slices with the latent's heat map, all on one scale: the strongest, from the middle of its range, or any.
 
     The strongest are the atlas's exemplars. The others come from a sample of the same slices: ``middle`` are evenly
     spaced over those in which the latent fires, by mass; ``random`` are drawn, whether it fires there or not.
     """
+    limiter = held.surveying if kind == "middle" else None
+    return await run_sync(_examples, held.run, segmenter, latent, kind, sequence, limiter=limiter)
+
+
+@router.get("/{latent}/strength")
+async def strength(segmenter: str, latent: int, held: Held) -> Strength:
+    """How strongly a latent fires over a sample of slices."""
+    return await run_sync(_strength, held.run, segmenter, latent, limiter=held.surveying)
+
+
+@router.put("/{latent}/name")
+def give_name(segmenter: str, latent: int, given: GivenName, held: Held) -> GivenName:
+    """Give a latent a name; it is kept in the run's folder."""
     opened = held.run.opened(segmenter)
     opened.has_latent(latent)
+    kept = held.names.give(opened.dictionary_hash, latent, given)
+    assert kept is not None
+    return kept
+
+
+@router.delete("/{latent}/name", status_code=204)
+def take_name(segmenter: str, latent: int, held: Held) -> None:
+    """Go back to the name by rule."""
+    opened = held.run.opened(segmenter)
+    opened.has_latent(latent)
+    held.names.give(opened.dictionary_hash, latent, None)
+
+
+def _examples(run: OpenedRun, segmenter: str, latent: int, kind: Kind, sequence: int) -> Response:
+    opened = run.opened(segmenter)
+    opened.has_latent(latent)
     cohort = opened.cohort
-    slices, unseen = held.run.slices(cohort), held.run.unseen(cohort)
+    slices, unseen = run.slices(cohort), run.unseen(cohort)
     if not 0 <= sequence < len(slices.sequences):
         raise UnknownError(f"{cohort} has sequences 0 to {len(slices.sequences) - 1}, not {sequence}")
     maps = np.zeros((0, 1, 1), dtype=np.float32)
@@ -145,7 +175,7 @@ def examples(
         chosen = [unseen[row] for row in strongest["row"].to_list()[:EXAMPLES]]
         maps = kept[: len(chosen)].float().numpy()
     elif kind == "middle":
-        survey = held.run.survey(opened)
+        survey = run.survey(opened)
         mass = survey.mass[:, latent]
         by_mass = np.argsort(-mass, kind="stable")[: int((mass > 0).sum())]
         places = np.linspace(0, max(len(by_mass) - 1, 0), EXAMPLES + 2).round().astype(int)[1:-1]
@@ -168,33 +198,13 @@ def examples(
     return Response(pack(arrays, about), media_type=MEDIA_TYPE)
 
 
-@router.get("/{latent}/strength")
-def strength(segmenter: str, latent: int, held: Held) -> Strength:
-    """How strongly a latent fires over a sample of slices."""
-    opened = held.run.opened(segmenter)
+def _strength(run: OpenedRun, segmenter: str, latent: int) -> Strength:
+    opened = run.opened(segmenter)
     opened.has_latent(latent)
-    mass = held.run.survey(opened).mass[:, latent]
+    mass = run.survey(opened).mass[:, latent]
     fired = mass[mass > 0]
     counts, edges = np.histogram(fired, HISTOGRAM_BINS) if len(fired) else (np.zeros(0), np.zeros(1))
     return Strength(counts=counts.astype(int).tolist(), edges=edges.tolist(), fires_in=len(fired), of=len(mass))
-
-
-@router.put("/{latent}/name")
-def give_name(segmenter: str, latent: int, given: GivenName, held: Held) -> GivenName:
-    """Give a latent a name; it is kept in the run's folder."""
-    opened = held.run.opened(segmenter)
-    opened.has_latent(latent)
-    kept = held.names.give(opened.dictionary_hash, latent, given)
-    assert kept is not None
-    return kept
-
-
-@router.delete("/{latent}/name", status_code=204)
-def take_name(segmenter: str, latent: int, held: Held) -> None:
-    """Go back to the name by rule."""
-    opened = held.run.opened(segmenter)
-    opened.has_latent(latent)
-    held.names.give(opened.dictionary_hash, latent, None)
 
 
 def _neighbours(opened: Opened, latent: int) -> list[Neighbour]:
