@@ -29,16 +29,25 @@ export function unpack<Meta>(message: ArrayBuffer): Packed<Meta> {
 }
 
 /** The server refused, with its reason, or did not answer at all. */
-export class UnansweredError extends Error {}
+export class UnansweredError extends Error {
+  /** @param page the <main> that was shown when it was asked: once that was left, nobody wants to read of it */
+  constructor(
+    message: string,
+    readonly page: Element | null,
+  ) {
+    super(message);
+  }
+}
 
 async function asked<T>(path: string, init: RequestInit, read: (response: Response) => Promise<T>): Promise<T> {
+  const page = document.getElementById("page");
   let response: Response;
   try {
     response = await fetch(`/api${path}`, init);
     if (response.ok) return await read(response);
   } catch (error) {
     if ((error as Error).name === "AbortError") throw error;
-    throw new UnansweredError("The explorer does not answer; is it still running?");
+    throw new UnansweredError("The explorer does not answer; is it still running?", page);
   }
   const text = await response.text();
   let reason = text;
@@ -48,7 +57,7 @@ async function asked<T>(path: string, init: RequestInit, read: (response: Respon
   } catch {
     // not JSON: the text itself says what is wrong
   }
-  throw new UnansweredError(reason || `${response.status} ${response.statusText}`);
+  throw new UnansweredError(reason || `${response.status} ${response.statusText}`, page);
 }
 
 export async function json<T>(path: string, signal?: AbortSignal): Promise<T> {

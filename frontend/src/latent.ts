@@ -44,6 +44,7 @@ interface Effects {
 
 export async function latentPage(page: HTMLElement, segmenter: string, latent: number): Promise<void> {
   const place = `/segmenters/${segmenter}/latents/${latent}`;
+  const left = untilLeft(page);
   const about = await json<Page>(place);
   const number = (name: string): number | null => about.facts[name] as number | null;
   const title = h("h1", {}, `${about.given?.name ?? String(about.facts["name"] ?? "never fires")} `);
@@ -65,8 +66,11 @@ export async function latentPage(page: HTMLElement, segmenter: string, latent: n
   const turn = newest();
   const show = async (kind: string): Promise<void> => {
     const current = turn();
-    replace(gallery, h("p", { class: "quiet" }, "reading …"));
-    const shown = await examples(segmenter, latent, kind).catch((error: Error) => [error.message]);
+    const reading = h("p", { class: "quiet" }, "reading …");
+    replace(gallery, reading);
+    const answer = examples(segmenter, latent, kind, left);
+    const waited = kind === "middle" ? surveyed(segmenter, reading, answer) : answer;
+    const shown = await waited.catch((error: Error) => [error.message]);
     if (current()) replace(gallery, ...shown);
   };
   const effects = h("div", { class: "quiet" }, "running the network without it …");
@@ -147,7 +151,7 @@ export async function latentPage(page: HTMLElement, segmenter: string, latent: n
   );
   await show("top");
   if (!page.isConnected) return; // it was left meanwhile
-  void later(segmenter, place, strength, effects, untilLeft(page)); // they run the network over many slices; the rest can be looked at meanwhile
+  void later(segmenter, place, strength, effects, left); // they run the network over many slices; the rest can be looked at meanwhile
 }
 
 async function later(
@@ -177,9 +181,9 @@ async function later(
 }
 
 /** Slices with the latent's heat map. */
-async function examples(segmenter: string, latent: number, kind: string): Promise<HTMLElement[]> {
+async function examples(segmenter: string, latent: number, kind: string, left: AbortSignal): Promise<HTMLElement[]> {
   const path = `/segmenters/${segmenter}/latents/${latent}/examples?kind=${kind}`;
-  const { arrays, meta } = await binary<Examples>(path);
+  const { arrays, meta } = await binary<Examples>(path, undefined, left);
   const [images, masks, maps] = [arrays["images"], arrays["masks"], arrays["maps"]];
   if (!images || !masks || !maps || !meta.slices.length) {
     return [h("p", { class: "quiet" }, "It fires in none of these slices.")];

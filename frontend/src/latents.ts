@@ -15,6 +15,8 @@ export interface LatentsMeta {
   /** Whose unseen slices the latents were measured on, and on how many of them their effects on Dice are compared. */
   cohort: string;
   compared_on: number;
+  /** Latents whose effects are known by now, though of a class that is nowhere there is none. */
+  measured: number[];
   hookpoint: string;
   dictionary: string;
 }
@@ -162,21 +164,19 @@ export async function latentsPage(page: HTMLElement, segmenter: string, query: U
  * latent takes a pass over every compared slice, so not all are measured unasked.
  */
 function measuring(page: HTMLElement, table: LongTable, latents: Packed<LatentsMeta>, segmenter: string): HTMLElement[] {
-  const { cohort, compared_on: slices } = latents.meta;
-  const known = latents.arrays[`${EFFECT}foreground`]?.values ?? new Float32Array();
-  const measured = new Set([...known.keys()].filter((row) => !Number.isNaN(known[row])));
+  const { cohort, compared_on: slices, measured } = latents.meta;
   const told = h("span", { role: "status", class: "quiet" });
   let running = false;
   const say = (more: string): void => {
-    told.textContent = `Δ Dice: when the latent is zeroed, on ${slices} unseen slices of ${cohort}, the same for all; measured for ${measured.size} of ${known.length} latents${more}.`;
+    told.textContent = `Δ Dice: when the latent is zeroed, on ${slices} unseen slices of ${cohort}, the same for all; measured for ${measured.length} of ${table.n} latents${more}.`;
   };
   const measure = async (): Promise<void> => {
-    const wanted = table.shown().filter((row) => !measured.has(row)).slice(0, MEASURED);
+    const wanted = table.shown().filter((row) => !measured.includes(row)).slice(0, MEASURED);
     for (let at = 0; at < wanted.length && running && page.isConnected; at += MEASURED_AT_ONCE) {
       say(`, now ${at} of the next ${wanted.length}`);
       const asked = wanted.slice(at, at + MEASURED_AT_ONCE).map((latent) => `latents=${latent}`);
       for (const { latent, dice } of await json<Change[]>(`/segmenters/${segmenter}/effects?${asked.join("&")}`)) {
-        measured.add(latent);
+        if (!measured.includes(latent)) measured.push(latent);
         for (const [label, change] of Object.entries(dice)) {
           const values = latents.arrays[`${EFFECT}${label}`]?.values;
           if (values) values[latent] = change ?? NaN;
@@ -205,6 +205,7 @@ function measuring(page: HTMLElement, table: LongTable, latents: Packed<LatentsM
       .finally(() => {
         running = button.disabled = false;
         label();
+        if (table.sorting.startsWith(EFFECT)) table.sort();
       });
   });
   label();

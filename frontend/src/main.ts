@@ -71,7 +71,7 @@ addEventListener("popstate", () => void open({ focus: false }));
 addEventListener("unhandledrejection", (event) => {
   if (!(event.reason instanceof UnansweredError)) return;
   event.preventDefault();
-  told.textContent = event.reason.message;
+  if (event.reason.page === page) told.textContent = event.reason.message;
 });
 
 const theme = document.getElementById("theme") as HTMLButtonElement;
@@ -81,6 +81,8 @@ theme.addEventListener("click", () => {
   document.documentElement.dataset["theme"] = now === "dark" ? "light" : "dark";
 });
 
+// the page first: what the menu asks for is then asked under it, so that it says so where no answer comes
+void open({ focus: false });
 void overview().then(({ segmenters, cohorts }) => {
   const menu = (title: string, paths: [string, string][]): HTMLElement =>
     h("details", { class: "menu" }, h("summary", {}, title), ...paths.map(([path, name]) => link(path, name)));
@@ -91,6 +93,5 @@ void overview().then(({ segmenters, cohorts }) => {
     menu("Cases", cohorts.map((name) => [`/case/${name}`, name])),
   );
 });
-void open({ focus: false });
 
 listenForKeys(document.getElementById("keys") as HTMLButtonElement);

@@ -45,6 +45,9 @@ export const overview = (): Promise<Overview> => once("overview", () => json<Ove
 
 export async function overviewPage(page: HTMLElement): Promise<void> {
   const { summary, segmenters, cohorts } = await overview();
+  /** A segmenter's name, which leads to its latents where it has any. */
+  const named = (name: string): HTMLElement | string =>
+    segmenters.includes(name) ? link(`/latents/${name}`, name) : name;
   const scored = cohorts.filter((cohort) => summary.segmenters.some((own) => cohort in own.scores));
   replace(
     page,
@@ -64,13 +67,13 @@ export async function overviewPage(page: HTMLElement): Promise<void> {
     table(
       ["segmenter", "trained on", ...scored],
       summary.segmenters.map((own) => [
-        link(`/latents/${own.name}`, own.name),
+        named(own.name),
         own.trained_on,
-        ...scored.map((cohort) =>
-          cohort in own.scores
-            ? link(`/case/${cohort}?segmenter=${own.name}`, figure(own.scores[cohort]?.dice_pooled["foreground"]))
-            : "–",
-        ),
+        ...scored.map((cohort) => {
+          const dice = figure(own.scores[cohort]?.dice_pooled["foreground"]);
+          const opens = cohort in own.scores && segmenters.includes(own.name);
+          return opens ? link(`/case/${cohort}?segmenter=${own.name}`, dice) : dice;
+        }),
       ]),
     ),
     h("h2", {}, "Dictionaries"),
@@ -83,7 +86,7 @@ export async function overviewPage(page: HTMLElement): Promise<void> {
     table(
       ["segmenter", "hookpoint", "explained variance", "untrained network", "dead", "Dice kept"],
       summary.dictionaries.map((own) => [
-        link(`/latents/${own.name}`, own.name),
+        named(own.name),
         own.hookpoint,
         figure(own.explained_variance, 3),
         figure(own.control_explained_variance, 3),
@@ -92,7 +95,7 @@ export async function overviewPage(page: HTMLElement): Promise<void> {
       ]),
     ),
     h("h2", {}, "What mean ablation at each hookpoint does"),
-    effectsTable(summary),
+    effectsTable(summary, named),
     h("h2", {}, "What pairs of segmenters share"),
     h(
       "p",
@@ -126,14 +129,14 @@ export async function overviewPage(page: HTMLElement): Promise<void> {
   );
 }
 
-function effectsTable(summary: Summary): HTMLElement {
+function effectsTable(summary: Summary, named: (segmenter: string) => HTMLElement | string): HTMLElement {
   const places = [
     ...new Set(summary.segmenters.flatMap((own) => (own.effects ?? []).map((effect) => effect.hookpoint))),
   ];
   return table(
     ["segmenter", ...places.map(words)],
     summary.segmenters.map((own) => [
-      link(`/latents/${own.name}`, own.name),
+      named(own.name),
       ...places.map((place) => {
         const effect = own.effects?.find((one) => one.hookpoint === place && one.class === "foreground");
         return effect ? `${figure(effect.dice_before)} → ${figure(effect.dice_ablated)}` : "–";

@@ -22,14 +22,14 @@ export class LongTable {
   private readonly spacer = h("div", { class: "long-spacer", role: "presentation" });
   private readonly scroll: HTMLDivElement;
   /** All rows in the order that was chosen, and those of them that are shown: to filter needs no sorting. */
-  private all: Uint32Array;
+  private all: Uint32Array = new Uint32Array();
   private order: number[] = [];
   private passes: (row: number) => boolean = () => true;
   private active = -1;
 
   constructor(
     private readonly columns: Column[],
-    private readonly n: number,
+    readonly n: number,
     private sortedBy: string,
     private readonly counted: (shown: number) => void,
     private descending = true,
@@ -61,8 +61,7 @@ export class LongTable {
     const least = widths.reduce((sum, width) => sum + Number(/\d+/.exec(width)), 0);
     this.element.style.setProperty("--columns", widths.join(" "));
     this.element.style.setProperty("--least", `${least + 16}px`);
-    this.all = this.sorted();
-    this.filter(this.passes);
+    this.sort();
     new ResizeObserver(() => this.show()).observe(this.scroll);
   }
 
@@ -91,6 +90,17 @@ export class LongTable {
     this.show();
   }
 
+  /** The column that the rows are sorted by. */
+  get sorting(): string {
+    return this.sortedBy;
+  }
+
+  /** Put the rows in order: another was chosen, or what they are sorted by has changed. */
+  sort(): void {
+    this.all = this.sorted();
+    this.filter(this.passes);
+  }
+
   private sorted(): Uint32Array {
     const rows = Uint32Array.from({ length: this.n }, (_, row) => row);
     const column = this.columns.find((one) => one.name === this.sortedBy);
@@ -114,8 +124,7 @@ export class LongTable {
       for (const [number, other] of [...(cell.parentElement as HTMLElement).children].entries()) {
         other.setAttribute("aria-sort", this.sortOf(this.columns[number] as Column));
       }
-      this.all = this.sorted();
-      this.filter(this.passes);
+      this.sort();
       this.resorted(this.sortedBy, this.descending);
     });
     return cell;

@@ -19,6 +19,8 @@ pytestmark = [
 READY = "body[data-state=ready]"
 LONGEST_WAIT_MS = 300_000
 """No page hangs; a machine that is busy with other work may give the server a twentieth of a core."""
+PATHS = ["/", "/latents/adult", "/latents/adult/3", "/map/adult", "/case/pediatric", "/case/pediatric/4"]
+PATHS += ["/compare/adult/pediatric", "/api"]
 WIDTHS = {"wide": (1280, 900), "narrow": (390, 844)}
 
 
@@ -85,19 +87,7 @@ def held_back(page, address):
     return held
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/",
-        "/latents/adult",
-        "/latents/adult/3",
-        "/map/adult",
-        "/case/pediatric",
-        "/case/pediatric/4",
-        "/compare/adult/pediatric",
-        "/api",
-    ],
-)
+@pytest.mark.parametrize("path", PATHS)
 def test_every_page_opens_without_a_serious_violation(visit, path):
     page = visit(path)
     assert page.inner_text("h1") not in ("", "This cannot be shown", "No such page")
@@ -293,12 +283,13 @@ def test_a_slow_page_that_was_left_does_not_overwrite_the_newer_one(visit):
     held = held_back(page, "**/api/segmenters/adult/latents/*")
     with page.expect_request("**/api/segmenters/adult/latents/*"):
         page.click(".long-row a")
+    slow = page.query_selector("main")
     page.click("nav a:has-text('Overview')")
     page.wait_for_selector("h2:has-text('Scores')")
     page.wait_for_selector(READY)
     title = page.inner_text("h1")
-    with page.expect_request(re.compile("/examples")):  # the slow page has been drawn by then, wherever it is drawn
-        held[0].continue_()
+    held[0].continue_()
+    page.wait_for_function("slow => slow.querySelector('h1')", arg=slow)
     assert page.inner_text("h1") == title
     assert page.locator("main").count() == 1
     page.go_back()
@@ -311,13 +302,80 @@ def test_a_slow_case_that_was_left_keeps_off_the_address(visit):
     held = held_back(page, "**/api/segmenters/adult/slices/pediatric/*")
     with page.expect_request("**/api/segmenters/adult/slices/pediatric/*"):
         page.click(".slices a")
+    slow = page.query_selector("main")
     page.click("nav a:has-text('Overview')")
     page.wait_for_selector("h2:has-text('Scores')")
-    with page.expect_response("**/api/segmenters/adult/slices/pediatric/*") as late:
-        held[0].continue_()
-    late.value.finished()
-    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    held[0].continue_()
+    page.wait_for_function("slow => slow.querySelector('canvas')", arg=slow)
     assert page.evaluate("location.pathname + location.search") == "/"
+
+
+def test_a_page_that_was_left_takes_its_requests_back(visit):
+    page = visit("/latents/adult")
+    held_back(page, "**/latents/*/effects")
+    with page.expect_request("**/latents/*/effects"):
+        page.click(".long-row a")
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/effects")):
+        page.click("nav a:has-text('Overview')")
+
+
+def test_what_a_page_that_was_left_did_not_get_is_not_told_under_the_newer_one(visit):
+    page = visit("/latents/adult/3")
+    page.route(re.compile("kind=middle"), lambda _: None)
+    page.route("**/latents/survey", lambda route: route.fulfill(body="no JSON"), times=1)
+    page.check("input[value=middle]")
+    page.wait_for_selector("#told:has-text('does not answer')")
+    page.check("input[value=random]")
+    held = held_back(page, "**/latents/survey")
+    with page.expect_request("**/latents/survey"):
+        page.check("input[value=middle]")
+    page.click("nav a:has-text('Overview')")
+    page.wait_for_selector("h2:has-text('Scores')")
+    page.evaluate("addEventListener('unhandledrejection', () => { window.refused = true; })")
+    held[0].fulfill(body="no JSON")
+    page.wait_for_function("() => window.refused")
+    assert page.inner_text("#told") == ""
+
+
+def test_who_waits_for_examples_reads_how_far_the_survey_is(visit):
+    page = visit("/latents/adult/3")
+    held = held_back(page, re.compile("kind=middle"))
+    page.route("**/latents/survey", lambda route: route.fulfill(json={"done": 3, "of": 10}))
+    page.check("input[value=middle]")
+    page.wait_for_selector(".gallery:has-text('3 of 10')")
+    held[0].continue_()
+    page.wait_for_selector(".gallery:not(:has-text('3 of 10'))")
+
+
+def test_a_segmenter_without_latents_is_named_and_not_linked(visit):
+    def with_another(route):
+        answer = route.fetch()
+        told = answer.json()
+        told["summary"]["segmenters"].append({**told["summary"]["segmenters"][0], "name": "baseline"})
+        route.fulfill(response=answer, json=told)
+
+    page = visit("/")
+    page.route("**/api/overview", with_another)
+    page = visit("/")
+    assert page.locator("td:has-text('baseline')").count() == 2  # scores, and mean ablation
+    assert page.locator("a[href*='baseline']").count() == 0
+
+
+def test_rows_sorted_by_an_effect_are_in_order_once_it_is_measured(visit):
+    measured = []
+
+    def answered(route):
+        latents = [int(latent) for latent in re.findall(r"latents=(\d+)", route.request.url)]
+        measured.extend(latents)
+        route.fulfill(json=[{"latent": latent, "dice": {"foreground": latent / 1000}} for latent in latents])
+
+    page = visit("/latents/adult")
+    page.route(re.compile("/effects[?]"), answered)
+    page.click("[role=columnheader] button:has-text('Δ Dice foreground')")
+    page.click("button:has-text('Measure')")
+    page.wait_for_selector("button:has-text('Measure')")
+    first = [int(latent) for latent in page.locator(".long-row [role=cell]:first-child").all_inner_texts()[:5]]
+    assert first == sorted(measured, reverse=True)[:5]
 
 
 def test_effects_on_dice_are_measured_for_the_rows_shown(visit):
@@ -333,3 +391,5 @@ def test_effects_on_dice_are_measured_for_the_rows_shown(visit):
     for label, change in expected["dice"].items():
         place = next(at for at, head in enumerate(heads) if head.startswith(f"Δ Dice {label.replace('_', ' ')}"))
         assert float(cells[place]) == pytest.approx(change, abs=1e-4)
+    page = visit("/latents/adult")
+    page.wait_for_selector("[role=status]:has-text('measured for 1 of')")
