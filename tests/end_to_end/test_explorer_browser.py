@@ -171,6 +171,7 @@ def test_a_key_goes_to_the_worst_slice_and_on_to_the_next_worst(visit):
         page.keyboard.press("w")
         page.wait_for_url(re.compile(rf"/case/pediatric/{own['row']}\?"))
         page.wait_for_selector(READY)
+        assert page.evaluate("location.pathname") == f"/case/pediatric/{own['row']}"
 
 
 def test_drawing_around_points_lists_them(visit):
@@ -315,8 +316,9 @@ def test_a_page_that_was_left_takes_its_requests_back(visit):
     held_back(page, "**/latents/*/effects")
     with page.expect_request("**/latents/*/effects"):
         page.click(".long-row a")
-    with page.expect_event("requestfailed", lambda request: request.url.endswith("/effects")):
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/effects")) as waiting:
         page.click("nav a:has-text('Overview')")
+    assert "ABORTED" in waiting.value.failure
 
 
 def test_what_a_page_that_was_left_did_not_get_is_not_told_under_the_newer_one(visit):
@@ -345,6 +347,7 @@ def test_who_waits_for_examples_reads_how_far_the_survey_is(visit):
     page.wait_for_selector(".gallery:has-text('3 of 10')")
     held[0].continue_()
     page.wait_for_selector(".gallery:not(:has-text('3 of 10'))")
+    assert page.locator(".gallery canvas, .gallery img").count() > 0
 
 
 def test_a_segmenter_without_latents_is_named_and_not_linked(visit):

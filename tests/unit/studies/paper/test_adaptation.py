@@ -11,7 +11,8 @@ from seglens.segmenters.segmenter import Segmenter
 from seglens.steering.contest import Contestant
 from seglens.steering.corrections import Correction
 from seglens.studies.demo import demo_settings
-from seglens.studies.paper.adaptation import Direction, differing_latents, learning_curve, patients_of, untrained_like
+from seglens.studies.paper.adaptation import Direction, learning_curve, patients_of
+from seglens.studies.paper.adaptation_latents import differing_latents, untrained_like
 from seglens.studies.paper.adaptation_tables import (
     class_headlines,
     curve_rows,
