@@ -54,13 +54,13 @@ from seglens.studies.stages import Study
 
 SEEDS = (0, 1, 2)
 SIZES = (1, 3, 5)
-DRAWS = {1: 6, 3: 3, 5: 2}
+DRAWS = {1: 4, 3: 2, 5: 2}
 """Of labelled patients, by their number; of another number 2. With few patients the draw matters most."""
 STEPS = 30
 SHORT = ("latents", "latents_two_depths", "logit_affine", "channel_affine", "last_layer", "channels_and_layer")
 FULL = (*SHORT, "top_latents", "latents_last_hidden", "norm_affines", "untrained_two_depths", "whole_suffix")
-CURVE = ("latents_two_depths", "logit_affine", "channel_affine", "last_layer", "channels_and_layer")
-LONGER = ("latents_two_depths", "last_layer")
+CURVE = ("latents_two_depths", "logit_affine", "channel_affine", "last_layer", "channels_and_layer", "norm_affines")
+LONGER = ("latents_two_depths", "last_layer", "norm_affines", "untrained_two_depths")
 UNLABELLED_SLICES = 96
 ALPHAS: Mapping[str, tuple[float, ...]] = {
     "multiply": (-100.0, -10.0, -2.0, 0.0, 0.5, 1.5, 2.0, 3.0, 10.0, 100.0),
@@ -149,15 +149,21 @@ def plan_of(
     return {"seeds": list(seeds), "draws": own, "steps": steps}
 
 
-def one_direction(study: Study, number: int) -> None:
+def one_direction(number: int, study: Study) -> None:
     """One of a study's directions, as `run` finds it."""
-    direction = directions_of(study)[number]
-    adapted(study, direction, plan_of(direction))
+    for direction in directions_of(study)[number : number + 1]:
+        adapted(study, direction, plan_of(direction))
 
 
-def directions_in_full(settings: StudySettings) -> list[Callable[[Study], object]]:
-    """The study's steering entries, each of which takes as long as a whole experiment."""
-    return [partial(one_direction, number=number) for number in range(len(settings.steering))]
+def by_direction(one: Callable[[int, Study], None], settings: StudySettings) -> list[Callable[[Study], object]]:
+    """A part for each direction that a study may have: a segmenter on a cohort takes as long as a whole experiment.
+
+    Args:
+        one: does the direction of a number, and nothing where the study has fewer.
+        settings: of the study.
+    """
+    most = len(settings.steering) + len(settings.cohorts) + len(settings.segmenters)
+    return [partial(one, number) for number in range(most if settings.steering else 0)]
 
 
 def directions_of(study: Study) -> list[Direction]:
@@ -355,8 +361,8 @@ EXPERIMENT = Experiment(
     title="A segmenter on another population: latents against all that they must beat",
     paper="Table 5, Figure 8",
     run=run,
-    parts=directions_in_full,
-    version=4,
+    parts=partial(by_direction, one_direction),
+    version=5,
     figures=(
         Figure(
             kind="bars",

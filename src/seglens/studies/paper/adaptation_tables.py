@@ -229,8 +229,8 @@ def paragraphs(leads: pl.DataFrame, curve: pl.DataFrame, policies: pl.DataFrame,
         "highest value on the evaluation patients, the choice that is hardest to beat. Intervals are over evaluation "
         "patients (2000 draws), for one segmenter, one dictionary and one set of selection patients; values are means "
         "over seeds, which change the order of batches and nothing else.",
-        "Controls: untrained_two_depths has dictionaries as they are drawn, so what it gains needs no fitted one; two "
-        "policies are fitted once more in three times the steps. whole_suffix is a ceiling with the same labels. "
+        "Controls: untrained_two_depths has dictionaries as they are drawn, so what it gains needs no fitted one; what "
+        "was fitted once more in three times the steps is named so. whole_suffix is a ceiling with the same labels. "
         "Neither random latents for the constant edit nor test-time training stands here: see failures and label_free.",
     ]
     for row in _main_leads(leads).iter_rows(named=True):

@@ -6,6 +6,7 @@ was chosen on SSA to adult, SSA to pediatric and pediatric to SSA phantoms, neve
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -14,7 +15,7 @@ from seglens.artifacts import Artifact, Draft
 from seglens.progress import Progress
 from seglens.segmenters.scoring import Scores
 from seglens.semantics.atlas import LatentAtlas
-from seglens.studies.paper.adaptation import Direction, directions_of, patients_of
+from seglens.studies.paper.adaptation import Direction, by_direction, directions_of, patients_of
 from seglens.studies.paper.experiment import Experiment, Figure, Finding, part
 from seglens.studies.paper.label_free_policies import (
     Entry,
@@ -53,8 +54,7 @@ def run(study: Study, progress: Progress, *, seeds: Sequence[int] = SEEDS, steps
     directions = directions_of(study)
     policies, kept = [], []
     for number, direction in enumerate(directions):
-        own = seeds if direction.in_full else seeds[:1]
-        found = label_free_study(study, direction, {"seeds": list(own), "steps": steps})
+        found = label_free_study(study, direction, plan_of(direction, seeds, steps))
         scores, entries = Scores(found.table("scores")), found.document("entries")
         policies.append(policy_rows(scores, entries, direction.name, direction.label))
         kept.append(kept_rows(scores, entries, direction.name))
@@ -63,6 +63,17 @@ def run(study: Study, progress: Progress, *, seeds: Sequence[int] = SEEDS, steps
     return Finding(
         {"policies": table, "share of the oracle's gain": shares}, headlines(shares), paragraphs(table, shares)
     )
+
+
+def plan_of(direction: Direction, seeds: Sequence[int] = SEEDS, steps: int = STEPS) -> dict[str, Any]:
+    """Seeds and steps of a direction; JSON-able."""
+    return {"seeds": list(seeds if direction.in_full else seeds[:1]), "steps": steps}
+
+
+def one_direction(number: int, study: Study) -> None:
+    """One of a study's directions, as `run` finds it."""
+    for direction in directions_of(study)[number : number + 1]:
+        label_free_study(study, direction, plan_of(direction))
 
 
 def label_free_study(study: Study, direction: Direction, plan: Mapping[str, Any]) -> Artifact:
@@ -117,6 +128,7 @@ EXPERIMENT = Experiment(
     title="Edits chosen without a mask of the target cohort, and test-time adaptation",
     paper="beyond the paper",
     run=run,
+    parts=partial(by_direction, one_direction),
     version=4,
     figures=(
         Figure(

@@ -1,5 +1,7 @@
 """The tables of `adaptation`, from counts whose answer is known."""
 
+from types import SimpleNamespace
+
 import polars as pl
 import pytest
 import torch
@@ -11,7 +13,7 @@ from seglens.segmenters.segmenter import Segmenter
 from seglens.steering.contest import Contestant
 from seglens.steering.corrections import Correction
 from seglens.studies.demo import demo_settings
-from seglens.studies.paper.adaptation import Direction, learning_curve, patients_of
+from seglens.studies.paper.adaptation import Direction, by_direction, directions_of, learning_curve, patients_of
 from seglens.studies.paper.adaptation_latents import differing_latents, untrained_like
 from seglens.studies.paper.adaptation_tables import (
     class_headlines,
@@ -128,6 +130,9 @@ class FakeStudy(Study):
             torch.zeros(22, 1, 4, 4), masks, masks == 0, index, name=cohort, sequences=("T1",), labels={0: "a", 1: "b"}
         )
 
+    def segmenter(self, name):
+        return SimpleNamespace(labels={0: "a", 1: "b"})
+
 
 @pytest.mark.parametrize(("cohort", "sizes"), [("pediatric", (10, 12)), ("healthy", (4, 6)), ("adult", (4, 6))])
 def test_nobody_is_in_both_parts_and_nobody_is_chosen_on_that_was_trained_on(cohort, sizes):
@@ -135,6 +140,20 @@ def test_nobody_is_in_both_parts_and_nobody_is_chosen_on_that_was_trained_on(coh
     assert (len(chosen), len(judged)) == sizes
     assert not set(chosen.index["patient"]) & set(judged.index["patient"])
     assert "test" not in set(chosen.index["split"])
+
+
+def test_every_direction_is_a_part_and_further_parts_do_nothing():
+    study, done = FakeStudy(), []
+
+    def one(number, study):
+        done.extend(direction.name for direction in directions_of(study)[number : number + 1])
+
+    for do in by_direction(one, study.settings):
+        do(study)
+    assert done == [direction.name for direction in directions_of(study)]
+    assert done[:2] == ["adult on pediatric", "pediatric on adult"]
+    assert "adult-unet on pediatric" in done
+    assert by_direction(one, study.settings.model_copy(update={"steering": []})) == []
 
 
 def test_the_curve_draws_nested_patients_and_names_them():
