@@ -26,7 +26,7 @@ Variant = tuple[SparseAutoencoder, Tensor]
 
 
 @dataclass(frozen=True)
-class Side:
+class Compared:
     """One of two dictionaries to be compared.
 
     Attributes:
@@ -48,8 +48,8 @@ class Side:
 
 
 def compare(
-    source: Side,
-    target: Side,
+    source: Compared,
+    target: Compared,
     *,
     tau: float,
     seed: int,
@@ -75,7 +75,7 @@ def compare(
 
     by_weights = bool(source.variants and target.variants)
     probes = [source.probe] if source.probe.hash == target.probe.hash else [source.probe, target.probe]
-    seen = Seen(source, probes), Seen(target, probes)
+    seen = Probed(source, probes), Probed(target, probes)
     grid = common_grid(seen[0].grid, seen[1].grid)
     codes = seen[0].codes(source.dictionary, grid), seen[1].codes(target.dictionary, grid)
     elsewhere = _other_slices(codes[1], grid[0] * grid[1], [len(slices) for slices in probes])
@@ -131,10 +131,10 @@ def probe_of(slices: SliceSet) -> SliceSet:
     return slices.select(evenly_spaced(len(slices), PROBE_SLICES // 2))
 
 
-class Seen:
+class Probed:
     """What one side's network computes at its hookpoint on the probes: one pass for any number of dictionaries."""
 
-    def __init__(self, side: Side, probes: Sequence[SliceSet]):
+    def __init__(self, side: Compared, probes: Sequence[SliceSet]):
         from seglens.activations.hooks import activations
 
         with torch.no_grad():
@@ -170,7 +170,7 @@ def _functional_ceilings(codes: tuple[Codes, Codes], again: Sequence[Codes]) -> 
     return {"functional_ceiling": [value for value in found if value is not None]}
 
 
-def _weight_bounds(source: Side, target: Side, tau: float) -> dict[str, list[float]]:
+def _weight_bounds(source: Compared, target: Compared, tau: float) -> dict[str, list[float]]:
     """Shared fractions of the null (one side rotated) and of one model with itself, for each side."""
     from seglens.diffing.sharing import align
 
@@ -187,7 +187,7 @@ def _weight_bounds(source: Side, target: Side, tau: float) -> dict[str, list[flo
     }
 
 
-def _by_weights(source: Side, target: Side, tau: float, seed: int) -> tuple[Alignment, pl.DataFrame]:
+def _by_weights(source: Compared, target: Compared, tau: float, seed: int) -> tuple[Alignment, pl.DataFrame]:
     from seglens.diffing.agreement import alignment_metrics
     from seglens.diffing.sharing import align
 

@@ -36,7 +36,7 @@ from seglens.studies.dictionary_stages import (
     variant_seeds,
     variant_store,
 )
-from seglens.studies.pair_stages import Side, compare, probe_of, same_start
+from seglens.studies.pair_stages import Compared, compare, probe_of, same_start
 from seglens.studies.run import Run, Stage
 from seglens.studies.segmenter_stages import common_hookpoint, train
 from seglens.studies.settings import StudySettings
@@ -353,10 +353,10 @@ class Study:
 
         return self._do(stage, drafted, together=together)
 
-    def _side(self, name: str, variants: Sequence[str]) -> Side:
+    def _side(self, name: str, variants: Sequence[str]) -> Compared:
         dictionary, alive = self.with_alive(name, PLAIN)
         bounds = {variant: self.with_alive(name, variant) for variant in variants}
-        return Side(name, self.segmenter(name), dictionary, alive, self._probe(name), bounds)
+        return Compared(name, self.segmenter(name), dictionary, alive, self._probe(name), bounds)
 
     def _probe(self, name: str) -> SliceSet:
         return probe_of(self.own_slices(name, "test"))

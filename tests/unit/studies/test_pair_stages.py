@@ -9,7 +9,7 @@ from seglens.dictionaries.fitting import FitSettings, fit_dictionary
 from seglens.diffing.sharing import align
 from seglens.progress import silent
 from seglens.studies.dictionary_stages import REORDERED, RESEEDED, ROTATED, alive_latents, variant_store
-from seglens.studies.pair_stages import PROBE_SLICES, Side, _other_slices, compare, probe_of, same_start
+from seglens.studies.pair_stages import PROBE_SLICES, Compared, _other_slices, compare, probe_of, same_start
 from seglens.studies.settings import SegmenterSettings
 
 FIT = FitSettings(steps=20, batch_size=128)
@@ -32,7 +32,7 @@ def with_variants(name, store, segmenter, slices, seed=0):
         REORDERED: fitted(store, seed=seed, order_seed=seed + 1),
         RESEEDED: fitted(store, seed=seed + 1),
     }
-    return Side(name, segmenter, *fitted(store, seed=seed), slices, variants)
+    return Compared(name, segmenter, *fitted(store, seed=seed), slices, variants)
 
 
 def test_a_model_with_itself_is_all_shared_and_stands_beside_its_nulls(tmp_path, store, segmenter, slices):
@@ -60,7 +60,7 @@ def test_bounds_do_not_depend_on_which_side_is_the_source(tmp_path, store, segme
 
 
 def test_without_one_activation_space_only_function_is_compared(tmp_path, store, segmenter, slices):
-    side = Side("a", segmenter, *fitted(store), slices)
+    side = Compared("a", segmenter, *fitted(store), slices)
     artifact = written(tmp_path / "pair", (side, side))
     assert artifact.document("pair")["comparable_by_weights"] is False
     assert not (artifact.path / "pairs.parquet").exists()

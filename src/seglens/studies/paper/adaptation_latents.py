@@ -13,7 +13,7 @@ from seglens.diffing.planted import differential_latents
 from seglens.progress import Progress
 from seglens.segmenters.segmenter import Segmenter
 from seglens.steering.adjustables import LAST_HIDDEN
-from seglens.studies.pair_stages import Seen, Side
+from seglens.studies.pair_stages import Compared, Probed
 from seglens.studies.paper.experiment import part
 from seglens.studies.paper.label_free_policies import few_of
 from seglens.studies.paper.planted_bench import responses_of
@@ -74,7 +74,7 @@ def differing_latents(
     """
     sides = []
     for slices in (own, selection):
-        seen = Seen(Side(slices.name, segmenter, dictionary, torch.zeros(0), slices), [slices])
+        seen = Probed(Compared(slices.name, segmenter, dictionary, torch.zeros(0), slices), [slices])
         sides.append(responses_of(seen.codes(dictionary, seen.grid), slices, seen.grid))
     if min(len(side.patients) for side in sides) < 2:
         return []

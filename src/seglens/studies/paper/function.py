@@ -9,19 +9,19 @@ from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.functional import firing_overlap, functional_alignment, pool_codes
 from seglens.diffing.nulls import other_slice_rows, white_noise
 from seglens.studies.dictionary_stages import RESEEDED
-from seglens.studies.paper.seen import Seen
+from seglens.studies.paper.kept_activations import KeptActivations
 from seglens.studies.stages import Study
 
 PROBE_SLICES = 50
 """Of each cohort, at most: every token of the finer grid is encoded, and then averaged."""
 
 
-def match_by_function(study: Study, seen: Seen, pair: tuple[str, str]) -> pl.DataFrame:
+def match_by_function(study: Study, kept: KeptActivations, pair: tuple[str, str]) -> pl.DataFrame:
     """Optimal one-to-one matching of the codes of two segmenters' own dictionaries on test slices of their cohorts.
 
     Args:
         study: of the segmenters and dictionaries.
-        seen: what they compute.
+        kept: what they compute.
         pair: the two.
 
     Returns:
@@ -29,8 +29,8 @@ def match_by_function(study: Study, seen: Seen, pair: tuple[str, str]) -> pl.Dat
         where the study fits them: ``compared``, ``correlation`` (mean over matched pairs), ``above 0.5`` (share of the
         live latents of the narrower side), ``overlap of firing`` (mean Jaccard index), ``matched pairs``.
     """
-    grid = seen.common_grid(pair)
-    stores = [_probes(seen, pair, name) for name in pair]
+    grid = kept.common_grid(pair)
+    stores = [_probes(kept, pair, name) for name in pair]
 
     def codes(dictionary: SparseAutoencoder, store: ActivationStore) -> Codes:
         tokens = store.tokens(torch.arange(store.n_tokens))
@@ -52,10 +52,10 @@ def match_by_function(study: Study, seen: Seen, pair: tuple[str, str]) -> pl.Dat
     return pl.DataFrame([{"compared": name, **_matched(*sides)} for name, sides in compared.items()])
 
 
-def _probes(seen: Seen, pair: tuple[str, str], name: str) -> ActivationStore:
-    rows, columns = seen.grid(name)
+def _probes(kept: KeptActivations, pair: tuple[str, str], name: str) -> ActivationStore:
+    rows, columns = kept.grid(name)
     most = PROBE_SLICES * rows * columns
-    return seen.stores([name], seen.cohorts(pair), "test", grid=(rows, columns), most_tokens=most)[name]
+    return kept.stores([name], kept.cohorts(pair), "test", grid=(rows, columns), most_tokens=most)[name]
 
 
 def _matched(source: Codes, target: Codes) -> dict[str, float | int | None]:

@@ -21,8 +21,8 @@ from seglens.diffing.nulls import NULLS, other_slice_rows
 from seglens.progress import Progress
 from seglens.studies.paper.experiment import CannotCarryError, Experiment, Figure, Finding, part
 from seglens.studies.paper.function import PROBE_SLICES, match_by_function
+from seglens.studies.paper.kept_activations import KeptActivations
 from seglens.studies.paper.pairs import pair_name, start_of
-from seglens.studies.paper.seen import Seen
 from seglens.studies.stages import Study
 
 SEEDS = (0, 1, 2)
@@ -44,20 +44,20 @@ Fit = tuple[Pair, str, int, int]
 def run(study: Study, progress: Progress) -> Finding:
     """One segmenter with up to four others: joint codes, and matching by function."""
     pairs, left_out = chosen_pairs(study)
-    first, seen = pair_name(*pairs[0]), Seen(study)
+    first, kept = pair_name(*pairs[0]), KeptActivations(study)
     plan = fits_of(pairs)
     rows: list[dict[str, Any]] = []
     functional: list[dict[str, Any]] = []
     for number, fit in enumerate(plan):
-        (pair, condition, seed, longer), fitted = fit, _fitted(study, seen, fit)
+        (pair, condition, seed, longer), fitted = fit, _fitted(study, kept, fit)
         figures: dict[str, float | None] = fitted.document("figures")
         if (seed, longer) == (SEEDS[0], 1):
-            figures[LINEAR] = _linear(study, seen, fit, fitted)
+            figures[LINEAR] = _linear(study, kept, fit, fitted)
         asked = {"pair": pair_name(*pair), "condition": condition, "seed": seed, "steps": longer * JOINT_FIT.steps}
         rows += [asked | {"figure": name, "value": value} for name, value in figures.items()]
         progress(number + 1, len(plan) + len(pairs))
     for number, pair in enumerate(pairs):
-        functional += _functional(study, seen, pair)
+        functional += _functional(study, kept, pair)
         progress(len(plan) + number + 1, len(plan) + len(pairs))
     fits = pl.DataFrame(rows, schema_overrides={"value": pl.Float64})
     summary = summarised(fits.filter(pl.col("steps") == JOINT_FIT.steps))
@@ -189,12 +189,12 @@ def headlines(
     return found
 
 
-def _stores(study: Study, seen: Seen, fit: Fit, split: str) -> dict[str, ActivationStore]:
+def _stores(study: Study, kept: KeptActivations, fit: Fit, split: str) -> dict[str, ActivationStore]:
     """Both sides of a fit on a split, the second replaced as the condition says."""
     pair, condition, seed, _ = fit
     names = [pair[0]] if condition == TWICE else list(pair)
-    cohorts, grid = seen.cohorts(pair), seen.common_grid(pair)
-    stores = seen.stores(names, cohorts, split, grid=grid, most_tokens=TOKENS[split])
+    cohorts, grid = kept.cohorts(pair), kept.common_grid(pair)
+    stores = kept.stores(names, cohorts, split, grid=grid, most_tokens=TOKENS[split])
     if condition == TWICE:
         stores[names[0] + AGAIN] = stores[names[0]]
     elif condition in NULLS:
@@ -202,16 +202,16 @@ def _stores(study: Study, seen: Seen, fit: Fit, split: str) -> dict[str, Activat
     return stores
 
 
-def _fitted(study: Study, seen: Seen, fit: Fit) -> Artifact:
+def _fitted(study: Study, kept: KeptActivations, fit: Fit) -> Artifact:
     """A joint dictionary, with what it finds in the test slices: figures.json, latents and explained.parquet."""
     pair, condition, seed, longer = fit
-    names, cohorts = [pair[0]] if condition == TWICE else list(pair), seen.cohorts(pair)
+    names, cohorts = [pair[0]] if condition == TWICE else list(pair), kept.cohorts(pair)
     settings = replace(JOINT_FIT, steps=longer * JOINT_FIT.steps)
 
     def make(draft: Draft, progress: Progress) -> None:
-        training = _stores(study, seen, fit, "train")
+        training = _stores(study, kept, fit, "train")
         joint = fit_joint_dictionary(training, settings=settings, seed=seed, device=study.device, progress=progress)
-        judged = judge_joint(joint, _stores(study, seen, fit, "test"))
+        judged = judge_joint(joint, _stores(study, kept, fit, "test"))
         joint.write(draft)
         draft.save_table("latents", judged.latents())
         draft.save_table("explained", judged.explained)
@@ -231,11 +231,11 @@ def _fitted(study: Study, seen: Seen, fit: Fit) -> Artifact:
     return part(study, name, KIND, inputs, make)
 
 
-def _linear(study: Study, seen: Seen, fit: Fit, fitted: Artifact) -> float | None:
+def _linear(study: Study, kept: KeptActivations, fit: Fit, fitted: Artifact) -> float | None:
     """Cross-reconstruction without the code; it follows from the slices alone, so one seed of a condition is enough."""
 
     def make(draft: Draft, progress: Progress) -> None:
-        stores = _stores(study, seen, fit, "test")
+        stores = _stores(study, kept, fit, "test")
         draft.save_document("linear", finite(linear_explained(JointDictionary.read(fitted), stores)))
 
     pair, condition, _, _ = fit
@@ -244,15 +244,15 @@ def _linear(study: Study, seen: Seen, fit: Fit, fitted: Artifact) -> float | Non
     return value
 
 
-def _functional(study: Study, seen: Seen, pair: Pair) -> list[dict[str, Any]]:
+def _functional(study: Study, kept: KeptActivations, pair: Pair) -> list[dict[str, Any]]:
     """Two segmenters' own dictionaries matched by function, with nulls."""
 
     def make(draft: Draft, progress: Progress) -> None:
-        draft.save_table("functional", match_by_function(study, seen, pair))
+        draft.save_table("functional", match_by_function(study, kept, pair))
 
     inputs = {
         "dictionaries": [study.dictionary(name).hash for name in pair],
-        "slices": [study.slices(cohort).hash for cohort in seen.cohorts(pair)],
+        "slices": [study.slices(cohort).hash for cohort in kept.cohorts(pair)],
         "probes": PROBE_SLICES,
     }
     table = part(study, f"functional/{'~'.join(pair)}", "functional", inputs, make).table("functional")

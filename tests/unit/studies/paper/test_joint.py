@@ -18,7 +18,7 @@ from seglens.studies.paper.joint import (
     fits_of,
     summarised,
 )
-from seglens.studies.paper.seen import Seen
+from seglens.studies.paper.kept_activations import KeptActivations
 from seglens.studies.run import Run
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Study
@@ -70,10 +70,10 @@ def test_a_single_segmenter_cannot_carry_it(tiny_settings, tmp_path):
 
 
 def test_activations_are_averaged_to_the_common_grid_and_name_patients(study):
-    seen, names = Seen(study), ("squares", "unet")
-    grid = seen.common_grid(names)
-    assert grid == min(seen.grid("squares"), seen.grid("unet")) != max(seen.grid("squares"), seen.grid("unet"))
-    stores = seen.stores(names, seen.cohorts(names), "test", grid=grid, most_tokens=4 * grid[0] * grid[1])
+    kept, names = KeptActivations(study), ("squares", "unet")
+    grid = kept.common_grid(names)
+    assert grid == min(kept.grid("squares"), kept.grid("unet")) != max(kept.grid("squares"), kept.grid("unet"))
+    stores = kept.stores(names, kept.cohorts(names), "test", grid=grid, most_tokens=4 * grid[0] * grid[1])
     slices = study.own_slices("unet", "test").select([0, 2, 4, 6])
     with torch.no_grad():
         raw = activations(study.segmenter("unet"), study.hookpoint("unet"), slices.images())
@@ -85,7 +85,7 @@ def test_activations_are_averaged_to_the_common_grid_and_name_patients(study):
 
 
 def test_matched_by_function_one_model_agrees_with_itself_and_not_with_permuted_tokens(study):
-    rows = match_by_function(study, Seen(study), ("squares", "squares")).rows_by_key(
+    rows = match_by_function(study, KeptActivations(study), ("squares", "squares")).rows_by_key(
         "compared", named=True, unique=True
     )
     assert rows["same slices"]["correlation"] == pytest.approx(1, abs=1e-5)

@@ -21,7 +21,7 @@ BATCH = 16
 Grid = tuple[int, int]
 
 
-class Seen:
+class KeptActivations:
     """Activations of a study's segmenters, averaged to a token grid and kept in memory."""
 
     def __init__(self, study: Study):
