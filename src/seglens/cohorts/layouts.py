@@ -94,7 +94,8 @@ def read_cohort(
         fractions: split name to share of the patients, where the data set has no split of its own.
         seed: of that split.
         reading: what is allowed of the files: links, resampling, voxels that are not finite, size.
-        with_masks: False also takes nnU-Net's ``imagesTs`` where there is no ``labelsTs``, to be segmented.
+        with_masks: False also takes images that have no masks, to be segmented: nnU-Net's ``imagesTs`` where there is
+            no ``labelsTs``, and what the decathlon's ``dataset.json`` lists under ``test``.
 
     Returns:
         The cohort, its cases in order of their ids.
@@ -159,7 +160,15 @@ def read_cohort(
         cases, labels = read_bids(root, name, files, find_patient, labels=labels, mask_values=mask_values)
         splits = None
     elif layout == "msd":
-        cases, labels = read_msd(root, name, find_patient, labels=labels, mask_values=mask_values, channels=channels)
+        cases, labels = read_msd(
+            root,
+            name,
+            find_patient,
+            labels=labels,
+            mask_values=mask_values,
+            channels=channels,
+            with_masks=with_masks,
+        )
         splits = None
     else:
         raise ValueError(f"layout {layout!r} is unknown; it is one of auto, brats, nnunet, bids, msd, folder")

@@ -27,8 +27,9 @@ def read_msd(
     labels: Mapping[int, str] | None,
     mask_values: Mapping[int, int] | None,
     channels: Mapping[str, int] | None,
+    with_masks: bool = True,
 ) -> tuple[tuple[Case, ...], Mapping[int, str]]:
-    """The cases and the labels; files that are listed under ``test`` have no masks and are not read.
+    """The cases and the labels.
 
     Args:
         root: folder with ``dataset.json``.
@@ -37,6 +38,7 @@ def read_msd(
         labels: value to name, or None to take the data set's.
         mask_values: value in the files to value in ``labels``, or None to go by the names.
         channels: sequence name to place in the fourth dimension, or None to take the data set's names.
+        with_masks: images that are listed under ``test`` have no masks and are passed over; False takes them too.
 
     Raises:
         ValueError: a ``dataset.json`` that cannot be understood, or that names a file outside of the folder.
@@ -47,13 +49,17 @@ def read_msd(
         raise ValueError(f"{path} has no list `training` of images and labels; write the decathlon's dataset.json")
     channels = channels_of(path, described, channels)
     labels, mask_values = labels_of(path, described.get("labels"), labels, mask_values)
+    listed = [(_inside(path, entry, "image"), _inside(path, entry, "label")) for entry in described["training"]]
+    unlabelled = [] if with_masks else described.get("test", [])
+    if not isinstance(unlabelled, list):
+        raise ValueError(f"{path}: `test` is {unlabelled!r:.100}; give a list of images")
+    images = [*listed, *((_inside(path, {"image": entry}, "image"), None) for entry in unlabelled)]
     cases = []
-    for entry in described["training"]:
-        image, mask = (_inside(path, entry, key) for key in ("image", "label"))
+    for image, mask in images:
         case_id = image.name.removesuffix(".gz").removesuffix(".nii")
         refs = {sequence: ImageRef(root / image, number) for sequence, number in channels.items()}
         who = find_patient(case_id, patient_of(case_id))
-        own = ImageRef(root / mask) if (root / mask).is_file() else None
+        own = ImageRef(root / mask) if mask and (root / mask).is_file() else None
         cases.append(Case(case_id, who, case_id, name, refs, own, dict(mask_values)))
     return tuple(cases), labels
 
@@ -63,7 +69,8 @@ def _inside(path: Path, entry: Any, key: str) -> PurePosixPath:
     named = entry.get(key) if isinstance(entry, dict) else None
     if not isinstance(named, str):
         raise ValueError(
-            f"{path}: the entry {entry!r:.100} of `training` has no `{key}`; give {{image: ..., label: ...}}"
+            f"{path}: the entry {entry!r:.100} names no `{key}`; list {{image: ..., label: ...}} under `training` and "
+            "names of files under `test`"
         )
     inside = PurePosixPath(named)
     if inside.is_absolute() or ".." in inside.parts:

@@ -53,14 +53,31 @@ def test_a_missing_label_file_stays_a_case(write_msd) -> None:
     assert [case.mask is None for case in read_cohort(root).cases] == [False, True]
 
 
+def test_images_listed_without_masks_are_taken_where_none_are_needed(write_msd) -> None:
+    cases = read_cohort(write_msd(), with_masks=False).cases
+    assert [case.id for case in cases] == ["BRATS_000", "BRATS_001", "BRATS_100"]
+    assert cases[2].mask is None
+    assert {ref.path.name for ref in cases[2].images.values()} == {"BRATS_100.nii.gz"}
+
+
+@pytest.mark.parametrize(
+    ("test", "match"), [("all", "`test` is 'all'"), ([7], "names no `image`"), (["../b"], "leads")]
+)
+def test_a_test_list_that_cannot_be_understood(write_msd, test: Any, match: str) -> None:
+    root = write_msd(test=test)
+    with pytest.raises(ValueError, match=match):
+        read_cohort(root, with_masks=False)
+    assert len(read_cohort(root).cases) == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
         ({"training": "all"}, "has no list `training`"),
         ({"training": [{"image": "/etc/passwd", "label": "x"}]}, "leads out of"),
         ({"training": [{"image": "a/../../b.nii", "label": "x"}]}, "leads out of"),
-        ({"training": [{"image": "imagesTr/BRATS_000.nii.gz"}]}, "has no `label`"),
-        ({"training": [7]}, "has no `image`"),
+        ({"training": [{"image": "imagesTr/BRATS_000.nii.gz"}]}, "names no `label`"),
+        ({"training": [7]}, "names no `image`"),
         ({"modality": {}}, "has no channel_names"),
         ({"labels": {"a": 1, "b": 1}}, "gives two labels one value"),
     ],
