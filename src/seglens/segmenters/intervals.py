@@ -214,6 +214,33 @@ def interval_of(value: float, drawn: np.ndarray, n_patients: int, *, level: floa
     return Interval(float(value), float(low), float(high), n_patients, len(known))
 
 
+def interval_over_fits(values: np.ndarray, drawn: np.ndarray, n_patients: int, *, level: float = 0.95) -> Interval:
+    """The interval of a mean over fits, of which each was made on other labelled patients.
+
+    The variance of the mean is that over evaluation patients plus that over fits, and Student's t has the degrees of
+    freedom that the two together leave (Satterthwaite, Biometrics Bulletin 2, 1946): few fits make a wide interval.
+
+    Args:
+        values: the figure of each fit on the patients as they are ``[F]``.
+        drawn: of each fit on the same draws of evaluation patients ``[F B]``.
+        n_patients: evaluation patients; of one nothing can be said, and the ends are NaN.
+        level: share of such intervals that hold the truth, 0..1.
+    """
+    from scipy.stats import t
+
+    mean, of_draw = float(values.mean()), drawn.mean(axis=0)
+    if len(values) < 2 or n_patients < 2:
+        return interval_of(mean, of_draw, n_patients, level=level)
+    known = of_draw[~np.isnan(of_draw)]
+    over_patients = known.var() * n_patients / (n_patients - 1)
+    over_fits = values.var(ddof=1) / len(values)
+    variance, reach = over_patients + over_fits, 0.0
+    if variance > 0:
+        freedom = variance**2 / (over_patients**2 / (n_patients - 1) + over_fits**2 / (len(values) - 1))
+        reach = float(t.ppf((1 + level) / 2, freedom) * np.sqrt(variance))
+    return Interval(mean, mean - reach, mean + reach, n_patients, len(known))
+
+
 def _expanded_tail(n_patients: int, level: float) -> float:
     """Share of the draws beyond each end: below (1 - level) / 2, for draws of few patients vary too little."""
     from scipy.stats import norm

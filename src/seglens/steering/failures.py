@@ -31,8 +31,8 @@ from seglens.steering.sweep import UNEDITED, RowChange, always, part_of, sweep, 
 
 PAPER_ALPHAS = (0.25, 0.5, 1.0, 2.0, 5.0)
 HELD_OUT_ALPHAS: Mapping[Any, tuple[float, ...]] = {"multiply": (0.25, 0.5, 2.0, 5.0), "add": (-1.0, -0.5, 0.5, 1.0)}
-MODE_RULE = "FP where at least two thirds of the wrongly labelled pixels are foreground in the prediction only or of a \
-wrong class, FN where at most one third are; else mixed"
+MODE_RULE = "FP where at least two thirds of the errors are foreground that is predicted and not there, FN where at \
+most one third are; else mixed (a foreground pixel of a wrong class is one error of each kind)"
 N_EXAMPLES = 6
 POLICIES = ("held_out", "oracle")
 

@@ -8,6 +8,7 @@ from scipy.stats import norm, t
 from seglens.segmenters.intervals import (
     FIGURES,
     interval_of,
+    interval_over_fits,
     patient_bootstrap,
     patient_interval,
     resampled,
@@ -151,6 +152,33 @@ def test_a_share_of_nothing_or_of_all_is_not_certain(n_patients, bound):
     assert (every.value, every.high) == (1.0, 1.0)
     assert every.low == pytest.approx(1 - bound, abs=1e-6)
     assert math.isnan(share_interval(["p"], [True]).low)
+
+
+def test_of_fits_that_differ_on_equal_patients_the_interval_is_the_textbooks():
+    values = np.array([0.1, 0.2, 0.6])
+    found = interval_over_fits(values, np.repeat(values[:, None], 50, axis=1), 20)
+    reach = t.ppf(0.975, 2) * values.std(ddof=1) / math.sqrt(3)
+    assert (found.low, found.high) == pytest.approx((0.3 - reach, 0.3 + reach))
+
+
+def test_of_equal_fits_the_interval_is_that_of_the_patients():
+    drawn = np.tile(np.random.default_rng(0).normal(0.3, 0.1, 4000), (3, 1))
+    found = interval_over_fits(np.full(3, 0.3), drawn, 20)
+    reach = t.ppf(0.975, 19) * drawn[0].std() * math.sqrt(20 / 19)
+    assert (found.low, found.high) == pytest.approx((0.3 - reach, 0.3 + reach))
+
+
+def test_fits_and_patients_of_equal_weight_leave_the_freedom_of_both():
+    spread = np.sqrt(2.0) * math.sqrt(2 / 3)  # of the draws, so that their variance is 2 with three patients
+    values = np.array([0.0, math.sqrt(6.0), -math.sqrt(6.0)])  # variance of the mean: 6 / 3
+    drawn = values[:, None] + spread * np.tile([1.0, -1.0], 500)
+    found = interval_over_fits(values, drawn, 3)
+    assert found.high == pytest.approx(t.ppf(0.975, 4) * 2.0)
+
+
+def test_one_fit_has_the_interval_of_its_patients():
+    drawn = np.random.default_rng(0).normal(size=(1, 400))
+    assert interval_over_fits(np.zeros(1), drawn, 20) == interval_of(0.0, drawn[0], 20)
 
 
 def test_of_one_patient_nothing_can_be_said():

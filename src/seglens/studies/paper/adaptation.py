@@ -78,17 +78,19 @@ class Direction:
         cohort: name.
         label: name of the class whose failure is steered.
         in_full: with the learning curve, the alphas and every contestant; otherwise the main ones only.
+        names_label: another direction differs in the label alone.
     """
 
     segmenter: str
     cohort: str
     label: str
     in_full: bool
+    names_label: bool = False
 
     @property
     def name(self) -> str:
         """How tables call it."""
-        return f"{self.segmenter} on {self.cohort}"
+        return f"{self.segmenter} on {self.cohort}{f', {self.label}' if self.names_label else ''}"
 
 
 def run(
@@ -175,16 +177,21 @@ def directions_of(study: Study) -> list[Direction]:
     settings = study.settings
     if not settings.steering:
         raise CannotCarryError("needs an entry under steering: a segmenter, another cohort and a class")
-    found = [Direction(entry.segmenter, entry.cohort, entry.label, True) for entry in settings.steering]
+    asked = [(entry.segmenter, entry.cohort) for entry in settings.steering]
+    found = [
+        Direction(entry.segmenter, entry.cohort, entry.label, True, asked.count((entry.segmenter, entry.cohort)) > 1)
+        for entry in settings.steering
+    ]
     first = settings.steering[0]
     own = settings.segmenters[first.segmenter]
     labels = dict(study.segmenter(first.segmenter).labels)
-    known = {(direction.segmenter, direction.cohort) for direction in found} | {(first.segmenter, own.cohort)}
+    known = {*asked, (first.segmenter, own.cohort)}
     for cohort in settings.cohorts:
         if (first.segmenter, cohort) not in known and dict(study.slices(cohort).labels) == labels:
             found.append(Direction(first.segmenter, cohort, first.label, False))
     for name, other in settings.segmenters.items():
-        if other.cohort == own.cohort and other.architecture != own.architecture:
+        alike = other.cohort != own.cohort or other.architecture == own.architecture
+        if not alike and (name, first.cohort) not in known:
             found.append(Direction(name, first.cohort, first.label, False))
     return found
 
@@ -362,7 +369,7 @@ EXPERIMENT = Experiment(
     paper="Table 5, Figure 8",
     run=run,
     parts=partial(by_direction, one_direction),
-    version=5,
+    version=6,
     figures=(
         Figure(
             kind="bars",

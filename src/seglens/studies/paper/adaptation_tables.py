@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from seglens.artifacts import finite
-from seglens.segmenters.intervals import FIGURES, interval_of, resampled
+from seglens.segmenters.intervals import FIGURES, interval_of, interval_over_fits, resampled
 from seglens.segmenters.scoring import Scores
 from seglens.steering.contest import side_of
 from seglens.steering.sweep import UNEDITED
@@ -16,6 +16,8 @@ ORACLE = "oracle_alpha"
 EXTRA = {UNEDITED: "rival", ORACLE: "oracle"}
 LIKE_THE_PAPER = {UNEDITED: "untouched", "constant_edit": "constant edit", ORACLE: "best alpha a slice"}
 """Policies that stand beside Table 5, and what headlines call them."""
+RANKED = ("top_latents",)
+"""Edits whose latents were ranked on all selection patients, so that the inner split flatters them."""
 POLICY_ROWS: dict[str, pl.DataType | type[pl.DataType]] = {
     "direction": pl.String,
     "policy": pl.String,
@@ -101,7 +103,8 @@ def lead_rows(rows: pl.DataFrame) -> pl.DataFrame:
     """Every edit against the best rival of its direction, class and figure, with the interval of the difference.
 
     The best rival is the one with the highest value on the evaluation patients: the choice that is hardest to beat. The
-    ``chosen`` edit is the fitted one with the highest Dice in the inner split of the selection patients.
+    ``chosen`` edit is the fitted one with the highest Dice in the inner split of the selection patients, `RANKED` ones
+    left out.
     """
     found = []
     for (name, class_name, figure), group in rows.group_by("direction", "class", "figure", maintain_order=True):
@@ -110,7 +113,9 @@ def lead_rows(rows: pl.DataFrame) -> pl.DataFrame:
         if rivals.is_empty():
             continue
         best = rivals.row(0, named=True)
-        fitted = known.filter((pl.col("side") == "edit") & pl.col("inner_dice").is_not_null())
+        fitted = known.filter(
+            (pl.col("side") == "edit") & pl.col("inner_dice").is_not_null() & ~pl.col("policy").is_in(list(RANKED))
+        )
         chosen = fitted.sort("inner_dice", "policy", descending=[True, False])["policy"].to_list()[:1]
         for edit in known.filter(pl.col("side") == "edit").iter_rows(named=True):
             drawn = np.asarray(edit["draws"], dtype=float) - np.asarray(best["draws"], dtype=float)
@@ -136,9 +141,9 @@ def lead_rows(rows: pl.DataFrame) -> pl.DataFrame:
 def curve_rows(scores: Scores, direction: str) -> pl.DataFrame:
     """One row a number of labelled patients and contestant: foreground pooled Dice, and its lead over the best rival.
 
-    Means over the draws of patients (with all patients: over seeds); for the intervals both the evaluation patients and
-    the draws of labelled ones are drawn again. The untouched network is a rival at every number: a fit to one patient
-    may be worse than none.
+    Means over the draws of patients (with all patients: over seeds), with intervals over evaluation patients and draws
+    (`interval_over_fits`). The untouched network is a rival at every number: a fit to one patient may be worse than
+    none.
     """
     named: dict[tuple[int, str], list[str]] = {}
     for edit in scores.table["edit"].unique(maintain_order=True):
@@ -148,16 +153,14 @@ def curve_rows(scores: Scores, direction: str) -> pl.DataFrame:
     for size in {size for size, _ in named}:
         named[size, UNEDITED] = [UNEDITED]
     figures = {key: resampled(scores, edits) for key, edits in named.items()}
-    means = {key: (float(values.mean()), _over_draws(drawn)) for key, (values, drawn) in figures.items()}
     n_patients = scores.table["patient"].n_unique()
     rows = []
-    for (size, policy), (value, drawn) in sorted(means.items()):
-        rivals = [own for other, own in means if other == size and side_of(own) == "rival"]
-        best = max(rivals, key=lambda own: means[size, own][0])
-        own, lead = (
-            interval_of(value, drawn, n_patients),
-            interval_of(value - means[size, best][0], drawn - means[size, best][1], n_patients),
-        )
+    for (size, policy), (values, drawn) in sorted(figures.items()):
+        rivals = [own for other, own in figures if other == size and side_of(own) == "rival"]
+        best = max(rivals, key=lambda own: float(figures[size, own][0].mean()))
+        rival_values, rival_drawn = figures[size, best]
+        own = interval_over_fits(values, drawn, n_patients)
+        lead = interval_over_fits(values - rival_values, drawn - rival_drawn, n_patients)
         rows.append(
             {
                 "direction": direction,
@@ -166,7 +169,7 @@ def curve_rows(scores: Scores, direction: str) -> pl.DataFrame:
                 "side": side_of(policy),
                 "draws": len(named[size, policy]),
                 "dice_pooled": own.value,
-                "median": float(np.median(figures[size, policy][0])),
+                "median": float(np.median(values)),
                 "low": finite(own.low),
                 "high": finite(own.high),
                 "best rival": best,
@@ -176,13 +179,6 @@ def curve_rows(scores: Scores, direction: str) -> pl.DataFrame:
             }
         )
     return pl.DataFrame(rows, schema=CURVE_ROWS)
-
-
-def _over_draws(drawn: np.ndarray) -> np.ndarray:
-    """Mean over draws of labelled patients ``[draws B]``, drawn again for each of B draws of evaluation patients."""
-    n_draws, n = drawn.shape
-    again = np.random.default_rng(0).integers(0, n_draws, (n_draws, n))  # the same draws for all contestants
-    return np.asarray(np.take_along_axis(drawn, again, axis=0).mean(axis=0))
 
 
 def _main_leads(leads: pl.DataFrame) -> pl.DataFrame:
@@ -246,9 +242,9 @@ def paragraphs(leads: pl.DataFrame, curve: pl.DataFrame, policies: pl.DataFrame,
         if figures:
             words.append(f"{direction}, controls and ceiling: {', '.join(figures)}.")
     words.append(
-        "With few labelled patients values are means over draws of them, as many as the table says, and intervals are "
-        "over evaluation patients and draws; the settings of a single patient are chosen by slice. The untouched "
-        "network is a rival too."
+        "With few labelled patients values are means over draws of them, as many as the table says (with all of them: "
+        "over seeds). Intervals hold what evaluation patients and draws leave open, so two draws leave much; the "
+        "settings of a single patient are chosen by slice. The untouched network is a rival too."
     )
     few = curve.filter(pl.col("side") == "edit").sort("lead", descending=True)
     for row in (

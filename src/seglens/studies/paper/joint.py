@@ -19,6 +19,7 @@ from seglens.diffing.joint import JOINT_FIT, KIND, JointDictionary, fit_joint_di
 from seglens.diffing.joint_sharing import JointSharing, judge_joint, linear_explained
 from seglens.diffing.nulls import NULLS, other_slice_rows
 from seglens.progress import Progress
+from seglens.studies.dictionary_stages import RESEEDED
 from seglens.studies.paper.experiment import CannotCarryError, Experiment, Figure, Finding, part
 from seglens.studies.paper.function import PROBE_SLICES, match_by_function
 from seglens.studies.paper.kept_activations import KeptActivations
@@ -254,6 +255,7 @@ def _functional(study: Study, kept: KeptActivations, pair: Pair) -> list[dict[st
         "dictionaries": [study.dictionary(name).hash for name in pair],
         "slices": [study.slices(cohort).hash for cohort in kept.cohorts(pair)],
         "probes": PROBE_SLICES,
+        "again": study.dictionary(pair[0], RESEEDED).hash if study.settings.dictionaries.controls else None,
     }
     table = part(study, f"functional/{'~'.join(pair)}", "functional", inputs, make).table("functional")
     return [{"pair": pair_name(*pair), **row} for row in table.to_dicts()]

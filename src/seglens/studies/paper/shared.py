@@ -37,6 +37,8 @@ from seglens.studies.segmenter_stages import training_settings
 from seglens.studies.stages import Study
 
 NOISE_TOKENS = 100_000
+NOISE_SEED = 10_000
+"""Added to the study's own, from which dictionaries start: noise of the same stream would be made of their rows."""
 LENGTHS = (0.1, 0.3, 1, 3)
 """Times the study's own number of SAE steps."""
 OTHER_START = 1000
@@ -124,7 +126,7 @@ def _noise(study: Study, name: str, steps: int | None = None) -> Fitted:
     architecture = study.settings.segmenters[name].architecture
     rows, columns = store.grid
     n_slices = max(1, NOISE_TOKENS // (rows * columns))
-    generator = torch.Generator().manual_seed(study.settings.seed)
+    generator = torch.Generator().manual_seed(study.settings.seed + NOISE_SEED)
     white = ActivationStore.from_grids(
         torch.randn(n_slices, rows, columns, store.d_in, generator=generator),
         hookpoint=store.hookpoint,
@@ -270,6 +272,7 @@ EXPERIMENT = Experiment(
     "Shared latents",
     "Tables 1 and 7",
     run,
+    version=2,
     figures=(
         Figure(
             "ranges",

@@ -20,7 +20,6 @@ from seglens.activations.store import ActivationStore
 from seglens.artifacts import Draft
 from seglens.cohorts.slice_set import evenly_spaced
 from seglens.dictionaries.archetypal import archetypal_points, fit_archetypal, started_at
-from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.fitting import FitPlan, FitSettings, fit_dictionaries
 from seglens.dictionaries.matryoshka import halved_prefixes, prefix_quality
 from seglens.dictionaries.quality import dictionary_quality
@@ -108,6 +107,7 @@ COMPARED: Sequence[tuple[str, str, Seeds]] = (
 class _Judge:
     """One segmenter's activations: those that dictionaries are fitted to, and those of unseen slices.
 
+    Consensus latents are chosen on ``choosing``, tokens of val slices, and judged on those of test slices, ``probe``.
     ``elsewhere`` gives each probe slice one of another patient, at about the same depth.
     """
 
@@ -116,6 +116,7 @@ class _Judge:
     store: ActivationStore
     rotated: ActivationStore
     test: ActivationStore
+    choosing: Tensor
     probe: Tensor
     per_slice: int
     elsewhere: Tensor
@@ -144,13 +145,9 @@ class _Judge:
         dictionary = SparseAutoencoder.read(made)
         return dictionary, alive_latents(dictionary, store)
 
-    def codes(self, dictionary: SparseAutoencoder) -> Codes:
-        """Codes of the probe tokens."""
-        return dictionary.encode(self.probe)
-
     def agreement(self, one: SparseAutoencoder, other: SparseAutoencoder) -> dict[str, Any]:
         """By function, beside the same at the same places of other patients' slices."""
-        codes, others = self.codes(one), self.codes(other)
+        codes, others = one.encode(self.probe), other.encode(self.probe)
         found = functional_alignment(codes, others)
         slices = torch.arange(codes.n).reshape(-1, self.per_slice)
         elsewhere = others.rows(slices[self.elsewhere].reshape(-1))
@@ -216,7 +213,9 @@ def _judge(study: Study) -> _Judge:
     grids = test.slice_tokens(rows)
     rotated = variant_store(store, ROTATED, study.settings.seed)
     per_slice = grids.shape[1] * grids.shape[2]
-    return _Judge(study, name, store, rotated, test, grids.flatten(0, 2), per_slice, elsewhere)
+    val = study.own_slices(name, "val")
+    choosing = live_activations(segmenter, val, store.hookpoint).slice_tokens(evenly_spaced(len(val), PROBE_SLICES))
+    return _Judge(study, name, store, rotated, test, choosing.flatten(0, 2), grids.flatten(0, 2), per_slice, elsewhere)
 
 
 def _shared(one: tuple[SparseAutoencoder, Tensor], other: tuple[SparseAutoencoder, Tensor], tau: float) -> float:
@@ -229,7 +228,7 @@ def _consensus(judge: _Judge, tau: float) -> dict[str, Any]:
     for first in (0, CONSENSUS_OF):
         seeds = [Seeds(seed, seed) for seed in range(first, first + CONSENSUS_OF)]
         fits = [judge.fit("plain", seed)[0] for seed in seeds]
-        recurring = recurring_latents([judge.codes(fit) for fit in fits], correlation=CONSENSUS_R)
+        recurring = recurring_latents([fit.encode(judge.choosing) for fit in fits], correlation=CONSENSUS_R)
         latents = consensus_latents(recurring, least=1)
         kept.append(only_latents(fits[0], latents) if latents else None)
     row: dict[str, Any] = {"dictionary": f"consensus of {CONSENSUS_OF}", "the second fit has another": "set of seeds"}
@@ -270,8 +269,8 @@ def _words(judge: _Judge, table: pl.DataFrame) -> list[str]:
         f"{best['correlation']:.2f} (shared {best['shared']:.0%}, explained variance "
         f"{best['explained variance']:.2f}).",
         f"Consensus keeps of {CONSENSUS_OF} plain fits the latents of the first that come back with a correlation of "
-        f"{CONSENSUS_R:g} in at least one other; its explained variance is that of what is left, without a refit, and "
-        f"it costs {CONSENSUS_OF} fits.",
+        f"{CONSENSUS_R:g} in at least one other on val slices, and is judged on test slices. Its explained variance is "
+        f"that of what is left, without a refit, and it costs {CONSENSUS_OF} fits.",
     ]
 
 
@@ -280,7 +279,7 @@ EXPERIMENT = Experiment(
     title="Stable dictionaries and the ceilings that they reach",
     paper="beyond the paper",
     run=run,
-    version=2,
+    version=3,
     figures=(
         Figure(
             kind="bars",

@@ -103,12 +103,12 @@ def test_headlines_name_the_edit_that_keeps_most_and_never_a_rival(known):
     kept = pl.concat([kept_rows(scores, entries, direction) for direction in ("one", "two")])
     assert best_rows(kept).select("oracle", "policy", "directions").rows() == [("oracle", "a", 2)]
     assert headlines(kept) == {
-        "share of oracle kept by the best of 2 edits over 2 directions: a, mean": pytest.approx(0.75),
-        "share of oracle kept by the best of 2 edits over 2 directions: a, smallest": pytest.approx(0.75),
+        "share of oracle kept by the best of 2 edits over 2 of 2 directions: a, mean": pytest.approx(0.75),
+        "share of oracle kept by the best of 2 edits over 2 of 2 directions: a, smallest": pytest.approx(0.75),
     }
     words = " ".join(paragraphs(policy_rows(scores, entries, "one", "tumour"), kept))
     assert "reaches the aim of 70%" in words
-    assert "keeps most of 2 edits: 75% of the gain on average over 2 directions" in words
+    assert "keeps most of 2 edits: 75% of the gain on average over 2 of 2 directions" in words
 
 
 @pytest.fixture(scope="module")
