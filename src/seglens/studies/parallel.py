@@ -21,7 +21,7 @@ import torch
 
 from seglens.allocator import keep_freed_memory
 from seglens.processes import rank_and_size
-from seglens.progress import Progress, silent
+from seglens.progress import Progress
 from seglens.running import Stopped, follow_parent, heeding_signals
 from seglens.studies.dictionary_stages import REORDERED, RESEEDED, ROTATED
 from seglens.studies.run import Run, peak_rss_mib
@@ -163,8 +163,7 @@ class _Worker:
         self._process.start()
         other_end.close()
         self._announce = announce
-        self._stage = ExitStack()
-        self._progress: Progress = silent
+        self._stages: list[tuple[ExitStack, Progress]] = []  # a stage may need others, which are done inside it
         self.peak_rss_mib = 0
 
     def begin(self, task: Task) -> None:
@@ -183,12 +182,16 @@ class _Worker:
                 f"code {self._process.exitcode}; -9 is what a system out of memory does: try fewer --jobs"
             ) from None
         if kind == "begin":
-            self._progress = self._stage.enter_context(self._announce(content))
+            stage = ExitStack()
+            self._stages.append((stage, stage.enter_context(self._announce(content))))
         elif kind == "progress":
             (done, total), figures = content
-            self._progress(done, total, **figures)
+            self._stages[-1][1](done, total, **figures)
         elif kind == "end":
-            self._stage.close()
+            self._stages.pop()[0].close()
+        elif kind == "broken":
+            broken = WorkerError(content)
+            self._stages.pop()[0].__exit__(WorkerError, broken, None)  # so that it is not shown as done
         elif kind == "failed":
             error, told = content
             error.add_note(told)
@@ -204,7 +207,8 @@ class _Worker:
 
     def end(self) -> None:
         """See that the process has ended."""
-        self._stage.close()
+        while self._stages:
+            self._stages.pop()[0].close()
         self._process.join(END_WITHIN_SECONDS)
         self._process.kill()
         self._process.join()
@@ -266,5 +270,9 @@ def _told(pipe: Connection, stage: str) -> Iterator[Progress]:
             pipe.send(("progress", ((done, total), figures)))
 
     pipe.send(("begin", stage))
-    yield progress
+    try:
+        yield progress
+    except Exception:
+        pipe.send(("broken", stage))
+        raise
     pipe.send(("end", stage))

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from tests.pictures import THIRDS, discs, study_of_pictures
 from seglens.artifacts import locked
 from seglens.progress import silent
 from seglens.studies.demo import demo_settings
-from seglens.studies.parallel import WorkerError, default_jobs, tasks_of
+from seglens.studies.parallel import Task, WorkerError, default_jobs, tasks_of, work_ahead
 from seglens.studies.run import Run
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Study
@@ -112,6 +112,30 @@ def test_a_killed_worker_is_told_and_ends_the_other(tmp_path, settings):
     time.sleep(0.1)
     assert not [worker for worker in workers[-2:] if worker.is_running() and worker.status() != "zombie"]
     assert Run(tmp_path / "run").stages() == []
+
+
+def nested(study):
+    with study.announce("outer") as progress:
+        with study.announce("inner"):
+            pass
+        with suppress(KeyError), study.announce("broken"):
+            raise KeyError
+        progress(1, 2)
+
+
+def test_a_stage_inside_a_stage_is_shown_as_such_and_a_broken_one_not_as_done(tmp_path, settings):
+    shown = []
+
+    @contextmanager
+    def announce(stage):
+        shown.append(f"begin {stage}")
+        yield lambda done, total: shown.append(f"{stage} {done} of {total}")
+        shown.append(f"end {stage}")
+
+    run = Run(tmp_path / "run")
+    with run.writing({}):
+        work_ahead(settings, [Task(nested, ())], run, jobs=1, announce=announce)
+    assert shown == ["begin outer", "begin inner", "end inner", "begin broken", "outer 1 of 2", "end outer"]
 
 
 def test_jobs_are_one_or_more(tmp_path, settings):
