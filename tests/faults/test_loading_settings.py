@@ -32,16 +32,17 @@ def refused(tmp_path):
 
 def test_row_51_unknown_key(refused):
     """An unknown name is refused with its line and the nearest legal one."""
-    assert "line 9: segmenters.adult.learnin_rate: unknown; did you mean learning_rate? legal are cohort, " in refused(
-        STUDY + "    learnin_rate: 0.1\n"
+    assert (
+        "line 9: segmenters.adult.learnin_rate: unknown; did you mean 'learning_rate'? legal are cohort, "
+        in refused(STUDY + "    learnin_rate: 0.1\n")
     )
-    assert "line 4: cohorts.adult.phantom.subject: unknown; did you mean subjects? legal are population," in refused(
+    assert "line 4: cohorts.adult.phantom.subject: unknown; did you mean 'subjects'? legal are population," in refused(
         STUDY.replace("subjects:", "subject:")
     )
     text = refused(STUDY + "dictionary: {k: 3}\nzzz: 1\nsteering:\n  - {segmenter: adult, cohort: adult, lable: x}\n")
-    assert "line 9: dictionary: unknown; did you mean dictionaries? legal are name, seed, sequences" in text
+    assert "line 9: dictionary: unknown; did you mean 'dictionaries'? legal are name, seed, sequences" in text
     assert "line 10: zzz: unknown; legal are name, " in text
-    assert "line 12: steering.0.lable: unknown; did you mean label? legal are segmenter, cohort, label" in text
+    assert "line 12: steering.0.lable: unknown; did you mean 'label'? legal are segmenter, cohort, label" in text
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from seglens.artifacts import Artifact, Draft, hash_of, hash_tensors, new_artifact, read_artifact
 from seglens.foreign.tensors import refuse_non_finite
+from seglens.nearest import did_you_mean
 from seglens.shapes import Images, Logits, Masks
 
 KIND = "segmenter"
@@ -129,10 +130,9 @@ class Segmenter:
             ValueError: no such hookpoint; the message gives the nearest names.
         """
         if hookpoint not in self.hookpoints:
-            near = get_close_matches(hookpoint, self.hookpoints, n=3, cutoff=0.5)
-            did_you_mean = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
             raise ValueError(
-                f"no hookpoint {hookpoint!r}; {did_you_mean}this segmenter has {', '.join(self.hookpoints) or 'none'}"
+                f"no hookpoint {hookpoint!r}; {did_you_mean(hookpoint, self.hookpoints)}this segmenter has "
+                f"{', '.join(self.hookpoints) or 'none'}"
             )
         return self.hookpoints[hookpoint]
 

@@ -8,11 +8,12 @@ import polars as pl
 
 from seglens.activations.effects import choose_hookpoint
 from seglens.cohorts.slice_set import SliceSet
+from seglens.nearest import did_you_mean
 from seglens.progress import Progress
-from seglens.segmenters.architectures import build_segmenter
+from seglens.segmenters.architectures import build_segmenter, describe_architecture, hookpoints_of
 from seglens.segmenters.segmenter import Segmenter
 from seglens.segmenters.training import TrainingSettings, train_segmenter
-from seglens.studies.settings import SegmenterSettings
+from seglens.studies.settings import SegmenterSettings, StudySettings
 
 
 def train(
@@ -82,6 +83,23 @@ def common_hookpoint(effects: Sequence[pl.DataFrame], hookpoints: Sequence[str],
         candidates=[hookpoint for hookpoint in hookpoints if not hookpoint.startswith("decoder")],
         minimum_drop=minimum_drop,
     )
+
+
+def check_hookpoint(settings: StudySettings) -> None:
+    """Refuse a study whose hookpoint is in none of its architectures.
+
+    Raises:
+        ValueError: with the nearest names, and all there are.
+    """
+    wanted = settings.hookpoint
+    architectures = dict.fromkeys(own.architecture for own in settings.segmenters.values())
+    described = [describe_architecture(name, n_sequences=1, n_classes=2) for name in architectures]
+    known = dict.fromkeys(place for architecture in described for place in hookpoints_of(architecture))
+    if wanted != "auto" and wanted not in known:
+        raise ValueError(
+            f"hookpoint {wanted!r} is in none of the study's architectures; {did_you_mean(wanted, known)}give auto or "
+            f"one of {', '.join(known)}"
+        )
 
 
 def smallest_effects(effects: Sequence[pl.DataFrame]) -> pl.DataFrame:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from seglens.foreign.yaml_text import MAX_CHARACTERS, Parsed, YamlError, parse_yaml
+from seglens.nearest import did_you_mean
 from seglens.segmenters.pretrained import refuse_unpinned
 
 # strict: "yes" is not 1, and "10" in quotes is a text
@@ -263,10 +263,33 @@ class StudySettings(_Strict):
                     faults.append(f"{place}[{number}].segmenter: no segmenter {entry.segmenter!r}")
                 if entry.cohort not in self.cohorts:
                     faults.append(f"{place}[{number}].cohort: no cohort {entry.cohort!r}")
+        for place, stages in (
+            ("steering", [f"{entry.segmenter}-{entry.cohort}-{entry.label}" for entry in self.steering]),
+            ("failures", [f"{entry.segmenter}-{entry.cohort}" for entry in self.failures]),
+        ):
+            faults += [
+                f"{place}[{number}]: its results would be called {stage}, as those of {place}[{stages.index(stage)}]; "
+                "ask for it once, or in a study of its own"
+                for number, stage in enumerate(stages)
+                if stage in stages[:number]
+            ]
         if faults:
             known = f"cohorts are {', '.join(self.cohorts)}; segmenters are {', '.join(self.segmenters)}"
             raise ValueError("; ".join([*faults, known]))
         return self
+
+    def check_steered(self, cohort: str, labels: Sequence[str]) -> None:
+        """Refuse a class that is steered on a cohort and is none of its labels.
+
+        Raises:
+            ValueError: with the nearest labels, and all there are.
+        """
+        for number, entry in enumerate(self.steering):
+            if entry.cohort == cohort and entry.label not in labels:
+                raise ValueError(
+                    f"steering[{number}].label: {cohort} has no label {entry.label!r}; "
+                    f"{did_you_mean(entry.label, labels)}there are {', '.join(labels)}"
+                )
 
     def _starts_in_a_circle(self, name: str) -> bool:
         seen, above = {name}, self.segmenters[name].init_from
@@ -337,9 +360,7 @@ def _unknown(model: Any, place: Sequence[str | int]) -> str:
         model = model.model_fields[part].annotation if _is_settings(model) else get_args(model)[-1]
         if get_origin(model) is UnionType:  # settings or None
             model = next(kind for kind in get_args(model) if _is_settings(kind))
-    near = get_close_matches(str(place[-1]), model.model_fields, n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"unknown; {hint}legal are {', '.join(model.model_fields)}"
+    return f"unknown; {did_you_mean(str(place[-1]), model.model_fields)}legal are {', '.join(model.model_fields)}"
 
 
 def _is_settings(kind: Any) -> bool:

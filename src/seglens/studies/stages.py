@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from seglens.activations.effects import hookpoint_effects
@@ -16,6 +15,7 @@ from seglens.activations.live import live_activations
 from seglens.activations.store import ActivationStore
 from seglens.artifacts import Artifact, Draft, new_artifact
 from seglens.cohorts.slice_set import SliceSet
+from seglens.devices import usable_device
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.processes import from_first
 from seglens.progress import Progress, silent
@@ -38,7 +38,7 @@ from seglens.studies.dictionary_stages import (
 )
 from seglens.studies.pair_stages import Compared, compare, probe_of, same_start
 from seglens.studies.run import Run, Stage
-from seglens.studies.segmenter_stages import common_hookpoint, train
+from seglens.studies.segmenter_stages import check_hookpoint, common_hookpoint, train
 from seglens.studies.settings import StudySettings
 
 Announce = Callable[[str], AbstractContextManager[Progress]]
@@ -51,14 +51,18 @@ def unseen(stage: str) -> AbstractContextManager[Progress]:
 
 
 class Study:
-    """The stages of one study, each done when it is asked for and not done before."""
+    """The stages of one study, each done when it is asked for and not done before.
+
+    Raises:
+        ValueError: a device or a hookpoint that there is not.
+    """
 
     def __init__(self, settings: StudySettings, run: Run, announce: Announce = unseen):
         self.settings = settings
         self.run = run
         self.announce = announce
-        wanted = settings.device
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+        self.device = usable_device(settings.device)
+        check_hookpoint(settings)
         self._slices: dict[str, SliceSet] = {}
         self._segmenters: dict[str, Segmenter] = {}
         self._hookpoints: dict[str, str] = {}
@@ -102,7 +106,9 @@ class Study:
     def slices(self, cohort: str) -> SliceSet:
         """Slices of a cohort, all splits; its cases are checked first, and those that fail are left out."""
         if cohort not in self._slices:
-            self._slices[cohort] = SliceSet.read(prepare(self._do, self.settings, cohort, self.run.path))
+            slices = SliceSet.read(prepare(self._do, self.settings, cohort, self.run.path))
+            self.settings.check_steered(cohort, list(slices.labels.values()))
+            self._slices[cohort] = slices
         return self._slices[cohort]
 
     def segmenter(self, name: str) -> Segmenter:

@@ -36,12 +36,13 @@ def run_study(settings: StudySettings, out: Path, *, jobs: int = 1, announce: An
     if jobs < 1 or (jobs > 1 and rank_and_size()[1] > 1):
         raise ValueError(f"jobs is {jobs}; it must be 1 or more, and 1 where a launcher started several processes")
     run = Run(out)
+    study = Study(settings, run, announce)
     with run.writing(settings.model_dump(mode="json")), quarantine_reported(out, settings.cohorts):
         started = time.perf_counter()
         workers_rss_mib = 0
         if jobs > 1:
             workers_rss_mib = work_ahead(settings, tasks_of(settings), run, jobs=jobs, announce=announce)
-        Study(settings, run, announce).run_all()
+        study.run_all()
         if is_first():
             summary = summarise(run, settings)
             summary["seconds"] = round(time.perf_counter() - started, 1)
@@ -75,8 +76,8 @@ def run_stages(
     if unknown:
         raise ValueError(f"no segmenter {', '.join(unknown)}; the study has {', '.join(settings.segmenters)}")
     run = Run(out)
+    study = Study(settings, run, announce)
     with run.writing(settings.model_dump(mode="json")), quarantine_reported(out, settings.cohorts):
-        study = Study(settings, run, announce)
         for stage_name in stage_names:
             do = getattr(study, stage_name)
             if stage_name in {"alignments", "steerings", "recoveries"}:

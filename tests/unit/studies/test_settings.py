@@ -28,7 +28,7 @@ def test_every_fault_is_named_with_its_place(tmp_path):
         StudySettings.parse(content, "study.yaml")
     text = str(caught.value)
     assert "study.yaml cannot be used" in text
-    assert "sizes: unknown; did you mean size? legal are name, seed, sequences" in text
+    assert "sizes: unknown; did you mean 'size'? legal are name, seed, sequences" in text
     assert "size: Input should be a multiple of 32" in text
     assert "dictionaries.k: Input should be greater than or equal to 1" in text
 
@@ -42,11 +42,26 @@ def test_every_fault_is_named_with_its_place(tmp_path):
         ({"steering": [{"segmenter": "x", "cohort": "y", "label": "edema"}]}, r"steering\[0\].segmenter: no segm"),
         ({"failures": [{"segmenter": "adult", "cohort": "y"}]}, r"failures\[0\].cohort: no cohort 'y'"),
         ({"cohorts": {"adult": {}}}, "give either sources or phantom"),
+        (
+            {"failures": [{"segmenter": "adult", "cohort": "adult", "worst": worst} for worst in (30, 60)]},
+            r"failures\[1\]: its results would be called adult-adult, as those of failures\[0\]; ask for it once",
+        ),
     ],
 )
 def test_names_must_exist(change, message):
     with pytest.raises(SettingsError, match=message):
         StudySettings.parse({**MINIMAL, **change}, "study.yaml")
+
+
+def test_a_label_that_the_cohort_lacks_is_refused_with_the_nearest():
+    asked = {"segmenter": "adult", "cohort": "adult", "label": "edma"}
+    settings = StudySettings.parse({**MINIMAL, "steering": [asked]}, "study.yaml")
+    with pytest.raises(
+        ValueError, match=r"steering\[0\].label: adult has no label 'edma'; did you mean 'edema'\? there"
+    ):
+        settings.check_steered("adult", ["background", "edema"])
+    settings.check_steered("adult", ["background", "edma"])
+    settings.check_steered("another", ["background"])
 
 
 def test_unreadable_files_are_refused(tmp_path):

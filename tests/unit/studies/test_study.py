@@ -55,6 +55,24 @@ def test_two_processes_leave_what_one_would(tmp_path, study_file, run_ranks):
     assert run_study(settings, out).hashes == hashes  # all of it was, by one process: the same bits
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"hookpoint": "stage_2"},
+            r"hookpoint 'stage_2' is in none of the study's .*; did you mean 'stage2'.*give auto or one of st",
+        ),
+        ({"device": "gpu"}, r"device 'gpu' cannot be used here \(.*\); give cpu, cuda, cuda:1 or auto"),
+    ],
+)
+def test_what_there_is_not_is_refused_before_any_work(tmp_path, study_file, change, message):
+    settings = StudySettings.read(study_file).model_copy(update=change)
+    for jobs in (1, 2):
+        with pytest.raises(ValueError, match=message):
+            run_study(settings, tmp_path / "out", jobs=jobs)
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_a_store_the_dictionary_is_the_same(tmp_path, study_file):
     settings = StudySettings.read(study_file)
     runs = [run_study(settings.model_copy(update={"store": kept}), tmp_path / str(kept)) for kept in (True, False)]

@@ -103,12 +103,12 @@ def reproduce(
     if unknown:
         raise ValueError(f"no experiment {', '.join(unknown)}; there are {', '.join(experiments)}")
     run = Run(out)
+    study = Study(settings, run, announce)
     faults: dict[str, Exception] = {}
     asked = [experiments[name] for name in names or experiments]
     with run.writing(settings.model_dump(mode="json")), quarantine_reported(out, settings.cohorts):
         if jobs > 1:
             work_ahead(settings, _tasks(settings, asked), run, jobs=jobs, announce=announce)
-        study = Study(settings, run, announce)
         for cohort in settings.cohorts:  # data that cannot be used are no experiment's fault
             study.slices(cohort)
         for experiment in asked:
