@@ -90,7 +90,7 @@ class Artifact:
 
     def document(self, name: str) -> Any:
         """Read ``name.json``."""
-        return json.loads(self._file(f"{name}.json").read_text())
+        return json.loads(self._file(f"{name}.json").read_text(encoding="utf-8"))
 
     def _file(self, name: str) -> Path:
         path = self.path / name
@@ -120,7 +120,7 @@ class Draft:
     def save_document(self, name: str, value: Any) -> None:
         """Write ``name.json``; NaN is refused, write None with a count beside it."""
         text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        (self.path / f"{name}.json").write_text(text + "\n")
+        (self.path / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
 def finite(value: float | None) -> float | None:
@@ -170,7 +170,8 @@ def new_artifact(path: Path, *, kind: str, inputs: Mapping[str, Any]) -> Iterato
             "files": {name: {"sha256": hash_file(file), "bytes": file.stat().st_size} for name, file in files.items()},
         }
         manifest["hash"] = hash_of(manifest)
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
+        (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
 def read_artifact(path: Path, kind: str | None = None, *, verify: bool = False) -> Artifact:
@@ -188,7 +189,7 @@ def read_artifact(path: Path, kind: str | None = None, *, verify: bool = False) 
     if not manifest_path.is_file():
         raise ArtifactError(f"{path}: no {MANIFEST} there; give the folder of a finished artifact")
     try:
-        manifest = json.loads(manifest_path.read_text())
+        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
         kept = Artifact(path, manifest["kind"], manifest["inputs"], manifest["hash"])
     except (ValueError, LookupError, TypeError) as error:
         raise ArtifactError(f"{manifest_path} is damaged ({error}); remove the folder and run again") from None
@@ -225,7 +226,7 @@ def locked(path: Path) -> Iterator[None]:
             path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
     except Timeout:
-        holder = holder_path.read_text() if holder_path.is_file() else "another process"
+        holder = holder_path.read_text(encoding="utf-8") if holder_path.is_file() else "another process"
         raise ArtifactError(f"{path} is being written by {holder}; wait for it or give another folder") from None
     except NotImplementedError:
         raise ArtifactError(f"{path} is on a file system without locks; write to a local folder") from None
@@ -250,11 +251,17 @@ def write_text_whole(path: Path, text: str) -> None:
         WritingError: the disk is full, read-only or broken; the old text is still there.
     """
     with whole_file(path) as partial:
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
 
 
 def differences(before: Any, now: Any, name: str = "") -> list[str]:
     """What differs between two JSON-able values, one entry for each place: ``seed was 0, is 1``."""
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        return [
+            difference
+            for number, (old, new) in enumerate(zip(before, now, strict=True))
+            for difference in differences(old, new, f"{name}[{number}]")
+        ]
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         return [
             difference

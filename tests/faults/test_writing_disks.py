@@ -237,7 +237,7 @@ def test_row_42_differences_are_named():
     """What differs is named place by place, long values cut short."""
     before = {"a": 1, "b": {"c": [1], "d": "x" * 200}, "same": 3}
     now = {"b": {"c": [2], "d": None, "e": True}, "same": 3}
-    assert differences(before, now)[:2] == ["a was 1, is null", "b.c was [1], is [2]"]
+    assert differences(before, now)[:2] == ["a was 1, is null", "b.c[0] was 1, is 2"]
     assert differences(before, now)[2].endswith("..., is null")
     assert differences(before, now)[3] == "b.e was null, is true"
     assert differences(before, dict(before)) == []

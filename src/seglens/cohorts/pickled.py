@@ -72,7 +72,7 @@ def convert_pickles(
             "numTraining": len(cases),
             "file_ending": ".nii.gz",
         }
-        (partial / "dataset.json").write_text(json.dumps(dataset, indent=1) + "\n")
+        (partial / "dataset.json").write_text(json.dumps(dataset, indent=1) + "\n", encoding="utf-8")
     return folder
 
 

@@ -127,7 +127,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{folder}: {' and '.join(missing)} missing; a SAELens folder has {CONFIGURATION} and {WEIGHTS}"
         )
     try:
-        configuration = json.loads((folder / CONFIGURATION).read_text())
+        configuration = json.loads((folder / CONFIGURATION).read_text(encoding="utf-8"))
         tensors = read_safetensors(folder / WEIGHTS)
     except ValueError as error:
         raise ValueError(f"{folder}: cannot be read ({error}); download or export it again") from error

@@ -62,5 +62,5 @@ class Names:
     def _read(self) -> dict[str, dict[str, dict[str, str | float]]]:
         if not self._file.is_file():
             return {}
-        content: dict[str, dict[str, dict[str, str | float]]] = json.loads(self._file.read_text())
+        content: dict[str, dict[str, dict[str, str | float]]] = json.loads(self._file.read_text(encoding="utf-8"))
         return content

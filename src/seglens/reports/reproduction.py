@@ -38,7 +38,7 @@ def write_reproduction(run: Run, *, experiments: Mapping[str, Experiment] = EXPE
     """
     names = finished(run, experiments)
     sections = [_overview(run, [experiments[name] for name in names])]
-    cohorts = json.loads((run.path / DOCUMENT).read_text())["trained on"]
+    cohorts = json.loads((run.path / DOCUMENT).read_text(encoding="utf-8"))["trained on"]
     sections += [_section(run, experiments[name], cohorts) for name in names]
     target = run.path / FILE
     write_text_whole(target, render("Reproduction", sections, subtitle=SUBTITLE))

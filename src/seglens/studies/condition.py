@@ -92,7 +92,7 @@ def condition_of(path: Path, *, progress: Progress = silent) -> RunCondition:
     if not (path / "run.json").is_file():
         raise ValueError(f"{path} holds no run.json; give the folder of a run (--out of the verb that made it)")
     try:
-        books = json.loads((path / "run.json").read_text())
+        books = json.loads((path / "run.json").read_text(encoding="utf-8"))
         stages = books["stages"]
         folders = {stage: folder_in(path, entry["folder"]) for stage, entry in stages.items()}
         hashes = {stage: entry["hash"] for stage, entry in stages.items()}
@@ -145,7 +145,7 @@ def _fault(folder: Path, recorded: str) -> str:
         return "its artifact is gone"
     try:
         artifact = read_artifact(folder, verify=True)
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         own = manifest.pop("hash")
     except ArtifactError as error:
         return str(error).removeprefix(f"{folder}: ")

@@ -196,7 +196,7 @@ class Run:
     def _read(self, name: str) -> dict[str, Any]:
         path = self.path / name
         try:
-            content = json.loads(path.read_text()) if path.is_file() else {}
+            content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
             if not isinstance(content, dict):
                 raise ValueError(f"a {type(content).__name__} where names and values are due")
             return content

@@ -88,7 +88,7 @@ def _open_privately(address: str, folder: Path) -> None:
     from html import escape
 
     page = folder / "explorer.html"
-    page.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(address)}">')
+    page.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(address)}">', encoding="utf-8")
     webbrowser.open(page.as_uri())
 
 

@@ -113,8 +113,9 @@ def write_phantom_cohort(
             "slices": slices,
             "subjects": truths,
         }
-        (partial_folder / "dataset.json").write_text(json.dumps(dataset, indent=1) + "\n")
-        (partial_folder / TRUTH).write_text(json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
+        (partial_folder / "dataset.json").write_text(json.dumps(dataset, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False)
+        (partial_folder / TRUTH).write_text(text + "\n", encoding="utf-8")
     return folder
 
 
