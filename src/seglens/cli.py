@@ -3,7 +3,7 @@
 import os
 import sys
 import traceback
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from cyclopts import App
@@ -50,7 +50,7 @@ def main() -> None:
 
 def _as_one_of_many() -> int:
     """The command as one of a launcher's processes: the first speaks for all, and who fails ends all."""
-    from seglens.processes import from_first, launched
+    from seglens.processes import alone, from_first, launched
 
     with ExitStack() as stack:
         team = stack.enter_context(launched())
@@ -59,8 +59,9 @@ def _as_one_of_many() -> int:
             nowhere = stack.enter_context(Path(os.devnull).open("w"))
             stack.enter_context(redirect_stdout(nowhere))
             stack.enter_context(redirect_stderr(nowhere))
-        mine = team.rank == 0 or (len(sys.argv) > 1 and sys.argv[1] in TOGETHER)
-        code, complaint = _answer() if mine else (DONE, "")
+        together = next(iter(_asked()), "") in TOGETHER
+        with nullcontext() if together else alone():
+            code, complaint = _answer() if together or team.rank == 0 else (DONE, "")
         if code in (DONE, QUARANTINED):
             try:
                 return from_first(lambda: code)
@@ -74,15 +75,19 @@ def _as_one_of_many() -> int:
 
 def _answer() -> tuple[int, str]:
     """Do what the command line asks for; the exit code, and what is to be said on the error stream."""
-    asked = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        code = app(asked, exit_on_error=False, print_error=True, result_action="return_value")
+        code = app(_asked(), exit_on_error=False, print_error=True, result_action="return_value")
         return (code if isinstance(code, int) else DONE), ""
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE, ""
     except (Exception, Stopped) as error:
         return _explained(error)
+
+
+def _asked() -> list[str]:
+    """The command line without what any verb takes."""
+    return [argument for argument in sys.argv[1:] if argument != "--debug"]
 
 
 def _explained(error: BaseException) -> tuple[int, str]:

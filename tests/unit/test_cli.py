@@ -12,6 +12,7 @@ from seglens.cohorts.checks import check_cohort
 from seglens.cohorts.layouts import read_cohort
 from seglens.studies.inputs import remember
 from seglens.studies.settings import EXAMPLE
+from seglens.verbs.cohorts import Files
 
 
 def run(monkeypatch, *arguments: str) -> int:
@@ -92,6 +93,42 @@ def test_phantom_then_check(monkeypatch, capsys, tmp_path):
     image.write_bytes(image.read_bytes()[:-20])
     assert run(monkeypatch, "check", str(tmp_path / "c")) == cli.QUARANTINED
     assert image.name.split("_")[0] in capsys.readouterr().out
+
+
+def test_check_of_two_data_sets_reports_both_and_takes_patients(monkeypatch, capsys, tmp_path):
+    for name in ("one", "two"):
+        write_cohort(tmp_path / name, ["a_left", "a_right"])
+        image = tmp_path / name / "a_left/a_left_t1.nii.gz"
+        image.write_bytes(image.read_bytes()[:-20])
+    for name in ("one", "two"):
+        assert run(monkeypatch, "check", str(tmp_path / name), "--out", str(tmp_path / "seen")) == cli.QUARANTINED
+    report = (tmp_path / "seen/quarantine.txt").read_text()
+    assert all(name in report for name in ("one", "two"))
+    found = Files(patient="^[a-z]+").cohort(tmp_path / "one")
+    assert {case.patient for case in found.cases} == {"a"}
+
+
+COMMAND = """
+import sys
+import seglens.cli as cli
+from seglens.processes import rank_and_size, wait
+
+def answer():
+    print(*rank_and_size())
+    wait()
+    return cli.DONE, ""
+
+cli._answer = answer
+sys.argv = ["seglens", *sys.argv[1:]]
+sys.exit(cli._as_one_of_many())
+"""
+
+
+@pytest.mark.parametrize(("asked", "seen"), [(("--debug", "run"), "0 2"), (("reproduce",), "0 1")])
+def test_of_several_processes_all_do_a_study_and_the_first_does_other_verbs_as_if_alone(run_ranks, asked, seen):
+    first, second = run_ranks("-c", COMMAND, *asked)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert (first.stdout.strip(), second.stdout) == (seen, "")
 
 
 def test_two_data_sets_of_one_name_are_not_remembered_as_one(monkeypatch, capsys, tmp_path):

@@ -36,6 +36,11 @@ def files_of(cohort: Cohort) -> list[Path]:
     return sorted(path for path in used & allowed if path.is_file())
 
 
+def cohorts_of(folder: Path) -> list[str]:
+    """The cohorts whose files a folder remembers."""
+    return sorted(path.stem for path in (folder / FOLDER).glob("*.json"))
+
+
 def known_files(folder: Path, cohort: Cohort) -> dict[Path, str]:
     """Sha256 of the cohort's files as they were when they were first found right for this folder."""
     known = _read(folder, cohort.name).get("sha256", {})

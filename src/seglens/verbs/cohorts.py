@@ -31,6 +31,9 @@ class Files:
     channels: Annotated[str | None, Parameter(help="2-D folders: such as FLAIR=1,T1=0.")] = None
     labels: Annotated[str | None, Parameter(help="Values and their names, such as 0=background,1=tumour.")] = None
     mask_values: Annotated[str | None, Parameter(help="Codes in the masks, such as 0=0,255=1.")] = None
+    patient: Annotated[
+        str | None, Parameter(help="Expression with one group, which finds the patient in a case's id.")
+    ] = None
     inverted: Annotated[bool, Parameter(help="2-D folders: intensities are 255 - x.", negative="")] = False
     orientation: Annotated[str, Parameter(help="2-D folders: where rows and columns run to.")] = "PL"
     nonfinite: Annotated[
@@ -61,6 +64,7 @@ class Files:
             channels={name: whole(number) for name, number in pairs(self.channels).items()} or None,
             labels={whole(value): name for value, name in pairs(self.labels).items()} or labels,
             mask_values={whole(code): whole(value) for code, value in pairs(self.mask_values).items()} or None,
+            patient=self.patient,
             inverted=self.inverted,
             orientation=self.orientation,
             reading=Reading(self.nonfinite, self.resample, self.follow_links, self.max_gib),
@@ -115,7 +119,13 @@ def check(
 ) -> int:
     """List all that is wrong with the data, per case, with the cure; exit 3 if a case is quarantined."""
     from seglens.cohorts.checks import check_cohort
-    from seglens.studies.inputs import known_files, quarantine_reported, refuse_another_data_set, remember
+    from seglens.studies.inputs import (
+        cohorts_of,
+        known_files,
+        quarantine_reported,
+        refuse_another_data_set,
+        remember,
+    )
     from seglens.terminal import StageDisplay
 
     found = files.cohort(cohort)
@@ -127,7 +137,7 @@ def check(
         report = check_cohort(found, known=known, progress=progress)
     print(report.text())
     if out is not None:
-        with quarantine_reported(out, [found.name]):
+        with quarantine_reported(out, sorted({found.name, *cohorts_of(out)})):
             remember(out, found, report.sha256, report, root=cohort)
     report.settle(strict=strict)
     return QUARANTINED if report.quarantined else DONE
