@@ -69,7 +69,7 @@ interface Proposal extends Turn {
 const NEUTRAL = { multiply: 1, add: 0, zero: 0 } as const;
 
 export const cohortOf = (name: string, segmenter: string): Promise<Cohort> =>
-  once(`cohort/${name}/${segmenter}`, () => json<Cohort>(`/cohorts/${name}?segmenter=${segmenter}`));
+  once(`cohort/${name}/${segmenter}`, () => json<Cohort>(`/cohorts/${name}?segmenter=${encodeURIComponent(segmenter)}`));
 
 async function segmenterFor(cohort: string, query: URLSearchParams): Promise<string> {
   const { segmenters, summary } = await overview();
@@ -93,7 +93,7 @@ export async function cohortPage(page: HTMLElement, name: string, query: URLSear
       "li",
       {},
       link(
-        `/case/${name}/${slice.row}?segmenter=${segmenter}`,
+        `/case/${name}/${slice.row}?segmenter=${encodeURIComponent(segmenter)}`,
         `${slice.case}, slice ${slice.position}`,
         h("span", { class: "quiet" }, slice.dice === null ? ` ${slice.split}` : ` Dice ${figure(slice.dice)}`),
       ),
@@ -380,7 +380,7 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
   const step = (by: number): string => caseAt((row + by + cohort.slices.length) % cohort.slices.length);
   const ranked = worstFirst(cohort);
   const worse = ranked[(ranked.findIndex((own) => own.row === row) + 1) % ranked.length];
-  const volumeLink = link(`/volume/${name}/${row}?segmenter=${segmenter}`, "three planes");
+  const volumeLink = link(`/volume/${name}/${row}?segmenter=${encodeURIComponent(segmenter)}`, "three planes");
   volumeLink.addEventListener("click", () => {
     // what is chosen and shown by now
     const kept = new URLSearchParams(location.search);
@@ -389,7 +389,7 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
   });
   const switcher = h("select", { id: "segmenter" }, ...segmenters.map((own) => h("option", { value: own }, own)));
   switcher.value = segmenter;
-  switcher.addEventListener("input", () => location.assign(`${location.pathname}?segmenter=${switcher.value}`));
+  switcher.addEventListener("input", () => location.assign(`${location.pathname}?segmenter=${encodeURIComponent(switcher.value)}`));
 
   const title = h("h1", {}, `${slice.meta.case}, slice ${slice.meta.position} `);
   title.append(h("small", {}, `${name}, ${slice.meta.split} split`));
@@ -398,7 +398,7 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
     h(
       "p",
       {},
-      link(`/case/${name}?segmenter=${segmenter}`, `← slices of ${name}`),
+      link(`/case/${name}?segmenter=${encodeURIComponent(segmenter)}`, `← slices of ${name}`),
       " · ",
       named(link(step(-1), "previous (p)"), "previous"),
       " · ",

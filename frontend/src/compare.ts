@@ -71,7 +71,7 @@ export async function comparePage(page: HTMLElement, one: string, other: string)
     for (const [name, latent] of [[one, source], [other, target]] as const) {
       const canvas = h("canvas", { role: "img", "aria-label": `latent ${latent} of ${name} on ${slice.case}` });
       await drawn(canvas, name, latent, strongest.meta.cohort, slice.row);
-      const to = `/case/${strongest.meta.cohort}/${slice.row}?segmenter=${name}&latents=${latent}`;
+      const to = `/case/${strongest.meta.cohort}/${slice.row}?segmenter=${encodeURIComponent(name)}&latents=${latent}`;
       pictures.push(h("figure", {}, link(to, canvas), h("figcaption", {}, `${name}, latent ${latent} on ${slice.case}`)));
     }
     if (current()) replace(seen, ...pictures);

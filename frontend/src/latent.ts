@@ -147,7 +147,7 @@ export async function latentPage(page: HTMLElement, segmenter: string, latent: n
     page,
     h("h2", {}, "Share"),
     h("p", { class: "quiet" }, "As one HTML file that needs no explorer and no network (several latents by commas):"),
-    h("pre", { class: "sideways", tabindex: 0 }, `seglens explore RUN --save latents.html --latents ${segmenter}:${latent}`),
+    h("pre", { class: "sideways", tabindex: 0 }, `seglens explore RUN --save latents.html --latents '${segmenter}:${latent}'`),
   );
   await show("top");
   if (!page.isConnected) return; // it was left meanwhile
@@ -209,7 +209,7 @@ async function examples(segmenter: string, latent: number, kind: string, left: A
       },
       2,
     );
-    const target = `/case/${meta.cohort}/${slice.row}?segmenter=${segmenter}&latents=${latent}`;
+    const target = `/case/${meta.cohort}/${slice.row}?segmenter=${encodeURIComponent(segmenter)}&latents=${latent}`;
     return h("figure", {}, link(target, canvas), h("figcaption", {}, `${slice.case} `, savePng(canvas, `${segmenter}-${latent}-${slice.case}-${slice.row}`)));
   });
 }

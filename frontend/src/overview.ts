@@ -72,7 +72,7 @@ export async function overviewPage(page: HTMLElement): Promise<void> {
         ...scored.map((cohort) => {
           const dice = figure(own.scores[cohort]?.dice_pooled["foreground"]);
           const opens = cohort in own.scores && segmenters.includes(own.name);
-          return opens ? link(`/case/${cohort}?segmenter=${own.name}`, dice) : dice;
+          return opens ? link(`/case/${cohort}?segmenter=${encodeURIComponent(own.name)}`, dice) : dice;
         }),
       ]),
     ),
