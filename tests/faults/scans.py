@@ -1,12 +1,16 @@
 """Small cohorts as NIfTI files, and ways to spoil them."""
 
 import gzip
+import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
+import pytest
 
 from seglens.cohorts.findings import CheckReport
 
@@ -66,6 +70,24 @@ def put(content: bytes, at: int, kind: str, *values: float) -> bytes:
     changed = bytearray(content)
     struct.pack_into("<" + kind, changed, at, *values)
     return bytes(changed)
+
+
+@contextmanager
+def failing(path: Path, number: int, does: str = "open") -> Iterator[None]:
+    """While it lasts, to open a file (or to ``stat`` it) fails as without permission, or on a disk that fails.
+
+    A test that runs as root cannot take the permission away from itself.
+    """
+    whole = getattr(Path, does)
+
+    def or_fails(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self == path:
+            raise OSError(number, os.strerror(number), str(path))
+        return whole(self, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, does, or_fails)
+        yield
 
 
 def codes(report: CheckReport, severity: str = "quarantine") -> dict[str, list[str]]:

@@ -1,5 +1,6 @@
 """Rows 1 to 12 and 22: one damaged or hostile file, and what `read_volume` says of it."""
 
+import errno
 import gzip
 import tracemalloc
 from collections.abc import Callable
@@ -9,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
-from tests.faults.scans import codes, head, healthy, put, unpacked, write_cohort, write_nifti
+from tests.faults.scans import codes, failing, head, healthy, put, unpacked, write_cohort, write_nifti
 
 from seglens.cohorts.case import ImageRef
 from seglens.cohorts.checks import check_cohort
@@ -123,6 +124,24 @@ def test_row_04_no_image_at_all(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"<html>")
     with pytest.raises(VolumeError, match="no readable PNG"):
         read_plane(ImageRef(tmp_path / "a.png"))
+
+
+@pytest.mark.parametrize("does", ["open", "stat"])
+@pytest.mark.parametrize(("number", "said"), [(errno.EACCES, "Permission denied"), (errno.EIO, "Input/output error")])
+def test_a_file_that_cannot_be_read_is_one_case(tmp_path: Path, number: int, said: str, does: str) -> None:
+    root = write_cohort(tmp_path / "c", ["a", "b"])
+    cohort = read_cohort(root)
+    with failing(root / "a/a_t1.nii.gz", number, does):
+        report = check_cohort(cohort)
+    assert codes(report) == {"a": ["unreadable"]}
+    assert said in report.findings[0].what
+    assert "allow it to be read" in report.findings[0].cure
+    assert check_cohort(cohort).findings == ()
+    picture = tmp_path / "a.png"
+    Image.fromarray(np.eye(9, dtype=np.uint8)).save(picture)
+    with failing(picture, number, does), pytest.raises(VolumeError, match=said) as caught:
+        read_plane(ImageRef(picture))
+    assert caught.value.code == "unreadable"
 
 
 def test_row_05_gzip_bombs(tmp_path: Path, good: Path) -> None:

@@ -1,5 +1,6 @@
 """What a whole study makes of bad files: it ends, says so in one place, and its figures are those of the good ones."""
 
+import errno
 import gzip
 import json
 import shutil
@@ -8,7 +9,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from tests.faults.scans import put, unpacked, write_cohort, write_nifti
+from tests.faults.scans import failing, put, unpacked, write_cohort, write_nifti
 
 from seglens.artifacts import hash_file
 from seglens.cohorts.phantom.cohort import write_phantom_cohort
@@ -111,6 +112,33 @@ def test_row_03_a_mended_case_comes_back(tmp_path: Path, cohort: Path) -> None:
     assert findings(out) == {"c": ["truncated"]}
     scan.write_bytes(right)
     assert "c" in set(sliced(cohort, out).index["case"])
+    assert findings(out) == {}
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_file_that_cannot_be_read_comes_back_when_it_can(tmp_path: Path, cohort: Path, number: int) -> None:
+    out = tmp_path / "out"
+    with failing(cohort / "b/b_t1ce.nii.gz", number):
+        assert "b" not in set(sliced(cohort, out).index["case"])
+    assert findings(out) == {"b": ["unreadable"]}
+    assert "b" in set(sliced(cohort, out).index["case"])
+    assert findings(out) == {}
+
+
+def test_what_was_not_hashed_is_not_cut(tmp_path: Path, cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, scan = tmp_path / "out", cohort / "b/b_t1ce.nii.gz"
+
+    def at_first(path: Path) -> str:
+        if path == scan:
+            raise OSError(errno.EIO, "Input/output error")
+        return hash_file(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("seglens.studies.cohort_stages.hash_file", at_first)
+        with pytest.raises(ValueError, match=r"b_t1ce\.nii\.gz could be read only at the second try; run again"):
+            sliced(cohort, out)
+    assert not list((out / "artifacts").glob("slices-*"))
+    assert "b" in set(sliced(cohort, out).index["case"])
     assert findings(out) == {}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglens.cohorts.case import ImageRef
-from seglens.cohorts.volumes import VolumeError
+from seglens.cohorts.volumes import VolumeError, read_whole
 from seglens.foreign.arrays import ArrayError, parse_npy
 
 MAX_FILE_BYTES = 256 * 2**20
@@ -34,7 +34,7 @@ def read_plane(ref: ImageRef, *, constant: bool = False) -> tuple[NDArray[np.flo
         VolumeError: whatever is wrong with the file.
     """
     path = ref.path
-    raw = _read_bytes(path)
+    raw = read_whole(path, MAX_FILE_BYTES, smaller="crop it")
     pixels = _decode(path, raw)
     if pixels.ndim == 3:
         pixels = _one_channel(ref, pixels)
@@ -73,17 +73,6 @@ def as_stored(plane: NDArray[Any], orientation: str) -> NDArray[Any]:
     rows, columns = (orientation[1], orientation[0]) if turned else (orientation[0], orientation[1])
     plane = plane[:: 1 if rows == "P" else -1, :: 1 if columns == "L" else -1]
     return np.ascontiguousarray(plane.T if turned else plane)
-
-
-def _read_bytes(path: Path) -> bytes:
-    if not path.is_file():
-        raise VolumeError(path, "missing", "is not there", "put the file there")
-    size = path.stat().st_size
-    if size == 0:
-        raise VolumeError(path, "empty_file", "holds 0 bytes", _AGAIN)
-    if size > MAX_FILE_BYTES:
-        raise VolumeError(path, "too_large", f"holds {size} bytes, over the cap of {MAX_FILE_BYTES}", "crop it")
-    return path.read_bytes()
 
 
 def _decode(path: Path, raw: bytes) -> NDArray[Any]:
@@ -127,8 +116,9 @@ def _decode_array(path: Path, raw: bytes) -> NDArray[Any]:
 def _one_channel(ref: ImageRef, pixels: NDArray[Any]) -> NDArray[Any]:
     n = pixels.shape[2]
     if ref.channel is None:
-        colours = pixels[..., :3] if n >= 3 else pixels[..., :1]
-        if (colours == colours[..., :1]).all() and (n != 4 or (pixels[..., 3] == 255).all()):
+        n_colours = n - 1 if n in (2, 4) and ref.path.suffix.lower() != ".npy" else n  # the last of a picture is alpha
+        first, others, alpha = np.split(pixels, [1, n_colours], axis=2)
+        if (others == first).all() and (alpha == 255).all():
             return pixels[..., 0]
         raise VolumeError(
             ref.path, "which_channel", f"has {n} different channels", 'name one, such as `channels={"FLAIR": 1}`'

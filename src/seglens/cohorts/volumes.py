@@ -1,5 +1,6 @@
 """NIfTI files, read so that a damaged or hostile one is named and never becomes a number."""
 
+import errno
 import hashlib
 import io
 import math
@@ -38,6 +39,7 @@ _DATATYPES = {
 _COLOURS_AND_COMPLEX = {32, 128, 1792, 2048, 2304}
 _SMALLER = "crop or resample it, or raise the cap (`max_gib`)"
 _AGAIN = "download or export the file again"
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
 class VolumeError(ValueError):
@@ -174,18 +176,46 @@ def read_volumes(
     return tuple(volumes)
 
 
-def _read_bytes(path: Path, max_bytes: int) -> bytes:
+def read_whole(path: Path, max_bytes: int, *, smaller: str) -> bytes:
+    """All bytes of a file.
+
+    Args:
+        path: the file.
+        max_bytes: the most that it may hold.
+        smaller: the cure where it holds more.
+
+    Raises:
+        VolumeError: no file, one that cannot be read, an empty one, or one that is too large.
+    """
     try:
-        size = path.stat().st_size
+        size, is_file = path.stat().st_size, path.is_file()
     except OSError as error:
-        raise VolumeError(path, "missing", f"cannot be opened ({error.strerror})", "put the file there") from None
-    if not path.is_file():
-        raise VolumeError(path, "missing", "is not a file", "give a .nii or .nii.gz file")
+        if error.errno in _ABSENT:
+            raise VolumeError(path, "missing", f"cannot be opened ({error.strerror})", "put the file there") from None
+        raise _unreadable(path, error) from None
+    if not is_file:
+        raise VolumeError(path, "missing", "is not a file", "put the image file there")
     if size == 0:
         raise VolumeError(path, "empty_file", "holds 0 bytes", _AGAIN)
     if size > max_bytes:
-        raise VolumeError(path, "too_large", f"holds {size} bytes, over the cap of {max_bytes}", _SMALLER)
-    raw = path.read_bytes()
+        raise VolumeError(path, "too_large", f"holds {size} bytes, over the cap of {max_bytes}", smaller)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> VolumeError:
+    return VolumeError(
+        path,
+        "unreadable",
+        f"cannot be read ({error.strerror or error})",
+        "allow it to be read, or copy it again to a disk that works",
+    )
+
+
+def _read_bytes(path: Path, max_bytes: int) -> bytes:
+    raw = read_whole(path, max_bytes, smaller=_SMALLER)
     start = raw[:64].lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"{")):
         raise VolumeError(path, "not_nifti", "is a web page or text, not an image", f"the download failed; {_AGAIN}")

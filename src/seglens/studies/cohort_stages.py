@@ -1,6 +1,7 @@
 """From a study's settings to slices: read or make a cohort, check it, cut it."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,7 +39,10 @@ def prepare(do: Do, settings: StudySettings, name: str, folder: Path) -> Artifac
     own = settings.cohorts[name]
     cohort = _phantom(do, settings, name) if own.phantom else _read(settings, name)
     refuse_other_files(folder, cohort)
-    sha256 = {path: hash_file(path) for path in files_of(cohort)}
+    sha256: dict[Path, str] = {}
+    for path in files_of(cohort):
+        with suppress(OSError):  # what cannot be read is a finding of the check
+            sha256[path] = hash_file(path)
     known = known_files(folder, cohort)
     inputs: dict[str, Any] = {"cohort": _identity(cohort, sha256)}
     changed = {str(path): digest for path, digest in known.items() if sha256.get(path, digest) != digest}
@@ -56,9 +60,12 @@ def prepare(do: Do, settings: StudySettings, name: str, folder: Path) -> Artifac
             draft.save_document("check", {**_cohort_facts(cohort, own), **report.to_json(), "sha256": by_place})
 
     report = CheckReport.from_json(do(check_stage, check).document("check"))
+    quarantined = report.quarantined
+    unhashed = [path for path in files_of(cohort.without(quarantined)) if path not in sha256]
+    if unhashed:  # what depends on it would not be made again when it changes
+        raise ValueError(f"{unhashed[0]} could be read only at the second try; run again, from a disk that works")
     remember(folder, cohort, sha256, report)
     report.settle(strict=settings.strict)
-    quarantined = report.quarantined
     if quarantined >= {case.id for case in cohort.cases}:
         raise ValueError(f"{name}: all {len(cohort.cases)} cases are quarantined; {folder / 'quarantine.txt'} says why")
     preprocessing = Preprocessing(

@@ -69,6 +69,37 @@ def test_grey_saved_as_colours_needs_no_channel(tmp_path: Path, write_picture) -
     np.testing.assert_array_equal(read_plane(ImageRef(opaque))[0], grey)
 
 
+def test_alpha_is_no_channel_where_it_hides_nothing(tmp_path: Path, write_picture) -> None:
+    grey = RNG.integers(0, 256, (5, 5)).astype(np.uint8)
+    opaque = np.full_like(grey, 255)
+    for ending in (".png", ".tif"):
+        path = write_picture(tmp_path / f"a{ending}", np.stack([grey, opaque], -1))
+        np.testing.assert_array_equal(read_plane(ImageRef(path))[0], grey)
+    for name, colours in (("la.png", [grey]), ("rgba.png", [grey] * 3)):
+        veiled = opaque.copy()
+        veiled[2, 3] = 254
+        assert code_of(ImageRef(write_picture(tmp_path / name, np.stack([*colours, veiled], -1)))) == "which_channel"
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 7])
+def test_every_channel_of_an_array_counts(tmp_path: Path, n: int) -> None:
+    path = tmp_path / "a.npy"
+    grey = RNG.normal(size=(5, 6))
+    np.save(path, np.stack([grey] * n, -1))
+    np.testing.assert_array_equal(read_plane(ImageRef(path))[0], grey.astype(np.float32))
+    for odd in range(n):
+        np.save(path, np.stack([np.full_like(grey, 255) if channel == odd else grey for channel in range(n)], -1))
+        assert code_of(ImageRef(path)) == "which_channel"
+    np.testing.assert_array_equal(read_plane(ImageRef(path, 0))[0], grey.astype(np.float32))
+
+
+def test_an_array_of_one_channel_needs_none_named(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.eye(4)[..., None])
+    np.testing.assert_array_equal(read_plane(ImageRef(tmp_path / "a.npy"))[0], np.eye(4))
+    np.save(tmp_path / "n.npy", np.where(np.eye(4) > 0, np.nan, 1.0)[..., None])
+    assert code_of(ImageRef(tmp_path / "n.npy")) == "nonfinite_voxels"
+
+
 def test_what_is_refused(tmp_path: Path, write_picture, monkeypatch: pytest.MonkeyPatch) -> None:
     colours = write_picture(tmp_path / "a.png", RNG.integers(0, 256, (5, 5, 3)).astype(np.uint8))
     assert code_of(ImageRef(colours)) == "which_channel"
