@@ -80,7 +80,8 @@ def read_cohort(
             background and tumour (folder).
         sequences: which to use and in which order; default: every one that some case has.
         images: pattern of the image files (folder layout).
-        masks: pattern of the mask files, of the same fields. An image whose mask file is absent is a finding.
+        masks: pattern of the mask files, of the same fields, which leads from each slice to one mask of its own. An
+            image whose mask file is absent is a finding.
         patient: regular expression searched in the case id; its first group, or all of it, is the patient. Default:
             the id without its timepoint (BraTS) or session (BIDS), the case id (nnU-Net), the field ``{patient}``
             (folder).
@@ -275,6 +276,11 @@ def _read_folder(
         strange = [field for field in mask_pattern.fields if field not in pattern.fields]
         if strange:
             raise ValueError(f"masks={masks!r} has the fields {strange}, which images={images!r} does not have")
+        if "sequence" in mask_pattern.fields:
+            raise ValueError(
+                f"masks={masks!r} has the field {{sequence}}, but a case has one mask for all its sequences; write in "
+                "its place the name of the sequence whose mask is meant"
+            )
     if "sequence" not in pattern.fields and not channels and (sequences is None or len(sequences) != 1):
         raise ValueError(
             'name what the files show: one sequence, sequences=("T1",), or channels={"FLAIR": 1}, or a field '
@@ -302,12 +308,20 @@ def _read_folder(
                 )
             refs[sequence] = ref
     cases = []
+    users: dict[Path, tuple[str, tuple[str | int | None, ...]]] = {}
     for case_id, (keys, refs) in found.items():
         who = find_patient(case_id, keys.get("patient", case_id))
-        mask = ImageRef(mask_pattern.path(root, keys), orientation=orientation) if mask_pattern is not None else None
         position = int(keys["slice"]) if "slice" in keys else None
-        if mask is not None and not mask.path.is_file():
-            mask = None
+        mask = None
+        if mask_pattern is not None and (file := mask_pattern.path(root, keys)).is_file():
+            place = (who, position, *(keys[field] for field in mask_pattern.fields))
+            other, other_place = users.setdefault(file, (case_id, place))
+            if place != other_place:
+                raise ValueError(
+                    f"{file} would be the mask of {other} and of {case_id}; make masks={masks!r} exact: name the "
+                    f"fields that tell the images apart ({', '.join(pattern.fields)}), with no `*` beside them"
+                )
+            mask = ImageRef(file, orientation=orientation)
         cases.append(Case(case_id, who, who, name, refs, mask, dict(mask_values), position))
     return tuple(cases)
 

@@ -1,7 +1,8 @@
 """Path patterns with named fields, such as ``"images/{patient}-{slice}-t1c.png"``."""
 
+import glob
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 _FIELD = re.compile(r"\{(\w+)\}")
@@ -26,6 +27,10 @@ class Pattern:
             raise ValueError(f"the pattern {text!r} must stay inside the data set's folder")
         if set("{}") & set("".join(parts[0::2])):
             raise ValueError(f"the pattern {text!r} has a brace without its partner; fields look like {{patient}}")
+        if unfit := [field for field in self.fields if not field.isidentifier()]:
+            raise ValueError(
+                f"the pattern {text!r} has the field {{{unfit[0]}}}; a field is a name, such as {{patient}} or {{t1}}"
+            )
         expression = ""
         for number, part in enumerate(parts):
             if number % 2 == 0:
@@ -38,15 +43,31 @@ class Pattern:
 
     def find(self, root: Path) -> Iterator[tuple[Path, dict[str, str]]]:
         """The files under ``root`` that match, in order of their paths, with the text of each field."""
-        for file in sorted(root.glob(_FIELD.sub("*", self.text))):
+        for file in sorted(root.glob(self._glob(lambda _: "*"))):
             match = self._expression.fullmatch(file.relative_to(root).as_posix())
             if match is not None and file.is_file():
                 yield file, match.groupdict()
 
     def path(self, root: Path, fields: Mapping[str, str]) -> Path:
-        """The file with these fields; of several that a ``*`` matches the first, of none a path that is not there."""
+        """The file with these fields; a path that is not there where a ``*`` matches none.
+
+        Raises:
+            ValueError: a ``*`` matches several.
+        """
         text = _FIELD.sub(lambda field: fields[field[1]], self.text)
-        if "*" not in text:
+        if "*" not in self.text:
             return root / text
-        escaped = "*".join(re.sub(r"([\[?])", r"[\1]", part) for part in text.split("*"))
-        return next(iter(sorted(root.glob(escaped))), root / text)
+        found = sorted(root.glob(self._glob(lambda field: glob.escape(fields[field]))))
+        if len(found) > 1:
+            raise ValueError(
+                f"{found[0]} and {found[1]} both match {text!r} (the pattern {self.text!r}); make the pattern exact: "
+                "write what `*` stands for, or what stands between it and the fields"
+            )
+        return found[0] if found else root / text
+
+    def _glob(self, text_of: Callable[[str], str]) -> str:
+        """For `Path.glob`: each field as ``text_of`` it, and no sign but ``*`` means more than itself."""
+        parts = _FIELD.split(self.text)
+        parts[0::2] = ["*".join(map(glob.escape, part.split("*"))) for part in parts[0::2]]
+        parts[1::2] = map(text_of, parts[1::2])
+        return re.sub(r"\*{2,}", "*", "".join(parts))

@@ -101,6 +101,43 @@ def test_a_picture_without_a_mask_stays_a_case(pictures: Path) -> None:
     assert [case.id for case in cohort.cases if case.mask is None] == ["P-2-1"]
 
 
+def test_no_picture_gets_the_mask_of_another(tmp_path: Path, write_picture) -> None:
+    for name in ("p1_T1", "p10_T1", "p1_mask", "p10_mask"):
+        write_picture(tmp_path / f"{name}.tif", np.eye(8, dtype=np.uint8))
+    given = {"images": "{patient}_T1.tif", "sequences": ["T1"]}
+    with pytest.raises(ValueError, match=r"p10_mask\.tif and .*p1_mask\.tif both match"):
+        read_cohort(tmp_path, **given, masks="{patient}*_mask.tif")
+    exact = read_cohort(tmp_path, **given, masks="{patient}_mask.tif")
+    assert [case.mask.path.name for case in exact.cases if case.mask] == ["p1_mask.tif", "p10_mask.tif"]
+    (tmp_path / "p1_mask.tif").unlink()
+    with pytest.raises(ValueError, match=r"p10_mask\.tif would be the mask of p10 and of p1; .* exact.* \(patient\)"):
+        read_cohort(tmp_path, **given, masks="{patient}*_mask.tif")
+    one = read_cohort(tmp_path, **given, masks="{patient}_mask.tif")
+    assert [case.id for case in one.cases if case.mask is None] == ["p1"]
+
+
+@pytest.mark.parametrize("masks", ["masks/{patient}.png", "masks/{slice}.png", "masks/all.png"])
+def test_a_mask_is_of_one_slice(pictures: Path, write_picture, masks: str) -> None:
+    for name in ("P-1", "P-2", "0", "1", "10", "all"):
+        write_picture(pictures / f"masks/{name}.png", np.eye(9, 8, dtype=np.uint8) * 255)
+    with pytest.raises(ValueError, match=r"would be the mask of .* \(patient, slice\)"):
+        read_cohort(pictures, images=PATTERNS["images"], masks=masks, channels={"T1": 0})
+
+
+def test_pictures_of_one_slice_may_share_its_mask(tmp_path: Path, write_picture) -> None:
+    for name in ("p1-3-raw", "p1-3-denoised", "mask/p1-3"):
+        write_picture(tmp_path / f"{name}.png", np.eye(8, dtype=np.uint8))
+    images = "{patient}-{slice}-{kind}.png"
+    cohort = read_cohort(tmp_path, images=images, masks="mask/{patient}-{slice}.png", sequences=["T1"])
+    assert [case.id for case in cohort.cases if case.mask] == ["p1-3-denoised", "p1-3-raw"]
+
+
+def test_a_mask_has_no_sequence(tmp_path: Path, write_picture) -> None:
+    write_picture(tmp_path / "p1-t1.png", np.eye(8, dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"has the field \{sequence\}, but a case has one mask"):
+        read_cohort(tmp_path, images="{patient}-{sequence}.png", masks="{patient}-{sequence}-mask.png")
+
+
 def test_a_file_for_each_sequence_and_own_labels(tmp_path: Path, write_picture) -> None:
     for name in ("p1_t1ce_3", "p1_flair_3", "p2_t1ce_3"):
         write_picture(tmp_path / f"{name}.png", np.eye(8, dtype=np.uint8))
