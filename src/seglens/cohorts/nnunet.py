@@ -11,6 +11,7 @@ from seglens.cohorts.planes import SUFFIXES
 from seglens.cohorts.sequences import canonical_sequence
 
 _ENDINGS = (".nii.gz", ".nii", *SUFFIXES)
+_IGNORED = "ignore"
 
 
 def read_nnunet(
@@ -76,10 +77,13 @@ def channels_of(path: Path, described: Mapping[str, Any], channels: Mapping[str,
     """Sequence name to channel number: ``channels``, or what a ``dataset.json`` says.
 
     Raises:
-        ValueError: it says nothing, or names a sequence twice.
+        ValueError: nothing is said, or a sequence is named twice.
     """
     if channels is not None:
-        return channels
+        given = {canonical_sequence(text): number for text, number in channels.items()}
+        if len(given) < len(channels):
+            raise ValueError(f"channels {dict(channels)} name a sequence twice; name each once, such as {{'T1': 0}}")
+        return given
     names = described.get("channel_names", described.get("modality"))
     if not isinstance(names, dict) or not names or not all(str(number).isdigit() for number in names):
         raise ValueError(f"{path} has no channel_names; give `channels`, such as {{'T1': 0}}")
@@ -101,7 +105,8 @@ def labels_of(
         mask_values: value in the files to value in ``labels``, or None to go by the names.
 
     Raises:
-        ValueError: labels that cannot be understood, or names that ``labels`` does not have.
+        ValueError: labels that cannot be understood, voxels to be ignored among them, or names that ``labels`` does
+            not have.
     """
     if labels is not None and mask_values is not None:
         return labels, dict(mask_values)
@@ -109,6 +114,12 @@ def labels_of(
         raise ValueError(f"{path} has no labels; give `labels` and `mask_values`")
     if all(str(key).isdigit() for key in written):  # the first version of the format: value to name
         written = {str(text): int(value) for value, text in written.items()}
+    if _IGNORED in written:
+        raise ValueError(
+            f"{path} has the label {_IGNORED} ({written[_IGNORED]}), nnU-Net's name for voxels that nobody annotated; "
+            "here every voxel counts, so give `labels` and `mask_values`: a value that they leave out quarantines the "
+            "cases that hold it"
+        )
     several = [key for key, value in written.items() if not isinstance(value, int)]
     if several:
         raise ValueError(

@@ -105,6 +105,29 @@ def test_own_labels_and_channels(nnunet) -> None:
     assert cohort.cases[0].mask_values == given["mask_values"]
 
 
+def test_channels_are_named_as_in_every_layout(nnunet) -> None:
+    root = nnunet()
+    cohort = read_cohort(root, channels={"t1gd": 1, "t1w": 0}, sequences=["t1ce", "T1"])
+    assert cohort.sequences == ("T1c", "T1")
+    assert {name: ref.path.name for name, ref in cohort.cases[0].images.items()} == {
+        "T1c": "c000_0001.nii.gz",
+        "T1": "c000_0000.nii.gz",
+    }
+    with pytest.raises(ValueError, match=r"channels \{'T1c': 0, 't1ce': 1\} name a sequence twice"):
+        read_cohort(root, channels={"T1c": 0, "t1ce": 1})
+
+
+@pytest.mark.parametrize("labels", [LABELS | {"ignore": 4}, {"background": 0, "whole": [1, 2], "ignore": 3}])
+def test_voxels_to_be_ignored_are_no_class(nnunet, labels: dict[str, Any]) -> None:
+    root = nnunet(labels=labels)
+    for given in ({}, {"labels": TUMOUR_LABELS}, {"mask_values": {0: 0, 1: 2, 2: 1, 3: 3}}):
+        with pytest.raises(ValueError, match=r"has the label ignore \([34]\).*give `labels` and `mask_values`"):
+            read_cohort(root, **given)
+    cohort = read_cohort(root, labels=TUMOUR_LABELS, mask_values={0: 0, 1: 2})
+    assert cohort.labels == TUMOUR_LABELS
+    assert cohort.cases[0].mask_values == {0: 0, 1: 2}
+
+
 def test_labels_are_matched_by_name(nnunet) -> None:
     root = nnunet()
     table = {0: 0, 1: 2}
