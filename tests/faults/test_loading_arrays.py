@@ -341,6 +341,18 @@ def test_row_50_a_tape_of_the_folder_itself(tmp_path):
     assert (tmp_path / "out" / "a.json").read_text() == "{}"
 
 
+def test_a_tape_that_ends_in_a_zip_is_a_tape(tmp_path):
+    inner = zipped(tmp_path / "inner.zip", [("of the inner one", b"1")]).read_bytes()
+    tape = taped(tmp_path / "a.tar", [("PK.json", b"{}"), ("inner.zip", inner)])
+    assert zipfile.is_zipfile(tape)  # which goes by the end of the file
+    assert unpack(tape, tmp_path / "out") == 2
+    assert (tmp_path / "out" / "PK.json").read_bytes() == b"{}"
+    assert (tmp_path / "out" / "inner.zip").read_bytes() == inner
+    with zipfile.ZipFile(tmp_path / "empty.zip", "w"):
+        pass
+    assert unpack(tmp_path / "empty.zip", tmp_path / "none") == 0
+
+
 @pytest.mark.parametrize("pack", [zipped, taped])
 @pytest.mark.parametrize(
     "name", ["../evil", "a/../../evil", "/etc/evil", "//evil", "C:/evil", "..\\evil", "a\\..\\..\\evil", "..", "a/.."]
