@@ -128,7 +128,7 @@ def run(
     left_out = _left_out(study, directions)
     return Finding(
         {
-            "policies": table.drop("draws"),
+            "policies": table.drop("fits", "draws"),
             "leads": leads,
             "labelled patients": curve,
             "alphas": pl.concat(alphas),
@@ -369,7 +369,7 @@ EXPERIMENT = Experiment(
     paper="Table 5, Figure 8",
     run=run,
     parts=partial(by_direction, one_direction),
-    version=6,
+    version=7,
     figures=(
         Figure(
             kind="bars",

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from seglens.artifacts import finite
-from seglens.segmenters.intervals import FIGURES, interval_of, interval_over_fits, resampled
+from seglens.segmenters.intervals import FIGURES, interval_over_fits, resampled
 from seglens.segmenters.scoring import Scores
 from seglens.steering.contest import side_of
 from seglens.steering.sweep import UNEDITED
@@ -31,7 +31,8 @@ POLICY_ROWS: dict[str, pl.DataType | type[pl.DataType]] = {
     "high": pl.Float64,
     "inner_dice": pl.Float64,
     "patients": pl.Int64,
-    "draws": pl.List(pl.Float64),
+    "fits": pl.List(pl.Float64),
+    "draws": pl.List(pl.List(pl.Float64)),
 }
 CURVE_ROWS = {
     "direction": pl.String,
@@ -64,7 +65,10 @@ LEADS = {
 
 
 def policy_rows(scores: Scores, contestants: Sequence[Mapping[str, Any]], direction: str, label: str) -> pl.DataFrame:
-    """One row a contestant, class and figure: value, low, high (mean over seeds; interval over patients), and draws."""
+    """One row a contestant, class and figure: the mean over seeds, with its interval over patients and seeds.
+
+    ``fits`` are the values of the seeds, ``draws`` those of each on the same draws of patients.
+    """
     known = {one["name"]: one for one in contestants}
     known |= {
         name: {"name": name, "side": side, "n_parameters": 0, "corrections": [name]} for name, side in EXTRA.items()
@@ -77,8 +81,7 @@ def policy_rows(scores: Scores, contestants: Sequence[Mapping[str, Any]], direct
         for class_name in (label, "foreground"):
             for figure in FIGURES:
                 values, drawn = resampled(scores, one["corrections"], class_name, figure)
-                mean = drawn.mean(axis=0)
-                interval = interval_of(float(values.mean()), mean, scores.table["patient"].n_unique())
+                interval = interval_over_fits(values, drawn, scores.table["patient"].n_unique())
                 rows.append(
                     {
                         "direction": direction,
@@ -93,7 +96,8 @@ def policy_rows(scores: Scores, contestants: Sequence[Mapping[str, Any]], direct
                         "high": finite(interval.high),
                         "inner_dice": one.get("chosen", {}).get("inner_dice"),
                         "patients": interval.n_patients,
-                        "draws": mean.tolist(),
+                        "fits": values.tolist(),
+                        "draws": drawn.tolist(),
                     }
                 )
     return pl.DataFrame(rows, schema=POLICY_ROWS)
@@ -118,8 +122,8 @@ def lead_rows(rows: pl.DataFrame) -> pl.DataFrame:
         )
         chosen = fitted.sort("inner_dice", "policy", descending=[True, False])["policy"].to_list()[:1]
         for edit in known.filter(pl.col("side") == "edit").iter_rows(named=True):
-            drawn = np.asarray(edit["draws"], dtype=float) - np.asarray(best["draws"], dtype=float)
-            interval = interval_of(edit["value"] - best["value"], drawn, edit["patients"])
+            values, drawn = (np.asarray(edit[kind]) - np.asarray(best[kind]) for kind in ("fits", "draws"))
+            interval = interval_over_fits(values, drawn, edit["patients"])
             found.append(
                 {
                     "direction": name,
@@ -222,9 +226,9 @@ def paragraphs(leads: pl.DataFrame, curve: pl.DataFrame, policies: pl.DataFrame,
         "Everything that a policy is made of (latents, strength, loss, learning rate, penalty) was chosen on the "
         f"selection patients; fitted policies had the same patients, {steps} steps, three learning rates and one inner "
         "split. The edit named below is the fitted one that did best in that split; the best rival is the one with the "
-        "highest value on the evaluation patients, the choice that is hardest to beat. Intervals are over evaluation "
-        "patients (2000 draws), for one segmenter, one dictionary and one set of selection patients; values are means "
-        "over seeds, which change the order of batches and nothing else.",
+        "highest value on the evaluation patients, the choice that is hardest to beat. Intervals hold what "
+        "evaluation patients and seeds leave open, for one segmenter, one dictionary and one set of selection "
+        "patients; values are means over seeds, which change the order of batches and nothing else.",
         "Controls: untrained_two_depths has dictionaries as they are drawn, so what it gains needs no fitted one; what "
         "was fitted once more in three times the steps is named so. whole_suffix is a ceiling with the same labels. "
         "Neither random latents for the constant edit nor test-time training stands here: see failures and label_free.",

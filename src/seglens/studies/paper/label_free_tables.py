@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from seglens.artifacts import finite
-from seglens.segmenters.intervals import interval_of, resampled
+from seglens.segmenters.intervals import interval_of, interval_over_fits, resampled
 from seglens.segmenters.scoring import CONVENTIONS, Scores
 from seglens.steering.sweep import UNEDITED
 
@@ -45,14 +45,13 @@ KEPT_ROWS = {
 
 
 def policy_rows(scores: Scores, entries: Sequence[Mapping[str, Any]], direction: str, label: str) -> pl.DataFrame:
-    """One row an entry, class and Dice convention: before, after, gain and its interval (mean over seeds)."""
+    """One row an entry, class and Dice convention: before, after (mean over seeds), gain and its interval."""
     n_patients, rows = scores.table["patient"].n_unique(), []
     for entry in entries:
         for class_name in (label, "foreground"):
             for figure in CONVENTIONS:
                 values, drawn = resampled(scores, [UNEDITED, *entry["corrections"]], class_name, figure)
-                after = float(values[1:].mean())
-                gained = interval_of(after - values[0], drawn[1:].mean(0) - drawn[0], n_patients)
+                gained = interval_over_fits(values[1:] - values[0], drawn[1:] - drawn[0], n_patients)
                 rows.append(
                     {
                         "direction": direction,
@@ -64,7 +63,7 @@ def policy_rows(scores: Scores, entries: Sequence[Mapping[str, Any]], direction:
                         "class": class_name,
                         "figure": figure,
                         "before": finite(float(values[0])),
-                        "after": finite(after),
+                        "after": finite(float(values[1:].mean())),
                         "gain": finite(gained.value),
                         "low": finite(gained.low),
                         "high": finite(gained.high),
@@ -173,7 +172,7 @@ def paragraphs(policies: pl.DataFrame, kept: pl.DataFrame) -> list[str]:
         count = main.filter(pl.col("side") == side).height
         words.append(
             f"Of {count} judgements of a label-free {noun} (one a policy and direction), {sure.height} gain and "
-            f"{harmed.height} lose by more than the interval over patients."
+            f"{harmed.height} lose by more than the interval over patients and seeds."
         )
     words.append(
         "Oracles differ in what they may choose. That of a policy's strength picks one of a few strengths of that very "

@@ -71,8 +71,10 @@ def test_values_are_means_over_seeds_with_intervals_over_patients(policies):
     main = policies.filter((pl.col("figure") == "dice_pooled") & (pl.col("class") == "foreground"))
     found = dict(main.select("policy", "value").iter_rows())
     assert found == pytest.approx({"latents": 0.75, "last_layer": 0.6, "whole_suffix": 0.9, "none": 0.4})
-    # all patients are alike: no draw differs
-    assert (main["high"] - main["low"]).abs().max() == pytest.approx(0, abs=1e-12)
+    # all patients are alike: only the two seeds of the latents differ, by .1, which Student's t of one degree widens
+    width = dict(main.select("policy", pl.col("high") - pl.col("low")).iter_rows())
+    assert width.pop("latents") == pytest.approx(2 * 12.7062 * 0.05, rel=1e-5)
+    assert list(width.values()) == pytest.approx([0, 0, 0], abs=1e-12)
     assert dict(main.select("policy", "seeds").iter_rows())["latents"] == 2
 
 
@@ -108,12 +110,15 @@ def test_the_words_say_which_way_it_falls(policies):
     hits = {"none": 40, "1 0 latents": 50, "1 0 last_layer": 55}
     curve = curve_rows(scores_of(hits), "adult on pediatric")
     words = " ".join(paragraphs(lead_rows(policies), curve, policies, 30))
-    assert "(latents, 4 numbers) beats the best rival (last_layer, 4): +0.150" in words
+    assert "(latents, 4 numbers) cannot be told from the best rival (last_layer, 4): +0.150" in words
     assert "whole_suffix 0.900" in words
     assert "1 labelled patients: latents against last_layer: -0.050" in words
     found = headlines(lead_rows(policies), curve)
     assert found["lead adult on pediatric"] == pytest.approx(0.15)
     assert found["lead adult on pediatric, 1 patients"] == pytest.approx(-0.05)
+    steady = policy_rows(scores_of(HITS | {"latents, seed 1": 80}), CONTESTANTS, "adult on pediatric", "edema")
+    words = " ".join(paragraphs(lead_rows(steady), curve, steady, 30))
+    assert "(latents, 4 numbers) beats the best rival (last_layer, 4): +0.200" in words
 
 
 class FakeStudy(Study):
