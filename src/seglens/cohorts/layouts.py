@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from seglens.cohorts.bids import is_bids, read_bids
 from seglens.cohorts.case import (
@@ -116,6 +117,12 @@ def read_cohort(
         layout = _detect(root, images, files)
     name = name or root.resolve().name
     find_patient = _patient_finder(patient)
+    asked: dict[str, Any] = {
+        "labels": labels,
+        "mask_values": mask_values,
+        "channels": channels,
+        "with_masks": with_masks,
+    }
     if layout == "folder":
         if images is None:
             raise ValueError('the folder layout needs `images`, a pattern such as "{patient}/{slice}.png"')
@@ -148,28 +155,12 @@ def read_cohort(
             )
         cases, splits = _read_brats(files, name, find_patient, mask_values), None
     elif layout == "nnunet":
-        cases, labels, splits = read_nnunet(
-            root,
-            name,
-            find_patient,
-            labels=labels,
-            mask_values=mask_values,
-            channels=channels,
-            with_masks=with_masks,
-        )
+        cases, labels, splits = read_nnunet(root, name, find_patient, **asked)
     elif layout == "bids":
         cases, labels = read_bids(root, name, files, find_patient, labels=labels, mask_values=mask_values)
         splits = None
     elif layout == "msd":
-        cases, labels = read_msd(
-            root,
-            name,
-            find_patient,
-            labels=labels,
-            mask_values=mask_values,
-            channels=channels,
-            with_masks=with_masks,
-        )
+        cases, labels = read_msd(root, name, find_patient, **asked)
         splits = None
     else:
         raise ValueError(f"layout {layout!r} is unknown; it is one of auto, brats, nnunet, bids, msd, folder")
