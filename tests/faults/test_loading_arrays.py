@@ -341,6 +341,13 @@ def test_row_50_a_tape_of_the_folder_itself(tmp_path):
     assert (tmp_path / "out" / "a.json").read_text() == "{}"
 
 
+def test_a_zip_may_begin_with_a_program(tmp_path):
+    packed = zipped(tmp_path / "a.zip", [("data.txt", b"1")]).read_bytes()
+    (tmp_path / "b.zip").write_bytes(b"#!/bin/sh\nexit\n" + packed)
+    assert unpack(tmp_path / "b.zip", tmp_path / "out") == 1
+    assert (tmp_path / "out/data.txt").read_bytes() == b"1"
+
+
 def test_a_tape_that_ends_in_a_zip_is_a_tape(tmp_path):
     inner = zipped(tmp_path / "inner.zip", [("of the inner one", b"1")]).read_bytes()
     tape = taped(tmp_path / "a.tar", [("PK.json", b"{}"), ("inner.zip", inner)])

@@ -125,6 +125,18 @@ def test_a_file_that_cannot_be_read_comes_back_when_it_can(tmp_path: Path, cohor
     assert findings(out) == {}
 
 
+def test_a_fault_that_passes_is_not_kept(tmp_path: Path, cohort: Path) -> None:
+    """The bytes were hashed, so what is kept of them would be found again for ever."""
+    out = tmp_path / "out"
+    with (
+        failing(cohort / "b/b_t1ce.nii.gz", errno.EIO, "read_bytes"),
+        pytest.raises(ValueError, match=r"b_t1ce\.nii\.gz could be read once and then not; run again"),
+    ):
+        sliced(cohort, out)
+    assert "b" in set(sliced(cohort, out).index["case"])
+    assert findings(out) == {}
+
+
 def test_what_was_not_hashed_is_not_cut(tmp_path: Path, cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, scan = tmp_path / "out", cohort / "b/b_t1ce.nii.gz"
 

@@ -305,7 +305,8 @@ def _read_folder(
         position = int(keys["slice"]) if "slice" in keys else None
         mask = None
         if mask_pattern is not None and (file := mask_pattern.path(root, keys)).is_file():
-            place = (who, position, *(keys[field] for field in mask_pattern.fields))
+            told_apart_by = pattern.fields if "*" in mask_pattern.text else mask_pattern.fields
+            place = (who, position, *(keys.get(field) for field in told_apart_by))
             other, other_place = users.setdefault(file, (case_id, place))
             if place != other_place:
                 raise ValueError(

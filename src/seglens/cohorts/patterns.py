@@ -57,7 +57,8 @@ class Pattern:
         text = _FIELD.sub(lambda field: fields[field[1]], self.text)
         if "*" not in self.text:
             return root / text
-        found = sorted(root.glob(self._glob(lambda field: glob.escape(fields[field]))))
+        named = root.glob(self._glob(lambda field: glob.escape(fields[field])))
+        found = sorted(file for file in named if file.is_file())
         if len(found) > 1:
             raise ValueError(
                 f"{found[0]} and {found[1]} both match {text!r} (the pattern {self.text!r}); make the pattern exact: "

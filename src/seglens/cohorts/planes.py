@@ -120,6 +120,13 @@ def _one_channel(ref: ImageRef, pixels: NDArray[Any]) -> NDArray[Any]:
         first, others, alpha = np.split(pixels, [1, n_colours], axis=2)
         if (others == first).all() and (alpha == 255).all():
             return pixels[..., 0]
+        if (others == first).all():
+            raise VolumeError(
+                ref.path,
+                "which_channel",
+                "has transparent pixels",
+                "save it without an alpha channel; for an image, `channels` may also name one",
+            )
         raise VolumeError(
             ref.path, "which_channel", f"has {n} different channels", 'name one, such as `channels={"FLAIR": 1}`'
         )

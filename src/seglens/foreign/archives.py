@@ -19,7 +19,6 @@ LARGEST_RATIO = 200
 GENEROUS_BYTES = 2**30
 """Below this an archive may unfold by any ratio."""
 _CHUNK = 2**20
-_ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 
 
 class ArchiveError(ValueError):
@@ -77,10 +76,8 @@ def unpack(archive: Path, folder: Path) -> int:
 
 @contextmanager
 def _opened(archive: Path) -> Iterator[tuple[list[_Entry], Any]]:
-    # by its first bytes: zipfile goes by the end of a file, where a .tar may hold a whole .zip
-    with archive.open("rb") as file:
-        start = file.read(4)
-    if start in _ZIP_STARTS:
+    # zipfile goes by the end of a file, where a .tar may hold a whole .zip
+    if zipfile.is_zipfile(archive) and not tarfile.is_tarfile(archive):
         with zipfile.ZipFile(archive) as zipped:
             yield [_of_zip(info) for info in zipped.infolist()], zipped.open
         return

@@ -31,13 +31,15 @@ def prepare(do: Do, settings: StudySettings, name: str, folder: Path) -> Artifac
         folder: the run's, which remembers the files that it has seen.
 
     Raises:
-        ValueError: something about the files has to be decided first, or a case is quarantined and the study strict.
+        ValueError: something about the files has to be decided first, a case is quarantined and the study strict, or
+            a class is steered that the cohort does not have.
     """
     from seglens.cohorts.checks import check_cohort
     from seglens.cohorts.slices import Preprocessing, prepare_slices
 
     own = settings.cohorts[name]
     cohort = _phantom(do, settings, name) if own.phantom else _read(settings, name)
+    settings.check_steered(name, list(cohort.labels.values()))
     refuse_other_files(folder, cohort)
     sha256: dict[Path, str] = {}
     for path in files_of(cohort):
@@ -55,6 +57,9 @@ def prepare(do: Do, settings: StudySettings, name: str, folder: Path) -> Artifac
 
     def check(path: Path, checkpoint: Path, progress: Progress) -> None:
         report = check_cohort(cohort, known=sha256 | known, progress=progress)
+        for finding in report.findings:
+            if finding.code == "unreadable" and finding.file in sha256:  # kept, it would outlive the fault
+                raise ValueError(f"{finding.file} could be read once and then not; run again, from a disk that works")
         by_place = {place: report.sha256.get(ref.path) for place, ref in places_of(cohort).items()}
         with new_artifact(path, kind=check_stage.kind, inputs=check_stage.inputs) as draft:
             draft.save_document("check", {**_cohort_facts(cohort, own), **report.to_json(), "sha256": by_place})

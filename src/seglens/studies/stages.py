@@ -106,9 +106,7 @@ class Study:
     def slices(self, cohort: str) -> SliceSet:
         """Slices of a cohort, all splits; its cases are checked first, and those that fail are left out."""
         if cohort not in self._slices:
-            slices = SliceSet.read(prepare(self._do, self.settings, cohort, self.run.path))
-            self.settings.check_steered(cohort, list(slices.labels.values()))
-            self._slices[cohort] = slices
+            self._slices[cohort] = SliceSet.read(prepare(self._do, self.settings, cohort, self.run.path))
         return self._slices[cohort]
 
     def segmenter(self, name: str) -> Segmenter:

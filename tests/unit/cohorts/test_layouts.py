@@ -132,6 +132,17 @@ def test_pictures_of_one_slice_may_share_its_mask(tmp_path: Path, write_picture)
     assert [case.id for case in cohort.cases if case.mask] == ["p1-3-denoised", "p1-3-raw"]
 
 
+def test_no_visit_gets_the_mask_of_another(tmp_path: Path, write_picture) -> None:
+    for name in ("images/p1_v1", "images/p1_v2", "masks/p1_v1"):
+        write_picture(tmp_path / f"{name}.png", np.eye(8, dtype=np.uint8))
+    (tmp_path / "masks/p1_v1.png.old").mkdir()  # a folder is no mask
+    asked = {"images": "images/{patient}_{visit}.png", "sequences": ["T1"]}
+    with pytest.raises(ValueError, match=r"p1_v1.png would be the mask of p1-v1 and of p1-v2"):
+        read_cohort(tmp_path, masks="masks/{patient}_*", **asked)
+    cohort = read_cohort(tmp_path, masks="masks/{patient}_{visit}*", **asked)
+    assert [case.mask is None for case in cohort.cases] == [False, True]
+
+
 def test_a_mask_has_no_sequence(tmp_path: Path, write_picture) -> None:
     write_picture(tmp_path / "p1-t1.png", np.eye(8, dtype=np.uint8))
     with pytest.raises(ValueError, match=r"has the field \{sequence\}, but a case has one mask"):

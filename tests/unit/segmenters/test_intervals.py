@@ -168,12 +168,28 @@ def test_of_equal_fits_the_interval_is_that_of_the_patients():
     assert (found.low, found.high) == pytest.approx((0.3 - reach, 0.3 + reach))
 
 
-def test_fits_and_patients_of_equal_weight_leave_the_freedom_of_both():
-    spread = np.sqrt(2.0) * math.sqrt(2 / 3)  # of the draws, so that their variance is 2 with three patients
-    values = np.array([0.0, math.sqrt(6.0), -math.sqrt(6.0)])  # variance of the mean: 6 / 3
+def test_patients_and_fits_weigh_as_much_as_they_vary():
+    spread = math.sqrt(3 * 19 / 20)  # of the draws, so that their variance is 3 with twenty patients
+    values = np.array([math.sqrt(1.0), -math.sqrt(1.0)])  # variance of the mean: 2 / 2
     drawn = values[:, None] + spread * np.tile([1.0, -1.0], 500)
-    found = interval_over_fits(values, drawn, 3)
-    assert found.high == pytest.approx(t.ppf(0.975, 4) * 2.0)
+    found = interval_over_fits(values, drawn, 20)
+    assert found.high == pytest.approx((3 * t.ppf(0.975, 19) + t.ppf(0.975, 1)) / 4 * 2)
+
+
+def test_of_two_fits_the_interval_holds_the_truth_as_often_as_it_says():
+    generator, held, trials = np.random.default_rng(0), 0, 2000
+    for _ in range(trials):
+        values = generator.normal(scale=2, size=2) + generator.normal()
+        drawn = values[:, None] + generator.normal(size=(1, 200)) * math.sqrt(generator.chisquare(28) / 29)
+        interval = interval_over_fits(values, drawn, 29)
+        held += interval.low < 0 < interval.high
+    assert held / trials > 0.94
+
+
+def test_of_a_figure_that_is_nowhere_defined_there_is_no_interval():
+    found = interval_over_fits(np.full(3, np.nan), np.full((3, 50), np.nan), 8)
+    assert math.isnan(found.low)
+    assert found.n_draws == 0
 
 
 def test_one_fit_has_the_interval_of_its_patients():

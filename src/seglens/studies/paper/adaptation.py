@@ -369,7 +369,7 @@ EXPERIMENT = Experiment(
     paper="Table 5, Figure 8",
     run=run,
     parts=partial(by_direction, one_direction),
-    version=7,
+    version=8,
     figures=(
         Figure(
             kind="bars",

@@ -228,7 +228,8 @@ def paragraphs(leads: pl.DataFrame, curve: pl.DataFrame, policies: pl.DataFrame,
         "split. The edit named below is the fitted one that did best in that split; the best rival is the one with the "
         "highest value on the evaluation patients, the choice that is hardest to beat. Intervals hold what "
         "evaluation patients and seeds leave open, for one segmenter, one dictionary and one set of selection "
-        "patients; values are means over seeds, which change the order of batches and nothing else.",
+        "patients; values are means over seeds, which change the order of batches and nothing else (fits of three "
+        "times the steps have one).",
         "Controls: untrained_two_depths has dictionaries as they are drawn, so what it gains needs no fitted one; what "
         "was fitted once more in three times the steps is named so. whole_suffix is a ceiling with the same labels. "
         "Neither random latents for the constant edit nor test-time training stands here: see failures and label_free.",

@@ -138,7 +138,7 @@ EXPERIMENT = Experiment(
     paper="beyond the paper",
     run=run,
     parts=partial(by_direction, one_direction),
-    version=6,
+    version=7,
     figures=(
         Figure(
             kind="bars",

@@ -172,7 +172,7 @@ def paragraphs(policies: pl.DataFrame, kept: pl.DataFrame) -> list[str]:
         count = main.filter(pl.col("side") == side).height
         words.append(
             f"Of {count} judgements of a label-free {noun} (one a policy and direction), {sure.height} gain and "
-            f"{harmed.height} lose by more than the interval over patients and seeds."
+            f"{harmed.height} lose by more than the interval over patients (and seeds, where a direction has several)."
         )
     words.append(
         "Oracles differ in what they may choose. That of a policy's strength picks one of a few strengths of that very "
