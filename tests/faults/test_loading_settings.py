@@ -3,7 +3,8 @@
 import pytest
 
 from seglens.foreign.yaml_text import MAX_CHARACTERS, MAX_DEPTH, MAX_VALUES, YamlError, parse_yaml
-from seglens.studies.settings import EXAMPLE, SettingsError, StudySettings
+from seglens.studies.example import EXAMPLE
+from seglens.studies.settings import SettingsError, StudySettings
 
 STUDY = """\
 sequences: [T1c]

@@ -175,7 +175,7 @@ def _npys() -> list[bytes]:
 
 
 def _studies() -> list[bytes]:
-    from seglens.studies.settings import EXAMPLE
+    from seglens.studies.example import EXAMPLE
 
     aliases = (
         b"a: &a {x: 1, y: [1.5, yes, ~, 2026-01-01]}\nb: {<<: *a, z: !!str 3}\nc: >\n  text\n  more\nd: [*a, *a]\n"

@@ -10,8 +10,8 @@ from tests.faults.scans import write_cohort
 from seglens import cli
 from seglens.cohorts.checks import check_cohort
 from seglens.cohorts.layouts import read_cohort
+from seglens.studies.example import EXAMPLE
 from seglens.studies.inputs import remember
-from seglens.studies.settings import EXAMPLE
 from seglens.verbs.cohorts import Files
 
 

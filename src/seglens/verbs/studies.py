@@ -37,7 +37,8 @@ def run(
     example: Annotated[bool, Parameter(help="Print a commented study file and stop.", negative="")] = False,
 ) -> int:
     """Every stage on your own cohorts, one HTML report."""
-    from seglens.studies.settings import EXAMPLE, SettingsError, StudySettings
+    from seglens.studies.example import EXAMPLE
+    from seglens.studies.settings import SettingsError, StudySettings
 
     if example:
         print(EXAMPLE, end="")

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from seglens.studies.demo import demo_settings
-from seglens.studies.settings import EXAMPLE, SettingsError, StudySettings
+from seglens.studies.example import EXAMPLE
+from seglens.studies.settings import SettingsError, StudySettings
 
 MINIMAL = {
     "sequences": ["T1c"],

@@ -2,14 +2,10 @@
 
 Table ``policies`` wants bars with intervals, one panel a direction; ``labelled patients`` (the learning curve) and
 ``alphas`` (ALS and MLS over alpha in [-100, 100]) want lines.
-
-The target cohort's patients were never seen by the segmenter, so all of them can be used: those of its val split and
-every second one of its train split are for choosing, all others for judging. Where a segmenter's start was trained on
-the target cohort, only that cohort's val (choosing) and test patients (judging) are.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -47,9 +43,9 @@ from seglens.studies.paper.adaptation_tables import (
     paragraphs,
     policy_rows,
 )
-from seglens.studies.paper.experiment import CannotCarryError, Experiment, Figure, Finding, Published, part
+from seglens.studies.paper.directions import Direction, by_direction, directions_of, patients_of
+from seglens.studies.paper.experiment import Experiment, Figure, Finding, Published, part
 from seglens.studies.paper.label_free_policies import few_of
-from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Study
 
 SEEDS = (0, 1, 2)
@@ -67,30 +63,6 @@ ALPHAS: Mapping[str, tuple[float, ...]] = {
     "add": (-100.0, -10.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 10.0, 100.0),
 }
 ASSOCIATED = 10
-
-
-@dataclass(frozen=True)
-class Direction:
-    """A segmenter on another cohort.
-
-    Attributes:
-        segmenter: name.
-        cohort: name.
-        label: name of the class whose failure is steered.
-        in_full: with the learning curve, the alphas and every contestant; otherwise the main ones only.
-        names_label: another direction differs in the label alone.
-    """
-
-    segmenter: str
-    cohort: str
-    label: str
-    in_full: bool
-    names_label: bool = False
-
-    @property
-    def name(self) -> str:
-        """How tables call it."""
-        return f"{self.segmenter} on {self.cohort}{f', {self.label}' if self.names_label else ''}"
 
 
 def run(
@@ -151,68 +123,9 @@ def plan_of(
     return {"seeds": list(seeds), "draws": own, "steps": steps}
 
 
-def one_direction(number: int, study: Study) -> None:
-    """One of a study's directions, as `run` finds it."""
-    for direction in directions_of(study)[number : number + 1]:
-        adapted(study, direction, plan_of(direction))
-
-
-def by_direction(one: Callable[[int, Study], None], settings: StudySettings) -> list[Callable[[Study], object]]:
-    """A part for each direction that a study may have: a segmenter on a cohort takes as long as a whole experiment.
-
-    Args:
-        one: does the direction of a number, and nothing where the study has fewer.
-        settings: of the study.
-    """
-    most = len(settings.steering) + len(settings.cohorts) + len(settings.segmenters)
-    return [partial(one, number) for number in range(most if settings.steering else 0)]
-
-
-def directions_of(study: Study) -> list[Direction]:
-    """The study's steering entries in full; then their first segmenter elsewhere, and other architectures.
-
-    Raises:
-        CannotCarryError: the study steers nothing.
-    """
-    settings = study.settings
-    if not settings.steering:
-        raise CannotCarryError("needs an entry under steering: a segmenter, another cohort and a class")
-    asked = [(entry.segmenter, entry.cohort) for entry in settings.steering]
-    found = [
-        Direction(entry.segmenter, entry.cohort, entry.label, True, asked.count((entry.segmenter, entry.cohort)) > 1)
-        for entry in settings.steering
-    ]
-    first = settings.steering[0]
-    own = settings.segmenters[first.segmenter]
-    labels = dict(study.segmenter(first.segmenter).labels)
-    known = {*asked, (first.segmenter, own.cohort)}
-    for cohort in settings.cohorts:
-        if (first.segmenter, cohort) not in known and dict(study.slices(cohort).labels) == labels:
-            found.append(Direction(first.segmenter, cohort, first.label, False))
-    for name, other in settings.segmenters.items():
-        alike = other.cohort != own.cohort or other.architecture == own.architecture
-        if not alike and (name, first.cohort) not in known:
-            found.append(Direction(name, first.cohort, first.label, False))
-    return found
-
-
-def patients_of(study: Study, direction: Direction) -> tuple[SliceSet, SliceSet]:
-    """Slices for choosing, and slices of other patients for judging (see the module)."""
-    slices = study.slices(direction.cohort)
-    seen, name = set(), direction.segmenter
-    while name:
-        seen.add(study.settings.segmenters[name].cohort)
-        name = study.settings.segmenters[name].init_from or ""
-    split_of = dict(slices.index.select("patient", "split").iter_rows())
-    training = sorted(patient for patient, split in split_of.items() if split == "train")
-    if direction.cohort in seen:
-        return slices.split("val"), slices.split("test")
-    chosen = {patient for patient, split in split_of.items() if split == "val"} | set(training[::2])
-    rows = [patient in chosen for patient in slices.index["patient"]]
-    return (
-        slices.select([row for row, inside in enumerate(rows) if inside]),
-        slices.select([row for row, inside in enumerate(rows) if not inside]),
-    )
+def one_direction(study: Study, direction: Direction) -> None:
+    """A direction as `run` finds it."""
+    adapted(study, direction, plan_of(direction))
 
 
 def adapted(study: Study, direction: Direction, plan: Mapping[str, Any]) -> Artifact:

@@ -258,7 +258,8 @@ def paragraphs(leads: pl.DataFrame, curve: pl.DataFrame, policies: pl.DataFrame,
         .iter_rows(named=True)
     ):
         words.append(
-            f"{row['direction']}, {row['labelled patients']} labelled patients: {row['policy']} against "
+            f"{row['direction']}, {row['labelled patients']} labelled patient{'s' * (row['labelled patients'] > 1)}: "
+            f"{row['policy']} against "
             f"{row['best rival']}: {row['lead']:+.3f} {_bracket(row['lead low'], row['lead high'])}."
         )
     words.append("Alphas are a description, never a selection.")

@@ -16,7 +16,7 @@ from seglens.artifacts import Artifact, Draft
 from seglens.progress import Progress
 from seglens.segmenters.scoring import Scores
 from seglens.semantics.atlas import LatentAtlas
-from seglens.studies.paper.adaptation import Direction, by_direction, directions_of, patients_of
+from seglens.studies.paper.directions import Direction, by_direction, directions_of, patients_of
 from seglens.studies.paper.experiment import Experiment, Figure, Finding, part
 from seglens.studies.paper.label_free_policies import (
     Entry,
@@ -71,10 +71,9 @@ def plan_of(direction: Direction, seeds: Sequence[int] = SEEDS, steps: int = STE
     return {"seeds": list(seeds if direction.in_full else seeds[:1]), "steps": steps}
 
 
-def one_direction(number: int, study: Study) -> None:
-    """One of a study's directions, as `run` finds it."""
-    for direction in _directions(study)[number : number + 1]:
-        label_free_study(study, direction, plan_of(direction))
+def one_direction(study: Study, direction: Direction) -> None:
+    """A direction as `run` finds it."""
+    label_free_study(study, direction, plan_of(direction))
 
 
 def label_free_study(study: Study, direction: Direction, plan: Mapping[str, Any]) -> Artifact:

@@ -13,7 +13,7 @@ from seglens.segmenters.segmenter import Segmenter
 from seglens.steering.contest import Contestant
 from seglens.steering.corrections import Correction
 from seglens.studies.demo import demo_settings
-from seglens.studies.paper.adaptation import Direction, by_direction, directions_of, learning_curve, patients_of
+from seglens.studies.paper.adaptation import learning_curve
 from seglens.studies.paper.adaptation_latents import differing_latents, untrained_like
 from seglens.studies.paper.adaptation_tables import (
     class_headlines,
@@ -23,6 +23,7 @@ from seglens.studies.paper.adaptation_tables import (
     paragraphs,
     policy_rows,
 )
+from seglens.studies.paper.directions import Direction, by_direction, directions_of, patients_of
 from seglens.studies.stages import Study
 
 CONTESTANTS = [
@@ -112,7 +113,7 @@ def test_the_words_say_which_way_it_falls(policies):
     words = " ".join(paragraphs(lead_rows(policies), curve, policies, 30))
     assert "(latents, 4 numbers) cannot be told from the best rival (last_layer, 4): +0.150" in words
     assert "whole_suffix 0.900" in words
-    assert "1 labelled patients: latents against last_layer: -0.050" in words
+    assert "1 labelled patient: latents against last_layer: -0.050" in words
     found = headlines(lead_rows(policies), curve)
     assert found["lead adult on pediatric"] == pytest.approx(0.15)
     assert found["lead adult on pediatric, 1 patients"] == pytest.approx(-0.05)
@@ -150,8 +151,8 @@ def test_nobody_is_in_both_parts_and_nobody_is_chosen_on_that_was_trained_on(coh
 def test_every_direction_is_a_part_and_further_parts_do_nothing():
     study, done = FakeStudy(), []
 
-    def one(number, study):
-        done.extend(direction.name for direction in directions_of(study)[number : number + 1])
+    def one(study, direction):
+        done.append(direction.name)
 
     for do in by_direction(one, study.settings):
         do(study)
