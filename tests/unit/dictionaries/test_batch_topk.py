@@ -115,8 +115,13 @@ def test_the_screen_leaves_out_most_pairs_and_gives_up_where_it_cannot(monkeypat
 def test_float64_is_not_screened():
     encoder, offset = random_dictionary(8, 64)
     x = torch.randn(50, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    codes = BatchTopK(4, screen="bf16").encode(x, encoder.double(), offset.double())
-    assert torch.equal(codes.to_dense(), batch_topk(torch.addmm(offset.double(), x, encoder.double().T), 4).to_dense())
+    codes, unscreened = (BatchTopK(4, screen=s).encode(x, encoder.double(), offset.double()) for s in ("bf16", "fp32"))
+    assert codes.values.dtype == torch.float64
+    assert torch.equal(codes.to_dense(), unscreened.to_dense())
+    # another product adds in another order, in no more than 9 terms of float64: 1e-12 is wide for it, and a millionth
+    # of what one float32 product would be off
+    expected = batch_topk(torch.addmm(offset.double(), x, encoder.double().T), 4).to_dense()
+    torch.testing.assert_close(codes.to_dense(), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_batch_without_positive_pre_activations_is_empty():

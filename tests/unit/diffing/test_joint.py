@@ -138,8 +138,13 @@ def test_it_comes_back_from_disk_as_it_was(brief, tmp_path):
     again = JointDictionary.read(read_artifact(tmp_path / "joint", KIND))
     assert again.names == ("a", "b")
     assert again.dictionary.hash == joint.dictionary.hash
+    assert torch.equal(again.moments, joint.moments)
+    for read, written in zip(again.models, joint.models, strict=True):
+        assert torch.equal(read.centre, written.centre) and torch.equal(read.whitening, written.whitening)
+    # what was read lies in memory in other strides than what was fitted: a product of the same numbers may take
+    # another kernel, which adds in another order
     one = {"b": tokens_of(stores)["b"]}
-    assert torch.equal(again.encode(one).to_dense(), joint.encode(one).to_dense())
+    torch.testing.assert_close(again.encode(one).to_dense(), joint.encode(one).to_dense(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_damaged_artifact_is_refused(brief, tmp_path):
