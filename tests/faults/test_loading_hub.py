@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.faults.subjects import LABELS, TINY_SEGFORMER, tiny_segmenter
+from tests.toys import LABELS, TINY_SEGFORMER, tiny_segmenter
 
 from seglens.segmenters.architectures import build_segmenter
 from seglens.segmenters.pretrained import refuse_unpinned
@@ -19,7 +19,7 @@ BUILD = """
 import sys, time
 time.sleep = lambda seconds: None  # the hub's client tries again and again: nobody waits for that here
 from seglens.segmenters.architectures import build_segmenter
-from tests.faults.subjects import LABELS, TINY_SEGFORMER
+from tests.toys import LABELS, TINY_SEGFORMER
 for name in sys.argv[1:]:
     try:
         made = build_segmenter(

@@ -6,7 +6,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 import torch
-from tests.faults.subjects import LABELS, TINY_SEGFORMER, slices_of, store_of, tiny_segmenter
+from tests.toys import LABELS, TINY_SEGFORMER, slices_of, store_of, tiny_segmenter
 from torch import nn
 
 from seglens.activations.effects import hookpoint_effects

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from tests.faults.scans import write_cohort
-from tests.faults.subjects import TINY_SEGFORMER, slices_of, store_of
+from tests.toys import TINY_SEGFORMER, slices_of, store_of
 
 from seglens.artifacts import ArtifactError, differences, locked, new_artifact, read_artifact, write_text_whole
 from seglens.cohorts.layouts import read_cohort

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tests.faults.scans import write_cohort
-from tests.faults.subjects import TINY_SEGFORMER, slices_of, store_of, tiny_segmenter
+from tests.toys import TINY_SEGFORMER, slices_of, store_of, tiny_segmenter
 
 from seglens import room
 from seglens.activations.extraction import extract

@@ -3,7 +3,7 @@ from collections import namedtuple
 import pytest
 import torch
 from einops import rearrange
-from tests.faults.subjects import LABELS, TINY_SEGFORMER
+from tests.toys import LABELS, TINY_SEGFORMER
 from torch import nn
 from transformers.models.segformer.configuration_segformer import SegformerConfig
 from transformers.models.segformer.modeling_segformer import SegformerForSemanticSegmentation

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tests.faults.subjects import LABELS, TINY_SEGFORMER
+from tests.toys import LABELS, TINY_SEGFORMER
 from torch import nn
 
 from seglens.segmenters.architectures import (

@@ -3,7 +3,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 import torch
-from tests.faults.subjects import LABELS, TINY_SEGFORMER
+from tests.toys import LABELS, TINY_SEGFORMER
 from torch import nn
 
 from seglens.cohorts.slices import SliceSet

@@ -1,4 +1,4 @@
-"""Small slices, segmenters and stores that faults are shown on."""
+"""Toys that tests of several folders play on: small slices, segmenters and stores."""
 
 import polars as pl
 import torch
