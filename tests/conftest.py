@@ -5,6 +5,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
+from typing import Any
 
 import pytest
 
@@ -41,3 +43,25 @@ def run_ranks() -> Callable[..., Ended]:
         ]
 
     return run
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Pretend that a package is installed which adds rows by entry points; an exception is what loading raises."""
+
+    class Entry(EntryPoint):
+        def load(self) -> Any:
+            row = rows[self.name]
+            if isinstance(row, Exception):
+                raise row
+            return row
+
+    rows: dict[str, Any] = {}
+
+    def install(group: str, **added: Any) -> None:
+        rows.clear()
+        rows.update(added)
+        entries = [Entry(name, f"package:{name}", group) for name in added]
+        monkeypatch.setattr("seglens.entry_points.entry_points", lambda group: [e for e in entries if e.group == group])
+
+    return install

@@ -1,39 +1,160 @@
-"""SegFormer B0 to B5 and U-Net, from a description that is saved with the weights."""
+"""The networks that can be built by name, one row each: SegFormer B0 to B5, U-Net, and those of installed packages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import nn
 
+from seglens.entry_points import with_installed
+from seglens.nearest import did_you_mean
 from seglens.segmenters.pretrained import encoder_weights
 from seglens.segmenters.segmenter import Hookpoint, Segmenter, fit_weights
 
-# Table 6 of the SegFormer paper (arXiv 2105.15203)
+ENTRY_POINTS = "seglens.architectures"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A kind of network, built from a description that is saved with the weights.
+
+    Attributes:
+        name: as it stands in study files, such as ``"unet"``.
+        build: from numbers of sequences and classes and the settings to a module with weights of the global generator;
+            images ``[B C H W]`` to logits ``[B K h w]``, a tensor or an object with ``.logits``.
+        hookpoints: from the settings to name and place, in the order in which a forward pass reaches them.
+        defaults: settings and their values; JSON-able.
+        optional: names of further settings, which ``build`` has its own defaults for.
+        multiple_of: side of the slices in pixels: a multiple of it.
+        pretrained: takes over the encoder that a name stands for (a folder, or ``owner/model@commit``) into a module
+            that ``build`` made; None where there is none to be had.
+        spatial_dims: 2 for slices, 3 for volumes.
+    """
+
+    name: str
+    build: Callable[[int, int, Mapping[str, Any]], nn.Module]
+    hookpoints: Callable[[Mapping[str, Any]], dict[str, Hookpoint]]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
+    multiple_of: int = 1
+    pretrained: Callable[[nn.Module, str], None] | None = None
+    spatial_dims: int = 2
+
+    def describe(self, n_sequences: int, n_classes: int, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """All that `build_network` needs, JSON-able.
+
+        Raises:
+            ValueError: unknown setting.
+        """
+        given = dict(settings or {})
+        legal = tuple(dict.fromkeys((*self.defaults, *self.optional)))
+        unknown = sorted(set(given) - set(legal))
+        if unknown:
+            raise ValueError(
+                f"{self.name} has no settings {', '.join(unknown)}; it has {', '.join(legal) or 'none that can be set'}"
+            )
+        chosen = {
+            name: list(value) if isinstance(value, list | tuple) else value
+            for name, value in {**self.defaults, **given}.items()
+        }
+        return {"name": self.name, "n_sequences": n_sequences, "n_classes": n_classes, "settings": chosen}
+
+
+def _segformer(n_sequences: int, n_classes: int, settings: Mapping[str, Any]) -> nn.Module:
+    from seglens.segmenters.segformer import segformer
+
+    return segformer(n_sequences, n_classes, settings)
+
+
+def _unet(n_sequences: int, n_classes: int, settings: Mapping[str, Any]) -> nn.Module:
+    from seglens.segmenters.unet import unet
+
+    return unet(n_sequences, n_classes, settings)
+
+
+def _stages(settings: Mapping[str, Any]) -> dict[str, Hookpoint]:
+    return {f"stage{n + 1}": Hookpoint(f"segformer.stages.{n}") for n in range(len(settings["hidden_sizes"]))}
+
+
+def _levels(_settings: Mapping[str, Any]) -> dict[str, Hookpoint]:
+    encoder = {"encoder0": Hookpoint("conv_0")} | {f"encoder{n}": Hookpoint(f"down_{n}") for n in range(1, 5)}
+    return encoder | {f"decoder{n}": Hookpoint(f"upcat_{n}") for n in range(4, 0, -1)}
+
+
+def _take_over_encoder(network: nn.Module, name: str) -> None:
+    foreign = encoder_weights(name)
+    first = "stages.0.patch_embeddings.proj.weight"
+    encoder = network.get_submodule("segformer")
+    own = encoder.state_dict()
+    if first in foreign:
+        # the mean over the photograph's colours, shared by the sequences, keeps the size of what comes out
+        n_colours, n_sequences = foreign[first].shape[1], own[first].shape[1]
+        mean = foreign[first].mean(1, keepdim=True)
+        foreign[first] = (mean * (n_colours / n_sequences)).expand(-1, n_sequences, -1, -1).clone()
+    fit_weights(encoder, foreign, name)
+
+
+_SEGFORMER_OPTIONS = ("num_attention_heads", "sr_ratios", "mlp_ratios", "drop_path_rate", "classifier_dropout_prob")
+_segformer_row = partial(
+    Architecture,
+    build=_segformer,
+    hookpoints=_stages,
+    optional=_SEGFORMER_OPTIONS,
+    multiple_of=32,
+    pretrained=_take_over_encoder,
+)
+# (widths of the stages, layers of the stages, width of the decoder): table 6 of the SegFormer paper (arXiv 2105.15203)
 _WIDE = (64, 128, 320, 512)
-SEGFORMERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "segformer-b0": {"hidden_sizes": (32, 64, 160, 256), "depths": (2, 2, 2, 2), "decoder_hidden_size": 256},
-        "segformer-b1": {"hidden_sizes": _WIDE, "depths": (2, 2, 2, 2), "decoder_hidden_size": 256},
-        "segformer-b2": {"hidden_sizes": _WIDE, "depths": (3, 4, 6, 3), "decoder_hidden_size": 768},
-        "segformer-b3": {"hidden_sizes": _WIDE, "depths": (3, 4, 18, 3), "decoder_hidden_size": 768},
-        "segformer-b4": {"hidden_sizes": _WIDE, "depths": (3, 8, 27, 3), "decoder_hidden_size": 768},
-        "segformer-b5": {"hidden_sizes": _WIDE, "depths": (3, 6, 40, 3), "decoder_hidden_size": 768},
-    }
+_SEGFORMERS = (
+    ((32, 64, 160, 256), (2, 2, 2, 2), 256),
+    (_WIDE, (2, 2, 2, 2), 256),
+    (_WIDE, (3, 4, 6, 3), 768),
+    (_WIDE, (3, 4, 18, 3), 768),
+    (_WIDE, (3, 8, 27, 3), 768),
+    (_WIDE, (3, 6, 40, 3), 768),
 )
-SEGFORMER_SETTINGS = (
-    "hidden_sizes",
-    "depths",
-    "decoder_hidden_size",
-    "num_attention_heads",
-    "sr_ratios",
-    "mlp_ratios",
-    "drop_path_rate",
-    "classifier_dropout_prob",
+ROWS = (
+    *(
+        _segformer_row(
+            f"segformer-b{number}",
+            defaults={"hidden_sizes": widths, "depths": layers, "decoder_hidden_size": decoder},
+        )
+        for number, (widths, layers, decoder) in enumerate(_SEGFORMERS)
+    ),
+    Architecture(
+        "unet",
+        build=_unet,
+        hookpoints=_levels,
+        defaults={"features": (16, 16, 32, 64, 128, 16), "dropout": 0.0},
+        multiple_of=16,
+    ),
 )
-UNET: Mapping[str, Any] = MappingProxyType({"features": (16, 16, 32, 64, 128, 16), "dropout": 0.0})
-ARCHITECTURES = (*SEGFORMERS, "unet")
+
+
+def architectures() -> Mapping[str, Architecture]:
+    """Every architecture by name: the rows above, then those that installed packages add.
+
+    A package adds rows by entry points of the group ``seglens.architectures``, each an `Architecture`.
+
+    Raises:
+        ValueError: an entry point that cannot be loaded, is no `Architecture`, or has the name of another row.
+    """
+    return MappingProxyType(with_installed(ENTRY_POINTS, ROWS, Architecture))
+
+
+def architecture_named(name: str) -> Architecture:
+    """The row of that name.
+
+    Raises:
+        ValueError: there is none; the message gives the nearest name, and all there are.
+    """
+    rows = architectures()
+    if name not in rows:
+        raise ValueError(f"no architecture {name!r}; {did_you_mean(name, rows)}there are {', '.join(rows)}")
+    return rows[name]
 
 
 def build_segmenter(
@@ -49,7 +170,8 @@ def build_segmenter(
     """A segmenter with random weights (or a pretrained encoder), in evaluation mode.
 
     Args:
-        architecture: ``"segformer-b0"`` to ``"segformer-b5"`` (arXiv 2105.15203), or ``"unet"`` (MONAI's BasicUNet).
+        architecture: name of a row of `architectures`: ``"segformer-b0"`` to ``"segformer-b5"`` (arXiv 2105.15203),
+            ``"unet"`` (MONAI's BasicUNet), or one that an installed package adds.
         sequences: names of the input channels.
         labels: label value (0..K-1) to class name.
         size: side of the slices, pixels: a multiple of 32 for SegFormer, of 16 for U-Net.
@@ -72,74 +194,30 @@ def build_segmenter(
         >>> list(segmenter.hookpoints)  # doctest: +SKIP
         ['stage1', 'stage2', 'stage3', 'stage4']
     """
-    description = describe_architecture(architecture, len(sequences), len(labels), settings)
-    factor = 16 if architecture == "unet" else 32
-    if size < factor or size % factor:
-        raise ValueError(f"size {size}: {architecture} needs a multiple of {factor}, such as 128 or 256")
+    row = architecture_named(architecture)
+    description = row.describe(len(sequences), len(labels), settings)
+    if size < row.multiple_of or size % row.multiple_of:
+        raise ValueError(f"size {size}: {architecture} needs a multiple of {row.multiple_of}, such as 128 or 256")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         network = build_network(description)
     if pretrained is not None:
-        _take_over_encoder(network, architecture, pretrained)
-    return Segmenter(network.eval(), description, tuple(sequences), dict(labels), hookpoints_of(description), size)
+        if row.pretrained is None:
+            able = ", ".join(name for name, other in architectures().items() if other.pretrained)
+            raise ValueError(f"there are no pretrained weights for {architecture}; leave that out, or take {able}")
+        row.pretrained(network, pretrained)
+    hookpoints = row.hookpoints(description["settings"])
+    return Segmenter(network.eval(), description, tuple(sequences), dict(labels), hookpoints, size)
 
 
-def describe_architecture(
-    architecture: str, n_sequences: int, n_classes: int, settings: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """All that :func:`build_network` needs, JSON-able.
+def build_network(description: Mapping[str, Any]) -> nn.Module:
+    """The module of a description of `Architecture.describe`; its weights come from the global generator.
 
     Raises:
-        ValueError: unknown architecture or setting.
+        ValueError: its architecture is unknown here.
     """
-    if architecture not in ARCHITECTURES:
-        raise ValueError(f"no architecture {architecture!r}; there are {', '.join(ARCHITECTURES)}")
-    settings = dict(settings or {})
-    legal = tuple(UNET) if architecture == "unet" else SEGFORMER_SETTINGS
-    unknown = sorted(set(settings) - set(legal))
-    if unknown:
-        raise ValueError(f"{architecture} has no settings {', '.join(unknown)}; it has {', '.join(legal)}")
-    base = UNET if architecture == "unet" else SEGFORMERS[architecture]
-    chosen = {
-        name: list(value) if isinstance(value, Sequence) else value for name, value in {**base, **settings}.items()
-    }
-    return {"name": architecture, "n_sequences": n_sequences, "n_classes": n_classes, "settings": chosen}
-
-
-def build_network(architecture: Mapping[str, Any]) -> nn.Module:
-    """The module of a description of :func:`describe_architecture`; its weights come from the global generator."""
-    settings = architecture["settings"]
-    if architecture["name"] == "unet":
-        from seglens.segmenters.unet import unet
-
-        return unet(architecture["n_sequences"], architecture["n_classes"], settings)
-    from seglens.segmenters.segformer import segformer
-
-    return segformer(architecture["n_sequences"], architecture["n_classes"], settings)
-
-
-def hookpoints_of(architecture: Mapping[str, Any]) -> dict[str, Hookpoint]:
-    """The places that are opened: SegFormer's four stages, U-Net's five encoder and four decoder levels."""
-    if architecture["name"] != "unet":
-        stages = range(len(architecture["settings"]["hidden_sizes"]))
-        return {f"stage{stage + 1}": Hookpoint(f"segformer.stages.{stage}") for stage in stages}
-    encoder = {"encoder0": Hookpoint("conv_0")} | {f"encoder{n}": Hookpoint(f"down_{n}") for n in range(1, 5)}
-    return encoder | {f"decoder{n}": Hookpoint(f"upcat_{n}") for n in range(4, 0, -1)}
-
-
-def _take_over_encoder(network: nn.Module, architecture: str, name: str) -> None:
-    if architecture == "unet":
-        raise ValueError("pretrained weights are taken from a SegFormer; build the U-Net without pretrained")
-    foreign = encoder_weights(name)
-    first = "stages.0.patch_embeddings.proj.weight"
-    encoder = network.get_submodule("segformer")
-    own = encoder.state_dict()
-    if first in foreign:
-        # the mean over the photograph's colours, shared by the sequences, keeps the size of what comes out
-        n_colours, n_sequences = foreign[first].shape[1], own[first].shape[1]
-        mean = foreign[first].mean(1, keepdim=True)
-        foreign[first] = (mean * (n_colours / n_sequences)).expand(-1, n_sequences, -1, -1).clone()
-    fit_weights(encoder, foreign, name)
+    row = architecture_named(description["name"])
+    return row.build(description["n_sequences"], description["n_classes"], description["settings"])
 
 
 def start_from(target: Segmenter, source: Segmenter) -> list[str]:

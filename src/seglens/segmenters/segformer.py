@@ -122,7 +122,7 @@ def segformer(n_sequences: int, n_classes: int, settings: Mapping[str, Any]) -> 
     Args:
         n_sequences: input channels.
         n_classes: output channels.
-        settings: of :func:`seglens.segmenters.architectures.describe_architecture`.
+        settings: of `seglens.segmenters.architectures.Architecture.describe`.
     """
     config = SegformerConfig(num_channels=n_sequences, **settings)
     config.num_labels = n_classes

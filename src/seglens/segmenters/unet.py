@@ -31,7 +31,7 @@ def unet(n_sequences: int, n_classes: int, settings: Mapping[str, Any]) -> nn.Mo
     Args:
         n_sequences: input channels.
         n_classes: output channels.
-        settings: of :func:`seglens.segmenters.architectures.describe_architecture`.
+        settings: of `seglens.segmenters.architectures.Architecture.describe`.
     """
     network: nn.Module = BasicUNet(
         spatial_dims=2,

@@ -10,7 +10,7 @@ from seglens.activations.effects import choose_hookpoint
 from seglens.cohorts.slice_set import SliceSet
 from seglens.nearest import did_you_mean
 from seglens.progress import Progress
-from seglens.segmenters.architectures import build_segmenter, describe_architecture, hookpoints_of
+from seglens.segmenters.architectures import architecture_named, build_segmenter
 from seglens.segmenters.segmenter import Segmenter
 from seglens.segmenters.training import TrainingSettings, train_segmenter
 from seglens.studies.settings import SegmenterSettings, StudySettings
@@ -93,8 +93,8 @@ def check_hookpoint(settings: StudySettings) -> None:
     """
     wanted = settings.hookpoint
     architectures = dict.fromkeys(own.architecture for own in settings.segmenters.values())
-    described = [describe_architecture(name, n_sequences=1, n_classes=2) for name in architectures]
-    known = dict.fromkeys(place for architecture in described for place in hookpoints_of(architecture))
+    rows = [architecture_named(name) for name in architectures]
+    known = dict.fromkeys(place for row in rows for place in row.hookpoints(row.defaults))
     if wanted != "auto" and wanted not in known:
         raise ValueError(
             f"hookpoint {wanted!r} is in none of the study's architectures; {did_you_mean(wanted, known)}give auto or "

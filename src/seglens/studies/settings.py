@@ -127,7 +127,7 @@ class SegmenterSettings(_Strict):
 
     Attributes:
         cohort: on whose ``train`` split.
-        architecture: ``segformer-b0`` to ``segformer-b5``, or ``unet``.
+        architecture: ``segformer-b0`` to ``segformer-b5``, ``unet``, or one that an installed package adds.
         steps: optimiser steps.
         batch_size: slices a step.
         learning_rate: peak; None takes the default of the training.
@@ -137,14 +137,19 @@ class SegmenterSettings(_Strict):
     """
 
     cohort: str
-    architecture: Literal[
-        "segformer-b0", "segformer-b1", "segformer-b2", "segformer-b3", "segformer-b4", "segformer-b5", "unet"
-    ] = "segformer-b0"
+    architecture: str = "segformer-b0"
     steps: Count = 2000
     batch_size: Count = 16
     learning_rate: Rate | None = None
     init_from: str | None = None
     pretrained: str | None = None
+
+    @field_validator("architecture")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        from seglens.segmenters.architectures import architecture_named  # brings torch
+
+        return architecture_named(name).name
 
     @field_validator("pretrained")
     @classmethod

@@ -4,13 +4,14 @@ from tests.toys import LABELS, TINY_SEGFORMER
 from torch import nn
 
 from seglens.segmenters.architectures import (
-    SEGFORMERS,
+    Architecture,
+    architecture_named,
+    architectures,
     build_network,
     build_segmenter,
-    describe_architecture,
-    hookpoints_of,
     start_from,
 )
+from seglens.segmenters.segmenter import Hookpoint, Segmenter
 
 
 def tiny(**changes):
@@ -24,7 +25,7 @@ def tiny(**changes):
     [("b0", 3.8), ("b1", 13.7), ("b2", 27.5), ("b3", 47.3), ("b4", 64.1), ("b5", 84.7)],
 )
 def test_sizes_of_the_segformer_paper(name, millions):
-    description = describe_architecture(f"segformer-{name}", 3, 150)
+    description = architecture_named(f"segformer-{name}").describe(3, 150)
     with torch.device("meta"):
         network = build_network(description)
     own = sum(parameter.numel() for parameter in network.parameters()) / 1e6
@@ -58,18 +59,22 @@ def test_a_description_rebuilds_the_network():
     again.load_state_dict(segmenter.network.state_dict())
     images = torch.randn(1, 2, 32, 32)
     assert torch.equal(again.eval()(images).logits, segmenter.network(images).logits)
-    assert hookpoints_of(segmenter.architecture) == segmenter.hookpoints
+    row = architecture_named(segmenter.architecture["name"])
+    assert row.hookpoints(segmenter.architecture["settings"]) == segmenter.hookpoints
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: describe_architecture("segformer-b9", 1, 2), "no architecture 'segformer-b9'; there are segformer-b0"),
-        (lambda: describe_architecture("unet", 1, 2, {"depth": 3}), "unet has no settings depth; it has features"),
+        (lambda: architecture_named("segformer-b9"), r"no architecture 'segformer-b9'; .*there are segformer-b0"),
+        (
+            lambda: architecture_named("unet").describe(1, 2, {"depth": 3}),
+            "no settings depth; it has features",
+        ),
         (lambda: tiny(size=40), "segformer-b0 needs a multiple of 32"),
         (
             lambda: build_segmenter("unet", sequences=("T1",), labels=LABELS, size=16, pretrained="x"),
-            "build the U-Net with",
+            "no pretrained weights for unet; leave that out, or take segformer-b0",
         ),
     ],
 )
@@ -114,4 +119,45 @@ def test_a_pretrained_encoder_from_a_folder(tmp_path):
 
 
 def test_every_segformer_has_four_stages():
-    assert all(len(sizes["hidden_sizes"]) == len(sizes["depths"]) == 4 for sizes in SEGFORMERS.values())
+    rows = [row for name, row in architectures().items() if name.startswith("segformer")]
+    assert len(rows) == 6
+    assert all(len(row.defaults["hidden_sizes"]) == len(row.defaults["depths"]) == 4 for row in rows)
+
+
+class Plain(nn.Module):
+    def __init__(self, n_sequences, n_classes, width):
+        super().__init__()
+        self.wide = nn.Conv2d(n_sequences, width, 3, padding=1)
+        self.head = nn.Conv2d(width, n_classes, 1)
+
+    def forward(self, images):
+        return self.head(self.wide(images).relu())
+
+
+PLAIN = Architecture(
+    "plain",
+    build=lambda n_sequences, n_classes, settings: Plain(n_sequences, n_classes, settings["width"]),
+    hookpoints=lambda settings: {"wide": Hookpoint("wide")},
+    defaults={"width": 8},
+    multiple_of=4,
+)
+
+
+def test_a_row_of_an_installed_package_is_built_saved_and_read(installed, tmp_path):
+    installed("seglens.architectures", plain=PLAIN)
+    segmenter = build_segmenter("plain", sequences=("T1",), labels=LABELS, size=12, settings={"width": 6})
+    assert segmenter.logits(torch.zeros(2, 1, 12, 12)).shape == (2, 3, 12, 12)
+    again = Segmenter.load(segmenter.save(tmp_path / "saved"))
+    assert again.hash == segmenter.hash and list(again.hookpoints) == ["wide"]
+    with pytest.raises(ValueError, match="size 10: plain needs a multiple of 4"):
+        build_segmenter("plain", sequences=("T1",), labels=LABELS, size=10)
+    with pytest.raises(ValueError, match="plain has no settings depth; it has width"):
+        PLAIN.describe(1, 2, {"depth": 1})
+
+
+def test_a_segmenter_whose_package_is_gone_says_so(installed, tmp_path):
+    installed("seglens.architectures", plain=PLAIN)
+    path = build_segmenter("plain", sequences=("T1",), labels=LABELS, size=12).save(tmp_path / "saved")
+    installed("seglens.architectures")
+    with pytest.raises(ValueError, match=r"no architecture 'plain'; .*there are segformer-b0"):
+        Segmenter.load(path)

@@ -10,7 +10,7 @@ from transformers.models.segformer.modeling_segformer import (
     SegformerSequenceReduction,
 )
 
-from seglens.segmenters.architectures import build_network, describe_architecture
+from seglens.segmenters.architectures import architecture_named, build_network
 from seglens.segmenters.segformer import PatchedReduction, without_broken_torchvision
 
 TINY = {
@@ -23,7 +23,7 @@ TINY = {
 
 def test_the_folded_decoder_computes_what_that_of_transformers_does():
     torch.manual_seed(0)
-    ours = build_network(describe_architecture("segformer-b0", 2, 3, TINY)).eval()
+    ours = build_network(architecture_named("segformer-b0").describe(2, 3, TINY)).eval()
     for name, value in ours.state_dict().items():
         if "batch_norm" in name and value.is_floating_point():
             value.uniform_(0.5, 1.5)
@@ -41,7 +41,7 @@ def test_the_folded_decoder_computes_what_that_of_transformers_does():
 
 def test_the_weights_of_a_seed_are_those_of_transformers():
     torch.manual_seed(3)
-    ours = build_network(describe_architecture("segformer-b0", 2, 3, TINY))
+    ours = build_network(architecture_named("segformer-b0").describe(2, 3, TINY))
     torch.manual_seed(3)
     theirs = SegformerForSemanticSegmentation(ours.config)
     own = ours.state_dict()
@@ -67,7 +67,7 @@ def test_a_sequence_reduction_by_patches_is_the_convolution(height, width, side)
 
 
 def test_every_sequence_reduction_goes_by_patches():
-    network = build_network(describe_architecture("segformer-b0", 2, 3, TINY))
+    network = build_network(architecture_named("segformer-b0").describe(2, 3, TINY))
     kinds = {type(module) for module in network.modules() if isinstance(module, SegformerSequenceReduction)}
     assert kinds == {PatchedReduction}
 

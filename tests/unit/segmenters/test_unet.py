@@ -3,14 +3,14 @@ import torch
 from monai.networks.nets.basic_unet import BasicUNet
 from torch import nn
 
-from seglens.segmenters.architectures import build_network, describe_architecture
+from seglens.segmenters.architectures import architecture_named, build_network
 
 FEATURES = (4, 4, 8, 8, 8, 4)
 
 
 def pair():
     torch.manual_seed(3)
-    ours = build_network(describe_architecture("unet", 2, 3, {"features": FEATURES}))
+    ours = build_network(architecture_named("unet").describe(2, 3, {"features": FEATURES}))
     torch.manual_seed(3)
     theirs = BasicUNet(spatial_dims=2, in_channels=2, out_channels=3, features=FEATURES)
     return ours, theirs

@@ -1,0 +1,39 @@
+"""Rows that installed packages add to the project's tables, by entry points (importlib.metadata)."""
+
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+from operator import attrgetter
+from typing import TypeVar
+
+Row = TypeVar("Row")
+"""A frozen dataclass with a ``name``: what it is called in study files and on the command line."""
+_name_of = attrgetter("name")
+
+
+def with_installed(group: str, rows: Iterable[Row], kind: type[Row]) -> dict[str, Row]:
+    """Rows by name: the project's own, then those of installed packages.
+
+    Args:
+        group: of the entry points, such as ``"seglens.architectures"``.
+        rows: the project's own.
+        kind: what each entry point must give.
+
+    Raises:
+        ValueError: an entry point that cannot be loaded, gives something else, or has the name of another row.
+    """
+    table = {_name_of(row): row for row in rows}
+    for entry in sorted(entry_points(group=group), key=lambda entry: (entry.name, entry.value)):
+        origin = f"the entry point {entry.name} = {entry.value!r} of {group}"
+        if entry.dist is not None:
+            origin += f", of the package {entry.dist.name}"
+        try:
+            row = entry.load()
+        except Exception as error:  # the package's own code runs here: whatever it raises
+            raise ValueError(f"{origin} cannot be loaded ({error}); mend or uninstall that package") from error
+        if not isinstance(row, kind):
+            raise ValueError(f"{origin} gives a {type(row).__name__}; it must give a {kind.__name__}")
+        name = _name_of(row)
+        if name in table:
+            raise ValueError(f"{origin} is called {name!r}, as another row is; it needs a name of its own")
+        table[name] = row
+    return table
