@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
     from seglens.cohorts.slice_set import SliceSet
-    from seglens.studies.run import Run
+    from seglens.runs import Run
 
 SIZE, SLICES = 256, 40
 WIDE = {"architecture": "segformer-b0", "hookpoint": "stage4", "latents": 20_480, "d_in": 1280}
@@ -102,9 +102,9 @@ class Figure:
 def generated_run(path: Path) -> Run:
     """A finished run of one cohort and two segmenters: "wide" with 20,480 latents, and "b0" as it comes."""
     from seglens.artifacts import new_artifact
+    from seglens.runs import Run, Stage
     from seglens.segmenters.architectures import build_segmenter
     from seglens.semantics.atlas import describe
-    from seglens.studies.run import Run, Stage
 
     slices = _cohort()
     run = Run(path)

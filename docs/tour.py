@@ -7,8 +7,8 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 from seglens.explorer.serving import explore
+from seglens.runs import Run
 from seglens.semantics.atlas import LatentAtlas
-from seglens.studies.run import Run
 
 PICTURES = Path(__file__).parent / "images"
 SEGMENTER, OTHER = "adult", "pediatric"

@@ -1,7 +1,10 @@
 """Whether there is enough disk and memory for what is about to start; refused with figures where there is not."""
 
 import shutil
+import sys
 from pathlib import Path
+
+import psutil
 
 DISK_SPARE_BYTES = 2**25
 """Left for the tables, checkpoints' heads and logs that nobody counts."""
@@ -51,8 +54,6 @@ def require_memory(n_bytes: int, what: str) -> None:
 
 def free_memory() -> int:
     """Bytes that this process may still take: of the machine, and of the container or job that it runs in."""
-    import psutil
-
     free = int(psutil.virtual_memory().available)
     for group in _own_groups():
         try:
@@ -88,3 +89,13 @@ def _own_groups() -> list[Path]:
         for group in (CONTROL_GROUPS / name, *(CONTROL_GROUPS / name).parents)
         if group.is_relative_to(CONTROL_GROUPS)
     ]
+
+
+def peak_rss_mib() -> int:
+    """The most memory that this process has held, in MiB."""
+    if sys.platform == "win32":
+        return round(psutil.Process().memory_info().peak_wset / 2**20)
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)

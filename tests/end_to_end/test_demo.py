@@ -14,8 +14,8 @@ from tests.crash import demo, finish, kill, left_behind
 
 from seglens import cli
 from seglens.progress import silent
+from seglens.runs import Run
 from seglens.studies.demo import demo_settings
-from seglens.studies.run import Run
 from seglens.studies.study import run_stages, run_study
 
 CONVENTIONS = {"dice_pooled", "dice_volume", "dice_slice_present", "dice_slice_empty1"}

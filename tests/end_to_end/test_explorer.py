@@ -24,10 +24,10 @@ from seglens.explorer.app import AT_ONCE, create_app
 from seglens.explorer.opened import Opened
 from seglens.explorer.packing import unpack
 from seglens.explorer.serving import explore
+from seglens.runs import Run
 from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas
 from seglens.steering.edits import LatentEdit, steer
-from seglens.studies.run import Run
 
 HERE = "http://127.0.0.1:8000"
 LONGEST_WAIT_SECONDS = 300

@@ -15,8 +15,8 @@ from seglens.artifacts import hash_file
 from seglens.cohorts.phantom.cohort import write_phantom_cohort
 from seglens.cohorts.slice_set import SliceSet
 from seglens.reports.report import write_report
+from seglens.runs import Run
 from seglens.studies.inputs import quarantine_reported
-from seglens.studies.run import Run
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Study
 from seglens.studies.study import run_study

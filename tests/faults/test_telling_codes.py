@@ -13,8 +13,8 @@ from seglens import cli
 from seglens.artifacts import new_artifact
 from seglens.halving import NotEnoughMemoryError
 from seglens.running import Stopped
+from seglens.runs import STAGE_FORMAT, Run, Stage
 from seglens.studies.condition import condition_of
-from seglens.studies.run import STAGE_FORMAT, Run, Stage
 
 PAGE = Path(__file__).parents[2] / "docs" / "exit-codes.md"
 

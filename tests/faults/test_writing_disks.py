@@ -19,10 +19,10 @@ from seglens.artifacts import ArtifactError, differences, locked, new_artifact, 
 from seglens.cohorts.layouts import read_cohort
 from seglens.dictionaries.checkpoints import read_checkpoint
 from seglens.dictionaries.fitting import FitSettings, fit_dictionary
+from seglens.runs import Run, Stage
 from seglens.segmenters.checkpoints import newest_checkpoint
 from seglens.segmenters.training import TrainingSettings, train_segmenter
 from seglens.studies.inputs import places_of, refuse_other_files, remember
-from seglens.studies.run import Run, Stage
 from seglens.studies.settings import StudySettings
 from seglens.writing import WritingError, clear_refusals, whole_file, whole_folder
 

@@ -19,13 +19,13 @@ from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.progress import Progress, silent
+from seglens.runs import Run
 from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas
 from seglens.shapes import Logits
 from seglens.steering.edits import LatentEdit, change_of, check_edits
 from seglens.steering.shared_codes import codes_of
 from seglens.studies.cohort_stages import cohort_of
-from seglens.studies.run import Run
 from seglens.studies.stages import unseen_rows
 
 T = TypeVar("T")

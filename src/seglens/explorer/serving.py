@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from seglens.explorer.access import Guard
 from seglens.explorer.app import create_app
-from seglens.studies.run import Run
+from seglens.runs import Run
 
 if TYPE_CHECKING:
     import uvicorn

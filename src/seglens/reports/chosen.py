@@ -12,8 +12,8 @@ from seglens.reports.report import render
 from seglens.reports.sections.gallery import activation_scale, described_slices, heat_pictures
 from seglens.reports.sections.overview import study_name
 from seglens.reports.wording import number, percent, plain
+from seglens.runs import Run
 from seglens.semantics.atlas import LatentAtlas
-from seglens.studies.run import Run
 
 PICTURES = 8
 CAPTION = (

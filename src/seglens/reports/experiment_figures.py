@@ -1,7 +1,8 @@
 """Drawings of an experiment's tables: lines, bars with intervals, heat maps, ranges; small multiples of each."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
 
 import polars as pl
 from markupsafe import Markup
@@ -22,7 +23,6 @@ from seglens.reports.charts import (
 from seglens.reports.figures import RangeRow, range_chart
 from seglens.reports.palette import DASHES, INK, MUTED, SERIES, heat
 from seglens.reports.wording import UNDEFINED, defined, number, plain
-from seglens.studies.paper.experiment import Figure
 
 Drawn: TypeAlias = Callable[[pl.DataFrame, int], Markup]
 """Draws a panel's rows at a width."""
@@ -30,6 +30,44 @@ ROW = 24
 MOST_BARS = 60
 LONG_LABEL = 18
 """Letters; panels of bars with longer labels stand below each other."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing of one of a finding's tables.
+
+    Attributes:
+        kind: ``lines`` (``y`` over a numeric ``x``, a line for each of ``series``), ``bars`` (a bar of length ``y`` for
+            each ``x``, coloured by ``series``, with an interval from ``low`` to ``high``), ``heat`` (rows ``y``,
+            columns ``x``, cells ``value``), or ``ranges`` (shares ``x`` of the pairs ``y`` between their floor ``low``
+            and ceiling ``high``).
+        table: of the finding.
+        title: over the drawing.
+        x: column.
+        y: column.
+        value: column; heat maps, and the calibrated share of ranges.
+        series: column; None draws one line, or all bars in one colour.
+        panel: column; one small drawing for each of its values.
+        low: column of the interval's lower end; bars and ranges.
+        high: column of its upper end.
+        caption: what the reader must know to read it.
+        only: column to the values that are drawn; the others stay in the table.
+        own_axes: panels of bars are of different quantities, each on its own axis.
+    """
+
+    kind: Literal["lines", "bars", "heat", "ranges"]
+    table: str
+    title: str
+    x: str
+    y: str
+    value: str | None = None
+    series: str | None = None
+    panel: str | None = None
+    low: str | None = None
+    high: str | None = None
+    caption: str = ""
+    only: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    own_axes: bool = False
 
 
 def figure_blocks(figure: Figure, table: pl.DataFrame) -> list[Block]:

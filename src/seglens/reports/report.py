@@ -18,7 +18,7 @@ from seglens.reports.sections.overview import findings_section, run_section, stu
 from seglens.reports.sections.segmentation import segmentation_section
 from seglens.reports.sections.sharing import sharing_section
 from seglens.reports.sections.steering import steering_section
-from seglens.studies.run import Run
+from seglens.runs import Run
 
 FILE = "report.html"
 FIGURE = "shared.svg"

@@ -13,8 +13,8 @@ from seglens.artifacts import Artifact, hash_file, hash_of, new_artifact
 from seglens.cohorts.case import STRICT, Cohort
 from seglens.cohorts.findings import CheckReport
 from seglens.progress import Progress
+from seglens.runs import Run, Stage
 from seglens.studies.inputs import files_of, known_files, places_of, refuse_other_files, remember
-from seglens.studies.run import Run, Stage
 from seglens.studies.settings import CohortSettings, StudySettings
 
 Do = Callable[[Stage, Callable[[Path, Path, Progress], None]], Artifact]

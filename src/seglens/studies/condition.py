@@ -7,7 +7,7 @@ from pathlib import Path
 
 from seglens.artifacts import MANIFEST, ArtifactError, hash_of, locked, read_artifact
 from seglens.progress import Progress, silent
-from seglens.studies.run import STAGE_FORMAT, folder_in
+from seglens.runs import STAGE_FORMAT, folder_in
 
 DAMAGED = "damaged"
 """Folder of a run to which damaged artifacts are moved."""

@@ -22,9 +22,10 @@ import torch
 from seglens.allocator import keep_freed_memory
 from seglens.processes import rank_and_size
 from seglens.progress import Progress
+from seglens.room import peak_rss_mib
 from seglens.running import Stopped, follow_parent, heeding_signals
+from seglens.runs import Run
 from seglens.studies.dictionary_stages import REORDERED, RESEEDED, ROTATED
-from seglens.studies.run import Run, peak_rss_mib
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Announce, Study
 

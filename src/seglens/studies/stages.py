@@ -19,6 +19,7 @@ from seglens.devices import usable_device
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.processes import from_first
 from seglens.progress import Progress, silent
+from seglens.runs import Run, Stage
 from seglens.segmenters.scoring import evaluate
 from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import describe
@@ -37,7 +38,6 @@ from seglens.studies.dictionary_stages import (
     variant_store,
 )
 from seglens.studies.pair_stages import Compared, compare, probe_of, same_start
-from seglens.studies.run import Run, Stage
 from seglens.studies.segmenter_stages import check_hookpoint, common_hookpoint, train
 from seglens.studies.settings import StudySettings
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from seglens.artifacts import canonical_json, write_text_whole
 from seglens.processes import is_first, rank_and_size, wait
+from seglens.room import peak_rss_mib
+from seglens.runs import Run
 from seglens.studies.inputs import quarantine_reported
 from seglens.studies.parallel import tasks_of, work_ahead
-from seglens.studies.run import Run, peak_rss_mib
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Announce, Study, unseen
 from seglens.studies.summary import summarise

@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 
 from seglens.cohorts.slice_set import SliceSet
-from seglens.studies.run import Run
+from seglens.runs import Run
 from seglens.studies.settings import StudySettings
 
 

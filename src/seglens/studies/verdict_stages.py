@@ -4,8 +4,8 @@ from pathlib import Path
 
 from seglens.artifacts import Artifact, Draft, finite
 from seglens.progress import Progress
+from seglens.runs import Run, Stage
 from seglens.steering.automatic import choose_correction
-from seglens.studies.run import Run, Stage
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Announce, Study, unseen
 

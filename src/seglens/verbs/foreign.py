@@ -50,9 +50,9 @@ def name(
 ) -> int:
     """Ask a language model for names of latents, beside the rule's; it gets figures and class names, nothing else."""
     from seglens.artifacts import write_text_whole
+    from seglens.runs import Run
     from seglens.semantics.atlas import LatentAtlas
     from seglens.semantics.language_model import local_model, suggest_names
-    from seglens.studies.run import Run
     from seglens.terminal import StageDisplay
 
     atlas = LatentAtlas.read(Run(run).artifact(f"atlas/{segmenter}"))

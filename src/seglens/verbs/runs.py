@@ -15,7 +15,7 @@ SERVER_KEEPS = 2**28
 def report(run: Annotated[Path, Parameter(help="A run's folder.")]) -> int:
     """Write report.html anew from a run's finished stages."""
     from seglens.reports.report import write_report
-    from seglens.studies.run import Run
+    from seglens.runs import Run
 
     print(write_report(Run(run)))
     return DONE
@@ -64,7 +64,7 @@ def _save_latents(run: Path, path: Path, chosen: tuple[str, ...]) -> None:
     """Write chosen latents, such as ``adult:3,17``, as one page with the names that people gave."""
     from seglens.explorer.names import Names
     from seglens.reports.chosen import write_chosen
-    from seglens.studies.run import Run
+    from seglens.runs import Run
 
     latents: dict[str, list[int]] = {}
     for entry in chosen:

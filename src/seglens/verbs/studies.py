@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from seglens.verbs.options import DONE, QUARANTINED, Jobs, Out, Strict, StudyFile
 
 if TYPE_CHECKING:
-    from seglens.studies.run import Run
+    from seglens.runs import Run
     from seglens.studies.settings import StudySettings
 
 
@@ -118,9 +118,9 @@ def reproduce(
     list_: Annotated[bool, Parameter(name="--list", help="Print the experiments and stop.", negative="")] = False,
 ) -> int:
     """Every table and figure of the paper between its floor and its ceiling, and what goes beyond them; one page."""
-    from seglens.reports.reproduction import write_reproduction
     from seglens.studies.demo import demo_settings
     from seglens.studies.paper import EXPERIMENTS, non_medical
+    from seglens.studies.paper.page import write_reproduction
     from seglens.studies.paper.reproduction import reproduce
     from seglens.studies.parallel import default_jobs
     from seglens.studies.settings import StudySettings

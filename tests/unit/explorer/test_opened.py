@@ -4,7 +4,7 @@ import pytest
 
 from seglens.explorer import opened as module
 from seglens.explorer.opened import Opened
-from seglens.studies.run import Run
+from seglens.runs import Run
 
 
 def test_who_ran_alone_gives_memory_and_turn_back_when_it_fails(tmp_path, monkeypatch):

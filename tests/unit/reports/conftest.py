@@ -11,10 +11,10 @@ import torch
 
 from seglens.artifacts import Draft, new_artifact
 from seglens.cohorts.slice_set import SliceSet
+from seglens.runs import Run, Stage
 from seglens.semantics.atlas import LatentAtlas
 from seglens.steering.adaptation import SteeringResult
 from seglens.steering.failures import FailureResult
-from seglens.studies.run import Run, Stage
 
 TUMOUR = {0: "background", 1: "necrotic_core", 2: "edema", 3: "enhancing"}
 HEALTHY = dict(enumerate(["background", "csf", "cortex", "white", "thalamus", "putamen", "caudate", "stem", "vermis"]))

@@ -6,7 +6,7 @@ import pytest
 from seglens.reports.charts import NARROW, WIDE
 from seglens.reports.figures import main_figure, range_chart, range_rows
 from seglens.reports.palette import BLUE, INK, VERMILLION
-from seglens.studies.run import Run
+from seglens.runs import Run
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -5,7 +5,7 @@ import pytest
 
 from seglens.reports.findings import plain_findings, span
 from seglens.reports.wording import number
-from seglens.studies.run import Run
+from seglens.runs import Run
 
 
 def text_of(**parts: Any) -> str:

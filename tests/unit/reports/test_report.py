@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from seglens.reports.report import render, sections_of, write_report
-from seglens.studies.run import Run
+from seglens.runs import Run
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 

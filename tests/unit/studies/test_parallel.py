@@ -11,9 +11,9 @@ from tests.pictures import THIRDS, discs, study_of_pictures
 
 from seglens.artifacts import locked
 from seglens.progress import silent
+from seglens.runs import Run
 from seglens.studies.demo import demo_settings
 from seglens.studies.parallel import Task, WorkerError, default_jobs, tasks_of, work_ahead
-from seglens.studies.run import Run
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Study
 from seglens.studies.study import run_study

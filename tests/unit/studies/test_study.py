@@ -10,7 +10,7 @@ from tests.pictures import THIRDS, discs, study_of_pictures
 
 from seglens.artifacts import read_artifact
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.studies.run import Run
+from seglens.runs import Run
 from seglens.studies.settings import StudySettings
 from seglens.studies.study import run_study
 

@@ -6,12 +6,12 @@ import polars as pl
 import pytest
 import torch
 
+from seglens.runs import Run
 from seglens.segmenters.intervals import Interval
 from seglens.steering.automatic import Verdict
 from seglens.steering.corrections import Correction
 from seglens.studies import verdict_stages
 from seglens.studies.demo import demo_settings
-from seglens.studies.run import Run
 from seglens.studies.stages import Study
 
 

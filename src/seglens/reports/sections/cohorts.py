@@ -10,7 +10,7 @@ from seglens.reports.blocks import Block, Fold, Heading, Key, Paragraph, Picture
 from seglens.reports.palette import class_colours
 from seglens.reports.pictures import best_sequence, mask_picture
 from seglens.reports.wording import UNDEFINED, count, dig, listed, plain
-from seglens.studies.run import Run
+from seglens.runs import Run
 
 SAMPLES = 4
 CANDIDATES = 300

@@ -12,8 +12,8 @@ from seglens.reports.pictures import best_sequence, mask_picture
 from seglens.reports.sections.cohorts import class_keys
 from seglens.reports.verdicts import CONTROLS
 from seglens.reports.wording import UNDEFINED, count, defined, dig, number, percent, plain, plural, signed
+from seglens.runs import Run
 from seglens.steering.failures import FailureResult
-from seglens.studies.run import Run
 
 LEAD = (
     "The slices that a model segments worst, before and after latents are changed. Any change recovers some slices and "

@@ -13,8 +13,8 @@ from seglens.reports.charts import colour_scale
 from seglens.reports.palette import INFERNO
 from seglens.reports.pictures import best_sequence, heat_picture
 from seglens.reports.wording import defined, number, percent, plain
+from seglens.runs import Run
 from seglens.semantics.atlas import LatentAtlas
-from seglens.studies.run import Run
 
 LATENTS = 10
 EXEMPLARS = 4

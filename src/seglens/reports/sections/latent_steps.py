@@ -10,10 +10,10 @@ from seglens.reports.blocks import Block, Cards, Fold, Picture, Pictures
 from seglens.reports.palette import CLASSES, class_colours
 from seglens.reports.pictures import best_sequence, heat_picture, mask_picture
 from seglens.reports.sections.gallery import chosen_latents, described_slices, gallery_section
+from seglens.runs import Run
 from seglens.semantics.atlas import LatentAtlas
 from seglens.semantics.geometry import brain_depth, edge_band, spacing_of
 from seglens.semantics.localisation import localise
-from seglens.studies.run import Run
 
 CAPTION = (
     "The steps behind a latent's description: the slice, the brain, the edge band at its surface, the labels, the "

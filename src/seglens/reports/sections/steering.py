@@ -23,7 +23,7 @@ from seglens.reports.wording import (
     score,
     signed,
 )
-from seglens.studies.run import Run
+from seglens.runs import Run
 
 LEAD = (
     "A model is run on a cohort that it was not trained on, and latents of one class are changed. Latents and strength "

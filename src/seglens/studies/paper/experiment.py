@@ -6,15 +6,18 @@ An experiment that a study cannot carry at all raises `CannotCarryError`; one th
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
 from seglens.artifacts import Artifact, Draft
 from seglens.progress import Progress
-from seglens.studies.run import Stage
+from seglens.reports.experiment_figures import Figure
+from seglens.runs import Stage
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Study
+
+__all__ = ["CannotCarryError", "Experiment", "Figure", "Finding", "Published", "nothing_ahead", "part"]
 
 
 class CannotCarryError(ValueError):
@@ -39,44 +42,6 @@ class Finding:
     headline: Mapping[str, float | None]
     paragraphs: Sequence[str]
     left_out: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A drawing of one of a finding's tables.
-
-    Attributes:
-        kind: ``lines`` (``y`` over a numeric ``x``, a line for each of ``series``), ``bars`` (a bar of length ``y`` for
-            each ``x``, coloured by ``series``, with an interval from ``low`` to ``high``), ``heat`` (rows ``y``,
-            columns ``x``, cells ``value``), or ``ranges`` (shares ``x`` of the pairs ``y`` between their floor ``low``
-            and ceiling ``high``).
-        table: of the finding.
-        title: over the drawing.
-        x: column.
-        y: column.
-        value: column; heat maps, and the calibrated share of ranges.
-        series: column; None draws one line, or all bars in one colour.
-        panel: column; one small drawing for each of its values.
-        low: column of the interval's lower end; bars and ranges.
-        high: column of its upper end.
-        caption: what the reader must know to read it.
-        only: column to the values that are drawn; the others stay in the table.
-        own_axes: panels of bars are of different quantities, each on its own axis.
-    """
-
-    kind: Literal["lines", "bars", "heat", "ranges"]
-    table: str
-    title: str
-    x: str
-    y: str
-    value: str | None = None
-    series: str | None = None
-    panel: str | None = None
-    low: str | None = None
-    high: str | None = None
-    caption: str = ""
-    only: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    own_axes: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from typing import Any
 
 from seglens.artifacts import Artifact, ArtifactError, Draft, canonical_json, finite, new_artifact, write_text_whole
 from seglens.progress import Progress
+from seglens.runs import Run, Stage
 from seglens.studies.inputs import quarantine_reported
 from seglens.studies.paper import EXPERIMENTS
 from seglens.studies.paper.experiment import CannotCarryError, Experiment, Finding
 from seglens.studies.parallel import Task, tasks_of, work_ahead
-from seglens.studies.run import Run, Stage
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Announce, Study, unseen
 

@@ -3,7 +3,7 @@ import torch
 
 from seglens.cohorts.slice_set import SliceSet
 from seglens.reports.sections.cohorts import cohorts_section, sample_rows
-from seglens.studies.run import Run
+from seglens.runs import Run
 
 LABELS = {0: "background", 1: "edema", 2: "core"}
 

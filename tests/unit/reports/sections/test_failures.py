@@ -1,5 +1,5 @@
 from seglens.reports.sections.failures import failures_section, share_of
-from seglens.studies.run import Run
+from seglens.runs import Run
 
 
 def test_shares_are_written_with_their_percentage() -> None:

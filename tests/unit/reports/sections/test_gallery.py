@@ -1,7 +1,7 @@
 import polars as pl
 
 from seglens.reports.sections.gallery import chosen_latents, described_slices, gallery_section
-from seglens.studies.run import Run
+from seglens.runs import Run
 
 
 def table_of(rows: list[tuple[str | None, float | None, float, float, bool]]) -> pl.DataFrame:

@@ -1,5 +1,5 @@
 from seglens.reports.sections.segmentation import SCORE_COLUMNS, score_rows, segmentation_section
-from seglens.studies.run import Run
+from seglens.runs import Run
 
 
 def test_the_matrix_has_a_cell_for_each_model_and_cohort(full_run: Run) -> None:

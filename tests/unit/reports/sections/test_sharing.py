@@ -1,5 +1,5 @@
 from seglens.reports.sections.sharing import flattened, sharing_section
-from seglens.studies.run import Run
+from seglens.runs import Run
 
 
 def test_nested_figures_become_one_level() -> None:

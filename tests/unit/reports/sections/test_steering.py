@@ -1,5 +1,5 @@
 from seglens.reports.sections.steering import steering_section
-from seglens.studies.run import Run
+from seglens.runs import Run
 
 
 def test_curves_show_every_baseline_as_a_level(full_run: Run) -> None:

@@ -7,6 +7,7 @@ import torch
 from seglens.activations.hooks import activations
 from seglens.diffing.functional import area_weights
 from seglens.diffing.nulls import NULLS
+from seglens.runs import Run
 from seglens.studies.paper import CannotCarryError, joint
 from seglens.studies.paper.function import match_by_function
 from seglens.studies.paper.joint import (
@@ -19,7 +20,6 @@ from seglens.studies.paper.joint import (
     summarised,
 )
 from seglens.studies.paper.kept_activations import KeptActivations
-from seglens.studies.run import Run
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Study
 

@@ -9,6 +9,7 @@ from seglens.cohorts.phantom.populations import resolve
 from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.codes import Codes
 from seglens.diffing.planted import Responses
+from seglens.runs import Run
 from seglens.studies.paper import CannotCarryError
 from seglens.studies.paper.planted import TEST, Thresholds, among, by_joint, named_good, summary
 from seglens.studies.paper.planted_bench import (
@@ -25,7 +26,6 @@ from seglens.studies.paper.planted_bench import (
     paired,
     responses_of,
 )
-from seglens.studies.run import Run
 from seglens.studies.stages import Study
 
 

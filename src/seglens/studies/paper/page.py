@@ -12,11 +12,11 @@ from seglens.reports.experiment_figures import figure_blocks, written
 from seglens.reports.report import render
 from seglens.reports.sections.latent_steps import latent_blocks
 from seglens.reports.wording import UNDEFINED, defined, duration, number, plain, plural
+from seglens.runs import Run
 from seglens.studies.paper import EXPERIMENTS
 from seglens.studies.paper.experiment import Experiment, Finding
 from seglens.studies.paper.reproduction import FILE as DOCUMENT
 from seglens.studies.paper.reproduction import finished, outcome_of
-from seglens.studies.run import Run
 
 FILE = "reproduction.html"
 SUBTITLE = "The paper's tables and figures on this study's cohorts, each between its floor and its ceiling."

@@ -3,10 +3,10 @@ import json
 import polars as pl
 import pytest
 
-from seglens.reports.reproduction import write_reproduction
+from seglens.runs import Run, Stage
 from seglens.studies.paper.experiment import CannotCarryError, Experiment, Figure, Finding, Published
+from seglens.studies.paper.page import write_reproduction
 from seglens.studies.paper.reproduction import FILE, Outcome
-from seglens.studies.run import Run, Stage
 
 
 @pytest.fixture

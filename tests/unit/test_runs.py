@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from seglens.artifacts import new_artifact
-from seglens.studies.run import Run, Stage
+from seglens.runs import Run, Stage
 
 
 def _stage(value: int) -> Stage:
@@ -89,7 +89,7 @@ def test_two_writers_are_refused(tmp_path):
     with Run(tmp_path).writing({}):
         script = f"""
 import pathlib
-from seglens.studies.run import Run
+from seglens.runs import Run
 with Run(pathlib.Path({str(tmp_path)!r})).writing({{}}): print("got it")
 """
         other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

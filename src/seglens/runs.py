@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -10,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 from filelock import FileLock
 
 from seglens.artifacts import Artifact, differences, hash_of, locked, read_artifact, write_text_whole
@@ -213,13 +211,3 @@ def folder_in(run: Path, name: str) -> Path:
     if name in ("", "..") or Path(name).name != name:
         raise ValueError(f"{run / 'run.json'} names the artifact {name[:80]!r}, which leads out of the run")
     return run / "artifacts" / name
-
-
-def peak_rss_mib() -> int:
-    """The most memory that this process has held, in MiB."""
-    if sys.platform == "win32":
-        return round(psutil.Process().memory_info().peak_wset / 2**20)
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)
