@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,9 +19,13 @@ from seglens.segmenters.scoring import Counts, count_scores, pooled_dice
 from seglens.segmenters.segmenter import Segmenter, most_likely
 from seglens.shapes import Logits, TokenGrid
 
+MIN_WIDTH = 32
+"""With the least k of `auto`, 4, an eighth of the width is active at a token; in less, codes are hardly sparse."""
 SCHEMA: Mapping[str, Any] = {
     "hookpoint": pl.String,
     "class": pl.String,
+    "width": pl.Int32,
+    "tokens": pl.Int32,
     "dice_before": pl.Float64,
     "dice_ablated": pl.Float64,
 }
@@ -57,7 +62,8 @@ def hookpoint_effects(
 
     Returns:
         One row a hookpoint and foreground class, and one with class ``"foreground"`` (the mean of the classes that are
-        defined): hookpoint, class, dice_before, dice_ablated (0..1, null where the class is nowhere).
+        defined): hookpoint, class, width (of its activation), tokens (of a slice), dice_before, dice_ablated (0..1,
+        null where the class is nowhere). Hookpoints stand in the order of ``hookpoints``.
 
     Raises:
         ValueError: unknown hookpoint, or slices of other sequences or labels.
@@ -73,12 +79,14 @@ def hookpoint_effects(
 
     sums: dict[str, Tensor] = {}
     n_tokens: dict[str, int] = {}
+    per_slice: dict[str, int] = {}
     for number, rows in enumerate(batches):
         with ExitStack() as stack:
             seen = {name: stack.enter_context(capture(segmenter, name)) for name in names}
             segmenter.logits(slices.images(rows).to(segmenter.device))
         for name, captured in seen.items():
-            tokens = captured.tokens.flatten(0, 2)
+            per_slice[name] = captured.tokens.shape[1:-1].numel()
+            tokens = captured.tokens.flatten(0, -2)
             sums[name] = sums.get(name, 0) + tokens.double().sum(0)
             n_tokens[name] = n_tokens.get(name, 0) + len(tokens)
         progress(number + 1, total)
@@ -96,7 +104,11 @@ def hookpoint_effects(
             progress(len(batches) + number * len(names) + order + 1, total)
     before = pooled_dice(torch.cat(untouched), slices.labels)
     after = {name: pooled_dice(torch.cat(counts), slices.labels) for name, counts in ablated.items()}
-    table = [(name, label, before[label], after[name][label]) for name in names for label in before]
+    table = [
+        (name, label, len(sums[name]), per_slice[name], before[label], after[name][label])
+        for name in names
+        for label in before
+    ]
     return pl.DataFrame(table, schema=SCHEMA, orient="row")
 
 
@@ -104,29 +116,55 @@ def _counts(logits: Logits, slices: SliceSet, rows: Sequence[int]) -> Counts:
     return count_scores(most_likely(logits).cpu(), slices.masks(rows), slices.labels)
 
 
-def choose_hookpoint(effects: pl.DataFrame, *, candidates: Sequence[str], minimum_drop: float = 0.2) -> str:
-    """The deepest hookpoint whose mean ablation really costs foreground Dice.
+@dataclass(frozen=True)
+class HookpointChoice:
+    """Where a segmenter is opened, and why.
+
+    Attributes:
+        hookpoint: its name.
+        reason: one sentence, with the figures that decided.
+    """
+
+    hookpoint: str
+    reason: str
+
+
+def choose_hookpoint(
+    effects: pl.DataFrame, *, minimum_drop: float = 0.2, minimum_width: int = MIN_WIDTH
+) -> HookpointChoice:
+    """Choose the deepest hookpoint whose mean ablation really costs Dice and whose width carries a dictionary.
+
+    Deeper is what has fewer tokens, and of equally many what comes later in the forward pass. So a decoder's level
+    stands behind the encoder's of the same grid, and where skip connections carry an image past the bottleneck, the
+    decoder's level that joins them is found: the bottleneck alone then hardly costs any Dice.
 
     Args:
-        effects: of :func:`hookpoint_effects`.
-        candidates: hookpoints from shallow to deep.
+        effects: of :func:`hookpoint_effects`, hookpoints in the order of the forward pass.
         minimum_drop: how much of the foreground's pooled Dice must be lost (0..1, absolute).
+        minimum_width: channels below which a dictionary has nothing to be sparse in.
 
     Returns:
-        The deepest candidate that loses at least ``minimum_drop``; if none does, the one that loses most.
+        The deepest hookpoint that meets both; where none does, of the wide ones (of all, where none is wide) the one
+        that loses most.
 
     Raises:
-        ValueError: no candidates, or one without a row in ``effects``.
+        ValueError: no effects.
     """
-    foreground = effects.filter(pl.col("class") == "foreground")
-    rows = {row["hookpoint"]: row for row in foreground.to_dicts()}
-    unknown = [name for name in candidates if name not in rows]
-    if unknown or not candidates:
-        raise ValueError(
-            f"no effects measured at {', '.join(unknown) or 'any candidate'}; there are {', '.join(rows) or 'none'}"
-        )
-    drops = {name: (rows[name]["dice_before"] or 0.0) - (rows[name]["dice_ablated"] or 0.0) for name in candidates}
-    for name in reversed(candidates):
-        if drops[name] >= minimum_drop:
-            return name
-    return max(candidates, key=lambda name: drops[name])
+    rows = effects.filter(pl.col("class") == "foreground").to_dicts()
+    if not rows:
+        raise ValueError("no hookpoint has a measured effect on the foreground; give the table of hookpoint_effects")
+    drops = [(row["dice_before"] or 0.0) - (row["dice_ablated"] or 0.0) for row in rows]
+    wide = [number for number, row in enumerate(rows) if row["width"] >= minimum_width] or list(range(len(rows)))
+    real = [number for number in wide if drops[number] >= minimum_drop]
+    if real:
+        chosen = min(real, key=lambda number: (rows[number]["tokens"], -number))
+        why = f"the deepest of {len(real)} whose mean ablation costs at least {minimum_drop:g}"
+    else:
+        chosen = max(wide, key=lambda number: drops[number])
+        why = f"none costs {minimum_drop:g}; this one costs most"
+    if len(wide) < len(rows):
+        narrow = ", ".join(row["hookpoint"] for number, row in enumerate(rows) if number not in wide)
+        why += f"; {narrow} {'have' if ',' in narrow else 'has'} fewer than {minimum_width} channels"
+    row = rows[chosen]
+    figures = f"{drops[chosen]:.2f} of foreground Dice, {row['width']} channels, {row['tokens']} tokens a slice"
+    return HookpointChoice(row["hookpoint"], f"{row['hookpoint']} ({figures}): {why}.")

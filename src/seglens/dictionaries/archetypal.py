@@ -103,7 +103,8 @@ def archetypal_points(store: TokenSource, n: int, *, seed: int = POINTS_SEED, it
 
 def started_at(points: Points, store: TokenSource, settings: FitSettings, seed: int) -> SparseAutoencoder:
     """An untrained dictionary whose decoder rows point to the first points, the encoder their transpose."""
-    start = SparseAutoencoder(store.d_in, settings.expansion * store.d_in, k=settings.k, seed=seed)
+    size = settings.size(store.d_in, store.n_tokens)
+    start = SparseAutoencoder(store.d_in, size.n_latents, k=size.k, seed=seed)
     rows = points[: start.n_latents] / points[: start.n_latents].norm(dim=1, keepdim=True).clamp_min(1e-12)
     start.W_dec.data[: len(rows)] = rows
     start.W_enc.data[:, : len(rows)] = rows.T
@@ -146,7 +147,7 @@ def fit_archetypal(
         >>> dictionary = fit_archetypal(store, settings=FitSettings(k=32))  # doctest: +SKIP
     """
     if points is None:
-        points = archetypal_points(store, settings.expansion * store.d_in)
+        points = archetypal_points(store, settings.size(store.d_in, store.n_tokens).n_latents)
     plan = FitPlan(
         store,
         settings,

@@ -3,6 +3,15 @@
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
+
+Auto = Literal["auto"]
+MIN_K = 4
+CHANNELS_A_LATENT = 10
+"""``auto`` lets one latent be active at a token for so many channels."""
+EXPANSIONS = (16, 8, 4, 2)
+TOKENS_A_LATENT = 64
+"""``auto`` takes the largest of `EXPANSIONS` that leaves each latent so many tokens."""
 
 LARGEST_LR = 2e-3
 """Measured on d_in 64, m 1024, 400 steps: 4e-3 gains 0.2 to 3 points of explained variance and kills 5 to 10 times as
@@ -14,8 +23,8 @@ class FitSettings:
     """How a dictionary is fitted.
 
     Attributes:
-        k: average number of active latents a token.
-        expansion: m / d_in.
+        k: average number of active latents a token, at most half of d_in; ``"auto"``: a tenth of d_in, at least 4.
+        expansion: m / d_in; ``"auto"``: 16, or as much less (8, 4, 2) as leaves each latent 64 tokens.
         steps: optimiser steps.
         batch_size: tokens a step, over all processes.
         lr: peak learning rate; None: ``LR / sqrt(m / 2^14)`` with LR = 5e-4 up to 1000 steps, falling to the 2e-4 of
@@ -31,8 +40,8 @@ class FitSettings:
             important as the whole; ascending, below m.
     """
 
-    k: int = 32
-    expansion: int = 16
+    k: int | Auto = "auto"
+    expansion: int | Auto = "auto"
     steps: int = 1000
     batch_size: int = 4096
     lr: float | None = None
@@ -50,8 +59,8 @@ class FitSettings:
         wrong = [
             f"{name} is {value}; {legal}"
             for name, value, legal, good in [
-                ("k", self.k, "it must be at least 1", self.k >= 1),
-                ("expansion", self.expansion, "it must be at least 1", self.expansion >= 1),
+                ("k", self.k, "it must be at least 1", self.k == "auto" or self.k >= 1),
+                ("expansion", self.expansion, "it must be at least 1", self.expansion == "auto" or self.expansion >= 1),
                 ("steps", self.steps, "it must be at least 1", self.steps >= 1),
                 ("batch_size", self.batch_size, "it must be at least 1", self.batch_size >= 1),
                 ("lr", self.lr, "it must be above 0", self.lr is None or 0 < self.lr < math.inf),
@@ -73,6 +82,30 @@ class FitSettings:
         if wrong:
             raise ValueError("settings of the fit: " + "; ".join(wrong))
 
+    def size(self, d_in: int, n_tokens: int) -> "DictionarySize":
+        """Size of the dictionary that these settings give.
+
+        Args:
+            d_in: width of the activations.
+            n_tokens: at hand to fit it to.
+
+        Raises:
+            ValueError: k exceeds half of ``d_in``: codes would not be sparse, and any dictionary, an untrained one too,
+                would reconstruct well.
+        """
+        k = max(MIN_K, round(d_in / CHANNELS_A_LATENT)) if self.k == "auto" else self.k
+        if 2 * k > d_in:
+            raise ValueError(
+                f"k is {k}; it must be at most {d_in // 2}, half of the activation's {d_in} channels: of more, codes "
+                "are not sparse and any dictionary reconstructs well. Give a smaller k, or open the network where it "
+                "is wider"
+            )
+        expansion = self.expansion
+        if expansion == "auto":
+            fitting = [factor for factor in EXPANSIONS if n_tokens >= TOKENS_A_LATENT * factor * d_in]
+            expansion = fitting[0] if fitting else EXPANSIONS[-1]
+        return DictionarySize(k, expansion * d_in)
+
     def learning_rate(self, step: int, n_latents: int) -> float:
         """The rate of step 0..steps-1: linear warm-up, constant, linear decay to 0."""
         base = 2e-4 * min(2.5, max(1.0, math.sqrt(6250 / self.steps)))
@@ -80,6 +113,19 @@ class FitSettings:
         rise = (step + 1) / max(self.warmup * self.steps, 1.0)
         fall = (self.steps - step) / max(self.decay * self.steps, 1.0)
         return peak * min(1.0, rise, fall)
+
+
+@dataclass(frozen=True)
+class DictionarySize:
+    """Size of a dictionary.
+
+    Attributes:
+        k: average number of active latents a token.
+        n_latents: m.
+    """
+
+    k: int
+    n_latents: int
 
 
 DEFAULT_FIT = FitSettings()

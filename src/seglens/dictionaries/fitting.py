@@ -14,7 +14,7 @@ from seglens.artifacts import canonical_json
 from seglens.dictionaries.batch_topk import BatchTopK
 from seglens.dictionaries.calibration import calibrate
 from seglens.dictionaries.checkpoints import FitState, read_checkpoint, write_checkpoint
-from seglens.dictionaries.fit_settings import DEFAULT_FIT, FitSettings
+from seglens.dictionaries.fit_settings import DEFAULT_FIT, Auto, FitSettings
 from seglens.dictionaries.gradients import Weights, backward, project_decoder_gradient
 from seglens.dictionaries.kernels import Kernel
 from seglens.dictionaries.matryoshka import PrefixErrors
@@ -39,8 +39,8 @@ and .84, .84, .83, .82 and .82 of the variance explained."""
 def fit_dictionary(
     store: TokenSource,
     *,
-    k: int | None = None,
-    expansion: int | None = None,
+    k: int | Auto | None = None,
+    expansion: int | Auto | None = None,
     settings: FitSettings = DEFAULT_FIT,
     seed: int = 0,
     order_seed: int | None = None,
@@ -55,8 +55,8 @@ def fit_dictionary(
 
     Args:
         store: activations; centred and scaled by its own ``centre`` and ``scale``.
-        k: average number of active latents a token; None takes the settings' (32).
-        expansion: m / d_in; None takes the settings' (16).
+        k: average number of active latents a token; None takes the settings', which is ``"auto"``.
+        expansion: m / d_in; None takes the settings', which is ``"auto"``.
         settings: everything else.
         seed: of the weights.
         order_seed: of the token order; None takes ``seed``.
@@ -68,7 +68,7 @@ def fit_dictionary(
         The fitted dictionary, on the CPU.
 
     Raises:
-        ValueError: k is not in 1..m, the store is empty or not finite, or the checkpoint is of another fit.
+        ValueError: k is not in 1..d_in/2, the store is empty or not finite, or the checkpoint is of another fit.
         FloatingPointError: the loss became NaN or infinite; the last good state is kept and named.
     """
     settings = replace(
@@ -156,9 +156,10 @@ def fit_dictionaries(
 
 def _require_room(plans: Sequence[FitPlan], device: torch.device) -> None:
     """Refuse what does not fit: weights, their copy, gradients and two moments; a checkpoint beside the one before."""
-    weights = [8 * plan.settings.expansion * plan.store.d_in**2 for plan in plans]  # bytes of encoder and decoder
-    largest = max(plans, key=lambda plan: plan.settings.expansion * plan.store.d_in)
-    wide = f"d_in {largest.store.d_in} and expansion {largest.settings.expansion} (a smaller expansion takes less)"
+    sizes = [(plan.settings.size(plan.store.d_in, plan.store.n_tokens).n_latents, plan.store.d_in) for plan in plans]
+    weights = [8 * m * d_in for m, d_in in sizes]  # bytes of encoder and decoder
+    m, d_in = max(sizes)
+    wide = f"d_in {d_in} and expansion {m // d_in} (a smaller expansion takes less)"
     if device.type == "cpu":
         require_memory(5 * sum(weights), f"fitting {len(plans)} dictionaries of up to {wide}")
     for plan, n_bytes in zip(plans, weights, strict=True):
@@ -177,10 +178,11 @@ class _Fit:
         if plan.constrain is not None and plan.checkpoint is not None:
             raise ValueError("a fit with a constraint keeps no checkpoints; leave the checkpoint folder out")
         self.order_seed = plan.seed if plan.order_seed is None else plan.order_seed
+        size = settings.size(store.d_in, store.n_tokens)
         self.dictionary = dictionary = SparseAutoencoder(
             store.d_in,
-            settings.expansion * store.d_in,
-            k=settings.k,
+            size.n_latents,
+            k=size.k,
             seed=plan.seed,
             hookpoint=store.hookpoint,
             segmenter_hash=store.segmenter_hash,
@@ -201,7 +203,7 @@ class _Fit:
             b_dec=dictionary.b_dec.detach().clone(),
         )
         self.optimiser = torch.optim.Adam(list(self.weights), lr=1.0, fused=True)
-        self.top = BatchTopK(settings.k)
+        self.top = BatchTopK(size.k)
         self.kernel: Kernel = "auto"
         self.unseen = torch.zeros(dictionary.n_latents, dtype=torch.int64, device=self.weights.encoder.device)
         self.step = 0
@@ -322,7 +324,7 @@ class _Fit:
         k correlated random rows overshoot by several times; undoing all of that would take a short fit half its steps.
         One number for all latents: directions, and so the cosine floor of two untrained dictionaries, stay as drawn.
         """
-        codes = BatchTopK(self.settings.k).encode(x, self.weights.encoder, self.weights.b_enc)
+        codes = BatchTopK(self.dictionary.k).encode(x, self.weights.encoder, self.weights.b_enc)
         trial = self.dictionary.decode_difference(codes) * self.dictionary.scale
         sums = torch.stack([(trial * x).sum(), trial.square().sum()])
         sum_over_ranks([sums])

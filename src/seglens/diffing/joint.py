@@ -269,7 +269,8 @@ def fit_joint_dictionary(
         segmenter_hash="+".join(model.segmenter_hash for model in models),
         slices_hash=next(iter(stores.values())).slices_hash,
     )
-    start = split_start([model.d_in for model in models], settings.expansion * width, k=settings.k, seed=seed)
+    size = settings.size(width, tokens.n_tokens)
+    start = split_start([model.d_in for model in models], size.n_latents, k=size.k, seed=seed)
     plan = FitPlan(tokens, settings, seed=seed, order_seed=order_seed, checkpoint=checkpoint, start=start)
     dictionary = fit_dictionaries([plan], device=device, progress=progress)[0]
     return JointDictionary(models, dictionary, _second_moments(tokens, torch.zeros(width)).float())

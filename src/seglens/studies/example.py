@@ -36,8 +36,8 @@ segmenters:
   adult: {cohort: adult, architecture: segformer-b0, steps: 2000}
   pediatric: {cohort: pediatric, architecture: segformer-b0, steps: 2000, init_from: adult}
 
-hookpoint: auto              # the deepest encoder stage with a real effect
-dictionaries: {k: 32, expansion: 16, steps: 2000}
+hookpoint: auto              # the deepest place with a real effect and a width that carries a dictionary
+dictionaries: {k: auto, expansion: auto, steps: 2000}   # by the width and the tokens at hand
 store: true                  # false: activations are computed whenever they are read (slower), none are kept on disk
 tau: 0.8
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from seglens.activations.effects import choose_hookpoint
+from seglens.activations.effects import HookpointChoice, choose_hookpoint
 from seglens.cohorts.slice_set import SliceSet
 from seglens.nearest import did_you_mean
 from seglens.progress import Progress
@@ -67,22 +67,14 @@ def training_settings(own: SegmenterSettings) -> TrainingSettings:
     return settings if own.learning_rate is None else replace(settings, learning_rate=own.learning_rate)
 
 
-def common_hookpoint(effects: Sequence[pl.DataFrame], hookpoints: Sequence[str], minimum_drop: float) -> str:
-    """The deepest encoder stage whose mean ablation has a real effect in every one of several segmenters.
+def common_hookpoint(effects: Sequence[pl.DataFrame], minimum_drop: float) -> HookpointChoice:
+    """`choose_hookpoint` for several segmenters of one architecture: an effect counts as far as all of them have it.
 
     Args:
         effects: of each segmenter, as `hookpoint_effects` gives them.
-        hookpoints: of the segmenters' architecture.
         minimum_drop: of the foreground Dice, what counts as a real effect.
-
-    Returns:
-        The hookpoint; where none has a real effect, the stage whose smallest effect is largest.
     """
-    return choose_hookpoint(
-        smallest_effects(effects),
-        candidates=[hookpoint for hookpoint in hookpoints if not hookpoint.startswith("decoder")],
-        minimum_drop=minimum_drop,
-    )
+    return choose_hookpoint(smallest_effects(effects), minimum_drop=minimum_drop)
 
 
 def check_hookpoint(settings: StudySettings) -> None:
@@ -104,8 +96,10 @@ def check_hookpoint(settings: StudySettings) -> None:
 
 def smallest_effects(effects: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """Of several segmenters' effects, at each hookpoint and class the one with the smallest drop of Dice."""
-    return (
+    order = effects[0].select("hookpoint", "class")
+    smallest = (
         pl.concat(effects)
         .sort(pl.col("dice_before") - pl.col("dice_ablated"))
         .unique(["hookpoint", "class"], keep="first", maintain_order=True)
     )
+    return order.join(smallest, on=["hookpoint", "class"], how="left", maintain_order="left")

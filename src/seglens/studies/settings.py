@@ -163,8 +163,8 @@ class DictionarySettings(_Strict):
     """How every dictionary of the study is fitted.
 
     Attributes:
-        k: active latents a token, on average.
-        expansion: latents per activation channel.
+        k: active latents a token, on average; ``auto``: a tenth of the activation's width, at least 4.
+        expansion: latents per activation channel; ``auto``: 16, or as much less as leaves each latent 64 tokens.
         steps: optimiser steps.
         batch_size: tokens a step.
         learning_rate: peak; None takes the fitting's default.
@@ -172,8 +172,8 @@ class DictionarySettings(_Strict):
             untrained segmenter).
     """
 
-    k: Count = 32
-    expansion: Count = 16
+    k: Count | Literal["auto"] = "auto"
+    expansion: Count | Literal["auto"] = "auto"
     steps: Count = 2000
     batch_size: Count = 4096
     learning_rate: Rate | None = None

@@ -170,8 +170,7 @@ class Study:
     def hookpoint(self, name: str) -> str:
         """Where a segmenter is opened: one hookpoint for all segmenters of an architecture.
 
-        ``auto`` takes the deepest encoder stage whose mean ablation has a real effect in every one of them; where none
-        has, the stage whose smallest effect is largest.
+        ``auto`` takes what `common_hookpoint` chooses for all of them.
         """
         architecture = self.settings.segmenters[name].architecture
         wanted, own = self.settings.hookpoint, self.segmenter(name)
@@ -180,9 +179,7 @@ class Study:
         if architecture not in self._hookpoints:
             alike = [other for other, its in self.settings.segmenters.items() if its.architecture == architecture]
             effects = [self.effects(other).table("effects") for other in alike]
-            self._hookpoints[architecture] = common_hookpoint(
-                effects, tuple(own.hookpoints), self.settings.minimum_effect
-            )
+            self._hookpoints[architecture] = common_hookpoint(effects, self.settings.minimum_effect).hookpoint
         return self._hookpoints[architecture]
 
     def store(self, name: str) -> ActivationStore:

@@ -46,7 +46,8 @@ def test_ablating_what_matters_costs_dice_and_what_does_not_costs_nothing():
     effects = hookpoint_effects(
         segmenter(), slices, batch_size=4, progress=lambda done, total, **_: seen.append((done, total))
     )
-    assert effects.columns == ["hookpoint", "class", "dice_before", "dice_ablated"]
+    assert effects.columns == ["hookpoint", "class", "width", "tokens", "dice_before", "dice_ablated"]
+    assert effects["width"].to_list() == [1] * 3 + [2] * 3 and set(effects["tokens"]) == {64}
     assert effects["class"].to_list() == ["edema", "enhancing", "foreground"] * 2
     assert effects["dice_before"].to_list() == [1.0] * 6
     assert seen == [(done, 6) for done in range(1, 7)]
@@ -89,9 +90,16 @@ def test_some_hookpoints_only_and_refusals():
         hookpoint_effects(model, slices, hookpoints=["used2"])
 
 
-def effects_of(**ablated):
-    rows = [(name, "foreground", 0.8, value) for name, value in ablated.items()]
-    return pl.DataFrame(rows, schema=["hookpoint", "class", "dice_before", "dice_ablated"], orient="row")
+def effects_of(**measured):
+    """Of each hookpoint in the order of the forward pass: Dice with its mean (.8 without), tokens, width."""
+    rows = [(name, "foreground", width, tokens, 0.8, after) for name, (after, tokens, width) in measured.items()]
+    columns = ["hookpoint", "class", "width", "tokens", "dice_before", "dice_ablated"]
+    return pl.DataFrame(rows, schema=columns, orient="row")
+
+
+def encoder(**ablated):
+    """Stages of 64 channels, each with a quarter of the tokens of the one before."""
+    return effects_of(**{name: (after, 4**-n * 1024, 64) for n, (name, after) in enumerate(ablated.items())})
 
 
 @pytest.mark.parametrize(
@@ -105,18 +113,40 @@ def effects_of(**ablated):
     ],
 )
 def test_the_deepest_with_a_real_effect_is_chosen(ablated, chosen):
-    assert choose_hookpoint(effects_of(**ablated), candidates=list(ablated)) == chosen
+    assert choose_hookpoint(encoder(**ablated)).hookpoint == chosen
 
 
-def test_choosing_among_what_was_not_measured_is_refused():
-    with pytest.raises(ValueError, match="no effects measured at d; there are a, b"):
-        choose_hookpoint(effects_of(a=0.1, b=0.2), candidates=["a", "d"])
-    with pytest.raises(ValueError, match="at any candidate"):
-        choose_hookpoint(effects_of(a=0.1), candidates=[])
+def test_past_a_bottleneck_that_skips_make_idle_the_decoders_level_that_joins_them_is_chosen():
+    unet = effects_of(
+        encoder0=(0.0, 1024, 16),
+        encoder1=(0.1, 256, 32),
+        encoder2=(0.3, 64, 64),
+        bottleneck=(0.78, 16, 128),
+        decoder2=(0.2, 64, 64),
+        decoder1=(0.0, 256, 32),
+    )
+    choice = choose_hookpoint(unet)
+    assert choice.hookpoint == "decoder2"
+    assert choice.reason == (
+        "decoder2 (0.60 of foreground Dice, 64 channels, 64 tokens a slice): the deepest of 4 whose mean ablation "
+        "costs at least 0.2; encoder0 has fewer than 32 channels."
+    )
+
+
+def test_a_width_that_carries_no_dictionary_is_passed_over_where_there_is_another():
+    narrow = effects_of(a=(0.1, 64, 40), b=(0.1, 16, 8))
+    assert choose_hookpoint(narrow).hookpoint == "a"
+    assert choose_hookpoint(narrow, minimum_width=8).hookpoint == "b"
+    assert choose_hookpoint(effects_of(a=(0.7, 64, 8), b=(0.1, 16, 8))).hookpoint == "b"
+    weak = choose_hookpoint(effects_of(a=(0.75, 64, 40), b=(0.1, 16, 8)))
+    assert weak.hookpoint == "a" and "none costs 0.2; this one costs most; b has fewer" in weak.reason
+
+
+def test_choosing_among_nothing_measured_is_refused():
+    with pytest.raises(ValueError, match="no hookpoint has a measured effect"):
+        choose_hookpoint(encoder())
 
 
 def test_a_segmenter_without_any_dice_loses_nothing():
-    effects = pl.DataFrame(
-        {"hookpoint": ["a", "b"], "class": ["foreground"] * 2, "dice_before": [0.0, 0.0], "dice_ablated": [0.0, 0.1]}
-    )
-    assert choose_hookpoint(effects, candidates=["a", "b"]) == "a"
+    effects = encoder(a=0.0, b=0.1).with_columns(dice_before=pl.lit(0.0))
+    assert choose_hookpoint(effects).hookpoint == "a"

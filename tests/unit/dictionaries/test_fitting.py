@@ -14,6 +14,7 @@ import seglens.progress
 from seglens.dictionaries import calibration, fitting
 from seglens.dictionaries.batch_topk import batch_topk
 from seglens.dictionaries.calibration import calibrate
+from seglens.dictionaries.fit_settings import DictionarySize
 from seglens.dictionaries.fitting import FitPlan, FitSettings, fit_dictionaries, fit_dictionary
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.dictionaries.token_source import TokenSource
@@ -284,8 +285,22 @@ def test_all_wrong_settings_are_named_at_once():
         FitSettings(k=0, steps=0, lr=-1.0)
     with pytest.raises(ValueError, match="k is 0"):
         fit_dictionary(FakeStore(mixture(10)), k=0)
-    with pytest.raises(ValueError, match="k is 65; it must be from 1 to the number of latents, 64"):
-        fit_dictionary(FakeStore(mixture(10)), k=65, expansion=4)
+    with pytest.raises(ValueError, match="k is 9; it must be at most 8, half of the activation's 16 channels"):
+        fit_dictionary(FakeStore(mixture(10)), k=9, expansion=4)
+
+
+@pytest.mark.parametrize(
+    ("d_in", "n_tokens", "k", "expansion"),
+    [(320, 10**7, 32, 16), (64, 92_160, 6, 16), (64, 65_535, 6, 8), (64, 100, 6, 2), (16, 10**6, 4, 16), (8, 1, 4, 2)],
+)
+def test_auto_fits_k_to_the_width_and_the_width_of_the_code_to_the_tokens(d_in, n_tokens, k, expansion):
+    assert FitSettings().size(d_in, n_tokens) == DictionarySize(k, expansion * d_in)
+    assert FitSettings(k=3, expansion=5).size(d_in, n_tokens) == DictionarySize(3, 5 * d_in)
+
+
+def test_auto_is_what_a_fit_takes_by_default():
+    fitted = fit_dictionary(FakeStore(mixture(3000)), settings=FitSettings(steps=2, batch_size=128))
+    assert (fitted.k, fitted.n_latents) == (4, 2 * 16)
 
 
 def test_stores_that_cannot_be_fitted_are_refused():

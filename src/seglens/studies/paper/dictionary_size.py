@@ -52,9 +52,8 @@ def _quality(study: Study, name: str, expansion: int) -> dict[str, float | int |
     own = study.settings.dictionaries.model_copy(update={"expansion": expansion})
 
     def make(draft: Draft, progress: Progress) -> None:
-        if expansion == study.settings.dictionaries.expansion:
-            dictionary = study.dictionary(name)
-        else:
+        dictionary = study.dictionary(name)
+        if dictionary.n_latents != expansion * dictionary.d_in:
             dictionary = fit_to_store(
                 study.store(name), own, seeds=(seed, seed), device=study.device, checkpoint=None, progress=progress
             )

@@ -20,10 +20,10 @@ GEOMETRY = {"inside": "inside a label", "boundary": "on a border", "edge": "at t
 
 
 def run(study: Study, progress: Progress) -> Finding:
-    """One segmenter (the paper takes the pediatric one), a dictionary for each of its encoder stages."""
+    """One segmenter (the paper takes the pediatric one), a dictionary for each of its hookpoints."""
     name = example_segmenter(study, "pediatric")
     segmenter = study.segmenter(name)
-    stages = [hookpoint for hookpoint in segmenter.hookpoints if not hookpoint.startswith("decoder")]
+    stages = list(segmenter.hookpoints)
     effects = study.effects(name).table("effects").filter(pl.col("class") == "foreground")
     drops = {row["hookpoint"]: row for row in effects.iter_rows(named=True)}
     rows = []
@@ -48,7 +48,7 @@ def run(study: Study, progress: Progress) -> Finding:
         for measure in ("inside a label", "Dice lost by mean ablation")
     }
     words = [
-        f"A dictionary of {name} at every encoder stage, its latents described by the geometry of appendix C (means "
+        f"A dictionary of {name} at every hookpoint, its latents described by the geometry of appendix C (means "
         "over live latents, each weighted by its activation), and beside it what the segmentation loses when the "
         "stage's activation is replaced by its mean.",
         f"The paper chooses its layer by geometry alone. Here the stage that costs the most Dice is {strongest}: a "

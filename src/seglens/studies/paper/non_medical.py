@@ -43,8 +43,7 @@ def run(study: Study, progress: Progress, *, folder: Path | None = None) -> Find
     progress(2, 4)
     test = slices.split("test")
     effects = hookpoint_effects(segmenter, slices.split("val"))
-    stages = [hookpoint for hookpoint in segmenter.hookpoints if not hookpoint.startswith("decoder")]
-    hookpoint = choose_hookpoint(effects, candidates=stages, minimum_drop=study.settings.minimum_effect)
+    hookpoint = choose_hookpoint(effects, minimum_drop=study.settings.minimum_effect).hookpoint
     dictionary = _dictionary(study, segmenter, slices.split("train"), hookpoint)
     progress(3, 4)
     atlas = _atlas(study, dictionary, segmenter, test)

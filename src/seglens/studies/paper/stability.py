@@ -65,20 +65,20 @@ def plain(store: ActivationStore, settings: FitSettings, seeds: Seeds, device: s
 
 def nested(store: ActivationStore, settings: FitSettings, seeds: Seeds, device: str) -> SparseAutoencoder:
     """Matryoshka prefixes."""
-    prefixes = halved_prefixes(settings.expansion * store.d_in)
+    prefixes = halved_prefixes(settings.size(store.d_in, store.n_tokens).n_latents)
     return plain(store, replace(settings, prefixes=prefixes), seeds, device)
 
 
 def from_points(store: ActivationStore, settings: FitSettings, seeds: Seeds, device: str) -> SparseAutoencoder:
     """Rows that begin at points of the data and are free thereafter: what the archetypal fit owes to its start."""
-    points = archetypal_points(store, settings.expansion * store.d_in, seed=seeds.points)
+    points = archetypal_points(store, settings.size(store.d_in, store.n_tokens).n_latents, seed=seeds.points)
     start = started_at(points, store, settings, seeds.weights)
     return fit_dictionaries([FitPlan(store, settings, seeds.weights, seeds.order, start=start)], device=device)[0]
 
 
 def archetypal(store: ActivationStore, settings: FitSettings, seeds: Seeds, device: str) -> SparseAutoencoder:
     """Rows in the relaxed hull of the data."""
-    points = archetypal_points(store, settings.expansion * store.d_in, seed=seeds.points)
+    points = archetypal_points(store, settings.size(store.d_in, store.n_tokens).n_latents, seed=seeds.points)
     return fit_archetypal(
         store, settings=settings, points=points, seed=seeds.weights, order_seed=seeds.order, device=device
     )
