@@ -13,6 +13,7 @@ _HOMES = {
     "cohorts.case": ["Case", "Cohort", "ImageRef"],
     "cohorts.layouts": ["read_cohort"],
     "cohorts.checks": ["check_cohort"],
+    "cohorts.source_options": ["SourceOptions"],
     "cohorts.slice_set": ["SliceSet"],
     "cohorts.slices": ["Preprocessing", "prepare_slices"],
     "cohorts.phantom.cohort": ["write_phantom_cohort"],

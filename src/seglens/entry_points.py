@@ -1,7 +1,7 @@
 """Rows that installed packages add to the project's tables, by entry points (importlib.metadata)."""
 
-from collections.abc import Iterable
-from importlib.metadata import entry_points
+from collections.abc import Collection, Iterable
+from importlib.metadata import EntryPoint, entry_points
 from operator import attrgetter
 from typing import TypeVar
 
@@ -23,9 +23,7 @@ def with_installed(group: str, rows: Iterable[Row], kind: type[Row]) -> dict[str
     """
     table = {_name_of(row): row for row in rows}
     for entry in sorted(entry_points(group=group), key=lambda entry: (entry.name, entry.value)):
-        origin = f"the entry point {entry.name} = {entry.value!r} of {group}"
-        if entry.dist is not None:
-            origin += f", of the package {entry.dist.name}"
+        origin = _origin(entry)
         try:
             row = entry.load()
         except Exception as error:  # the package's own code runs here: whatever it raises
@@ -37,3 +35,21 @@ def with_installed(group: str, rows: Iterable[Row], kind: type[Row]) -> dict[str
             raise ValueError(f"{origin} is called {name!r}, as another row is; it needs a name of its own")
         table[name] = row
     return table
+
+
+def refuse_taken(group: str, names: Collection[str]) -> None:
+    """Refuse installed packages whose entry points are called as the project's own rows are; nothing is loaded.
+
+    Raises:
+        ValueError: which entry point.
+    """
+    for entry in entry_points(group=group):
+        if entry.name in names:
+            raise ValueError(
+                f"{_origin(entry)} is called {entry.name!r}, as another row is; it needs a name of its own"
+            )
+
+
+def _origin(entry: EntryPoint) -> str:
+    package = "" if entry.dist is None else f", of the package {entry.dist.name}"
+    return f"the entry point {entry.name} = {entry.value!r} of {entry.group}{package}"

@@ -17,6 +17,7 @@ from seglens.cohorts.case import ImageRef
 from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.pickled import affine_of, convert_pickles
 from seglens.cohorts.planes import read_plane
+from seglens.cohorts.source_options import SourceOptions
 from seglens.cohorts.volumes import VolumeError, read_volume
 from seglens.foreign import archives
 from seglens.foreign.archives import ArchiveError, unpack
@@ -290,7 +291,7 @@ def test_row_49_plain_arrays(tmp_path, version):
     np.save(tmp_path / "p1_3.npy", IMAGE[0])
     plane, _ = read_plane(ImageRef(tmp_path / "p1_3.npy"))
     assert np.array_equal(plane, IMAGE[0])
-    assert len(read_cohort(tmp_path, images="{patient}_{slice}.npy", sequences=["T1"]).cases) == 1
+    assert len(read_cohort(tmp_path, SourceOptions(images="{patient}_{slice}.npy"), sequences=["T1"]).cases) == 1
     np.save(tmp_path / "p1_3.npy", IMAGE[0, 0])
     with pytest.raises(VolumeError, match=r"its array is \(4,\); save one slice a file"):
         read_plane(ImageRef(tmp_path / "p1_3.npy"))

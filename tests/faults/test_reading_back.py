@@ -15,6 +15,7 @@ from seglens.cohorts.case import Case, Cohort, ImageRef
 from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.mask_files import write_mask
 from seglens.cohorts.slices import Preprocessing, prepare_slices
+from seglens.cohorts.source_options import SourceOptions
 from seglens.cohorts.stacks import read_stack
 from seglens.segmenters.architectures import build_segmenter
 from seglens.segmenters.prediction import predict_cohort
@@ -116,10 +117,13 @@ def test_row_15_pictures_go_back_as_png(tmp_path: Path, orientation: str) -> Non
         pixels = generator.integers(100, 255, (12, 9)).astype(np.uint8)
         (tmp_path / "c").mkdir(exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / f"c/p_{number}.png")
-    cohort = read_cohort(
-        tmp_path / "c", images="{patient}_{slice}.png", sequences=["T1"], orientation=orientation,
-        labels={0: "background", 1: "tumour"}, mask_values={0: 0, 255: 1},
-    )  # fmt: skip
+    options = SourceOptions(
+        images="{patient}_{slice}.png",
+        orientation=orientation,
+        labels={0: "background", 1: "tumour"},
+        mask_values={0: 0, 255: 1},
+    )
+    cohort = read_cohort(tmp_path / "c", options, sequences=["T1"])
     network = torch.nn.Conv2d(1, 2, 1)
     network.weight.data = torch.tensor([[[[0.0]]], [[[1.0]]]])
     network.bias.data = torch.tensor([0.0, 0.0])

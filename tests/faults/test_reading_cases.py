@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from tests.faults.scans import LPS, codes, head, write_cohort, write_nifti
 
-from seglens.cohorts.case import Reading
 from seglens.cohorts.checks import check_cohort
 from seglens.cohorts.contents import read_case
 from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.slices import Preprocessing, prepare_slices
+from seglens.cohorts.source_options import SourceOptions
 from seglens.cohorts.volumes import VolumeError
 
 
@@ -51,7 +51,7 @@ def test_row_14_resample(tmp_path: Path) -> None:
     write_nifti(root / "a/a_t1ce.nii.gz", np.pad(image, pad), shifted(-3.0))
     write_nifti(root / "a/a_seg.nii.gz", np.pad(mask, pad), shifted(-3.0))
     assert codes(check_cohort(read_cohort(root))) == {"a": ["other_shape", "other_shape"]}
-    cohort = read_cohort(root, reading=Reading(resample=True))
+    cohort = read_cohort(root, SourceOptions(resample=True))
     report = check_cohort(cohort)
     assert codes(report) == {}
     assert codes(report, "note") == {"a": ["resampled", "resampled"]}
@@ -66,7 +66,7 @@ def test_row_14_a_mask_elsewhere_is_not_lost_in_resampling(tmp_path: Path) -> No
     root = write_cohort(tmp_path / "c", ["a", "b"])
     write_nifti(root / "a/a_seg.nii.gz", head()[1], shifted(500.0))
     write_nifti(root / "b/b_t1ce.nii.gz", head()[0], shifted(500.0))
-    report = check_cohort(read_cohort(root, reading=Reading(resample=True)))
+    report = check_cohort(read_cohort(root, SourceOptions(resample=True)))
     assert codes(report) == {"a": ["lost_in_resampling"], "b": ["lost_in_resampling"]}
     assert "[2.0, 4.0]" in report.findings[0].what
 
@@ -126,7 +126,7 @@ def test_row_18_the_code_of_enhancing_tumour(tmp_path: Path) -> None:
     assert report.quarantined == frozenset()
     with pytest.raises(ValueError, match=r"a_seg.nii.gz.*holds the value 3.*code enhancing tumour as 4.*mask_values"):
         report.settle(strict=False)
-    check_cohort(read_cohort(old, mask_values={0: 0, 1: 1, 2: 2, 3: 3})).settle(strict=True)
+    check_cohort(read_cohort(old, SourceOptions(mask_values={0: 0, 1: 1, 2: 2, 3: 3}))).settle(strict=True)
 
 
 def test_row_19_empty_mask(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_row_21_channels_that_are_named(tmp_path: Path) -> None:
     described["training"][0]["image"] = "../elsewhere.nii.gz"
     (tmp_path / "dataset.json").write_text(json.dumps(described))
     with pytest.raises(ValueError, match="leads out of the data set's folder"):
-        read_cohort(tmp_path, layout="msd")
+        read_cohort(tmp_path, SourceOptions(layout="msd"))
 
 
 def test_row_23_links_out_of_the_folder(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_row_23_links_out_of_the_folder(tmp_path: Path) -> None:
     assert "follow_links" in report.findings[0].cure
     with pytest.raises(VolumeError, match="link out of"):
         read_case(cohort.case("c"), ("T1",), cohort.labels)
-    trusted = read_cohort(root, reading=Reading(follow_links=True))
+    trusted = read_cohort(root, SourceOptions(follow_links=True))
     assert [case.id for case in trusted.cases] == ["a", "b", "c"]
     assert codes(check_cohort(trusted)) == {}
 
@@ -225,7 +225,7 @@ def test_row_23_links_within_the_folder_and_in_a_circle(tmp_path: Path) -> None:
     (root / "b/b_t1ce.nii.gz").unlink()
     (root / "b/b_t1ce.nii.gz").symlink_to(root / "b/b_t1ce.nii.gz")
     for follow in (False, True):
-        cohort = read_cohort(root, reading=Reading(follow_links=follow))
+        cohort = read_cohort(root, SourceOptions(follow_links=follow))
         assert [case.id for case in cohort.cases] == ["a", "b"]
         assert codes(check_cohort(cohort)) == {"b": ["missing", "missing"]}
 
@@ -327,7 +327,7 @@ def test_row_27_ids_from_folders_cannot_leave_the_output(tmp_path: Path) -> None
     for name in ("x/y", "x/z"):
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / "images" / f"{name}.png")
-    cohort = read_cohort(tmp_path, images="images/*/*.png", sequences=["T1"])
+    cohort = read_cohort(tmp_path, SourceOptions(images="images/*/*.png"), sequences=["T1"])
     assert {case.id for case in cohort.cases} == {"images/x/y", "images/x/z"}
     names = {mask_name(case, case.images["T1"]) for case in cohort.cases}
     assert len(names) == 2

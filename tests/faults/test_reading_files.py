@@ -16,6 +16,7 @@ from seglens.cohorts.case import ImageRef
 from seglens.cohorts.checks import check_cohort
 from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.planes import read_plane
+from seglens.cohorts.source_options import SourceOptions
 from seglens.cohorts.volumes import VolumeError, read_volume
 
 DIMENSIONS, DATATYPE, OFFSET, SCALE, SFORM = 40, 70, 108, 112, 280
@@ -161,14 +162,13 @@ def test_row_05_gzip_bombs(tmp_path: Path, good: Path) -> None:
 
 def test_row_05_the_cap_can_be_set(tmp_path: Path) -> None:
     """The cap is a setting, for volumes that are larger than it by right."""
-    from seglens.cohorts.case import Reading
 
     root = write_cohort(tmp_path / "c", ["a"])
-    report = check_cohort(read_cohort(root, reading=Reading(max_gib=1e-5)))
+    report = check_cohort(read_cohort(root, SourceOptions(max_gib=1e-5)))
     assert codes(report) == {"a": ["too_large", "too_large", "too_large"][: len(codes(report)["a"])]}
     assert "max_gib" in report.findings[0].cure
     with pytest.raises(ValueError, match="max_gib is 0"):
-        Reading(max_gib=0.0)
+        SourceOptions(max_gib=0.0)
 
 
 def test_row_06_thirty_thousand_cubed(tmp_path: Path, good: Path) -> None:
@@ -251,13 +251,12 @@ def test_row_11_nonfinite_voxels(tmp_path: Path) -> None:
 
 def test_row_11_nonfinite_zero_counts_and_tells(tmp_path: Path) -> None:
     """With nonfinite zero they become 0, are counted in a note, and the case is kept; masks are never mended so."""
-    from seglens.cohorts.case import Reading
     from seglens.cohorts.slices import Preprocessing, prepare_slices
 
     root = write_cohort(tmp_path / "c", ["a", "b", "c", "d"])
     nonfinite(root / "a/a_t1.nii.gz")
     write_nifti(root / "b/b_seg.nii.gz", np.where(head()[1] == 2, np.nan, 0).astype(np.float32))
-    cohort = read_cohort(root, sequences=["T1"], reading=Reading(nonfinite="zero"))
+    cohort = read_cohort(root, SourceOptions(nonfinite="zero"), sequences=["T1"])
     report = check_cohort(cohort)
     assert codes(report) == {"b": ["nonfinite_voxels"]}
     assert codes(report, "note") == {"a": ["nonfinite_zeroed"]}

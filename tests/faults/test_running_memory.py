@@ -13,6 +13,7 @@ from seglens.activations.extraction import extract
 from seglens.activations.live import live_activations
 from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.slice_set import SliceSet
+from seglens.cohorts.source_options import SourceOptions
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.halving import Halving, NotEnoughMemoryError
 from seglens.segmenters.gradient import LossGradient
@@ -93,7 +94,7 @@ def test_row_45_evaluation(segmenter, slices, error):
 def test_row_45_masks_of_files(segmenter, tmp_path):
     """`seglens predict`: masks made in halves are those of whole batches, voxel for voxel."""
     files = write_cohort(tmp_path / "files", ["a", "b"])
-    cohort = read_cohort(files, sequences=["T1"], labels=LABELS, mask_values={0: 0, 1: 1, 2: 1, 4: 1})
+    cohort = read_cohort(files, SourceOptions(labels=LABELS, mask_values={0: 0, 1: 1, 2: 1, 4: 1}), sequences=["T1"])
     whole = predict_cohort(segmenter, cohort, folder=tmp_path / "whole", batch_size=8)
     with room_for(4) as sizes:
         assert predict_cohort(segmenter, cohort, folder=tmp_path / "halves", batch_size=8).hash == whole.hash

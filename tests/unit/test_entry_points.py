@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from seglens.entry_points import with_installed
+from seglens.entry_points import refuse_taken, with_installed
 
 
 @dataclass(frozen=True)
@@ -28,3 +28,10 @@ def test_what_cannot_be_a_row_is_refused_with_its_origin(installed, row, message
     installed("kitchen", bad=row)
     with pytest.raises(ValueError, match=message):
         with_installed("kitchen", [Dish("pane")], Dish)
+
+
+def test_a_taken_name_is_refused_before_anything_is_loaded(installed):
+    installed("kitchen", pane=ImportError("never asked"))
+    refuse_taken("kitchen", ["olio"])
+    with pytest.raises(ValueError, match=r"the entry point pane = .* of kitchen is called 'pane', as another row is"):
+        refuse_taken("kitchen", ["pane"])

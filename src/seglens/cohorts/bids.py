@@ -2,11 +2,12 @@
 
 import csv
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from seglens.cohorts.case import Case, ImageRef
-from seglens.cohorts.nnunet import labels_of
+from seglens.cohorts.data_json import labels_of
+from seglens.cohorts.layouts import Found, Layout, Source
 from seglens.cohorts.sequences import canonical_sequence
 
 _FILE = re.compile(
@@ -17,36 +18,23 @@ _CONTRAST = re.compile(r"_ce-[^_]+", re.DOTALL)
 _LABELS = "dseg.tsv"
 
 
-def is_bids(files: Sequence[Path]) -> bool:
+def detect(source: Source) -> bool:
     """Whether any of the files has a BIDS name in a folder ``anat``."""
-    return any(file.parent.name == "anat" and _FILE.fullmatch(file.name) for file in files)
+    return any(file.parent.name == "anat" and _FILE.fullmatch(file.name) for file in source.files)
 
 
-def read_bids(
-    root: Path,
-    name: str,
-    files: Sequence[Path],
-    find_patient: Callable[[str, str], str],
-    *,
-    labels: Mapping[int, str] | None,
-    mask_values: Mapping[int, int] | None,
-) -> tuple[tuple[Case, ...], Mapping[int, str]]:
-    """The cases, one a subject and session, and the labels.
+def read(source: Source) -> Found:
+    """Find the cases, one a subject and session, and the labels.
 
     The suffix names the sequence (``T1w``, ``T2w``, ``FLAIR``); a T1w with an entity ``ce-`` is T1c. Other entities
-    (``acq-``, ``run-``, ...) may be there, but not twice for one sequence of one case.
-
-    Args:
-        root: the data set's folder.
-        name: the cohort's.
-        files: all below ``root``.
-        find_patient: from case id and default patient to the patient.
-        labels: value to name, or None to take those of the lookup table ``dseg.tsv`` (columns ``index``, ``name``).
-        mask_values: value in the files to value in ``labels``, or None to go by the names.
+    (``acq-``, ``run-``, ...) may be there, but not twice for one sequence of one case. Without the option ``labels``
+    those of the lookup table ``dseg.tsv`` (columns ``index``, ``name``) are taken.
 
     Raises:
         ValueError: two files of one sequence, several masks of one case, or no labels.
     """
+    root, files = source.root, source.files
+    labels, mask_values = source.options.labels, source.options.mask_values
     found: dict[str, dict[str, Path]] = {}
     masks: dict[str, Path] = {}
     for file in files:
@@ -74,11 +62,11 @@ def read_bids(
     labels, mask_values = labels_of(place, written, labels, mask_values)
     cases = []
     for case_id, images in found.items():
-        who = find_patient(case_id, case_id.partition("_ses-")[0])
+        who = source.patient(case_id, case_id.partition("_ses-")[0])
         mask = ImageRef(masks[case_id]) if case_id in masks else None
         refs = {sequence: ImageRef(path) for sequence, path in images.items()}
-        cases.append(Case(case_id, who, case_id, name, refs, mask, dict(mask_values)))
-    return tuple(cases), labels
+        cases.append(Case(case_id, who, case_id, source.name, refs, mask, dict(mask_values)))
+    return Found(cases, labels)
 
 
 def _sequence(suffix: str, entities: str) -> str:
@@ -97,3 +85,6 @@ def _lookup(root: Path, files: Sequence[Path]) -> tuple[Path, dict[str, int]] | 
         return table, {row["name"]: int(row["index"]) for row in rows}
     except (OSError, KeyError, TypeError, ValueError):
         raise ValueError(f"{table} is no table with the columns index and name, tab-separated; mend it") from None
+
+
+LAYOUT = Layout("bids", detect, read, "sub-*/anat")

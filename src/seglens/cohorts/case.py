@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
+from seglens.cohorts.source_options import STRICT, Reading
 from seglens.notebook import html_table
 
 TUMOUR_LABELS: Mapping[int, str] = {0: "background", 1: "necrotic_core", 2: "edema", 3: "enhancing"}
@@ -52,48 +52,6 @@ class ImageRef:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What is allowed of a data set's files; by default nothing that changes a number.
-
-    Attributes:
-        nonfinite: an image with NaN or infinite voxels is quarantined, or they are set to ``"zero"``, counted and
-            noted. A mask with any is always quarantined.
-        resample: bring a file whose grid is not that of the case's first sequence onto it (images linearly, masks by
-            nearest neighbour), and note it; else the case is quarantined.
-        follow_links: also read what links out of the data set's folder point to.
-        max_gib: the most that an unpacked file may hold, GiB.
-        root: the folder that files must lie in once links are followed; set when a cohort is read. None: anywhere.
-    """
-
-    nonfinite: Literal["quarantine", "zero"] = "quarantine"
-    resample: bool = False
-    follow_links: bool = False
-    max_gib: float = 2.0
-    root: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.nonfinite not in ("quarantine", "zero"):
-            raise ValueError(f'nonfinite is {self.nonfinite!r}; it is "quarantine" or "zero"')
-        if not 0 < self.max_gib <= 1024:
-            raise ValueError(f"max_gib is {self.max_gib}; it must be above 0 and at most 1024")
-
-    @property
-    def max_bytes(self) -> int:
-        """The cap in bytes."""
-        return int(self.max_gib * 2**30)
-
-    def allows(self, path: Path) -> bool:
-        """Whether the file lies, links followed, where files may lie."""
-        try:
-            return self.root is None or path.resolve().is_relative_to(self.root)
-        except (OSError, RuntimeError):  # links in a circle: reading the file says so
-            return True
-
-
-STRICT = Reading()
-
-
-@dataclass(frozen=True)
 class Case:
     """One volume, or one 2-D slice file, of one patient at one time.
 
@@ -105,6 +63,8 @@ class Case:
         images: sequence name to file; a sequence that is missing on disk is missing here, and `check_cohort` says so.
         mask: the label file; None where there is none.
         mask_values: value in the file to value in ``Cohort.labels``; any other value in the file is an error.
+        mask_threshold: what is as bright or brighter in the mask file is the one label that is not the background;
+            None: ``mask_values`` says what is what.
         position: slice number of a 2-D file within its volume; None for a volume.
         reading: what is allowed of its files.
     """
@@ -118,6 +78,7 @@ class Case:
     mask_values: Mapping[int, int]
     position: int | None = None
     reading: Reading = STRICT
+    mask_threshold: float | None = None
 
 
 Splits = Mapping[str, tuple[str, ...]]

@@ -111,7 +111,7 @@ class _Reader:
         for stack in read:  # its values are looked at on whatever grid it is
             try:
                 values = (placed or stack).values
-                mapped = map_mask(ref.path, values, self.case.mask_values, self.labels)
+                mapped = map_mask(ref.path, values, self.case.mask_values, self.labels, self.case.mask_threshold)
             except VolumeError as fault:
                 self.faults.append(fault)
             else:

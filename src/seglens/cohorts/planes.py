@@ -1,10 +1,11 @@
-"""2-D image files (PNG, TIFF, NumPy): one channel of one file, guarded like the volumes."""
+"""2-D image files (PNG, JPEG, TIFF, NumPy), guarded like the volumes."""
 
 import hashlib
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,34 +14,56 @@ from seglens.cohorts.case import ImageRef
 from seglens.cohorts.volumes import VolumeError, read_whole
 from seglens.foreign.arrays import ArrayError, parse_npy
 
+if TYPE_CHECKING:
+    import PIL.Image
+
 MAX_FILE_BYTES = 256 * 2**20
 MAX_PIXELS = 2**26
-SUFFIXES = (".png", ".tif", ".tiff", ".npy")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
+_FORMATS = ("PNG", "JPEG", "TIFF")
+_ORIENTATION = 274
+"""The EXIF tag that says how a picture is to be turned before it is shown; 1: not at all."""
 _AGAIN = "export the file again"
 _BANDS = {"1", "L", "LA", "RGB", "RGBA", "I", "F"}
 
 
 def read_plane(ref: ImageRef, *, constant: bool = False) -> tuple[NDArray[np.float32], str]:
-    """One channel of a PNG, TIFF or .npy file; an array is [H W] or [H W channels].
+    """Read one channel of a 2-D file; as `read_planes`."""
+    planes, sha256 = read_planes([ref], constant=constant)
+    return planes[0], sha256
+
+
+def read_planes(refs: Sequence[ImageRef], *, constant: bool = False) -> tuple[list[NDArray[np.float32]], str]:
+    """Read a PNG, JPEG, TIFF or .npy file once for all its channels; an array is [H W] or [H W channels].
 
     Args:
-        ref: file, channel and whether its intensities are inverted.
-        constant: also accept a file in which every pixel is the same (an empty mask).
+        refs: channels of one file, and whether their intensities are inverted.
+        constant: also accept a channel in which every pixel is the same (an empty mask).
 
     Returns:
-        Pixels [H W] float32, rows from anterior to posterior, columns from right to left, and the sha256 of the bytes.
+        For each ref pixels [H W] float32, rows from anterior to posterior, columns from right to left; and the sha256
+        of the file's bytes.
 
     Raises:
         VolumeError: whatever is wrong with the file.
     """
-    path = ref.path
+    path = refs[0].path
     raw = read_whole(path, MAX_FILE_BYTES, smaller="crop it")
     pixels = _decode(path, raw)
+    return [_plane(ref, pixels, constant=constant) for ref in refs], hashlib.sha256(raw).hexdigest()
+
+
+def _plane(ref: ImageRef, pixels: NDArray[Any], *, constant: bool) -> NDArray[np.float32]:
+    """One channel of the file's pixels, checked and turned."""
+    path = ref.path
     if pixels.ndim == 3:
         pixels = _one_channel(ref, pixels)
     elif ref.channel not in (None, 0):
         raise VolumeError(
-            path, "no_such_channel", f"has one channel, not a channel {ref.channel}", "correct `channels`"
+            path,
+            "no_such_channel",
+            f"has one channel, not a channel {ref.channel}",
+            "correct `channels`; a grey picture is one sequence",
         )
     with np.errstate(over="ignore"):
         plane = pixels.astype(np.float32)
@@ -57,7 +80,7 @@ def read_plane(ref: ImageRef, *, constant: bool = False) -> tuple[NDArray[np.flo
                 "read it without `inverted`",
             )
         plane = np.where(plane > 0, 255 - plane, 0).astype(np.float32)
-    return oriented(plane, ref.orientation), hashlib.sha256(raw).hexdigest()
+    return oriented(plane, ref.orientation)
 
 
 def oriented(plane: NDArray[np.float32], orientation: str) -> NDArray[np.float32]:
@@ -84,22 +107,38 @@ def _decode(path: Path, raw: bytes) -> NDArray[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # formats are named, so that no other parser ever sees the bytes
-            with Image.open(io.BytesIO(raw), formats=("PNG", "TIFF")) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise VolumeError(path, "too_large", f"is {image.width} x {image.height} pixels", "crop it")
-                if getattr(image, "n_frames", 1) > 1:
-                    raise VolumeError(path, "several_frames", "holds several pictures", "save one slice a file")
-                if image.mode not in _BANDS and not image.mode.startswith("I;16"):
-                    raise VolumeError(
-                        path, "unknown_datatype", f"its pixels are of mode {image.mode}", "save it as grey, RGB or RGBA"
-                    )
+            with Image.open(io.BytesIO(raw), formats=_FORMATS) as image:
+                _refuse_unfit(path, image)
                 return np.asarray(image)
     except VolumeError:
         raise
+    except Image.DecompressionBombError as error:
+        raise VolumeError(path, "too_large", f"is over {MAX_PIXELS} pixels ({error})", "crop it") from None
     except Exception as error:  # Pillow's parsers raise a dozen kinds; whichever, the file is not usable
         raise VolumeError(
-            path, "corrupt", f"its {len(raw)} bytes are no readable PNG or TIFF ({error})", _AGAIN
+            path, "corrupt", f"its {len(raw)} bytes are no readable PNG, JPEG or TIFF ({error})", _AGAIN
         ) from None
+
+
+def _refuse_unfit(path: Path, image: "PIL.Image.Image") -> None:
+    """Refuse a picture by what its header says, before a pixel is unpacked."""
+    if image.width * image.height > MAX_PIXELS:
+        raise VolumeError(path, "too_large", f"is {image.width} x {image.height} pixels", "crop it")
+    if getattr(image, "n_frames", 1) > 1:
+        raise VolumeError(path, "several_frames", "holds several pictures", "save one slice a file")
+    if image.mode not in _BANDS and not image.mode.startswith("I;16"):
+        raise VolumeError(
+            path, "unknown_datatype", f"its pixels are of mode {image.mode}", "save it as grey, RGB or RGBA"
+        )
+    turned = image.getexif().get(_ORIENTATION, 1)
+    if turned != 1:
+        raise VolumeError(
+            path,
+            "exif_orientation",
+            f"has the EXIF orientation {turned}: viewers show it turned, its pixels lie otherwise, and nothing says "
+            "which its mask follows",
+            "save it upright without that tag (`PIL.ImageOps.exif_transpose`) and look whether the mask fits",
+        )
 
 
 def _decode_array(path: Path, raw: bytes) -> NDArray[Any]:

@@ -1,9 +1,11 @@
-"""One name for each MRI sequence, however a data set spells it."""
+"""One name for each MRI sequence, however a data set spells it, and for the colours of pictures."""
 
 import re
 from collections.abc import Iterable
 
-CANONICAL = ("T1", "T1c", "T2", "FLAIR")
+COLOURS = ("R", "G", "B")
+"""The sequences of colour pictures, in the order of their channels."""
+CANONICAL = ("T1", "T1c", "T2", "FLAIR", *COLOURS)
 _SPELLINGS = {
     "T1": ("t1", "t1n", "t1w", "t1native", "t1pre"),
     "T1c": ("t1c", "t1ce", "t1gd", "t1cw", "t1wgd", "t1gadolinium", "t1post", "t1contrast"),

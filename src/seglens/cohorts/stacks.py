@@ -7,11 +7,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from seglens.cohorts.case import STRICT, ImageRef, Reading
-from seglens.cohorts.planes import SUFFIXES, read_plane
+from seglens.cohorts.case import ImageRef
+from seglens.cohorts.planes import SUFFIXES, read_planes
+from seglens.cohorts.source_options import STRICT, Reading
 from seglens.cohorts.volumes import AFFINE_TOLERANCE, VolumeError, read_volumes
 
 _FRACTION_TOLERANCE = 1e-6
+_JPEG_NOISE = 24
+"""Grey values by which JPEG may change a black-and-white picture where it is flat."""
+_MOST_LABELS = 16
+"""More values than this in a 2-D mask are shades."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,14 +40,14 @@ class Stack:
 
 
 def read_stack(ref: ImageRef, *, constant: bool = False) -> Stack:
-    """Read a NIfTI, PNG or TIFF file; as `read_stacks`."""
+    """Read a NIfTI file or a 2-D image file; as `read_stacks`."""
     return read_stacks([ref], constant=constant)[0]
 
 
 def read_stacks(
     refs: Sequence[ImageRef], *, constant: bool = False, reading: Reading = STRICT, zero_nonfinite: bool = False
 ) -> list[Stack]:
-    """Read a NIfTI, PNG or TIFF file, once for all its channels.
+    """Read a NIfTI file or a 2-D image file, once for all its channels.
 
     Args:
         refs: what to read, all of one file.
@@ -65,8 +70,8 @@ def read_stacks(
             "copy the file there, or read the cohort with follow_links if it is to be trusted",
         )
     if path.suffix.lower() in SUFFIXES:
-        planes = [read_plane(ref, constant=constant) for ref in refs]
-        return [Stack(plane[None], None, None, sha256) for plane, sha256 in planes]
+        planes, sha256 = read_planes(refs, constant=constant)
+        return [Stack(plane[None], None, None, sha256) for plane in planes]
     volumes = read_volumes(
         path,
         [ref.channel for ref in refs],
@@ -102,7 +107,11 @@ def grid_problem(path: Path, stack: Stack, first: Stack, first_path: Path) -> Vo
 
 
 def map_mask(
-    path: Path, values: NDArray[np.float32], mask_values: Mapping[int, int], labels: Mapping[int, str]
+    path: Path,
+    values: NDArray[np.float32],
+    mask_values: Mapping[int, int],
+    labels: Mapping[int, str],
+    threshold: float | None = None,
 ) -> NDArray[np.uint8]:
     """The file's values as the cohort's labels.
 
@@ -110,7 +119,9 @@ def map_mask(
         path: the file, for messages.
         values: as read.
         mask_values: value in the file to label.
-        labels: label to class name, for messages.
+        labels: label to class name; two where there is a threshold.
+        threshold: values of at least this are the one label that is not 0, all others are 0; ``mask_values`` is not
+            looked at. None: values are mapped one by one.
 
     Returns:
         Labels, uint8, of the shape of ``values``.
@@ -118,6 +129,8 @@ def map_mask(
     Raises:
         VolumeError: fractions (1.0 is fine, 0.9997 is not) or values that are not in the table.
     """
+    if threshold is not None:
+        return np.where(values >= threshold, max(labels), 0).astype(np.uint8)
     rounded = np.rint(values)
     off = np.abs(values - rounded) > _FRACTION_TOLERANCE
     if off.any():
@@ -125,12 +138,13 @@ def map_mask(
             path,
             "fractional_labels",
             f"{int(off.sum())} voxels are not whole numbers, such as {values[off][0]:.6g}",
-            "resample masks by nearest neighbour only",
+            "resample masks by nearest neighbour only"
+            + (", or add `mask_threshold` (0.5 between 0 and 1)" if len(labels) == 2 else ""),
         )
     found = np.unique(rounded).astype(np.int64).tolist()
     unknown = [value for value in found if value not in mask_values]
     if unknown:
-        raise _unknown_labels(path, unknown, mask_values, labels)
+        raise _unknown_labels(path, found, mask_values, labels)
     mapped = np.zeros(values.shape, np.uint8)
     for value in found:
         if mask_values[value] != 0:
@@ -138,9 +152,28 @@ def map_mask(
     return mapped
 
 
+def _is_grey(path: Path, found: list[int], mask_values: Mapping[int, int]) -> bool:
+    """Whether the values of a 2-D mask look like two that were blurred, not like labels."""
+    if path.suffix.lower() not in SUFFIXES or len(found) <= 2:
+        return False
+    near = all(min(abs(value - code) for code in mask_values) <= _JPEG_NOISE for value in found)
+    return len(found) > _MOST_LABELS or (near and max(mask_values) > 4 * _JPEG_NOISE)
+
+
 def _unknown_labels(
-    path: Path, unknown: list[int], mask_values: Mapping[int, int], labels: Mapping[int, str]
+    path: Path, found: list[int], mask_values: Mapping[int, int], labels: Mapping[int, str]
 ) -> VolumeError:
+    unknown = [value for value in found if value not in mask_values]
+    if len(labels) == 2 and _is_grey(path, found, mask_values):
+        half = 128 if 128 <= found[-1] <= 255 else (found[-1] + 1) // 2
+        return VolumeError(
+            path,
+            "grey_mask",
+            f"holds {len(found)} grey values from {found[0]} to {found[-1]}, such as {unknown[:5]}, where a mask of "
+            "two labels has two: it was resized with interpolation, or saved as JPEG",
+            f"add `mask_threshold: {half}` (what is {half} or brighter is {labels[max(labels)]}), or save it again "
+            "with two values",
+        )
     enhancing = next((value for value, name in labels.items() if name == "enhancing"), None)
     code = next((value for value, label in mask_values.items() if label == enhancing), None)
     other = {3: 4, 4: 3}.get(code) if code is not None else None

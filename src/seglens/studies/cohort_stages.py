@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from seglens.artifacts import Artifact, hash_file, hash_of, new_artifact
-from seglens.cohorts.case import STRICT, Cohort
+from seglens.cohorts.case import Cohort
 from seglens.cohorts.findings import CheckReport
+from seglens.cohorts.source_options import STRICT, SourceOptions
 from seglens.progress import Progress
 from seglens.runs import Run, Stage
 from seglens.studies.inputs import files_of, known_files, places_of, refuse_other_files, remember
@@ -149,8 +150,8 @@ def _read_phantom(made: Artifact, settings: StudySettings, name: str) -> Cohort:
 
     return read_cohort(
         made.path / "cohort",
+        SourceOptions(layout="nnunet"),
         name=name,
-        layout="nnunet",
         sequences=settings.sequences,
         fractions=settings.cohorts[name].fractions.model_dump(),
         seed=settings.seed,
@@ -158,25 +159,16 @@ def _read_phantom(made: Artifact, settings: StudySettings, name: str) -> Cohort:
 
 
 def _read(settings: StudySettings, name: str) -> Cohort:
-    from seglens.cohorts.case import Reading, split_by_patient
+    from seglens.cohorts.case import split_by_patient
     from seglens.cohorts.layouts import read_cohort
 
     own = settings.cohorts[name]
     parts = [
         read_cohort(
             source.path,
+            source,
             name=name,
-            layout=source.layout,
-            labels=source.labels,
-            mask_values=source.mask_values,
             sequences=settings.sequences,
-            images=source.images,
-            masks=source.masks,
-            patient=source.patient,
-            channels=source.channels,
-            inverted=source.inverted,
-            orientation=source.orientation,
-            reading=Reading(source.nonfinite, source.resample, source.follow_links, source.max_gib),
             fractions=own.fractions.model_dump(),
             seed=settings.seed,
         )
@@ -211,6 +203,7 @@ def _facts_of_cases(cohort: Cohort) -> dict[str, Any]:
                 case.position,
                 {str(code): value for code, value in case.mask_values.items()},
                 [case.reading.nonfinite, case.reading.resample],
+                *([] if case.mask_threshold is None else [case.mask_threshold]),
             ]
             for case in cohort.cases
         },

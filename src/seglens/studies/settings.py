@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from seglens.cohorts.source_options import SourceOptions
 from seglens.foreign.yaml_text import MAX_CHARACTERS, Parsed, YamlError, parse_yaml
 from seglens.nearest import did_you_mean
 from seglens.segmenters.pretrained import refuse_unpinned
@@ -16,6 +18,7 @@ from seglens.segmenters.pretrained import refuse_unpinned
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Rate = Annotated[float, Field(strict=True, gt=0)]
+_NO_SUCH_NAME = ("extra_forbidden", "unexpected_keyword_argument")
 _NAME = re.compile(r"[^\W_][\w .+-]{0,59}")
 
 
@@ -27,41 +30,23 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class SourceSettings(_Strict):
-    """One folder of images.
+@dataclass(frozen=True, kw_only=True)
+class SourceSettings(SourceOptions):
+    """One folder of images, and how it is to be read.
 
     Attributes:
         path: the folder; relative paths are taken from the settings file's folder.
-        layout: how it is arranged; ``auto`` looks.
-        labels: label value to class name, 0 the background; None takes the layout's own table.
-        mask_values: value in the mask files to value in ``labels``; None takes the layout's own codes.
-        images: 2-D folders: pattern of the images, such as ``"{patient}/{patient}_{slice}.tif"``.
-        masks: 2-D folders: pattern of the masks with the same fields.
-        channels: 2-D folders: sequence name to channel number (as Pillow reads them, from 0).
-        inverted: 2-D folders: intensities are stored as 255 - x where x > 0.
-        orientation: 2-D folders: where rows and columns run to, of A P and of L R; ``PL`` is the radiological display.
-        patient: a regular expression with one group that takes the patient out of the case's name; None takes the
-            layout's rule.
-        nonfinite: images with NaN or infinite voxels are quarantined, or those are set to zero, counted and noted.
-        resample: bring files onto the grid of the case's first sequence, and note it, instead of quarantining the case.
-        follow_links: also read what links out of the folder lead to.
-        max_gib: the most that an unpacked file may hold.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
+
     path: Path
-    layout: Literal["auto", "brats", "nnunet", "bids", "msd", "folder"] = "auto"
-    labels: dict[int, str] | None = None
-    mask_values: dict[int, int] | None = None
-    images: str | None = None
-    masks: str | None = None
-    channels: dict[str, int] | None = None
-    inverted: bool = False
-    orientation: str = "PL"
-    patient: str | None = None
-    nonfinite: Literal["quarantine", "zero"] = "quarantine"
-    resample: bool = False
-    follow_links: bool = False
-    max_gib: Rate = 2.0
+
+    def __post_init__(self) -> None:
+        from seglens.cohorts.layouts import require_layout
+
+        super().__post_init__()
+        require_layout(self.layout)
 
 
 class PhantomSettings(_Strict):
@@ -324,7 +309,7 @@ class StudySettings(_Strict):
             for fault in error.errors():
                 place = fault["loc"]
                 line = f"line {parsed.line(place)}: " if parsed and place else ""
-                what = _unknown(cls, place) if fault["type"] == "extra_forbidden" else fault["msg"]
+                what = _unknown(cls, place) if fault["type"] in _NO_SUCH_NAME else fault["msg"]
                 faults.append(f"  {line}{'.'.join(str(part) for part in place) or 'the file'}: {what}")
             raise SettingsError(f"{origin} cannot be used:\n" + "\n".join(faults)) from None
 
@@ -349,8 +334,7 @@ class StudySettings(_Strict):
             name: cohort.model_copy(
                 update={
                     "sources": [
-                        source.model_copy(update={"path": (path.parent / source.path).resolve()})
-                        for source in cohort.sources
+                        replace(source, path=(path.parent / source.path).resolve()) for source in cohort.sources
                     ]
                 }
             )
@@ -362,11 +346,19 @@ class StudySettings(_Strict):
 def _unknown(model: Any, place: Sequence[str | int]) -> str:
     """What is said of a name that a settings class does not have."""
     for part in place[:-1]:
-        model = model.model_fields[part].annotation if _is_settings(model) else get_args(model)[-1]
+        model = _types_of(model)[str(part)] if _is_settings(model) else get_args(model)[-1]
         if get_origin(model) is UnionType:  # settings or None
             model = next(kind for kind in get_args(model) if _is_settings(kind))
-    return f"unknown; {did_you_mean(str(place[-1]), model.model_fields)}legal are {', '.join(model.model_fields)}"
+    names = _types_of(model)
+    return f"unknown; {did_you_mean(str(place[-1]), names)}legal are {', '.join(names)}"
+
+
+def _types_of(settings: Any) -> dict[str, Any]:
+    """Name to type of what a settings class holds."""
+    if is_dataclass(settings):
+        return {field.name: field.type for field in fields(settings)}
+    return {name: field.annotation for name, field in settings.model_fields.items()}
 
 
 def _is_settings(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
+    return isinstance(kind, type) and (issubclass(kind, BaseModel) or is_dataclass(kind))

@@ -1,47 +1,78 @@
 """The verbs of a cohort's files as they lie: ``seglens phantom`` makes one, ``check`` and ``predict`` read one."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
+from seglens.cohorts.layout_table import AUTO, LAYOUTS
+from seglens.cohorts.source_options import SourceOptions
 from seglens.verbs.options import DONE, QUARANTINED, Strict
 
 if TYPE_CHECKING:
     from seglens.cohorts.case import Cohort
 
-Layout = Literal["auto", "brats", "nnunet", "bids", "msd", "folder"]
+
+def pairs(text: str | None) -> dict[str, str]:
+    """``a=1,b=2`` as a mapping."""
+    parts = [part.strip() for part in (text or "").split(",") if part.strip()]
+    wrong = [part for part in parts if "=" not in part]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)}: give pairs such as name=value, separated by commas")
+    found: dict[str, str] = {}
+    for name, value in (part.split("=", 1) for part in parts):
+        if name.strip() in found:
+            raise ValueError(f"{text}: {name.strip()} stands there twice; give each once")
+        found[name.strip()] = value.strip()
+    return found
 
 
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Files:
-    """How a cohort's files are found and what is allowed of them; see `read_cohort`."""
+def whole(text: str) -> int:
+    """A whole number of such a pair."""
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no whole number; give --labels as 0=background,1=tumour, --mask-values as 0=0,255=1 and "
+            "--channels as FLAIR=1"
+        ) from None
 
-    layout: Layout = "auto"
-    sequences: Annotated[list[str] | None, Parameter(help="Sequences that must be there.", consume_multiple=True)] = (
-        None
+
+def _pairs_of(key: Callable[[str], Any], value: Callable[[str], Any], what: str) -> Parameter:
+    """An option that is given as pairs, such as ``0=background,1=tumour``."""
+
+    def read(_: object, tokens: Sequence[Token]) -> dict[Any, Any]:
+        return {key(name): value(text) for name, text in pairs(",".join(token.value for token in tokens)).items()}
+
+    return Parameter(converter=read, accepts_keys=False, n_tokens=1, help=what)
+
+
+@Parameter(name="*", negative="")
+@dataclass(frozen=True, kw_only=True)
+class Files(SourceOptions):
+    """How a cohort's files are found and what is allowed of them.
+
+    Attributes:
+        sequences: sequences that must be there, in this order; R G B for colour pictures.
+    """
+
+    layout: Annotated[str, Parameter(help=f"{AUTO} looks; {', '.join(LAYOUTS)}, or one of an installed package.")] = (
+        AUTO
     )
-    images: Annotated[str | None, Parameter(help="2-D folders: pattern with {patient} and {slice}.")] = None
-    masks: Annotated[str | None, Parameter(help="2-D folders: pattern of the masks.")] = None
-    channels: Annotated[str | None, Parameter(help="2-D folders: such as FLAIR=1,T1=0.")] = None
-    labels: Annotated[str | None, Parameter(help="Values and their names, such as 0=background,1=tumour.")] = None
-    mask_values: Annotated[str | None, Parameter(help="Codes in the masks, such as 0=0,255=1.")] = None
-    patient: Annotated[
-        str | None, Parameter(help="Expression with one group, which finds the patient in a case's id.")
+    labels: Annotated[
+        Mapping[int, str] | None, _pairs_of(whole, str, "Values and their names, such as 0=background,1=tumour.")
     ] = None
-    inverted: Annotated[bool, Parameter(help="2-D folders: intensities are 255 - x.", negative="")] = False
-    orientation: Annotated[str, Parameter(help="2-D folders: where rows and columns run to.")] = "PL"
-    nonfinite: Annotated[
-        Literal["quarantine", "zero"], Parameter(help="Images with NaN or infinite voxels; zero counts and tells them.")
-    ] = "quarantine"
-    resample: Annotated[bool, Parameter(help="Bring files onto the first sequence's grid.", negative="")] = False
-    follow_links: Annotated[bool, Parameter(help="Also read what links lead to outside.", negative="")] = False
-    max_gib: Annotated[float, Parameter(help="The most that an unpacked file may hold.")] = 2.0
+    mask_values: Annotated[
+        Mapping[int, int] | None, _pairs_of(whole, whole, "Codes in the masks, such as 0=0,255=1.")
+    ] = None
+    channels: Annotated[
+        Mapping[str, int] | None, _pairs_of(str, whole, "Sequences and channels of the files, such as FLAIR=1,T1=0.")
+    ] = None
+    sequences: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None
 
     def cohort(
         self,
@@ -52,24 +83,10 @@ class Files:
         with_masks: bool = True,
     ) -> "Cohort":
         """Find the cases; what is not given here is taken from the arguments."""
-        from seglens.cohorts.case import Reading
         from seglens.cohorts.layouts import read_cohort
 
-        return read_cohort(
-            path,
-            layout=self.layout,
-            sequences=self.sequences or sequences,
-            images=self.images,
-            masks=self.masks,
-            channels={name: whole(number) for name, number in pairs(self.channels).items()} or None,
-            labels={whole(value): name for value, name in pairs(self.labels).items()} or labels,
-            mask_values={whole(code): whole(value) for code, value in pairs(self.mask_values).items()} or None,
-            patient=self.patient,
-            inverted=self.inverted,
-            orientation=self.orientation,
-            reading=Reading(self.nonfinite, self.resample, self.follow_links, self.max_gib),
-            with_masks=with_masks,
-        )
+        options = replace(self, labels=self.labels or labels)
+        return read_cohort(path, options, sequences=self.sequences or sequences, with_masks=with_masks)
 
 
 AS_THEY_LIE = Files()
@@ -189,28 +206,3 @@ def predict(
             )
     print(out)
     return QUARANTINED if report.quarantined else DONE
-
-
-def pairs(text: str | None) -> dict[str, str]:
-    """``a=1,b=2`` as a mapping."""
-    parts = [part.strip() for part in (text or "").split(",") if part.strip()]
-    wrong = [part for part in parts if "=" not in part]
-    if wrong:
-        raise ValueError(f"{', '.join(wrong)}: give pairs such as name=value, separated by commas")
-    found: dict[str, str] = {}
-    for name, value in (part.split("=", 1) for part in parts):
-        if name.strip() in found:
-            raise ValueError(f"{text}: {name.strip()} stands there twice; give each once")
-        found[name.strip()] = value.strip()
-    return found
-
-
-def whole(text: str) -> int:
-    """A whole number of such a pair."""
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(
-            f"{text!r} is no whole number; give --labels as 0=background,1=tumour, --mask-values as 0=0,255=1 and "
-            "--channels as FLAIR=1"
-        ) from None

@@ -5,6 +5,7 @@ import pytest
 from seglens.cohorts.case import TUMOUR_LABELS
 from seglens.cohorts.checks import check_cohort
 from seglens.cohorts.layouts import read_cohort
+from seglens.cohorts.source_options import SourceOptions
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_labels_from_arguments(bids: Path) -> None:
     with pytest.raises(ValueError, match=r"has no dseg.tsv .* give `labels` and `mask_values`"):
         read_cohort(bids)
     whole = {0: "background", 1: "tumour"}
-    cohort = read_cohort(bids, labels=whole, mask_values={0: 0, 1: 1, 2: 1, 3: 1})
+    cohort = read_cohort(bids, SourceOptions(labels=whole, mask_values={0: 0, 1: 1, 2: 1, 3: 1}))
     assert (dict(cohort.labels), check_cohort(cohort).findings) == (whole, ())
     (bids / "dseg.tsv").write_text("value,label\n1,a\n")
     with pytest.raises(ValueError, match="is no table with the columns index and name"):
@@ -61,5 +62,5 @@ def test_without_masks(bids: Path) -> None:
         mask.unlink()
     assert {finding.code for finding in check_cohort(read_cohort(bids)).findings} == {"no_mask"}
     (bids / "derivatives/manual/dseg.tsv").unlink()
-    cohort = read_cohort(bids, labels=TUMOUR_LABELS)  # as `seglens predict` does
+    cohort = read_cohort(bids, SourceOptions(labels=TUMOUR_LABELS))  # as `seglens predict` does
     assert cohort.cases[0].mask_values == {0: 0, 1: 1, 2: 2, 3: 3}

@@ -6,6 +6,7 @@ import pytest
 
 from seglens.cohorts.checks import check_cohort
 from seglens.cohorts.layouts import read_cohort
+from seglens.cohorts.source_options import SourceOptions
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_pictures(tmp_path: Path, write_picture) -> None:
     write_picture(tmp_path / "masks/p-2.png", np.eye(8, 9, dtype=np.uint8) * 254)
     (tmp_path / "images/p-3.png").write_bytes(b"")
     patterns = {"images": "images/{patient}-{slice}.png", "masks": "masks/{patient}-{slice}.png"}
-    report = check_cohort(read_cohort(tmp_path, **patterns, channels={"FLAIR": 1}))
+    report = check_cohort(read_cohort(tmp_path, SourceOptions(**patterns, channels={"FLAIR": 1})))
     assert codes(report) == {
         "p-0": ["no_mask"],
         "p-1": ["other_shape"],

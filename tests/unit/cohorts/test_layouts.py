@@ -3,8 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seglens.cohorts.case import TUMOUR_LABELS, WHOLE_TUMOUR_LABELS
-from seglens.cohorts.layouts import read_cohort
+from seglens.cohorts.case import TUMOUR_LABELS, WHOLE_TUMOUR_LABELS, Case, ImageRef
+from seglens.cohorts.layouts import Found, Layout, Source, read_cohort
+from seglens.cohorts.source_options import SourceOptions
+from seglens.studies.settings import SettingsError, StudySettings
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def test_both_namings_side_by_side_capitals_and_a_missing_sequence(tmp_path: Pat
     (folder / "BraTS-PED-00001-000-t2w.nii.gz").rename(folder / "BraTS-PED-00001-000-t2W.nii.gz")
     (folder / "BraTS-PED-00001-000-t1n.nii.gz").unlink()
     (folder / "BraTS-PED-00001-000-seg.nii.gz").unlink()
-    ped, old = read_cohort(tmp_path, layout="brats").cases
+    ped, old = read_cohort(tmp_path, SourceOptions(layout="brats")).cases
     assert set(ped.images) == {"T1c", "T2", "FLAIR"}
     assert ped.mask is None
     assert ped.mask_values[3] == 3
@@ -73,14 +75,16 @@ def test_brats_doubles_are_refused(tmp_path: Path, write_brats) -> None:
 def test_brats_with_other_labels_needs_a_table(tmp_path: Path, write_brats) -> None:
     write_brats(tmp_path, ["a"])
     with pytest.raises(ValueError, match="by `mask_values`"):
-        read_cohort(tmp_path, labels=WHOLE_TUMOUR_LABELS)
-    cohort = read_cohort(tmp_path, labels=WHOLE_TUMOUR_LABELS, mask_values={0: 0, 1: 1, 2: 1, 4: 1}, sequences=["t1ce"])
+        read_cohort(tmp_path, SourceOptions(labels=WHOLE_TUMOUR_LABELS))
+    cohort = read_cohort(
+        tmp_path, SourceOptions(labels=WHOLE_TUMOUR_LABELS, mask_values={0: 0, 1: 1, 2: 1, 4: 1}), sequences=["t1ce"]
+    )
     assert cohort.cases[0].mask_values == {0: 0, 1: 1, 2: 1, 4: 1}
     assert cohort.sequences == ("T1c",)
 
 
 def test_pictures_with_masks(pictures: Path) -> None:
-    cohort = read_cohort(pictures, **PATTERNS, channels={"flair": 1}, inverted=True, orientation="RA")
+    cohort = read_cohort(pictures, SourceOptions(**PATTERNS, channels={"flair": 1}, inverted=True, orientation="RA"))
     assert [case.id for case in cohort.cases] == [f"P-{p}-{s}" for p in (1, 2) for s in (0, 1, 10)]
     assert [case.position for case in cohort.cases] == [0, 1, 10, 0, 1, 10]
     assert {case.volume for case in cohort.cases} == {"P-1", "P-2"}
@@ -97,22 +101,22 @@ def test_pictures_with_masks(pictures: Path) -> None:
 
 def test_a_picture_without_a_mask_stays_a_case(pictures: Path) -> None:
     (pictures / "masks/P-2-1_m.png").unlink()
-    cohort = read_cohort(pictures, **PATTERNS, channels={"FLAIR": 0})
+    cohort = read_cohort(pictures, SourceOptions(**PATTERNS, channels={"FLAIR": 0}))
     assert [case.id for case in cohort.cases if case.mask is None] == ["P-2-1"]
 
 
 def test_no_picture_gets_the_mask_of_another(tmp_path: Path, write_picture) -> None:
     for name in ("p1_T1", "p10_T1", "p1_mask", "p10_mask"):
         write_picture(tmp_path / f"{name}.tif", np.eye(8, dtype=np.uint8))
-    given = {"images": "{patient}_T1.tif", "sequences": ["T1"]}
+    images = "{patient}_T1.tif"
     with pytest.raises(ValueError, match=r"p10_mask\.tif and .*p1_mask\.tif both match"):
-        read_cohort(tmp_path, **given, masks="{patient}*_mask.tif")
-    exact = read_cohort(tmp_path, **given, masks="{patient}_mask.tif")
+        read_cohort(tmp_path, SourceOptions(images=images, masks="{patient}*_mask.tif"), sequences=["T1"])
+    exact = read_cohort(tmp_path, SourceOptions(images=images, masks="{patient}_mask.tif"), sequences=["T1"])
     assert [case.mask.path.name for case in exact.cases if case.mask] == ["p1_mask.tif", "p10_mask.tif"]
     (tmp_path / "p1_mask.tif").unlink()
     with pytest.raises(ValueError, match=r"p10_mask\.tif would be the mask of p10 and of p1; .* exact.* \(patient\)"):
-        read_cohort(tmp_path, **given, masks="{patient}*_mask.tif")
-    one = read_cohort(tmp_path, **given, masks="{patient}_mask.tif")
+        read_cohort(tmp_path, SourceOptions(images=images, masks="{patient}*_mask.tif"), sequences=["T1"])
+    one = read_cohort(tmp_path, SourceOptions(images=images, masks="{patient}_mask.tif"), sequences=["T1"])
     assert [case.id for case in one.cases if case.mask is None] == ["p1"]
 
 
@@ -121,14 +125,14 @@ def test_a_mask_is_of_one_slice(pictures: Path, write_picture, masks: str) -> No
     for name in ("P-1", "P-2", "0", "1", "10", "all"):
         write_picture(pictures / f"masks/{name}.png", np.eye(9, 8, dtype=np.uint8) * 255)
     with pytest.raises(ValueError, match=r"would be the mask of .* \(patient, slice\)"):
-        read_cohort(pictures, images=PATTERNS["images"], masks=masks, channels={"T1": 0})
+        read_cohort(pictures, SourceOptions(images=PATTERNS["images"], masks=masks, channels={"T1": 0}))
 
 
 def test_pictures_of_one_slice_may_share_its_mask(tmp_path: Path, write_picture) -> None:
     for name in ("p1-3-raw", "p1-3-denoised", "mask/p1-3"):
         write_picture(tmp_path / f"{name}.png", np.eye(8, dtype=np.uint8))
     images = "{patient}-{slice}-{kind}.png"
-    cohort = read_cohort(tmp_path, images=images, masks="mask/{patient}-{slice}.png", sequences=["T1"])
+    cohort = read_cohort(tmp_path, SourceOptions(images=images, masks="mask/{patient}-{slice}.png"), sequences=["T1"])
     assert [case.id for case in cohort.cases if case.mask] == ["p1-3-denoised", "p1-3-raw"]
 
 
@@ -136,64 +140,122 @@ def test_no_visit_gets_the_mask_of_another(tmp_path: Path, write_picture) -> Non
     for name in ("images/p1_v1", "images/p1_v2", "masks/p1_v1"):
         write_picture(tmp_path / f"{name}.png", np.eye(8, dtype=np.uint8))
     (tmp_path / "masks/p1_v1.png.old").mkdir()  # a folder is no mask
-    asked = {"images": "images/{patient}_{visit}.png", "sequences": ["T1"]}
+    images = "images/{patient}_{visit}.png"
     with pytest.raises(ValueError, match=r"p1_v1.png would be the mask of p1-v1 and of p1-v2"):
-        read_cohort(tmp_path, masks="masks/{patient}_*", **asked)
-    cohort = read_cohort(tmp_path, masks="masks/{patient}_{visit}*", **asked)
+        read_cohort(tmp_path, SourceOptions(images=images, masks="masks/{patient}_*"), sequences=["T1"])
+    cohort = read_cohort(tmp_path, SourceOptions(images=images, masks="masks/{patient}_{visit}*"), sequences=["T1"])
     assert [case.mask is None for case in cohort.cases] == [False, True]
 
 
 def test_a_mask_has_no_sequence(tmp_path: Path, write_picture) -> None:
     write_picture(tmp_path / "p1-t1.png", np.eye(8, dtype=np.uint8))
     with pytest.raises(ValueError, match=r"has the field \{sequence\}, but a case has one mask"):
-        read_cohort(tmp_path, images="{patient}-{sequence}.png", masks="{patient}-{sequence}-mask.png")
+        read_cohort(tmp_path, SourceOptions(images="{patient}-{sequence}.png", masks="{patient}-{sequence}-mask.png"))
 
 
 def test_a_file_for_each_sequence_and_own_labels(tmp_path: Path, write_picture) -> None:
     for name in ("p1_t1ce_3", "p1_flair_3", "p2_t1ce_3"):
         write_picture(tmp_path / f"{name}.png", np.eye(8, dtype=np.uint8))
-    cohort = read_cohort(tmp_path, images="{patient}_{sequence}_{slice}.png", labels={0: "b", 1: "x", 2: "y"})
+    cohort = read_cohort(
+        tmp_path, SourceOptions(images="{patient}_{sequence}_{slice}.png", labels={0: "b", 1: "x", 2: "y"})
+    )
     assert cohort.sequences == ("T1c", "FLAIR")
     assert [set(case.images) for case in cohort.cases] == [{"T1c", "FLAIR"}, {"T1c"}]
     assert cohort.cases[0].mask_values == {0: 0, 1: 1, 2: 2}
     with pytest.raises(ValueError, match="are both T1c of the case p1-3"):
         write_picture(tmp_path / "p1_t1c_3.png", np.eye(8, dtype=np.uint8))
-        read_cohort(tmp_path, images="{patient}_{sequence}_{slice}.png")
+        read_cohort(tmp_path, SourceOptions(images="{patient}_{sequence}_{slice}.png"))
 
 
 def test_the_patient_by_an_expression(pictures: Path) -> None:
-    one = {"images": "images/{name}.png", "sequences": ["T1"]}
-    cohort = read_cohort(pictures, **one, patient=r"(P-\d+)-")
+    images = "images/{name}.png"
+    cohort = read_cohort(pictures, SourceOptions(images=images, patient=r"(P-\d+)-"), sequences=["T1"])
     assert {case.patient for case in cohort.cases} == {"P-1", "P-2"}
-    assert read_cohort(pictures, **one, patient=r"P-\d").cases[0].patient == "P-1"
+    assert (
+        read_cohort(pictures, SourceOptions(images=images, patient=r"P-\d"), sequences=["T1"]).cases[0].patient == "P-1"
+    )
     with pytest.raises(ValueError, match="does not match the case 'P-1-0'"):
-        read_cohort(pictures, **one, patient="Q")
+        read_cohort(pictures, SourceOptions(images=images, patient="Q"), sequences=["T1"])
     with pytest.raises(ValueError, match="does not match the case 'P-1-0'"):
-        read_cohort(pictures, **one, patient="P(Q)?")
+        read_cohort(pictures, SourceOptions(images=images, patient="P(Q)?"), sequences=["T1"])
     with pytest.raises(ValueError, match="is no regular expression"):
-        read_cohort(pictures, **one, patient="(")
-    assert {case.patient for case in read_cohort(pictures, images="images/*.png", sequences=["T1"]).cases} == {
-        f"images/P-{p}-{s}" for p in (1, 2) for s in (0, 1, 10)
-    }
+        read_cohort(pictures, SourceOptions(images=images, patient="("), sequences=["T1"])
+    assert {
+        case.patient for case in read_cohort(pictures, SourceOptions(images="images/*.png"), sequences=["T1"]).cases
+    } == {f"images/P-{p}-{s}" for p in (1, 2) for s in (0, 1, 10)}
 
 
 def test_arguments_that_do_not_fit(pictures: Path, tmp_path: Path, write_brats) -> None:
     with pytest.raises(ValueError, match="is not a folder"):
         read_cohort(tmp_path / "none")
     with pytest.raises(ValueError, match="needs `images`"):
-        read_cohort(pictures, layout="folder")
-    with pytest.raises(ValueError, match="neither BraTS names"):
+        read_cohort(pictures, SourceOptions(layout="folder"))
+    with pytest.raises(ValueError, match=r"looks like none of the layouts \(folder: patterns .*; brats: names such as"):
         read_cohort(pictures)
     with pytest.raises(ValueError, match="name what the files show"):
-        read_cohort(pictures, images="images/{patient}-{slice}.png")
+        read_cohort(pictures, SourceOptions(images="images/{patient}-{slice}.png"))
     with pytest.raises(ValueError, match=r"has the fields \['site'\]"):
-        read_cohort(pictures, images="images/{patient}-{slice}.png", masks="{site}.png", channels={"T1": 0})
+        read_cohort(
+            pictures, SourceOptions(images="images/{patient}-{slice}.png", masks="{site}.png", channels={"T1": 0})
+        )
     with pytest.raises(ValueError, match=r"no case found in the folder layout.*jpg"):
-        read_cohort(pictures, images="images/{patient}.jpg", channels={"T1": 0})
+        read_cohort(pictures, SourceOptions(images="images/{patient}.jpg", channels={"T1": 0}))
     brats = write_brats(tmp_path / "brats", ["a"])
-    with pytest.raises(ValueError, match="describe 2-D folders"):
-        read_cohort(brats, inverted=True)
+    with pytest.raises(
+        ValueError, match=r"read as brats, which does not heed inverted \(brats heeds none of its kind\)"
+    ):
+        read_cohort(brats, SourceOptions(inverted=True))
     with pytest.raises(ValueError, match="layout 'dicom' is unknown"):
-        read_cohort(brats, layout="dicom")
+        read_cohort(brats, SourceOptions(layout="dicom"))
     with pytest.raises(ValueError, match="no case has ADC; there are T1, T1c, T2, FLAIR"):
         read_cohort(brats, sequences=["T1", "ADC"])
+
+
+def stones(source: Source) -> Found:
+    cases = [
+        Case(path.stem, path.stem, path.stem, source.name, {"T1": ImageRef(path)}, None, {0: 0, 1: 1})
+        for path in source.files
+    ]
+    return Found(cases, {0: "background", 1: "stone"})
+
+
+def test_installed_packages_add_layouts(pictures: Path, tmp_path: Path, write_brats, installed) -> None:
+    mine = Layout("mine", lambda source: (source.root / "masks").is_dir(), stones, "a folder masks")
+    installed("seglens.layouts", mine=mine)
+    cohort = read_cohort(pictures)
+    assert (len(cohort.cases), cohort.labels[1]) == (12, "stone")
+    assert read_cohort(pictures, SourceOptions(layout="mine")).cases == cohort.cases
+    with pytest.raises(
+        ValueError, match=r"layout 'mime' is unknown; did you mean 'mine'\? it is one of auto, folder, "
+    ):
+        read_cohort(pictures, SourceOptions(layout="mime"))
+    with pytest.raises(ValueError, match=r"looks like none of the layouts \(.*; mine: a folder masks\)"):
+        read_cohort(pictures / "masks")
+
+
+def test_installed_layouts_are_asked_only_where_none_of_ours_fits(
+    pictures: Path, tmp_path: Path, write_brats, installed
+) -> None:
+    brats = write_brats(tmp_path / "brats", ["a"])
+    installed("seglens.layouts", broken=ImportError("no module named dicom"))
+    assert len(read_cohort(brats).cases) == 1
+    for options in (SourceOptions(), SourceOptions(layout="broken")):
+        with pytest.raises(
+            ValueError, match=r"broken = .*cannot be loaded \(no module named dicom\); mend or uninstall"
+        ):
+            read_cohort(pictures, options)
+    installed("seglens.layouts", brats=ImportError("never asked"))
+    with pytest.raises(ValueError, match="is called 'brats', as another row is"):
+        read_cohort(brats)
+
+
+def test_a_study_names_only_layouts_of_the_table(tmp_path: Path) -> None:
+    study = {"sequences": ["T1"], "segmenters": {"a": {"cohort": "a"}}}
+    with pytest.raises(
+        SettingsError, match=r"cohorts\.a\.sources\.0: .*layout 'nnunett' is unknown; did you mean 'nnunet'"
+    ):
+        StudySettings.parse({**study, "cohorts": {"a": {"sources": [{"path": "x", "layout": "nnunett"}]}}}, "s")
+    with pytest.raises(
+        SettingsError, match=r"sources\.0\.lables: unknown; did you mean 'labels' or 'images'\? legal are .*mask_thr"
+    ):
+        StudySettings.parse({**study, "cohorts": {"a": {"sources": [{"path": "x", "lables": {}}]}}}, "s")

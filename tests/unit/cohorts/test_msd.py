@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from seglens.cohorts.layouts import read_cohort
+from seglens.cohorts.source_options import SourceOptions
 
 
 @pytest.fixture
@@ -42,7 +43,9 @@ def test_channels_of_one_file(write_msd) -> None:
 
 def test_other_names_and_labels(write_msd) -> None:
     root = write_msd()
-    cohort = read_cohort(root, channels={"T2": 1}, labels={0: "b", 1: "t"}, mask_values={0: 0, 1: 1, 2: 1, 3: 1})
+    cohort = read_cohort(
+        root, SourceOptions(channels={"T2": 1}, labels={0: "b", 1: "t"}, mask_values={0: 0, 1: 1, 2: 1, 3: 1})
+    )
     assert cohort.sequences == ("T2",)
     assert cohort.cases[1].mask_values[3] == 1
 
@@ -84,4 +87,4 @@ def test_a_test_list_that_cannot_be_understood(write_msd, test: Any, match: str)
 )
 def test_what_cannot_be_understood(write_msd, changes: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        read_cohort(write_msd(**changes), layout="msd")
+        read_cohort(write_msd(**changes), SourceOptions(layout="msd"))

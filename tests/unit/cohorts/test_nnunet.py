@@ -7,6 +7,7 @@ import pytest
 
 from seglens.cohorts.case import TUMOUR_LABELS
 from seglens.cohorts.layouts import read_cohort
+from seglens.cohorts.source_options import SourceOptions
 
 LABELS = {"background": 0, "edema": 1, "necrotic_core": 2, "enhancing": 3}
 
@@ -98,23 +99,23 @@ def test_the_first_version_of_the_format(nnunet) -> None:
 def test_own_labels_and_channels(nnunet) -> None:
     root = nnunet(labels={"background": 0, "whole": [1, 2, 3]}, channel_names={"0": "MR", "1": "mr"})
     with pytest.raises(ValueError, match="defines whole as regions"):
-        read_cohort(root, channels={"T1": 0})
+        read_cohort(root, SourceOptions(channels={"T1": 0}))
     given = {"labels": {0: "background", 1: "tumour"}, "mask_values": {0: 0, 1: 1, 2: 1, 3: 1}}
-    cohort = read_cohort(root, channels={"T1": 0}, **given)
+    cohort = read_cohort(root, SourceOptions(**given, channels={"T1": 0}))
     assert cohort.sequences == ("T1",)
     assert cohort.cases[0].mask_values == given["mask_values"]
 
 
 def test_channels_are_named_as_in_every_layout(nnunet) -> None:
     root = nnunet()
-    cohort = read_cohort(root, channels={"t1gd": 1, "t1w": 0}, sequences=["t1ce", "T1"])
+    cohort = read_cohort(root, SourceOptions(channels={"t1gd": 1, "t1w": 0}), sequences=["t1ce", "T1"])
     assert cohort.sequences == ("T1c", "T1")
     assert {name: ref.path.name for name, ref in cohort.cases[0].images.items()} == {
         "T1c": "c000_0001.nii.gz",
         "T1": "c000_0000.nii.gz",
     }
     with pytest.raises(ValueError, match=r"channels \{'T1c': 0, 't1ce': 1\} name a sequence twice"):
-        read_cohort(root, channels={"T1c": 0, "t1ce": 1})
+        read_cohort(root, SourceOptions(channels={"T1c": 0, "t1ce": 1}))
 
 
 @pytest.mark.parametrize("labels", [LABELS | {"ignore": 4}, {"background": 0, "whole": [1, 2], "ignore": 3}])
@@ -122,8 +123,8 @@ def test_voxels_to_be_ignored_are_no_class(nnunet, labels: dict[str, Any]) -> No
     root = nnunet(labels=labels)
     for given in ({}, {"labels": TUMOUR_LABELS}, {"mask_values": {0: 0, 1: 2, 2: 1, 3: 3}}):
         with pytest.raises(ValueError, match=r"has the label ignore \([34]\).*give `labels` and `mask_values`"):
-            read_cohort(root, **given)
-    cohort = read_cohort(root, labels=TUMOUR_LABELS, mask_values={0: 0, 1: 2})
+            read_cohort(root, SourceOptions(**given))
+    cohort = read_cohort(root, SourceOptions(labels=TUMOUR_LABELS, mask_values={0: 0, 1: 2}))
     assert cohort.labels == TUMOUR_LABELS
     assert cohort.cases[0].mask_values == {0: 0, 1: 2}
 
@@ -131,9 +132,9 @@ def test_voxels_to_be_ignored_are_no_class(nnunet, labels: dict[str, Any]) -> No
 def test_labels_are_matched_by_name(nnunet) -> None:
     root = nnunet()
     table = {0: 0, 1: 2}
-    assert read_cohort(root, mask_values=table).cases[0].mask_values == table
+    assert read_cohort(root, SourceOptions(mask_values=table)).cases[0].mask_values == table
     with pytest.raises(ValueError, match="has the labels edema, enhancing, necrotic_core, which"):
-        read_cohort(root, labels={0: "background", 1: "tumour"})
+        read_cohort(root, SourceOptions(labels={0: "background", 1: "tumour"}))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from seglens.cohorts.case import WHOLE_TUMOUR_LABELS
 from seglens.cohorts.checks import check_cohort
 from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.slices import Preprocessing, prepare_slices
+from seglens.cohorts.source_options import SourceOptions
 from seglens.cohorts.volumes import read_volume
 
 FOLDER = os.environ.get("SEGLENS_REAL_DATA")
@@ -43,7 +44,7 @@ SSA: dict[str, Any] = {
     ],
 )
 def test_cohorts(*, name: str, arguments: dict, n_cases: int, n_patients: int, n_without_mask: int) -> None:
-    cohort = read_cohort(Path(FOLDER or "") / name, **arguments)
+    cohort = read_cohort(Path(FOLDER or "") / name, SourceOptions(**arguments))
     assert len(cohort.cases) == n_cases
     assert len({case.patient for case in cohort.cases}) == n_patients
     report = check_cohort(cohort)

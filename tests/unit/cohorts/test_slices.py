@@ -9,6 +9,7 @@ from seglens.artifacts import ArtifactError, hash_file, read_artifact
 from seglens.cohorts import slice_set
 from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.slices import Preprocessing, SliceSet, prepare_slices
+from seglens.cohorts.source_options import SourceOptions
 from seglens.cohorts.volumes import VolumeError
 
 T1 = Preprocessing(("T1",), size=16, minimum_brain_share=0.0)
@@ -141,7 +142,7 @@ def test_a_lesion_that_resizing_loses_makes_no_slice_lesion_free(tmp_path: Path,
         write_picture(tmp_path / f"i/p-{number}.png", image)
         write_picture(tmp_path / f"m/p-{number}.png", mask)
     patterns = {"images": "i/{patient}-{slice}.png", "masks": "m/{patient}-{slice}.png"}
-    cohort = read_cohort(tmp_path, **patterns, sequences=["T1"])
+    cohort = read_cohort(tmp_path, SourceOptions(**patterns), sequences=["T1"])
     small = prepare_slices(cohort, Preprocessing(("T1",), size=8, lesion_free_share=0.5))
     assert small.index["position"].to_list() == [0, 2]
     full = prepare_slices(cohort, Preprocessing(("T1",), size=64, lesion_free_share=0.5))
@@ -189,7 +190,7 @@ def test_pictures_of_differing_size_are_normalised_as_one_volume(tmp_path: Path,
         write_picture(tmp_path / f"m/p-{number}.png", mask)
         pixels[number] = image
     patterns = {"images": "i/{patient}-{slice}.png", "masks": "m/{patient}-{slice}.png"}
-    cohort = read_cohort(tmp_path, **patterns, sequences=["T1"])
+    cohort = read_cohort(tmp_path, SourceOptions(**patterns), sequences=["T1"])
     slices = prepare_slices(cohort, Preprocessing(("T1",), size=16, clip_percentiles=(0.0, 100.0)))
     assert slices.index["position"].to_list() == [1, 3, 12]
     assert slices.index["volume"].unique().to_list() == ["p"]
@@ -211,5 +212,5 @@ def test_a_volume_without_any_brain_gives_nothing(tmp_path: Path, write_picture)
         write_picture(tmp_path / f"i/{patient}-1.png", image)
         write_picture(tmp_path / f"m/{patient}-1.png", np.eye(24, dtype=np.uint8) * 255)
     patterns = {"images": "i/{patient}-{slice}.png", "masks": "m/{patient}-{slice}.png"}
-    slices = prepare_slices(read_cohort(tmp_path, **patterns, sequences=["T1"]), T1)
+    slices = prepare_slices(read_cohort(tmp_path, SourceOptions(**patterns), sequences=["T1"]), T1)
     assert slices.index["case"].to_list() == ["q-1"]

@@ -23,6 +23,7 @@ from seglens.cohorts.phantom.cohort import write_phantom_cohort
 from seglens.cohorts.phantom.subject import SEQUENCES
 from seglens.cohorts.phantom.tissue import TUMOUR_LABELS
 from seglens.cohorts.slices import Preprocessing, SliceSet, prepare_slices
+from seglens.cohorts.source_options import SourceOptions
 from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.joint import JOINT_FIT, JointDictionary, fit_joint_dictionary
@@ -349,5 +350,5 @@ def _render(name: str, phantoms: _Phantoms, draft: Draft, progress: Progress) ->
             workers=min(2, torch.get_num_threads()),
             progress=progress,
         )
-        cohort = read_cohort(folder, name=name, layout="nnunet", sequences=phantoms.sequences, seed=0)
+        cohort = read_cohort(folder, SourceOptions(layout="nnunet"), name=name, sequences=phantoms.sequences, seed=0)
         prepare_slices(cohort, Preprocessing(sequences=phantoms.sequences, size=phantoms.size)).write(draft)
