@@ -23,7 +23,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = PROJECT / "benchmarks" / "requirements"
 CACHE = PROJECT / ".benchmarks"
 OWN = "own"
-OWN_LIBRARIES = ("numpy", "scipy", "torch", "numba", "monai", "accelerate")
+OWN_LIBRARIES = ("numpy", "scipy", "torch", "lapx", "monai")
 """What the table's header names of the Python that runs the benchmarks."""
 
 

@@ -28,7 +28,7 @@ class _Tokens:
         raise NotImplementedError("the benchmark gives the batches")
 
 
-def ours(case: Mapping[str, Any], *, screen: str, kernel: str) -> Repeat:
+def ours(case: Mapping[str, Any], *, screen: str) -> Repeat:
     """`fit_dictionary`'s step: codes, loss, gradients, clipping, Adam, unit decoder rows."""
     import torch
 
@@ -41,26 +41,13 @@ def ours(case: Mapping[str, Any], *, screen: str, kernel: str) -> Repeat:
         k=case["k"], expansion=case["m"] // case["d_in"], batch_size=case["batch"], steps=20_000, dead_after=1.0
     )
     fit = _Fit(FitPlan(_Tokens(case), settings), "cpu")
-    fit.top.screen, fit.kernel = screen, kernel
+    fit.top.screen = screen
     batch = batches(case)
     fit.advance(batch())
     fit.weights.b_enc[: n_dead(case)] = FAR_BELOW
     fit.unseen[: n_dead(case)] = LONG_AGO
     assert int((fit.unseen >= fit.store.n_tokens).sum()) == n_dead(case)
     return warmed(lambda: fit.advance(batch()))
-
-
-def load_numba() -> None:
-    """What the kernel imports and compiles when it is first used."""
-    try:
-        import torch
-
-        from seglens.dictionaries.codes import Codes
-        from seglens.dictionaries.kernels import errors_and_slopes
-    except ImportError:
-        return
-    one = Codes(torch.tensor([0, 1]), torch.zeros(1, dtype=torch.int32), torch.ones(1), 1)
-    errors_and_slopes(torch.ones(1, 2), torch.ones(1, 2), one)
 
 
 def one_product(case: Mapping[str, Any]) -> Repeat:
@@ -79,10 +66,8 @@ BENCHMARK = Benchmark(
     cases=CASES,
     subjects=[
         Subject("floor: one encoder GEMM", "floor", one_product),
-        Subject("seglens, bf16 screen, numba", "ours", partial(ours, screen="bf16", kernel="numba"), load=load_numba),
-        Subject("seglens, bf16 screen", "ours", partial(ours, screen="bf16", kernel="torch")),
-        Subject("seglens, numba", "ours", partial(ours, screen="fp32", kernel="numba"), load=load_numba),
-        Subject("seglens, torch only", "ours", partial(ours, screen="fp32", kernel="torch")),
+        Subject("seglens, bf16 screen", "ours", partial(ours, screen="bf16")),
+        Subject("seglens", "ours", partial(ours, screen="fp32")),
         *PEERS,
     ],
     repeats=9,

@@ -3,7 +3,7 @@
 from functools import partial
 
 from benchmarks.framework import Benchmark, Subject
-from benchmarks.step import load_numba, one_product, ours
+from benchmarks.step import one_product, ours
 
 FACTORS = (1, 2, 4, 8)
 
@@ -16,7 +16,7 @@ BENCHMARK = Benchmark(
     },
     subjects=[
         Subject("floor: one encoder GEMM", "floor", one_product),
-        Subject("seglens", "ours", partial(ours, screen="auto", kernel="auto"), load=load_numba),
+        Subject("seglens", "ours", partial(ours, screen="auto")),
     ],
     growth={
         "tokens": [f"{1024 * f} tokens" for f in FACTORS],

@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.framework import Repeat, Unavailable
 
-LIBRARIES = ("numpy", "scipy.optimize", "scipy.sparse", "torch", "torch._dynamo", "numba")
+LIBRARIES = ("numpy", "scipy.optimize", "scipy.sparse", "torch", "torch._dynamo")
 """Loaded, where they are installed, before memory is measured: their code is not what a subject needs. (torch's
 optimisers load torch._dynamo.)"""
 MIB = 1024**2

@@ -8,8 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seglens.devices import fast_bf16
-from seglens.dictionaries.codes import Codes
-from seglens.dictionaries.kernels import pair_dots
+from seglens.dictionaries.codes import Codes, pair_dots
 from seglens.processes import gather_over_ranks, rank_and_size, sum_over_ranks
 
 Screen = Literal["auto", "fp32", "bf16"]

@@ -196,5 +196,23 @@ def weighted_rows(
     )
 
 
+def pair_dots(
+    tokens: Float[Tensor, "n d"], latents: Float[Tensor, "m d"], offsets: Int[Tensor, " n_plus_1"], pairs: Tensor
+) -> Float[Tensor, " nnz"]:
+    """``tokens[i] . latents[j]`` for the pairs (i, j) of codes in compressed sparse rows.
+
+    The gradient of ``embedding_bag`` by its weights is just that, and takes a tenth of the time of gathering both
+    sides and a quarter of ``torch.sparse.sampled_addmm``'s.
+    """
+    if not len(pairs):
+        return tokens.new_zeros(0)
+    counts = offsets.diff()
+    owners = torch.arange(len(counts), dtype=torch.int32, device=pairs.device).repeat_interleave(counts)
+    dots: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        tokens.contiguous(), latents, pairs.int(), offsets[:-1].int(), owners, 0
+    )
+    return dots
+
+
 def _offsets(counts: Int64[Tensor, " n"]) -> Int64[Tensor, " n_plus_1"]:
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])

@@ -16,7 +16,6 @@ from seglens.dictionaries.calibration import calibrate
 from seglens.dictionaries.checkpoints import FitState, read_checkpoint, write_checkpoint
 from seglens.dictionaries.fit_settings import DEFAULT_FIT, Auto, FitSettings
 from seglens.dictionaries.gradients import Weights, backward, project_decoder_gradient
-from seglens.dictionaries.kernels import Kernel
 from seglens.dictionaries.matryoshka import PrefixErrors
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.dictionaries.token_source import TokenSource, check_source
@@ -204,7 +203,6 @@ class _Fit:
         )
         self.optimiser = torch.optim.Adam(list(self.weights), lr=1.0, fused=True)
         self.top = BatchTopK(size.k)
-        self.kernel: Kernel = "auto"
         self.unseen = torch.zeros(dictionary.n_latents, dtype=torch.int64, device=self.weights.encoder.device)
         self.step = 0
         self.epoch = 0
@@ -290,7 +288,6 @@ class _Fit:
             dead=dead,
             auxiliary_k=max(1, self.dictionary.d_in // 2),
             auxiliary_coefficient=settings.auxiliary_coefficient,
-            kernel=self.kernel,
             through=self.through,
         )
         project_decoder_gradient(result.gradients.decoder, weights.decoder)

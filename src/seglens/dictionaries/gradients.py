@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from seglens.dictionaries.codes import Codes, weighted_rows
-from seglens.dictionaries.kernels import Kernel, chosen_kernel, errors_and_slopes
+from seglens.dictionaries.codes import Codes, pair_dots, weighted_rows
 from seglens.processes import sum_over_ranks
 
 AUXILIARY_ELEMENTS = 2**17
@@ -54,8 +53,8 @@ class Backward:
     fired: Int64[Tensor, " m"]
 
 
-Through = Callable[[Tensor, Weights, Codes, float, Kernel], tuple[Tensor, Weights]]
-"""From centred tokens, weights, codes, a factor and a kernel to the error, and to the gradients of its energy times
+Through = Callable[[Tensor, Weights, Codes, float], tuple[Tensor, Weights]]
+"""From centred tokens, weights, codes and a factor to the error, and to the gradients of its energy times
 ``factor / 2`` (or of another loss in its place) where the encoder's input does not move."""
 
 
@@ -67,7 +66,6 @@ def backward(
     dead: Int64[Tensor, " n_dead"] | None = None,
     auxiliary_k: int = 0,
     auxiliary_coefficient: float = 1 / 32,
-    kernel: Kernel = "auto",
     through: Through | None = None,
 ) -> Backward:
     """Loss and gradients of one batch by hand, summed over all processes.
@@ -85,8 +83,8 @@ def backward(
         dead: latents that the auxiliary loss is for.
         auxiliary_k: how many of them a token may use.
         auxiliary_coefficient: weight of the auxiliary loss.
-        kernel: how the active pairs are gone through; the same numbers but for rounding.
-        through: another loss of the active pairs (`matryoshka.PrefixErrors`); None: the squared error.
+        through: another loss of the active pairs (`matryoshka.PrefixErrors`); None: the squared error, through the
+            active pairs on a CPU and by dense products elsewhere.
 
     Returns:
         Loss, gradients and how often each latent fired.
@@ -95,8 +93,8 @@ def backward(
     sum_over_ranks([total])
     elements = max(int(total) * x.shape[1], 1)
     centred = x - weights.b_dec
-    through = through or (_through_all if chosen_kernel(kernel, x) == "dense" else _through_pairs)
-    error, gradients = through(centred, weights, codes, 2 / elements, kernel)
+    through = through or (_through_pairs if x.device.type == "cpu" else _through_all)
+    error, gradients = through(centred, weights, codes, 2 / elements)
     auxiliary = x.new_zeros(1)
     energy = error.square().sum().reshape(1)
     sum_over_ranks([energy])
@@ -118,12 +116,10 @@ def backward(
     return Backward(float(energy) / elements, float(auxiliary), gradients, fired)
 
 
-def _through_pairs(
-    centred: Tensor, weights: Weights, codes: Codes, factor: float, kernel: Kernel
-) -> tuple[Tensor, Weights]:
+def _through_pairs(centred: Tensor, weights: Weights, codes: Codes, factor: float) -> tuple[Tensor, Weights]:
     """The error, and the gradients of its energy times ``factor / 2`` where the encoder's input does not move."""
-    error, slopes = errors_and_slopes(centred, weights.decoder, codes, kernel)
-    slopes *= factor
+    error = weighted_rows(weights.decoder, codes.offsets, codes.latents, codes.values) - centred
+    slopes = pair_dots(error, weights.decoder, codes.offsets, codes.latents).mul_(factor)
     order = codes.order_by_latent()
     fired = codes.firing_counts()
     offsets = torch.cat([fired.new_zeros(1), fired.cumsum(0)])
@@ -137,9 +133,7 @@ def _through_pairs(
     return error, gradients
 
 
-def _through_all(
-    centred: Tensor, weights: Weights, codes: Codes, factor: float, kernel: Kernel
-) -> tuple[Tensor, Weights]:
+def _through_all(centred: Tensor, weights: Weights, codes: Codes, factor: float) -> tuple[Tensor, Weights]:
     """The same by dense products, which a GPU is made for (no GPU has been measured yet)."""
     z = codes.to_dense()
     error = z @ weights.decoder - centred

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seglens.dictionaries.codes import Codes, weighted_rows
+from seglens.dictionaries.codes import Codes, pair_dots, weighted_rows
 from seglens.dictionaries.gradients import Weights
-from seglens.dictionaries.kernels import Kernel, pair_dots
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.dictionaries.token_source import TokenSource
 
@@ -37,9 +36,7 @@ class PrefixErrors:
 
     sizes: tuple[int, ...]
 
-    def __call__(
-        self, centred: Tensor, weights: Weights, codes: Codes, factor: float, kernel: Kernel
-    ) -> tuple[Tensor, Weights]:
+    def __call__(self, centred: Tensor, weights: Weights, codes: Codes, factor: float) -> tuple[Tensor, Weights]:
         """The whole's error [n d_in], and the gradients of the loss; a way through the pairs for `backward`.
 
         Args:
@@ -47,7 +44,6 @@ class PrefixErrors:
             weights: the dictionary.
             codes: active pairs.
             factor: gradient of a squared error by that error, over the error.
-            kernel: not used: the sums by prefix are made in torch.
 
         Raises:
             ValueError: a prefix is as large as the dictionary or larger.

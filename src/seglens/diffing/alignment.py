@@ -1,12 +1,11 @@
 """Alignment: the correspondence between two dictionaries, with the bounds without which it says nothing."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
 from seglens.artifacts import Artifact, Draft
-from seglens.diffing.assignment import Certificate
 from seglens.notebook import html_table
 
 _FIGURES = (
@@ -49,8 +48,6 @@ class Alignment:
         functional: mean code correlation of pairs matched by function instead.
         functional_floor: ``functional`` on the null (tokens of other slices).
         functional_ceiling: ``functional`` of the same model and data, other SAE seed.
-        certificates: of projections "enc" and "dec": the proof that no matching has a larger total similarity; empty
-            for methods that do not seek the largest.
         notes: what the reader must know, such as same_segmenter_start and same_sae_seed.
     """
 
@@ -74,7 +71,6 @@ class Alignment:
     functional: float | None = None
     functional_floor: float | None = None
     functional_ceiling: float | None = None
-    certificates: Mapping[str, Certificate] = field(default_factory=dict)
     notes: Mapping[str, bool | int | float | str | None] = field(default_factory=dict)
 
     @property
@@ -127,7 +123,6 @@ class Alignment:
         document = {name: getattr(self, name) for name in plain}
         document["unmatched_source"] = list(self.unmatched_source)
         document["unmatched_target"] = list(self.unmatched_target)
-        document["certificates"] = {name: asdict(one) for name, one in self.certificates.items()}
         document["notes"] = dict(self.notes)
         draft.save_document("alignment", document)
 
@@ -137,7 +132,6 @@ class Alignment:
         document = artifact.document("alignment")
         for name in ("unmatched_source", "unmatched_target"):
             document[name] = tuple(document[name])
-        document["certificates"] = {name: Certificate(**one) for name, one in document.get("certificates", {}).items()}
         return cls(pairs=artifact.table("pairs"), **document)
 
 

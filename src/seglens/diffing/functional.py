@@ -15,7 +15,7 @@ from torch import Tensor
 
 from seglens.dictionaries.codes import Codes
 from seglens.diffing.alignment import Alignment
-from seglens.diffing.assignment import Certificate, assign
+from seglens.diffing.matching import hungarian
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,6 @@ class FunctionalAlignment:
         n_tokens: probe tokens.
         live_source: source latents that fire often enough to be compared.
         live_target: the same of the target.
-        certificate: the proof that no matching has a larger total.
     """
 
     pairs: pl.DataFrame
@@ -36,7 +35,6 @@ class FunctionalAlignment:
     n_tokens: int
     live_source: int
     live_target: int
-    certificate: Certificate
 
     def share_above(self, correlation: float = 0.5) -> float:
         """Pairs of at least this correlation over the live latents of the narrower side, 0..1."""
@@ -63,8 +61,7 @@ def functional_alignment(source: Codes, target: Codes, *, minimum_firings: int =
     a, b = _matrix(source), _matrix(target)
     live_a, live_b = _live(a, minimum_firings), _live(b, minimum_firings)
     correlation = _correlations(a[:, live_a], b[:, live_b])
-    found = assign(correlation)
-    match = found.match
+    match = hungarian(correlation)
     rows = (match >= 0).nonzero()[0]
     values = correlation[rows, match[rows]]
     pairs = pl.DataFrame(
@@ -72,7 +69,7 @@ def functional_alignment(source: Codes, target: Codes, *, minimum_firings: int =
         schema={"source_latent": pl.Int32, "target_latent": pl.Int32, "correlation": pl.Float32},
     )
     mean = float(values.mean(dtype=np.float64)) if len(values) else None
-    return FunctionalAlignment(pairs, mean, source.n, len(live_a), len(live_b), found.certificate)
+    return FunctionalAlignment(pairs, mean, source.n, len(live_a), len(live_b))
 
 
 def pair_correlations(

@@ -11,8 +11,6 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from seglens.diffing.assignment import assign
-
 ROWS_AT_ONCE = 1024
 """Similarity is computed and searched in blocks of so many rows."""
 
@@ -53,22 +51,45 @@ def cosine(a: Float[Tensor, "n_a d"], b: Float[Tensor, "n_b d_too"]) -> Float32[
     return out.clamp_(-1, 1).numpy()
 
 
-def paired_cosine(unit_a: Float32[Tensor, "p d"], unit_b: Float32[Tensor, "p d"]) -> Float32[np.ndarray, " p"]:
-    """Cosine of row i of one side with row i of the other, both unit rows."""
-    return torch.einsum("pd,pd->p", unit_a, unit_b).clamp(-1, 1).numpy()
-
-
 def hungarian(similarity: Similarity) -> Match:
-    """The one-to-one matching of largest total similarity (paper, section 3.6).
+    """Match one to one with the largest total similarity (paper, section 3.6), by lapx's Jonker-Volgenant solver.
+
+    Every row of the narrower side is matched, to a negative similarity too if need be; its zero rows (dead latents)
+    take what is left over, in order. Where several matchings are best, which of them is returned is arbitrary but
+    always the same.
 
     Args:
-        similarity: [n_a n_b], finite.
+        similarity: [n_a n_b], finite, of either sign. The solver works on a copy of 8 bytes a pair.
 
     Returns:
-        For each row its column; -1 for the rows that a narrower other side leaves over. ``assignment.assign`` returns
-        the proof that it is optimal as well.
+        For each row its column; -1 for the rows that a narrower other side leaves over.
+
+    Raises:
+        ValueError: a similarity is NaN or infinite.
     """
-    return assign(similarity).match
+    import lap
+
+    if not np.isfinite(similarity).all():
+        row, column = np.argwhere(~np.isfinite(similarity))[0]
+        raise ValueError(
+            f"the similarity of row {row} and column {column} is {similarity[row, column]}; all must be finite"
+        )
+    n_a, n_b = similarity.shape
+    live_rows, live_columns = similarity.any(axis=1), similarity.any(axis=0)
+    turned = n_a > n_b or (n_a == n_b and live_columns.sum() < live_rows.sum())
+    narrow, live = (similarity.T, live_columns) if turned else (similarity, live_rows)
+    # Zero rows are put aside: every row is matched anyway, so it costs nothing, and their ties slow the solver down
+    # (4,096 latents, a fifth of them zero: 26 s with them, 0.1 s without).
+    partners = np.full(len(narrow), -1, dtype=np.int64)
+    if live.any():
+        cost = np.negative(narrow[live], dtype=np.float64, order="C")
+        _, partners[live] = lap.lapjvr(cost, extend_cost=True, return_cost=False)
+    partners[~live] = np.setdiff1d(np.arange(narrow.shape[1]), partners)[: len(narrow) - live.sum()]
+    if not turned:
+        return partners
+    match = np.full(n_a, -1, dtype=np.int64)
+    match[partners] = np.arange(n_b)
+    return match
 
 
 def greedy(similarity: Similarity) -> Match:

@@ -1,6 +1,6 @@
 """Which latents two dictionaries share by their weights (paper, section 3.6, algorithm 1)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import polars as pl
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.alignment import Alignment, calibrated_share
-from seglens.diffing.assignment import Certificate, assign, assign_cosine
 from seglens.diffing.functional import FunctionalAlignment, functional_alignment, weight_matched_function
 from seglens.diffing.matching import (
     Match,
@@ -18,9 +17,7 @@ from seglens.diffing.matching import (
     cosine,
     greedy,
     hungarian,
-    paired_cosine,
     sinkhorn,
-    unit_rows,
 )
 from seglens.diffing.universal import specific_latents, universal_latents
 from seglens.room import require_memory
@@ -39,10 +36,6 @@ __all__ = [
     "weight_matched_function",
 ]
 
-LARGEST_ARRAY = 2 * 2**30
-"""Bytes of a similarity array that is still held whole (m = 23,170); a larger one is worked out in blocks again and
-again, for those methods that can."""
-Indices = Int64[np.ndarray, " p"]
 PAIR_COLUMNS: Mapping[str, type[pl.DataType]] = {
     "source_latent": pl.Int32,
     "target_latent": pl.Int32,
@@ -137,13 +130,13 @@ def align(
     live_source, live_target = live_latents(source, alive_source), live_latents(target, alive_target)
     encoders, decoders = zip(latent_vectors(source, live_source), latent_vectors(target, live_target), strict=True)
     # One projection after the other: both arrays at once are 3.2 GiB at m = 20,480.
-    by_encoder, cosines, proof_enc = _matched(method, *encoders)
+    by_encoder, cosines = _matched(method, *encoders)
     matched = by_encoder >= 0
     rows, columns = matched.nonzero()[0], by_encoder[matched]
-    similarity_enc = cosines(rows, columns)
+    similarity_enc = cosines[rows, columns]
     del cosines
-    by_decoder, cosines, proof_dec = _matched(method, *decoders)
-    similarity_dec = cosines(rows, columns)
+    by_decoder, cosines = _matched(method, *decoders)
+    similarity_dec = cosines[rows, columns]
     shared = similarity_enc >= np.float32(tau)
     if method != "encoder_only":
         shared &= (by_decoder[rows] == columns) & (similarity_dec >= np.float32(tau))
@@ -172,21 +165,13 @@ def align(
         method=method,
         unmatched_source=tuple(live_source[~matched].tolist()),
         unmatched_target=tuple(np.setdiff1d(live_target, live_target[columns]).tolist()),
-        certificates={"enc": proof_enc, "dec": proof_dec} if proof_enc and proof_dec else {},
     )
 
 
 def _matched(
     method: str, a: Float[Tensor, "n_a d_in"], b: Float[Tensor, "n_b d_in_too"]
-) -> tuple[Match, Callable[[Indices, Indices], Float32[np.ndarray, " p"]], Certificate | None]:
-    """The matching of one projection, how to look up cosines of pairs, and the proof where there is one."""
-    if METHODS[method] is hungarian and 4 * len(a) * len(b) > LARGEST_ARRAY:
-        unit_a, unit_b = unit_rows(a), unit_rows(b)
-        found = assign_cosine(unit_a, unit_b)
-        return found.match, lambda rows, columns: paired_cosine(unit_a[rows], unit_b[columns]), found.certificate
+) -> tuple[Match, Float32[np.ndarray, "n_a n_b"]]:
+    """The matching of one projection, and the cosine of every pair."""
     require_memory(3 * 4 * len(a) * len(b), f"matching {len(a)} with {len(b)} latents by {method}")
     similarity = cosine(a, b)
-    if METHODS[method] is hungarian:
-        found = assign(similarity)
-        return found.match, lambda rows, columns: similarity[rows, columns], found.certificate
-    return METHODS[method](similarity), lambda rows, columns: similarity[rows, columns], None
+    return METHODS[method](similarity), similarity

@@ -1,16 +1,12 @@
-from importlib.util import find_spec
-
 import pytest
 import torch
 
 from seglens.dictionaries import gradients as module
-from seglens.dictionaries import kernels
 from seglens.dictionaries.batch_topk import BatchTopK, batch_topk
 from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.gradients import Weights, backward, project_decoder_gradient
-from seglens.dictionaries.kernels import chosen_kernel
 
-NUMBA = pytest.param("numba", marks=pytest.mark.skipif(find_spec("numba") is None, reason="numba is not installed"))
+WAYS = {"pairs": module._through_pairs, "all": module._through_all}
 
 
 def random_weights(d_in, m, dtype=torch.float64, seed=0):
@@ -40,15 +36,15 @@ def dense_loss(x, weights, k, *, dead, auxiliary_k, coefficient):
     return loss, auxiliary
 
 
-@pytest.mark.parametrize("kernel", ["torch", "dense", NUMBA])
+@pytest.mark.parametrize("way", list(WAYS))
 @pytest.mark.parametrize("n_dead", [0, 3, 40])
-def test_gradients_equal_dense_autograd_in_float64(n_dead, kernel, monkeypatch):
+def test_gradients_equal_dense_autograd_in_float64(n_dead, way, monkeypatch):
     monkeypatch.setattr(module, "AUXILIARY_ELEMENTS", 400)  # several chunks of the auxiliary loss
     weights = random_weights(16, 128)
     x = torch.randn(60, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     dead = torch.randperm(128, generator=torch.Generator().manual_seed(2))[:n_dead].sort().values
     codes = BatchTopK(5).encode(x - weights.b_dec, weights.encoder, weights.b_enc)
-    result = backward(x, weights, codes, dead=dead, auxiliary_k=8, kernel=kernel)
+    result = backward(x, weights, codes, dead=dead, auxiliary_k=8, through=WAYS[way])
     leaves = Weights(*(tensor.clone().requires_grad_() for tensor in weights))
     loss, auxiliary = dense_loss(x, leaves, 5, dead=dead, auxiliary_k=8, coefficient=1 / 32)
     expected = torch.autograd.grad(loss + auxiliary, list(leaves))
@@ -59,37 +55,33 @@ def test_gradients_equal_dense_autograd_in_float64(n_dead, kernel, monkeypatch):
     assert torch.equal(result.fired, codes.firing_counts())
 
 
-@pytest.mark.parametrize("kernel", ["torch", "dense", NUMBA])
-def test_a_batch_without_active_pairs_has_no_gradient(kernel):
+@pytest.mark.parametrize("way", list(WAYS))
+def test_a_batch_without_active_pairs_has_no_gradient(way):
     weights = random_weights(8, 64, torch.float32)._replace(b_dec=torch.zeros(8), b_enc=torch.zeros(64))
     x = torch.zeros(5, 8)
-    result = backward(x, weights, BatchTopK(4).encode(x, weights.encoder, weights.b_enc), kernel=kernel)
+    result = backward(x, weights, BatchTopK(4).encode(x, weights.encoder, weights.b_enc), through=WAYS[way])
     assert result.loss == 0
     assert all(float(gradient.abs().max()) == 0 for gradient in result.gradients)
 
 
-@pytest.mark.parametrize("kernel", ["dense", NUMBA])
 @pytest.mark.parametrize("n", [1, 7, 300])
-def test_every_kernel_gives_what_torch_gives_in_float32(kernel, n):
+def test_dense_products_give_what_the_pairs_give_in_float32(n):
     weights = random_weights(33, 150, torch.float32)
     x = torch.randn(n, 33, generator=torch.Generator().manual_seed(1))
     codes = BatchTopK(5).encode(x - weights.b_dec, weights.encoder, weights.b_enc)
-    mine, plain = (backward(x, weights, codes, kernel=name) for name in (kernel, "torch"))
+    mine, plain = (backward(x, weights, codes, through=WAYS[way]) for way in ("all", "pairs"))
     assert mine.loss == pytest.approx(plain.loss, rel=1e-6)
     for a, b in zip(mine.gradients, plain.gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_the_kernel_of_a_gpu_is_dense_and_numba_must_be_there(monkeypatch):
-    monkeypatch.setattr(kernels, "find_spec", lambda name: name)
-    assert chosen_kernel("auto", torch.zeros(1, device="meta")) == "dense"
-    assert chosen_kernel("auto", torch.zeros(1)) == "numba"
-    with pytest.raises(ValueError, match="float32 or float64 on a CPU"):
-        chosen_kernel("numba", torch.zeros(1, device="meta"))
-    monkeypatch.setattr(kernels, "find_spec", lambda name: None)
-    assert chosen_kernel("auto", torch.zeros(1)) == "torch"
-    with pytest.raises(ValueError, match="numba is not installed"):
-        chosen_kernel("numba", torch.zeros(1))
+def test_a_cpu_goes_through_the_pairs(monkeypatch):
+    weights = random_weights(8, 32)
+    x = torch.randn(5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    codes = BatchTopK(4).encode(x - weights.b_dec, weights.encoder, weights.b_enc)
+    by_pairs = backward(x, weights, codes, through=module._through_pairs)
+    monkeypatch.setattr(module, "_through_all", None)
+    assert torch.equal(backward(x, weights, codes).gradients.encoder, by_pairs.gradients.encoder)
 
 
 def test_wide_dictionaries_sort_by_whole_numbers():
@@ -115,8 +107,7 @@ def test_projected_gradient_does_not_lengthen_rows():
 
 
 @pytest.mark.parametrize("screen", ["fp32", "bf16"])
-@pytest.mark.parametrize("kernel", ["torch", NUMBA])
-def test_same_bits_on_two_threads(kernel, screen):
+def test_same_bits_on_two_threads(screen):
     weights = random_weights(32, 512, torch.float32)
     x = torch.randn(512, 32, generator=torch.Generator().manual_seed(1))
     threads = torch.get_num_threads()
@@ -124,7 +115,7 @@ def test_same_bits_on_two_threads(kernel, screen):
     def once():
         codes = BatchTopK(16, screen=screen).encode(x - weights.b_dec, weights.encoder, weights.b_enc)
         dead = torch.arange(0, 512, 4)
-        return [*backward(x, weights, codes, dead=dead, auxiliary_k=16, kernel=kernel).gradients, codes.values]
+        return [*backward(x, weights, codes, dead=dead, auxiliary_k=16).gradients, codes.values]
 
     try:
         torch.set_num_threads(2)

@@ -53,7 +53,6 @@ def test_written_and_read_it_is_the_same(alignment, tmp_path):
     assert {k: v for k, v in vars(back).items() if k != "pairs"} == {
         k: v for k, v in vars(whole).items() if k != "pairs"
     }
-    assert back.certificates["enc"].gap <= 1e-9 and back.certificates["dec"].total == whole.certificates["dec"].total
     assert (
         len(back.unmatched_source) == 2 and back.dead_source == 1 and back.shared.height == alignment.shared.height > 0
     )

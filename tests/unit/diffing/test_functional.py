@@ -44,7 +44,6 @@ def test_equals_trying_every_assignment_of_dense_correlations(m_a, m_b):
     assert got.height == small and found.mean_correlation == pytest.approx(best / small, abs=1e-6)
     assert (3, 1) in got.select("source_latent", "target_latent").rows()
     assert found.share_above(0.9) == 1 / small
-    assert found.certificate.total == pytest.approx(best, abs=1e-5) and found.certificate.gap <= 1e-9
 
 
 def test_recovers_a_permutation_and_leaves_the_dead_out():
