@@ -1,7 +1,7 @@
 """Set up a fresh machine and run something there: needs Python 3.11 to 3.13 with pip, nothing else.
 
     python bootstrap.py demo [ARGUMENTS]    install, then `seglens demo --out demo`
-    python bootstrap.py tests [ARGUMENTS]   install with the test extra, then the tests
+    python bootstrap.py tests [ARGUMENTS]   install with the test extra, then the tests (-m "not slow and not browser")
 
 Both install into the virtual environment `.venv` beside this file, with the exact versions of constraints.txt. Where
 there is no NVIDIA GPU, torch comes as the small CPU build.
@@ -32,7 +32,8 @@ def main(arguments: list[str]) -> int:
     if what == "demo":
         out = [] if "--out" in rest else ["--out", "demo"]
         return subprocess.run([python, "-m", "seglens.cli", "demo", *out, *rest], cwd=HERE, check=False).returncode
-    return subprocess.run([python, "-m", "pytest", *(rest or ["-m", "not slow"])], cwd=HERE, check=False).returncode
+    which = [] if "-m" in rest else ["-m", "not slow and not browser"]
+    return subprocess.run([python, "-m", "pytest", *which, *rest], cwd=HERE, check=False).returncode
 
 
 def set_up(*, tests: bool) -> str:

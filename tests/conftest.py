@@ -11,6 +11,16 @@ from typing import Any
 import pytest
 
 Ended = list[subprocess.CompletedProcess[str]]
+STARTERS = {"run_ranks", "bare_python"}
+"""Fixtures whose users start processes."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that start processes by way of a fixture."""
+    for item in items:
+        if STARTERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("processes")
 
 
 @pytest.fixture

@@ -124,6 +124,7 @@ def test_every_stage_is_a_verb(quick_run, tmp_path, monkeypatch, capsys):
     assert Run(quick_run.path).hashes == before
 
 
+@pytest.mark.processes
 def test_killed_and_run_again_it_leaves_the_same(quick_run, tmp_path):
     for moment in (6.0, 12.0, 20.0):
         kill(demo(), tmp_path / "run", moment)
@@ -132,6 +133,7 @@ def test_killed_and_run_again_it_leaves_the_same(quick_run, tmp_path):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["study"] == "phantom cohorts, quick"
 
 
+@pytest.mark.processes
 def test_report_verb_writes_the_page_again(quick_run):
     page = quick_run.path / "report.html"
     page.unlink()

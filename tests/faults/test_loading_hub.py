@@ -42,6 +42,7 @@ def saved(folder):
     return folder
 
 
+@pytest.mark.processes
 def test_row_54_hub_offline(tmp_path):
     """With no hub in reach a pinned revision comes from the cache; what is not whole there is refused."""
     model = tmp_path / "cache" / "models--owner--model"

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.processes
 def test_row_39_kills(tmp_path):
     """`kill -9` at any moment: the next run does only what is missing; every hash is that of an undisturbed run."""
     done = subprocess.run(

@@ -94,6 +94,7 @@ def same_as_undisturbed(folder: Path) -> bool:
     return all(torch.allclose(weights[name], others[name], rtol=1e-4, atol=1e-5) for name in weights)
 
 
+@pytest.mark.processes
 def test_row_44_a_killed_rank(tmp_path):
     """A process that dies ends the others with exit code 1; one process goes on from the checkpoint to the same end."""
     code, said = what_becomes_of(*ranks(tmp_path / "run", "os.kill(os.getpid(), signal.SIGKILL)", SEGLENS_SILENCE=10))
@@ -102,6 +103,7 @@ def test_row_44_a_killed_rank(tmp_path):
     assert same_as_undisturbed(tmp_path / "run")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("halted", [0, 1])
 def test_row_44_a_halted_rank(tmp_path, halted):
     """A process that shows no sign of life for SEGLENS_SILENCE (120 s) ends the others; the message names it."""
@@ -121,6 +123,7 @@ def test_row_44_a_halted_rank(tmp_path, halted):
     )
 
 
+@pytest.mark.processes
 def test_row_44_a_hanging_rank(tmp_path):
     """Where no process gets on for SEGLENS_STANDSTILL (an hour) all end, and say how to allow a step more time."""
     code, said = what_becomes_of(*ranks(tmp_path / "run", "time.sleep(1000)", SEGLENS_STANDSTILL=15))

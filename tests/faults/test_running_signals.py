@@ -70,6 +70,7 @@ def ended(process: subprocess.Popen, seconds: float = 120) -> tuple[int, str]:
     return process.returncode, said
 
 
+@pytest.mark.processes
 def test_row_43_a_signal_in_every_stage(tmp_path):
     """SIGTERM in the midst of every stage: stopped, with a checkpoint where the stage has one; the end is the same."""
     settings = smallest_study(tmp_path / "data")
@@ -102,6 +103,7 @@ def test_row_43_a_signal_in_every_stage(tmp_path):
     assert left_behind(out) == (undisturbed.hashes, [])
 
 
+@pytest.mark.processes
 def test_row_43_a_study_with_workers(tmp_path):
     """SIGTERM to a study with worker processes: exit code 143, a checkpoint, no process left."""
     settings = smallest_study(tmp_path / "data").model_dump(mode="json")
@@ -117,6 +119,7 @@ def test_row_43_a_study_with_workers(tmp_path):
     assert newest(out) > 100  # one is written every 100 steps: the last is of the moment of the signal
 
 
+@pytest.mark.processes
 def test_row_43_workers_that_make_a_cohort(tmp_path):
     """SIGTERM, Ctrl-C or `kill -9` while workers write a cohort: nothing under its name, no process left."""
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)):
@@ -131,6 +134,7 @@ def test_row_43_workers_that_make_a_cohort(tmp_path):
         assert not list(out.glob("imagesTr/*"))
 
 
+@pytest.mark.processes
 def test_row_43_several_processes(tmp_path):
     """SIGTERM to torchrun: the processes write one checkpoint and end; fewer go on from it."""
     settings = smallest_study(tmp_path / "data").model_dump(mode="json")

@@ -161,6 +161,7 @@ def test_a_link_under_the_temporary_name_is_not_written_through(tmp_path):
     assert (tmp_path / "names.json").read_text() == "{}" and not (tmp_path / "names.json").is_symlink()
 
 
+@pytest.mark.processes
 def test_row_40_command_ends_cleanly(tmp_path):
     """On the command line a folder that cannot be written to is exit code 2 and one message."""
     (tmp_path / "file").write_text("")
@@ -180,6 +181,7 @@ with locked(pathlib.Path(sys.argv[1])):
 """
 
 
+@pytest.mark.processes
 def test_row_41_second_process_is_refused_and_a_killed_one_s_lock_is_free(tmp_path):
     """A second process is refused and told the holder's number, machine and start; a killed holder's lock is free."""
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)

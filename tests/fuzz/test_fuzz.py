@@ -28,6 +28,7 @@ def test_what_the_fuzzer_found_stays_mended(name, file):
     TARGETS[name].read(file.read_bytes())
 
 
+@pytest.mark.processes
 @pytest.mark.fuzz
 @pytest.mark.parametrize("name", TARGETS)
 def test_the_fuzzer_finds_nothing(name):

@@ -40,12 +40,14 @@ print(held - resident().rss)
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc keeps what it is told to keep")
 def test_what_was_kept_is_given_back():
     done = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, check=True)
     assert int(done.stdout) > 150 * 2**20
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc keeps what it is told to keep")
 def test_freed_memory_is_not_cleared_again():
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)

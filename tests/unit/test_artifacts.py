@@ -48,6 +48,7 @@ def test_an_error_while_writing_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.processes
 def test_kill_while_writing_leaves_nothing_under_the_final_name(tmp_path):
     script = f"""
 import os, pathlib, signal
@@ -99,6 +100,7 @@ def test_nan_is_refused_in_documents(tmp_path):
         draft.save_document("facts", {"x": float("nan")})
 
 
+@pytest.mark.processes
 def test_a_held_folder_names_its_holder(tmp_path):
     script = f"""
 import pathlib

@@ -23,6 +23,7 @@ def run(monkeypatch, *arguments: str) -> int:
     return stopped.value.code
 
 
+@pytest.mark.processes
 def test_help_imports_nothing_heavy():
     script = (
         "import sys; sys.argv = ['seglens', '--help']\n"

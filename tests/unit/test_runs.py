@@ -85,6 +85,7 @@ def test_damaged_books_are_named(tmp_path):
         Run(tmp_path)
 
 
+@pytest.mark.processes
 def test_two_writers_are_refused(tmp_path):
     with Run(tmp_path).writing({}):
         script = f"""

@@ -168,6 +168,7 @@ distributed.destroy_process_group()
 """
 
 
+@pytest.mark.processes
 def test_two_processes_equal_one_bit_for_bit(tmp_path, monkeypatch):
     running = [
         subprocess.Popen(

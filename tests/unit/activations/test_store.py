@@ -150,8 +150,10 @@ def test_int8_tokens_are_written_and_read(tmp_path):
 
 
 def test_the_head_of_a_float32_store_is_what_it_always_was(tmp_path):
+    # numbers whose sums are exact in any order: torch.randn is not the same on every processor
+    exact = ((torch.arange(7 * 3 * 4 * 5) * 37 % 128 - 64) / 8).view(7, 3, 4, 5)
     with new_artifact(tmp_path / "store", kind=KIND, inputs={}) as draft:
-        store_of(grids()).write(draft)
+        store_of(exact).write(draft)
     head = read_artifact(tmp_path / "store", KIND).document("activations")
     assert sorted(head) == [
         "d_in",
@@ -163,7 +165,7 @@ def test_the_head_of_a_float32_store_is_what_it_always_was(tmp_path):
         "segmenter_hash",
         "slices_hash",
     ]
-    assert head["hash"] == "daf2e8574d4fe6c92621f2b0687eb5befebeecfd0bfb8ab26d7713f0f44efd4f"
+    assert head["hash"] == "5843685254cd967e1a4fe5af341e9b270f0613afc292ce9c52a7baadbc49736a"
 
 
 def test_the_hash_is_that_of_the_content():

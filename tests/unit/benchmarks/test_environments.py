@@ -20,6 +20,7 @@ def one_environment(tmp_path, monkeypatch):
     environments.python_of.cache_clear()
 
 
+@pytest.mark.processes
 def test_an_environment_is_made_once_and_again_when_its_requirements_change(one_environment, capsys):
     python = environments.python_of("peer")
     assert (
@@ -36,6 +37,7 @@ def test_an_environment_is_made_once_and_again_when_its_requirements_change(one_
     assert "making the environment peer" in capsys.readouterr().err
 
 
+@pytest.mark.processes
 def test_what_cannot_be_installed_is_unavailable_until_asked_again(one_environment, capsys):
     missing = one_environment / "nowhere.whl"
     (one_environment / "requirements" / "peer.txt").write_text(f"{missing}\n")

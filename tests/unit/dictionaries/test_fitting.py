@@ -328,6 +328,7 @@ def fit_as_rank(rank, meeting_point):
 no_progress = seglens.progress.silent
 
 
+@pytest.mark.processes
 def test_two_processes_equal_one(tmp_path):
     one = fit_dictionary(FakeStore(mixture(500)), settings=replace(SMALL, batch_size=127))
     code = "import runpy, sys; runpy.run_path(sys.argv[1])['fit_as_rank'](1, sys.argv[2])"

@@ -66,6 +66,7 @@ def test_without_a_store_a_dictionary_comes_after_the_effects():
     assert {other.do for other in fit.after} == {Study.effects}
 
 
+@pytest.mark.processes
 def test_two_workers_leave_what_one_process_would_and_do_nothing_twice(tmp_path, settings):
     torch.set_num_threads(1)
     seen = []
@@ -86,6 +87,7 @@ def test_two_workers_leave_what_one_process_would_and_do_nothing_twice(tmp_path,
     assert {path.name for path in together.path.iterdir()} == {path.name for path in alone.path.iterdir()}
 
 
+@pytest.mark.processes
 def test_a_stage_that_fails_in_a_worker_is_this_process_s_error(tmp_path, settings):
     wrong = settings.model_copy(update={"sequences": ["T2"]})
     with pytest.raises(ValueError, match="T2"):
@@ -94,6 +96,7 @@ def test_a_stage_that_fails_in_a_worker_is_this_process_s_error(tmp_path, settin
         pass
 
 
+@pytest.mark.processes
 def test_a_killed_worker_is_told_and_ends_the_other(tmp_path, settings):
     import psutil
 
@@ -123,6 +126,7 @@ def nested(study):
         progress(1, 2)
 
 
+@pytest.mark.processes
 def test_a_stage_inside_a_stage_is_shown_as_such_and_a_broken_one_not_as_done(tmp_path, settings):
     shown = []
 

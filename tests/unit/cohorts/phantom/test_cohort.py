@@ -62,6 +62,7 @@ def test_the_files_share_one_grid_and_tell_their_thickness(cohort):
             assert text == f"phantom, slice thickness {subject['slices']['thickness_mm']:.2f} mm"
 
 
+@pytest.mark.processes
 def test_same_seed_same_bytes_with_any_number_of_workers(cohort, tmp_path):
     folder, _ = cohort
     apart = write_phantom_cohort(tmp_path / "two", "adult", subjects=2, seed=0, size=32, slices=3, workers=2)
