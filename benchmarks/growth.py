@@ -10,7 +10,7 @@ from benchmarks.runner import Result, Row
 from seglens.reports.charts import dot, line, svg, text
 from seglens.reports.palette import DASHES, GRID, MUTED, PAPER, SERIES
 
-LEAST_MIB = 1.0
+MIN_MIB = 1.0
 """Memory below this is the process's noise; it counts as this much, for a logarithm."""
 PANEL_WIDTH, PANEL_HEIGHT, KEY_LINE = 360, 240, 18
 
@@ -58,7 +58,7 @@ def _growth(axis: str, rows: Sequence[Row]) -> Growth:
     memory = tuple(row.peak_mib for row in rows)
     return Growth(
         rows[0].benchmark, axis, rows[0].subject, sizes, times, memory,
-        slope(sizes, times), slope(sizes, [max(LEAST_MIB, one) for one in memory]),
+        slope(sizes, times), slope(sizes, [max(MIN_MIB, one) for one in memory]),
     )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def _panel(
     if measure == "CPU ms":
         values, slopes = [one.cpu_ms for one in members], [one.time_slope for one in members]
     else:
-        values = [tuple(max(LEAST_MIB, mib) for mib in one.peak_mib) for one in members]
+        values = [tuple(max(MIN_MIB, mib) for mib in one.peak_mib) for one in members]
         slopes = [one.memory_slope for one in members]
     left, top = corner
     x0, x1 = left + 56, left + PANEL_WIDTH - 12

@@ -86,7 +86,7 @@ def load() -> None:
     import nibabel  # noqa: F401
 
     import seglens.cohorts.volumes  # noqa: F401
-    from seglens.allocator import keep_freed_memory
+    from seglens.runtime.malloc import keep_freed_memory
 
     keep_freed_memory()
 

@@ -31,7 +31,7 @@ def extraction(case: Mapping[str, Any]) -> Repeat:
 
     from seglens.activations import extraction as module
     from seglens.cohorts.slice_set import SliceSet
-    from seglens.processes import from_first, is_first, wait
+    from seglens.runtime.distributed import barrier, broadcast_from_main, is_main_process
     from seglens.segmenters.architectures import build_segmenter
 
     n, size = case["slices"], case["size"]
@@ -45,10 +45,10 @@ def extraction(case: Mapping[str, Any]) -> Repeat:
     module.SHARD_BYTES = 1
 
     def repeat() -> object:
-        folder = from_first(lambda: Path(tempfile.mkdtemp()))
+        folder = broadcast_from_main(lambda: Path(tempfile.mkdtemp()))
         store = module.extract(segmenter, slices, case["stage"], folder=folder / "store", batch_size=case["batch"])
-        wait()
-        if is_first():
+        barrier()
+        if is_main_process():
             shutil.rmtree(folder)
         return store
 
@@ -91,7 +91,7 @@ def one_process(case: Mapping[str, Any]) -> Repeat:
 
 def two_processes(case: Mapping[str, Any]) -> Repeat:
     """The same in a gloo group of this process and one that it starts."""
-    from seglens.processes import from_first, launched
+    from seglens.runtime.distributed import broadcast_from_main, launched
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -106,7 +106,7 @@ def two_processes(case: Mapping[str, Any]) -> Repeat:
 
     def together() -> object:
         assert group  # kept as long as this function
-        from_first(lambda: "once more")
+        broadcast_from_main(lambda: "once more")
         return repeat()
 
     return together
@@ -114,11 +114,11 @@ def two_processes(case: Mapping[str, Any]) -> Repeat:
 
 def second(name: str) -> None:
     """The process that `two_processes` starts: takes part in every repeat until the first process ends."""
-    from seglens.processes import from_first, launched
+    from seglens.runtime.distributed import broadcast_from_main, launched
 
     with suppress(RuntimeError), launched():
         repeat = one_process(CASES[name])
-        while from_first(lambda: None):
+        while broadcast_from_main(lambda: None):
             repeat()
 
 

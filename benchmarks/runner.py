@@ -18,7 +18,7 @@ from benchmarks.environments import PROJECT, python_of
 from benchmarks.framework import Benchmark, Subject, Unavailable
 
 THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-LONGEST_SECONDS = 1800
+MAX_SECONDS = 1800
 """A subject that has not answered by then is taken for stuck."""
 Say = Callable[[str], None]
 
@@ -215,9 +215,9 @@ class Worker:
             print(json.dumps({"do": order}), file=self.process.stdin, flush=True)
         except BrokenPipeError:
             raise self._last_words() from None
-        if not select.select([self.process.stdout], [], [], LONGEST_SECONDS)[0]:
+        if not select.select([self.process.stdout], [], [], MAX_SECONDS)[0]:
             os.killpg(self.process.pid, signal.SIGKILL)
-            raise SubjectError(f"no answer in {LONGEST_SECONDS} s")
+            raise SubjectError(f"no answer in {MAX_SECONDS} s")
         line = self.process.stdout.readline()
         if not line:
             raise self._last_words()

@@ -32,8 +32,8 @@ def ours(case: Mapping[str, Any], *, screen: str) -> Repeat:
     """`fit_dictionary`'s step: codes, loss, gradients, clipping, Adam, unit decoder rows."""
     import torch
 
-    from seglens.devices import fast_bf16
     from seglens.dictionaries.fitting import FitPlan, FitSettings, _Fit
+    from seglens.runtime.devices import fast_bf16
 
     if screen == "bf16" and not fast_bf16(torch.device("cpu")):
         raise Unavailable("this processor has no AMX tiles")

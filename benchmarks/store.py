@@ -19,7 +19,7 @@ BATCH_SIZE = 4096
 TOKENS_IN_SLICE = 256
 CHUNK_TOKENS = 4096
 """Of zarr: 2.5 MiB a chunk, within the 1 to 10 MiB that its documentation advises."""
-SMALLEST = 200_000 // TOKENS_IN_SLICE
+MIN_SLICES = 200_000 // TOKENS_IN_SLICE
 BUFFER_CHUNKS = 100
 """That zarr mixes at a time: as much memory as seglens takes."""
 
@@ -167,10 +167,10 @@ BENCHMARK = Benchmark(
     name="store",
     title="Tokens of 160 channels on disk, in the page cache: 4096 random rows, and a shuffled pass over all of them.",
     cases={
-        "4096 rows of 200k": {"slices": SMALLEST, "read": "rows"},
-        "4096 rows of 1.6M": {"slices": 8 * SMALLEST, "read": "rows"},
+        "4096 rows of 200k": {"slices": MIN_SLICES, "read": "rows"},
+        "4096 rows of 1.6M": {"slices": 8 * MIN_SLICES, "read": "rows"},
     }
-    | {f"pass over {200 * times}k": {"slices": times * SMALLEST, "read": "epoch"} for times in (1, 2, 4, 8)},
+    | {f"pass over {200 * times}k": {"slices": times * MIN_SLICES, "read": "epoch"} for times in (1, 2, 4, 8)},
     subjects=[
         Subject("seglens", "ours", seglens_store, load=load_seglens),
         Subject("npy memmap", "peer", npy_memmap),

@@ -13,7 +13,7 @@ from seglens.semantics.atlas import LatentAtlas
 PICTURES = Path(__file__).parent / "images"
 SEGMENTER, OTHER = "adult", "pediatric"
 TURNED = 5
-LONGEST_WAIT_MS = 120_000
+MAX_WAIT_MS = 120_000
 WEBGL = ["--enable-unsafe-swiftshader"]
 """Draws volumes where there is no graphics card."""
 
@@ -32,7 +32,7 @@ def main(run: Path) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", *WEBGL])
         page = browser.new_page(viewport={"width": 1280, "height": 860})
-        page.set_default_timeout(LONGEST_WAIT_MS)
+        page.set_default_timeout(MAX_WAIT_MS)
         page.goto(exploration.address)
 
         def shot(name: str, path: str, *, wait: str = "h1") -> None:

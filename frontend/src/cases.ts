@@ -198,7 +198,7 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
 
   let running: AbortController | undefined;
   /** Show what becomes of the mask; of what is asked for in quick succession only the last is shown. */
-  const ask = async (how: "steer" | "rival", wanted: object, said: string): Promise<void> => {
+  const ask = async (how: "steer" | "baseline", wanted: object, said: string): Promise<void> => {
     running?.abort();
     running = new AbortController();
     try {
@@ -355,14 +355,14 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
     change({ ...turn, operation: own, value: NEUTRAL[own] });
   });
 
-  const rival = async (): Promise<void> => {
+  const baseline = async (): Promise<void> => {
     if (!rule.value) return await steer();
     const plain = rule.value === "largest_component" || rule.value === "entropy";
     const value = rule.value === "entropy" ? Number(amount.value) : 16 * Number(amount.value) - 8;
     const wanted = { rule: plain ? rule.value : "logit_bias", value, label: plain ? "" : rule.value };
-    await ask("rival", wanted, rule.value === "largest_component" ? "" : `at ${value.toFixed(2)}`);
+    await ask("baseline", wanted, rule.value === "largest_component" ? "" : `at ${value.toFixed(2)}`);
   };
-  for (const control of [rule, amount]) control.addEventListener("input", () => void rival());
+  for (const control of [rule, amount]) control.addEventListener("input", () => void baseline());
 
   const save = (): void => {
     if (!turn.latents.length) {

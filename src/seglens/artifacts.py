@@ -26,9 +26,9 @@ from safetensors.torch import save_file
 from torch import Tensor, uint8
 
 from seglens.foreign.tensors import read_safetensors
-from seglens.processes import is_first
-from seglens.room import require_disk
-from seglens.writing import clear_refusals, whole_file, whole_folder
+from seglens.runtime.atomic import clear_refusals, whole_file, whole_folder
+from seglens.runtime.distributed import is_main_process
+from seglens.runtime.resources import require_disk
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -95,8 +95,8 @@ class Artifact:
     def _file(self, name: str) -> Path:
         path = self.path / name
         if not path.is_file():
-            held = sorted(entry.name for entry in self.path.iterdir() if entry.name != MANIFEST)
-            raise ArtifactError(f"{self.path}: no file {name}; it holds {', '.join(held)}")
+            entries = sorted(entry.name for entry in self.path.iterdir() if entry.name != MANIFEST)
+            raise ArtifactError(f"{self.path}: no file {name}; it holds {', '.join(entries)}")
         return path
 
 
@@ -155,7 +155,7 @@ def new_artifact(path: Path, *, kind: str, inputs: Mapping[str, Any]) -> Iterato
     Raises:
         ArtifactError: ``path`` exists.
     """
-    if not is_first():
+    if not is_main_process():
         yield _Unkept(path)
         return
     if path.exists():
@@ -220,7 +220,7 @@ def locked(path: Path) -> Iterator[None]:
         WritingError: the folder cannot be written to.
     """
     lock_path, holder_path = path / ".lock", path / ".lock-holder"
-    lock, held_before = FileLock(lock_path, timeout=0), lock_path.exists()
+    lock, existed = FileLock(lock_path, timeout=0), lock_path.exists()
     try:
         with clear_refusals(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -234,7 +234,7 @@ def locked(path: Path) -> Iterator[None]:
         write_text_whole(holder_path, _this_process())
         yield
     except BaseException:
-        if not held_before:
+        if not existed:
             with suppress(OSError):  # some systems keep a file that is open
                 lock_path.unlink()
         raise

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from cyclopts import App
 
-from seglens.allocator import keep_freed_memory
-from seglens.running import Stopped, asked_to_stop, heeding_signals
+from seglens.runtime.malloc import keep_freed_memory
+from seglens.runtime.signals import Stopped, asked_to_stop, heeding_signals
 from seglens.verbs.cohorts import check, phantom, predict
 from seglens.verbs.foreign import convert_pkl, name, unpack
 from seglens.verbs.options import DONE, FAULT, QUARANTINED, REFUSED
@@ -50,26 +50,26 @@ def main() -> None:
 
 def _as_one_of_many() -> int:
     """The command as one of a launcher's processes: the first speaks for all, and who fails ends all."""
-    from seglens.processes import alone, from_first, launched
+    from seglens.runtime.distributed import alone, broadcast_from_main, launched
 
     with ExitStack() as stack:
-        team = stack.enter_context(launched())
+        watchdog = stack.enter_context(launched())
         speaks = sys.stderr
-        if team.rank > 0:
+        if watchdog.rank > 0:
             nowhere = stack.enter_context(Path(os.devnull).open("w"))
             stack.enter_context(redirect_stdout(nowhere))
             stack.enter_context(redirect_stderr(nowhere))
         together = next(iter(_asked()), "") in TOGETHER
         with nullcontext() if together else alone():
-            code, complaint = _answer() if together or team.rank == 0 else (DONE, "")
+            code, complaint = _answer() if together or watchdog.rank == 0 else (DONE, "")
         if code in (DONE, QUARANTINED):
             try:
-                return from_first(lambda: code)
+                return broadcast_from_main(lambda: code)
             except (RuntimeError, Stopped) as error:
                 code, complaint = _explained(error)
-        code, first = team.fail(code)
+        code, first = watchdog.fail(code)
         if first and complaint:
-            print(f"{complaint} (process {team.rank})" if team.rank else complaint, file=speaks)
+            print(f"{complaint} (process {watchdog.rank})" if watchdog.rank else complaint, file=speaks)
         return code
 
 
@@ -113,10 +113,10 @@ def _out_of_memory(error: BaseException) -> str:
     """What to do where the memory was too little in a place that does not halve its batches; "" for other errors."""
     if isinstance(error, ValueError) or not isinstance(error, RuntimeError | MemoryError):
         return ""
-    from seglens.halving import first_line, out_of_memory
+    from seglens.runtime.oom import first_line, out_of_memory
 
-    cure = "make batches (batch_size) or slices (size) smaller, or start more processes"
-    return f"out of memory: {first_line(error)}; {cure}" if out_of_memory(error) else ""
+    fix = "make batches (batch_size) or slices (size) smaller, or start more processes"
+    return f"out of memory: {first_line(error)}; {fix}" if out_of_memory(error) else ""
 
 
 if __name__ == "__main__":

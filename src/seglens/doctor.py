@@ -39,7 +39,7 @@ def examine(folder: Path = Path()) -> tuple[str, bool]:
 
 
 def torchvision_problem() -> str | None:
-    """A torchvision that does not match torch stops transformers from importing; say so, with the cure.
+    """A torchvision that does not match torch stops transformers from importing; say so, with the fix.
 
     Imported in a process of its own, for a broken one leaves a half-imported module behind.
     """

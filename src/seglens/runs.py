@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from seglens.artifacts import Artifact, differences, hash_of, locked, read_artifact, write_text_whole
-from seglens.processes import alone, from_first, is_first, wait
+from seglens.runtime.distributed import alone, barrier, broadcast_from_main, is_main_process
 
 STAGE_FORMAT = 2
 """Part of every stage's key: raise it when a stage computes something else from the same inputs."""
@@ -120,15 +120,15 @@ class Run:
             ArtifactError: another process holds it.
             ValueError: it holds another study; the message says what differs.
         """
-        with locked(self.path) if is_first() else nullcontext():
-            before = from_first(lambda: self._read("run.json"))
+        with locked(self.path) if is_main_process() else nullcontext():
+            before = broadcast_from_main(lambda: self._read("run.json"))
             self._refuse_another(before.get("study"), study)
             self._stages = before.get("stages", {}) if before.get("study") == study else {}
             self._study = dict(study)
             try:
                 yield self
             finally:
-                if is_first():
+                if is_main_process():
                     shutil.rmtree(self.path / CLAIMS, ignore_errors=True)
 
     def _refuse_another(self, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
@@ -158,19 +158,19 @@ class Run:
         checkpoint = self.path / "checkpoints" / stage.folder
         started = time.perf_counter()
         with nullcontext() if self._keeps_books else self._claimed(stage):
-            missing = not from_first(path.exists)
+            missing = not broadcast_from_main(path.exists)
             if missing:
-                if together or is_first():
+                if together or is_main_process():
                     with nullcontext() if together else alone():
                         make(path, checkpoint)
-                wait()
+                barrier()
         artifact = read_artifact(path, stage.kind)
         self._stages[stage.name] = {"folder": stage.folder, "hash": artifact.hash}
-        if is_first():
+        if is_main_process():
             shutil.rmtree(checkpoint, ignore_errors=True)
             if missing:
                 self.record_timings({stage.name: round(time.perf_counter() - started, 3)})
-        if is_first() and self._keeps_books:
+        if is_main_process() and self._keeps_books:
             text = json.dumps(
                 {"format": STAGE_FORMAT, "study": self._study, "stages": self._stages}, indent=1, ensure_ascii=False
             )

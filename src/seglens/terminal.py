@@ -15,8 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from seglens import progress as reporting
-from seglens.running import sign_of_life, stop_if_asked
+from seglens.runtime import progress as reporting
+from seglens.runtime.signals import sign_of_life, stop_if_asked
 
 LINE_EVERY_SECONDS = 15.0
 

@@ -13,8 +13,8 @@ import yaml
 from tests.crash import demo, finish, kill, left_behind
 
 from seglens import cli
-from seglens.progress import silent
 from seglens.runs import Run
+from seglens.runtime.progress import silent
 from seglens.studies.demo import demo_settings
 from seglens.studies.study import run_stages, run_study
 

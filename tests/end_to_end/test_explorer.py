@@ -30,7 +30,7 @@ from seglens.semantics.atlas import LatentAtlas
 from seglens.steering.edits import LatentEdit, steer
 
 HERE = "http://127.0.0.1:8000"
-LONGEST_WAIT_SECONDS = 300
+MAX_WAIT_SECONDS = 300
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_who_waits_for_the_survey_keeps_nobody_else_waiting(quick_run, monkeypat
         return await call_next(request)
 
     def slow(*args):
-        assert go_on.wait(LONGEST_WAIT_SECONDS)
+        assert go_on.wait(MAX_WAIT_SECONDS)
         return surveyed(*args)
 
     monkeypatch.setattr(Opened, "surveyed", slow)
@@ -119,8 +119,8 @@ def test_who_waits_for_the_survey_keeps_nobody_else_waiting(quick_run, monkeypat
         try:
             pending = [pool.submit(client.get, f"/api/segmenters/adult/{path}") for path in waiting]
             for _ in waiting:
-                assert arrived.acquire(timeout=LONGEST_WAIT_SECONDS)
-            overview = pool.submit(client.get, "/api/overview").result(LONGEST_WAIT_SECONDS)
+                assert arrived.acquire(timeout=MAX_WAIT_SECONDS)
+            overview = pool.submit(client.get, "/api/overview").result(MAX_WAIT_SECONDS)
             assert overview.status_code == 200
             assert not any(answer.done() for answer in pending)
         finally:
@@ -210,17 +210,17 @@ def test_a_latent_without_an_effect_counts_as_measured(quick_run, monkeypatch):
     assert meta["measured"] == [3]
 
 
-def test_rivals_are_rules_on_the_untouched_logits(client):
+def test_baselines_are_rules_on_the_untouched_logits(client):
     place = {"cohort": "pediatric", "row": 4}
     never = {**place, "rule": "logit_bias", "label": "edema", "value": -1000.0}
-    arrays, about = packed(client.post("/api/segmenters/adult/rival", json=never))
+    arrays, about = packed(client.post("/api/segmenters/adult/baseline", json=never))
     assert next(entry for entry in about["after"] if entry["label"] == "edema")["said"] == 0
     all_uncertain = {**place, "rule": "entropy", "value": 0.0}
-    arrays, _ = packed(client.post("/api/segmenters/adult/rival", json=all_uncertain))
+    arrays, _ = packed(client.post("/api/segmenters/adult/baseline", json=all_uncertain))
     assert not arrays["mask"].any()
-    packed(client.post("/api/segmenters/adult/rival", json={**place, "rule": "largest_component"}))
+    packed(client.post("/api/segmenters/adult/baseline", json={**place, "rule": "largest_component"}))
     wrong = {**place, "rule": "logit_bias", "label": "oedema"}
-    assert client.post("/api/segmenters/adult/rival", json=wrong).status_code == 404
+    assert client.post("/api/segmenters/adult/baseline", json=wrong).status_code == 404
 
 
 def test_what_fires_at_a_pixel_is_what_the_heat_maps_say(client):

@@ -30,7 +30,7 @@ def with_real_names(description):
                     parameter["schema"] |= RANGE
                 elif parameter["name"] == "latents":
                     parameter["schema"]["items"] |= RANGE
-    for wanted in ("WantedSteering", "WantedRival"):
+    for wanted in ("WantedSteering", "WantedBaseline"):
         body = description["components"]["schemas"][wanted]["properties"]
         body["cohort"] = {"type": "string", "enum": [NAMES["cohort"]]}
         body["row"] |= RANGE

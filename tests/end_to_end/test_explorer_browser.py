@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
 ]
 READY = "body[data-state=ready]"
-LONGEST_WAIT_MS = 300_000
+MAX_WAIT_MS = 300_000
 """No page hangs; a machine that is busy with other work may give the server a twentieth of a core."""
 PATHS = ["/", "/latents/adult", "/latents/adult/3", "/map/adult", "/case/pediatric", "/case/pediatric/4"]
 PATHS += ["/compare/adult/pediatric", "/api"]
@@ -50,7 +50,7 @@ def visit(browser, exploration, request, tmp_path):
     """Open an address of the explorer; at the end no page may have complained."""
     width, height = WIDTHS[request.param]
     page = browser.new_page(viewport={"width": width, "height": height}, accept_downloads=True)
-    page.set_default_timeout(LONGEST_WAIT_MS)
+    page.set_default_timeout(MAX_WAIT_MS)
     complaints = []
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -353,9 +353,9 @@ def test_who_waits_for_examples_reads_how_far_the_survey_is(visit):
 def test_a_segmenter_without_latents_is_named_and_not_linked(visit):
     def with_another(route):
         answer = route.fetch()
-        told = answer.json()
-        told["summary"]["segmenters"].append({**told["summary"]["segmenters"][0], "name": "baseline"})
-        route.fulfill(response=answer, json=told)
+        announce = answer.json()
+        announce["summary"]["segmenters"].append({**announce["summary"]["segmenters"][0], "name": "baseline"})
+        route.fulfill(response=answer, json=announce)
 
     page = visit("/")
     page.route("**/api/overview", with_another)

@@ -38,7 +38,7 @@ SPACING_MM = (2.0, 2.0, 3.0)
 MARKER_MM = (-22.0, 16.0, 9.0)
 """A place in the patient's left, front and top half."""
 MARKER_VALUE = 3000
-LARGEST_STEP_MM = 3.0
+MAX_STEP_MM = 3.0
 
 
 def scan(rng):
@@ -148,7 +148,7 @@ def test_a_voxel_is_served_at_its_place_in_mm(client, run, number, axes):
         )
         high = np.argwhere(np.asarray(here.dataobj) >= np.asarray(here.dataobj).max())
         middle = apply_affine(here.affine, high).mean(0)
-        assert np.abs(middle - MARKER_MM).max() < LARGEST_STEP_MM, "the marker is in the patient's left, front and top"
+        assert np.abs(middle - MARKER_MM).max() < MAX_STEP_MM, "the marker is in the patient's left, front and top"
 
 
 def test_the_third_axis_counts_slices_as_the_run_does(client, run):
@@ -183,7 +183,7 @@ def test_what_cannot_be_shown_says_why(client, run, monkeypatch):
     assert "no cohort" in refused(f"nowhere/volumes/{case(1)}/mask")
     flat = client.get("/api/cohorts/pictures").json()["slices"][0]["case"]
     assert "2-D picture" in refused(f"pictures/volumes/{flat}/mask")
-    monkeypatch.setattr(volumes, "MOST_VOXELS", 1000)
+    monkeypatch.setattr(volumes, "MAX_VOXELS", 1000)
     assert "has over 1000 voxels" in refused(f"{own}/images/T1c")
 
 

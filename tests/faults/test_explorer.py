@@ -9,7 +9,7 @@ pytest.importorskip("fastapi")
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
-from seglens.explorer.access import LARGEST_BODY, Guard
+from seglens.explorer.access import MAX_BODY, Guard
 
 HERE = "http://127.0.0.1:8000"
 FROM_HERE = {"origin": HERE}
@@ -106,10 +106,10 @@ def test_row_52_a_cross_origin_post_403(guest):
 
 def test_row_52_a_huge_body_413(guest):
     """A body's size is known before it is read, and counted where it was not announced."""
-    assert guest.post("/api/x", content=b"x" * (LARGEST_BODY + 1), headers=FROM_HERE).status_code == 413
-    chunks = (b"x" * 2**16 for _ in range(LARGEST_BODY // 2**16 + 1))
+    assert guest.post("/api/x", content=b"x" * (MAX_BODY + 1), headers=FROM_HERE).status_code == 413
+    chunks = (b"x" * 2**16 for _ in range(MAX_BODY // 2**16 + 1))
     assert guest.post("/api/x", content=chunks, headers=FROM_HERE).status_code == 413
-    assert guest.post("/api/x", content=b"x" * LARGEST_BODY, headers=FROM_HERE).json()["bytes"] == LARGEST_BODY
+    assert guest.post("/api/x", content=b"x" * MAX_BODY, headers=FROM_HERE).json()["bytes"] == MAX_BODY
     assert guest.post("/api/x", content=b"", headers={**FROM_HERE, "content-length": "many"}).status_code == 400
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from seglens.cli import app
 from seglens.cohorts.case import ImageRef
+from seglens.cohorts.image2d import read_plane
 from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.pickled import affine_of, convert_pickles
-from seglens.cohorts.planes import read_plane
 from seglens.cohorts.source_options import SourceOptions
 from seglens.cohorts.volumes import VolumeError, read_volume
 from seglens.foreign import archives

@@ -14,9 +14,9 @@ from tests.faults.scans import head, write_cohort, write_nifti
 from seglens.cohorts.case import Case, Cohort, ImageRef
 from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.mask_files import write_mask
+from seglens.cohorts.slice_stack import read_stack
 from seglens.cohorts.slices import Preprocessing, prepare_slices
 from seglens.cohorts.source_options import SourceOptions
-from seglens.cohorts.stacks import read_stack
 from seglens.segmenters.architectures import build_segmenter
 from seglens.segmenters.prediction import predict_cohort
 from seglens.segmenters.segmenter import Segmenter

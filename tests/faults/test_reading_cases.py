@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from tests.faults.scans import LPS, codes, head, write_cohort, write_nifti
 
+from seglens.cohorts.case_reader import read_case
 from seglens.cohorts.checks import check_cohort
-from seglens.cohorts.contents import read_case
 from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.slices import Preprocessing, prepare_slices
 from seglens.cohorts.source_options import SourceOptions
@@ -40,7 +40,7 @@ def test_row_14_small_differences_pass(tmp_path: Path) -> None:
     write_nifti(root / "b/b_seg.nii.gz", head()[1], shifted(2e-3))
     report = check_cohort(read_cohort(root))
     assert codes(report) == {"b": ["other_affine"]}
-    assert "resample" in report.findings[0].cure
+    assert "resample" in report.findings[0].fix
 
 
 def test_row_14_resample(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_row_23_links_out_of_the_folder(tmp_path: Path) -> None:
     cohort = read_cohort(root)
     report = check_cohort(cohort)
     assert codes(report) == {"b": ["outside_link"], "c": ["outside_link"]}
-    assert "follow_links" in report.findings[0].cure
+    assert "follow_links" in report.findings[0].fix
     with pytest.raises(VolumeError, match="link out of"):
         read_case(cohort.case("c"), ("T1",), cohort.labels)
     trusted = read_cohort(root, SourceOptions(follow_links=True))
@@ -258,7 +258,7 @@ def test_row_25_a_patient_in_two_splits(tmp_path: Path) -> None:
         cohort.with_splits({"train": [ids[0]], "test": [ids[1]]})
 
 
-def twins(root: Path) -> Path:
+def duplicates(root: Path) -> Path:
     """Case d is case a, saved in another voxel order and type."""
     write_cohort(root, ["a", "b", "c", "d"])
     for tag in ("t1", "t1ce", "seg"):
@@ -269,9 +269,9 @@ def twins(root: Path) -> Path:
     return root
 
 
-def test_row_26_twins_across_splits(tmp_path: Path) -> None:
+def test_row_26_duplicates_across_splits(tmp_path: Path) -> None:
     """The same voxels under two ids are refused across splits, in whatever type and order they are saved."""
-    cohort = read_cohort(twins(tmp_path / "c")).with_splits({"train": ["a", "b"], "test": ["c", "d"]})
+    cohort = read_cohort(duplicates(tmp_path / "c")).with_splits({"train": ["a", "b"], "test": ["c", "d"]})
     report = check_cohort(cohort)
     assert codes(report, "refuse") == {"d": ["same_voxels"]}
     with pytest.raises(
@@ -280,9 +280,9 @@ def test_row_26_twins_across_splits(tmp_path: Path) -> None:
         report.settle(strict=False)
 
 
-def test_row_26_twins_within_a_split(tmp_path: Path) -> None:
+def test_row_26_duplicates_within_a_split(tmp_path: Path) -> None:
     """Within a split the same voxels under two ids are a warning."""
-    cohort = read_cohort(twins(tmp_path / "c")).with_splits({"train": ["a", "d"], "test": ["b", "c"]})
+    cohort = read_cohort(duplicates(tmp_path / "c")).with_splits({"train": ["a", "d"], "test": ["b", "c"]})
     report = check_cohort(cohort)
     assert codes(report, "note") == {"d": ["same_voxels"]}
     report.settle(strict=True)

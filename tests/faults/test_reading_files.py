@@ -14,8 +14,8 @@ from tests.faults.scans import codes, failing, head, healthy, put, unpacked, wri
 
 from seglens.cohorts.case import ImageRef
 from seglens.cohorts.checks import check_cohort
+from seglens.cohorts.image2d import read_plane
 from seglens.cohorts.layouts import read_cohort
-from seglens.cohorts.planes import read_plane
 from seglens.cohorts.source_options import SourceOptions
 from seglens.cohorts.volumes import VolumeError, read_volume
 
@@ -29,12 +29,12 @@ def good(tmp_path: Path) -> Path:
 
 
 def refusal(path: Path, content: bytes) -> VolumeError:
-    """What is said of these bytes; every refusal names the file and a cure."""
+    """What is said of these bytes; every refusal names the file and a fix."""
     path.write_bytes(content)
     with pytest.raises(VolumeError) as caught:
         read_volume(path)
     assert str(path) in str(caught.value)
-    assert caught.value.cure in str(caught.value)
+    assert caught.value.fix in str(caught.value)
     return caught.value
 
 
@@ -110,7 +110,7 @@ def test_row_03_a_file_that_was_seen_before(tmp_path: Path) -> None:
     second = check_cohort(read_cohort(root), known=first.sha256)
     assert codes(second) == {"a": ["changed"]}
     assert second.findings[0].file == plain
-    assert "restore it" in second.findings[0].cure
+    assert "restore it" in second.findings[0].fix
 
 
 def test_row_04_no_image_at_all(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_file_that_cannot_be_read_is_one_case(tmp_path: Path, number: int, sai
         report = check_cohort(cohort)
     assert codes(report) == {"a": ["unreadable"]}
     assert said in report.findings[0].what
-    assert "allow it to be read" in report.findings[0].cure
+    assert "allow it to be read" in report.findings[0].fix
     assert check_cohort(cohort).findings == ()
     picture = tmp_path / "a.png"
     Image.fromarray(np.eye(9, dtype=np.uint8)).save(picture)
@@ -166,7 +166,7 @@ def test_row_05_the_cap_can_be_set(tmp_path: Path) -> None:
     root = write_cohort(tmp_path / "c", ["a"])
     report = check_cohort(read_cohort(root, SourceOptions(max_gib=1e-5)))
     assert codes(report) == {"a": ["too_large", "too_large", "too_large"][: len(codes(report)["a"])]}
-    assert "max_gib" in report.findings[0].cure
+    assert "max_gib" in report.findings[0].fix
     with pytest.raises(ValueError, match="max_gib is 0"):
         SourceOptions(max_gib=0.0)
 

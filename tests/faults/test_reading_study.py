@@ -12,11 +12,11 @@ import pytest
 from tests.faults.scans import failing, put, unpacked, write_cohort, write_nifti
 
 from seglens.artifacts import hash_file
-from seglens.cohorts.phantom.cohort import write_phantom_cohort
 from seglens.cohorts.slice_set import SliceSet
+from seglens.phantoms.cohort import write_phantom_cohort
 from seglens.reports.report import write_report
 from seglens.runs import Run
-from seglens.studies.inputs import quarantine_reported
+from seglens.studies.input_checksums import quarantine_reported
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Study
 from seglens.studies.study import run_study
@@ -155,7 +155,7 @@ def test_what_was_not_hashed_is_not_cut(tmp_path: Path, cohort: Path, monkeypatc
 
 
 def test_row_05_a_raised_cap_is_heeded(tmp_path: Path, cohort: Path) -> None:
-    """A cap that is raised counts in a folder that was begun under the lower one, as the cure says it does."""
+    """A cap that is raised counts in a folder that was begun under the lower one, as the fix says it does."""
     settings, out = settings_of(cohort), tmp_path / "run"
     (source,) = settings.cohorts["adult"].sources
     tight = settings.cohorts["adult"].model_copy(update={"sources": [source.model_copy(update={"max_gib": 1e-5})]})

@@ -15,7 +15,7 @@ from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.slice_set import SliceSet
 from seglens.cohorts.source_options import SourceOptions
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.halving import Halving, NotEnoughMemoryError
+from seglens.runtime.oom import Halving, NotEnoughMemoryError
 from seglens.segmenters.gradient import LossGradient
 from seglens.segmenters.prediction import predict_cohort
 from seglens.segmenters.scoring import evaluate, predict_slices

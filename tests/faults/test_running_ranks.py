@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from seglens.cohorts.slice_set import SliceSet
+from seglens.runtime.watchdog import LIMITS, SILENCE, STANDSTILL, seconds
 from seglens.segmenters.segmenter import Segmenter
 from seglens.segmenters.training import TrainingSettings, train_segmenter
-from seglens.team import LIMITS, SILENCE, STANDSTILL, seconds
 
 LABELS = {0: "background", 1: "tumour"}
 SETTINGS = TrainingSettings(steps=6, batch_size=4, learning_rate=1e-2, precision="fp32", checkpoint_every=2)
@@ -48,7 +48,7 @@ from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
 from tests.faults.test_running_ranks import trained
-from seglens.processes import launched
+from seglens.runtime.distributed import launched
 
 with launched() as team:
     trained(Path(sys.argv[2]), (lambda: {fault}) if team.rank == 1 else None)

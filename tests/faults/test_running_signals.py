@@ -13,7 +13,7 @@ import pytest
 import yaml
 from tests.crash import left_behind, smallest_study
 
-from seglens.running import SAME_WISH_SECONDS, Stopped, asked_to_stop, by_steps, heeding_signals, stop_if_asked
+from seglens.runtime.signals import SAME_WISH_SECONDS, Stopped, asked_to_stop, by_steps, heeding_signals, stop_if_asked
 from seglens.studies.settings import StudySettings
 from seglens.studies.study import run_stages, run_study
 
@@ -171,7 +171,7 @@ def test_a_signal_between_steps_waits_for_the_step_and_a_second_one_does_not(mon
         signal.raise_signal(signal.SIGTERM)  # passed on by a launcher
         stop_if_asked()
     assert asked_to_stop() is None
-    monkeypatch.setattr("seglens.running.SAME_WISH_SECONDS", 0.0)
+    monkeypatch.setattr("seglens.runtime.signals.SAME_WISH_SECONDS", 0.0)
     assert SAME_WISH_SECONDS > 0
     reached = False
     with heeding_signals(), pytest.raises(Stopped), by_steps():

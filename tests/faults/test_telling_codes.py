@@ -11,10 +11,10 @@ import torch
 
 from seglens import cli
 from seglens.artifacts import new_artifact
-from seglens.halving import NotEnoughMemoryError
-from seglens.running import Stopped
 from seglens.runs import STAGE_FORMAT, Run, Stage
-from seglens.studies.condition import condition_of
+from seglens.runtime.oom import NotEnoughMemoryError
+from seglens.runtime.signals import Stopped
+from seglens.studies.integrity import integrity_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "exit-codes.md"
 
@@ -126,7 +126,7 @@ def test_what_is_damaged_is_named_set_aside_and_made_again(run, monkeypatch, cap
     assert answer(monkeypatch, "doctor", str(run), "--repair") == 3
     assert (run / "damaged" / folders[0].name / "tensor.safetensors").is_file()
     assert not folders[0].exists()
-    assert [stage.fault for stage in condition_of(run).stages] == ["its artifact is gone"] * 2 + [""]
+    assert [stage.fault for stage in integrity_of(run).stages] == ["its artifact is gone"] * 2 + [""]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_what_is_damaged_is_named_set_aside_and_made_again(run, monkeypatch, cap
 )
 def test_every_damage_is_seen(run, change, fault):
     change(Run(run).artifact("numbers/2").path)
-    (stage,) = condition_of(run).faulty
+    (stage,) = integrity_of(run).faulty
     assert stage.stage == "numbers/2"
     assert fault in stage.fault
 
@@ -153,12 +153,12 @@ def test_every_damage_is_seen(run, change, fault):
 def test_an_older_version_and_a_damaged_book(run, monkeypatch, capsys):
     books = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(books | {"format": STAGE_FORMAT - 1}))
-    assert "REDONE        all stages: this version computes something else" in condition_of(run).text()
+    assert "REDONE        all stages: this version computes something else" in integrity_of(run).text()
     outside = [json.dumps({"stages": {"a": {"folder": name, "hash": "0"}}}) for name in ("..", "../..", "/etc", "")]
     for content in ("{", "[]", '{"stages": 3}', '{"stages": {"a": 1}}', *outside):
         (run / "run.json").write_text(content)
         with pytest.raises(ValueError, match=r"run\.json is damaged; remove it and run the study again"):
-            condition_of(run)
+            integrity_of(run)
     (run / "run.json").unlink()
     assert answer(monkeypatch, "doctor", str(run)) == 2
     assert "holds no run.json; give the folder of a run" in capsys.readouterr().err

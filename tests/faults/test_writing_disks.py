@@ -20,11 +20,11 @@ from seglens.cohorts.layouts import read_cohort
 from seglens.dictionaries.checkpoints import read_checkpoint
 from seglens.dictionaries.fitting import FitSettings, fit_dictionary
 from seglens.runs import Run, Stage
+from seglens.runtime.atomic import WritingError, clear_refusals, whole_file, whole_folder
 from seglens.segmenters.checkpoints import newest_checkpoint
 from seglens.segmenters.training import TrainingSettings, train_segmenter
-from seglens.studies.inputs import places_of, refuse_other_files, remember
+from seglens.studies.input_checksums import places_of, refuse_other_files, remember
 from seglens.studies.settings import StudySettings
-from seglens.writing import WritingError, clear_refusals, whole_file, whole_folder
 
 
 def mounted(folder: Path, options: str) -> Path:
@@ -128,7 +128,7 @@ def test_row_40_whatever_the_system_refuses(tmp_path, monkeypatch, number, said)
     def refuse(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("seglens.writing.os.fsync", refuse)
+    monkeypatch.setattr("seglens.runtime.atomic.os.fsync", refuse)
     refused = pytest.raises(
         WritingError, match=rf"new cannot be written: {said} \(\d+ bytes are free in .*\); make room"
     )

@@ -15,7 +15,7 @@ from tests.fuzz.targets import TARGETS
 CASES = Path(__file__).parent / "cases"
 MEMORY_MIB = 2048
 SECONDS_PER_INPUT = 10
-LONGEST_INPUT = 2**14
+MAX_INPUT = 2**14
 
 
 def fuzz(name: str, seconds: int, corpus: Path, seed: int) -> None:
@@ -32,7 +32,7 @@ def fuzz(name: str, seconds: int, corpus: Path, seed: int) -> None:
         f"-max_total_time={seconds}",
         f"-rss_limit_mb={MEMORY_MIB}",
         f"-timeout={SECONDS_PER_INPUT}",
-        f"-max_len={LONGEST_INPUT}",
+        f"-max_len={MAX_INPUT}",
         f"-seed={seed}",
         f"-artifact_prefix={own}/",
         "-print_final_stats=1",

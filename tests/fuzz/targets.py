@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-LARGEST_VOLUME = 2**22
+MAX_VOLUME = 2**22
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def nifti(content: bytes) -> None:
     body = gzip.compress(content[1:], 1) if content[:1] == b"\1" else content[1:]
     with _file(body) as path:
         try:
-            volume = read_volume(path, max_bytes=LARGEST_VOLUME)
+            volume = read_volume(path, max_bytes=MAX_VOLUME)
         except VolumeError as error:
             _must_help(error, path)
             return
@@ -103,14 +103,14 @@ def safetensors(content: bytes) -> None:
 def archive(content: bytes) -> None:
     """`unpack`: whatever comes out lies in the folder."""
     from seglens.foreign.archives import ArchiveError, unpack
-    from seglens.room import NoRoomError
+    from seglens.runtime.resources import InsufficientResourcesError
 
     with tempfile.TemporaryDirectory(prefix="seglens-fuzz-") as folder:
         path, out = Path(folder) / "a", Path(folder) / "in" / "out"
         path.write_bytes(content)
         try:
             unpack(path, out)
-        except (ArchiveError, NoRoomError) as error:
+        except (ArchiveError, InsufficientResourcesError) as error:
             _must_help(error, path)
             assert not out.exists()
         assert {entry.name for entry in Path(folder).iterdir()} <= {"a", "in"}

@@ -11,7 +11,7 @@ from seglens import cli
 from seglens.cohorts.checks import check_cohort
 from seglens.cohorts.layouts import read_cohort
 from seglens.studies.example import EXAMPLE
-from seglens.studies.inputs import remember
+from seglens.studies.input_checksums import remember
 from seglens.verbs.cohorts import Files
 
 
@@ -112,11 +112,11 @@ def test_check_of_two_data_sets_reports_both_and_takes_patients(monkeypatch, cap
 COMMAND = """
 import sys
 import seglens.cli as cli
-from seglens.processes import rank_and_size, wait
+from seglens.runtime.distributed import rank_and_size, barrier
 
 def answer():
     print(*rank_and_size())
-    wait()
+    barrier()
     return cli.DONE, ""
 
 cli._answer = answer

@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from seglens import terminal
-from seglens.progress import silent
+from seglens.runtime.progress import silent
 
 
 def _shown(*, on_terminal: bool, monkeypatch) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from seglens.activations.hooks import Change, capture
 from seglens.activations.replay import Replay, record_together
 from seglens.cohorts.slices import SliceSet
-from seglens.progress import Progress, silent
+from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.scoring import Counts, count_scores, pooled_dice
 from seglens.segmenters.segmenter import Segmenter, most_likely
 from seglens.shapes import Logits, TokenGrid
@@ -82,9 +82,9 @@ def hookpoint_effects(
     per_slice: dict[str, int] = {}
     for number, rows in enumerate(batches):
         with ExitStack() as stack:
-            seen = {name: stack.enter_context(capture(segmenter, name)) for name in names}
+            captures = {name: stack.enter_context(capture(segmenter, name)) for name in names}
             segmenter.logits(slices.images(rows).to(segmenter.device))
-        for name, captured in seen.items():
+        for name, captured in captures.items():
             per_slice[name] = captured.tokens.shape[1:-1].numel()
             tokens = captured.tokens.flatten(0, -2)
             sums[name] = sums.get(name, 0) + tokens.double().sum(0)

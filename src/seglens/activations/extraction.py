@@ -14,10 +14,10 @@ from seglens.activations.shards import Shard, ShardFiles, Shards, as_shard, chec
 from seglens.activations.store import KIND, SHARD_BYTES, ActivationStore
 from seglens.artifacts import Draft, hash_tensors, new_artifact, read_artifact
 from seglens.cohorts.slices import SliceSet
-from seglens.halving import Halving
-from seglens.processes import dealt, from_first, gathered, is_first, wait
-from seglens.progress import Progress, silent
-from seglens.room import require_disk, require_memory
+from seglens.runtime.distributed import barrier, broadcast_from_main, gather_object, is_main_process, rank_range
+from seglens.runtime.oom import Halving
+from seglens.runtime.progress import Progress, silent
+from seglens.runtime.resources import require_disk, require_memory
 from seglens.segmenters.segmenter import Segmenter
 from seglens.shapes import TokenGrid
 
@@ -63,12 +63,12 @@ def extract(
     def assembled(shards: Shards, facts: Sequence[ShardFacts]) -> ActivationStore:
         centre = centre_of(facts)
         chunks = Chunks()
-        own = {number: energies_of(shards[number], chunks, centre) for number in dealt(len(facts))}
+        own = {number: energies_of(shards[number], chunks, centre) for number in rank_range(len(facts))}
         return ActivationStore.assembled(
             shards,
             facts,
             centre,
-            total_of(gathered(own)),
+            total_of(gather_object(own)),
             hookpoint=hookpoint,
             segmenter_hash=segmenter.hash,
             slices_hash=slices.hash,
@@ -79,16 +79,16 @@ def extract(
         return _shards_of(forward, batch_size=batch_size, dtype=dtype, progress=progress, draft=draft)
 
     if folder is None:
-        made = gathered(own_shards(None))
+        made = gather_object(own_shards(None))
         return assembled(tuple(shard for shard, _ in made if shard is not None), [facts for _, facts in made])
     inputs = {"segmenter": segmenter.hash, "slices": slices.hash, "hookpoint": hookpoint, "dtype": str(dtype)}
-    with new_artifact(folder, kind=KIND, inputs=inputs) if is_first() else nullcontext() as first:
-        draft = Draft(from_first(lambda: first.path if first else folder))
-        facts = [facts for _, facts in gathered(own_shards(draft))]
+    with new_artifact(folder, kind=KIND, inputs=inputs) if is_main_process() else nullcontext() as first:
+        draft = Draft(broadcast_from_main(lambda: first.path if first else folder))
+        facts = [facts for _, facts in gather_object(own_shards(draft))]
         store = assembled(ShardFiles(draft.path, len(facts)), facts)
         if first:
             store.write_head(first)
-    wait()  # the artifact is there
+    barrier()  # the artifact is there
     return ActivationStore.read(read_artifact(folder, KIND))
 
 
@@ -157,11 +157,11 @@ def _shards_of(
 ) -> dict[int, tuple[Shard | None, ShardFacts]]:
     """This process's shards by number; written to ``draft`` (and None here) where there is one."""
     batches = list(forward.slices.batches(batch_size))
-    first = forward(batches[0] if is_first() else batches[0][:1])  # elsewhere only its shape is needed
-    _require_room(forward, first[0].numel(), dtype, draft)
+    first = forward(batches[0] if is_main_process() else batches[0][:1])  # elsewhere only its shape is needed
+    _require_resources(forward, first[0].numel(), dtype, draft)
     per_shard = batches_in_shard(first[0].numel() * len(batches[0]))
     starts = range(0, len(batches), per_shard)
-    mine = dealt(len(starts))
+    mine = rank_range(len(starts))
     total = sum(len(rows) for number in mine for rows in batches[starts[number] :][:per_shard])
     made: dict[int, tuple[Shard | None, ShardFacts]] = {}
     chunks = Chunks()
@@ -189,9 +189,9 @@ def _shards_of(
     return made
 
 
-def _require_room(forward: ForwardPass, elements: int, dtype: torch.dtype, draft: Draft | None) -> None:
+def _require_resources(forward: ForwardPass, elements: int, dtype: torch.dtype, draft: Draft | None) -> None:
     """Refuse what does not fit on the disk, or in memory where nothing is written; the first process looks for all."""
-    if not is_first():
+    if not is_main_process():
         return
     n_bytes = len(forward.slices) * elements * dtype.itemsize
     what = f"activations of {len(forward.slices)} slices at {forward.hookpoint!r}"

@@ -63,16 +63,16 @@ def capture(segmenter: Segmenter, hookpoint: str) -> Iterator[Capture]:
         torch.Size([4, 16, 16, 64])
     """
     place = segmenter.place(hookpoint)
-    seen = Capture(hookpoint)
+    captured = Capture(hookpoint)
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
         # a copy: a later in-place activation function would otherwise change what was captured
         tokens = _to_tokens(_item(output, hookpoint, place), hookpoint, place)
-        seen._tokens = tokens.clone(memory_format=torch.contiguous_format)
+        captured._tokens = tokens.clone(memory_format=torch.contiguous_format)
 
     handle = segmenter.module_at(hookpoint).register_forward_hook(keep)
     try:
-        yield seen
+        yield captured
     finally:
         handle.remove()
 

@@ -10,7 +10,7 @@ from seglens.activations.shards import Shard
 from seglens.activations.shuffling import fits_in_buffer, slices_in_block
 from seglens.activations.store import ActivationStore
 from seglens.cohorts.slices import SliceSet
-from seglens.progress import Progress, silent
+from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.segmenter import Segmenter
 
 
@@ -85,18 +85,18 @@ class _ComputedShards:
         every = range(len(forward.slices))
         self._batches = [every[start : start + batch_size] for start in every[::batch_size]]
         self._keep = keep
-        self._held: dict[int, Shard] = {}
+        self._cache: dict[int, Shard] = {}
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __getitem__(self, number: int, /) -> Shard:
-        if number not in self._held:
+        if number not in self._cache:
             if not self._keep:
-                self._held.clear()
+                self._cache.clear()
             grids = self._forward(self._batches[number])
-            self._held[number] = Shard(grids.float().cpu().contiguous())
-        return self._held[number]
+            self._cache[number] = Shard(grids.float().cpu().contiguous())
+        return self._cache[number]
 
     def __iter__(self) -> Iterator[Shard]:
         return (self[number] for number in range(len(self)))

@@ -110,7 +110,7 @@ class Replay:
         plan: dict[str, list[str]] = defaultdict(list)
         for call in calls:
             plan[call.module].append("hidden" if call.hidden else "replay" if call.kept else "run")
-        self._plan = {name: fates for name, fates in plan.items() if "replay" in fates}
+        self._plan = {name: outcomes for name, outcomes in plan.items() if "replay" in outcomes}
         self._images, self._kept = images, defaultdict(list)
         for call in calls:
             if call.kept:
@@ -145,26 +145,26 @@ class Replay:
         return _replaced_forwards({name: (self._modules[name], maker) for name in names if maker})
 
     def _recorder(self, name: str, forward: Forward) -> Forward:
-        fates = iter(self._fates(name))
+        outcomes = iter(self._outcomes(name))
 
         def recorded(*args: Any, **kwargs: Any) -> Any:
             output = forward(*args, **kwargs)
-            if next(fates, "run") == "replay":
+            if next(outcomes, "run") == "replay":
                 self._kept[name].append(output)
             return output
 
         return recorded
 
     def _player(self, name: str, forward: Forward) -> Forward:
-        fates = iter([fate for fate in self._fates(name) if fate != "hidden"])
+        outcomes = iter([outcome for outcome in self._outcomes(name) if outcome != "hidden"])
         outputs = iter(self._kept[name])
 
         def played(*args: Any, **kwargs: Any) -> Any:
-            return next(outputs) if next(fates, "run") == "replay" else forward(*args, **kwargs)
+            return next(outputs) if next(outcomes, "run") == "replay" else forward(*args, **kwargs)
 
         return played
 
-    def _fates(self, name: str) -> list[str]:
+    def _outcomes(self, name: str) -> list[str]:
         return self._plan[name] if self._plan else []
 
 

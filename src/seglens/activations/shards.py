@@ -13,7 +13,7 @@ from seglens.foreign.tensors import read_safetensors
 from seglens.shapes import TokenGrid
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
-LARGEST_LEVEL = 127
+MAX_LEVEL = 127
 MAPPED_BYTES = 257 * 2**20
 """What is shuffled as a whole (256 MiB, and the files' heads) stays mapped."""
 
@@ -141,7 +141,7 @@ def as_shard(grids: TokenGrid, dtype: torch.dtype) -> Shard:
     """
     if dtype != torch.int8:
         return Shard(grids.to(dtype))
-    step = grids.abs().amax(-1, keepdim=True) / LARGEST_LEVEL
+    step = grids.abs().amax(-1, keepdim=True) / MAX_LEVEL
     # a token of zeros has step 0; whatever its levels are, they are worth 0
     levels = (grids / torch.where(step > 0, step, 1.0)).round_()
     return Shard(levels.to(torch.int8), step)

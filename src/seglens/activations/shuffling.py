@@ -10,7 +10,7 @@ from seglens.shapes import TokenGrid, Tokens
 BUFFER_BYTES = 256 * 2**20
 """Of float32 tokens in the buffer. What fits in it is shuffled as a whole."""
 BLOCK_SLICES = 32
-LEAST_BLOCKS = 16
+MIN_BLOCKS = 16
 
 
 def fits_in_buffer(n_tokens: int, d_in: int) -> bool:
@@ -20,7 +20,7 @@ def fits_in_buffer(n_tokens: int, d_in: int) -> bool:
 
 def slices_in_block(tokens_in_slice: int, d_in: int) -> int:
     """Consecutive slices that are read together: 32, fewer where not even 16 such blocks would fit in the buffer."""
-    return max(1, min(BLOCK_SLICES, BUFFER_BYTES // (LEAST_BLOCKS * tokens_in_slice * d_in * 4)))
+    return max(1, min(BLOCK_SLICES, BUFFER_BYTES // (MIN_BLOCKS * tokens_in_slice * d_in * 4)))
 
 
 def shuffled_batches(

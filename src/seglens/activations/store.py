@@ -300,11 +300,11 @@ class ActivationStore:
         parts = owners.unique().tolist()
         if len(parts) == 1:
             return self._part(parts[0], unit, rows - parts[0] * units_in_shard)
-        gathered = torch.empty(len(rows), *(self.grid if unit == "slice" else ()), self.d_in)
+        collected = torch.empty(len(rows), *(self.grid if unit == "slice" else ()), self.d_in)
         for owner in parts:
             here = (owners == owner).nonzero().squeeze(1)
-            gathered.index_copy_(0, here, self._part(owner, unit, rows[here] - owner * units_in_shard))
-        return gathered
+            collected.index_copy_(0, here, self._part(owner, unit, rows[here] - owner * units_in_shard))
+        return collected
 
     def _run(self, start: int, stop: int) -> TokenGrid:
         """Consecutive slices as they are kept, not copied where they are in one shard."""

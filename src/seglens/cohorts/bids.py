@@ -45,11 +45,13 @@ def read(source: Source) -> Found:
         derived = "derivatives" in file.relative_to(root).parts
         if suffix != "dseg" and derived:  # images that some pipeline made of the scanned ones
             continue
-        held = masks if suffix == "dseg" else found.setdefault(case_id, {})
+        of_case = masks if suffix == "dseg" else found.setdefault(case_id, {})
         key = case_id if suffix == "dseg" else _sequence(suffix, match["entities"])
-        if key in held:
-            raise ValueError(f"{file} and {held[key]} are both {suffix} of {case_id}; keep one of them in the folder")
-        held[key] = file
+        if key in of_case:
+            raise ValueError(
+                f"{file} and {of_case[key]} are both {suffix} of {case_id}; keep one of them in the folder"
+            )
+        of_case[key] = file
     lookup = _lookup(root, files)
     if not masks and lookup is None and labels is not None and mask_values is None:  # images to be segmented
         mask_values = {value: value for value in labels}

@@ -235,12 +235,12 @@ def split_by_patient(cases: Sequence[Case], fractions: Mapping[str, float], seed
                 counts[max(counts, key=lambda other: counts[other])] -= 1
                 counts[name] = 1
     order = np.random.default_rng(seed).permutation(len(patients))
-    dealt: dict[str, str] = {}
+    split_of: dict[str, str] = {}
     start = 0
     for name, count in counts.items():
-        dealt.update({patients[i]: name for i in order[start : start + count]})
+        split_of.update({patients[i]: name for i in order[start : start + count]})
         start += count
-    return {name: tuple(case.id for case in cases if dealt[case.patient] == name) for name in shares}
+    return {name: tuple(case.id for case in cases if split_of[case.patient] == name) for name in shares}
 
 
 def _double_ids(cases: Sequence[Case]) -> list[str]:

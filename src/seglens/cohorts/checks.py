@@ -1,4 +1,4 @@
-"""What is wrong with a cohort's files: everything at once, each with its cure."""
+"""What is wrong with a cohort's files: everything at once, each with its fix."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from seglens.cohorts.case import Case, Cohort
-from seglens.cohorts.contents import CaseContent, read_contents
+from seglens.cohorts.case_reader import CaseContent, read_contents
 from seglens.cohorts.findings import CheckReport, Finding, Severity
 from seglens.cohorts.volumes import VolumeError
-from seglens.progress import Progress, silent
+from seglens.runtime.progress import Progress, silent
 
 _WITHOUT_FILE = ("missing_sequence", "no_mask")
 _TO_BE_DECIDED = ("four_dimensions", "enhancing_code")
@@ -37,19 +37,19 @@ def check_cohort(
     """
     findings = [_outside(link) for link in cohort.unfollowed]
     sha256: dict[Path, str] = {}
-    twins = _Twins()
+    duplicates = _Duplicates()
     for number, case in enumerate(cohort.cases):
         content = read_contents(case, cohort.sequences, cohort.labels, with_mask=with_masks)
         findings += dict.fromkeys(_findings(case, content))  # a file's fault is one, however many channels it has
         findings += [
             _changed(case, path) for path, digest in content.sha256.items() if known.get(path, digest) != digest
         ]
-        findings += twins.found(case, content)
+        findings += duplicates.found(case, content)
         sha256 |= content.sha256
         progress(number + 1, len(cohort.cases), findings=float(len(findings)))
     report = CheckReport(cohort.name, tuple(case.id for case in cohort.cases), tuple(findings), sha256)
     split = cohort.without(report.quarantined).split_of()
-    return replace(report, findings=tuple(_judged(finding, split) for finding in findings))
+    return replace(report, findings=tuple(_with_split_severity(finding, split) for finding in findings))
 
 
 def _findings(case: Case, content: CaseContent) -> Iterable[Finding]:
@@ -61,7 +61,7 @@ def _findings(case: Case, content: CaseContent) -> Iterable[Finding]:
 
 def _finding(case: Case, fault: VolumeError, severity: Severity) -> Finding:
     file = None if fault.code in _WITHOUT_FILE else fault.path
-    return Finding(case.id, file, fault.code, fault.what, fault.cure, severity)
+    return Finding(case.id, file, fault.code, fault.what, fault.fix, severity)
 
 
 def _changed(case: Case, path: Path) -> Finding:
@@ -84,7 +84,7 @@ def _outside(link: Path) -> Finding:
     )
 
 
-class _Twins:
+class _Duplicates:
     """Finds images that are the same, voxel for voxel, in two cases."""
 
     def __init__(self) -> None:
@@ -111,11 +111,11 @@ class _Twins:
             return
 
 
-def _judged(finding: Finding, split: Mapping[str, str]) -> Finding:
-    """Twins in two splits are refused: what a model learns on one it is judged on in the other."""
-    if finding.twin is None:
+def _with_split_severity(finding: Finding, split: Mapping[str, str]) -> Finding:
+    """Duplicates in two splits are refused: what a model learns on one it is judged on in the other."""
+    if finding.duplicate is None:
         return finding
-    places = {split[case] for case in (finding.case, finding.twin) if case in split}
+    places = {split[case] for case in (finding.case, finding.duplicate) if case in split}
     if len(places) < 2:
         return finding
     where = f"{finding.what}, and they are in the splits {' and '.join(sorted(places))}"

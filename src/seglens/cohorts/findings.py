@@ -10,7 +10,7 @@ from seglens.artifacts import write_text_whole
 
 Severity = Literal["note", "quarantine", "refuse"]
 """The case is kept; it is left out and the rest goes on; nothing goes on before somebody has decided."""
-FATES: Mapping[Severity, str] = {"note": "kept", "quarantine": "left out", "refuse": "refused: a decision is needed"}
+OUTCOMES: Mapping[Severity, str] = {"note": "kept", "quarantine": "left out", "refuse": "refused: a decision is needed"}
 
 
 @dataclass(frozen=True)
@@ -22,18 +22,18 @@ class Finding:
         file: the file, or None where it is missing.
         code: kind of fault, stable, for programs.
         what: what was found.
-        cure: what to do.
+        fix: what to do.
         severity: what becomes of the case.
-        twin: the other case, where the finding is about two.
+        duplicate: the other case, where the finding is about two.
     """
 
     case: str
     file: Path | None
     code: str
     what: str
-    cure: str
+    fix: str
     severity: Severity = "quarantine"
-    twin: str | None = None
+    duplicate: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,15 +100,15 @@ class CheckReport:
         return cls(document["cohort"], ("",) * document["n_cases"], findings, {})
 
     def text(self) -> str:
-        """For people: a line a finding and its cure below it; control characters in names are spelt out."""
+        """For people: a line a finding and its fix below it; control characters in names are spelt out."""
         n = len(self.quarantined)
         if not self.findings:
             return f"{printable(self.cohort)}: {len(self.cases)} cases, nothing wrong"
         lines = [f"{printable(self.cohort)}: {len(self.cases)} cases, {n} quarantined"]
         for one in self.findings:
-            fate = "" if one.severity == "quarantine" else f", {FATES[one.severity]}"
+            outcome = "" if one.severity == "quarantine" else f", {OUTCOMES[one.severity]}"
             place = one.case + (f" ({one.file})" if one.file else "")
-            lines += [printable(f"  {place}: {one.what} [{one.code}{fate}]"), printable(f"    {one.cure}")]
+            lines += [printable(f"  {place}: {one.what} [{one.code}{outcome}]"), printable(f"    {one.fix}")]
         return "\n".join(lines)
 
 
@@ -128,7 +128,7 @@ def printable(text: str) -> str:
 def _listed(findings: Sequence[Finding], most: int = 10) -> str:
     """In one message, the first ones in full."""
     lines = [
-        printable(f"{one.case}{f' ({one.file.name})' if one.file else ''}: {one.what}; {one.cure}")
+        printable(f"{one.case}{f' ({one.file.name})' if one.file else ''}: {one.what}; {one.fix}")
         for one in findings[:most]
     ]
     return "; ".join([*lines, *([f"and {len(findings) - most} more"] if len(findings) > most else [])])

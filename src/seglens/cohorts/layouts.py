@@ -8,12 +8,12 @@ from importlib import import_module
 from pathlib import Path
 
 from seglens.cohorts.case import Case, Cohort, split_by_patient
+from seglens.cohorts.file_listing import files_under
 from seglens.cohorts.layout_table import AUTO, ENTRY_POINTS, LAYOUTS
 from seglens.cohorts.sequences import canonical_sequence, in_order
 from seglens.cohorts.source_options import DEFAULTS, SourceOptions
-from seglens.cohorts.walking import files_under
 from seglens.entry_points import refuse_taken, with_installed
-from seglens.nearest import did_you_mean
+from seglens.runtime.suggestions import did_you_mean
 
 FRACTIONS: Mapping[str, float] = {"train": 0.6, "val": 0.15, "test": 0.25}
 

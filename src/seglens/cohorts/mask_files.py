@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglens.cohorts.case import Case, ImageRef
-from seglens.cohorts.planes import SUFFIXES, as_stored
+from seglens.cohorts.image2d import SUFFIXES, as_stored
 from seglens.cohorts.volumes import MAX_BYTES, read_header
 
 _CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from seglens.cohorts.case import Case, ImageRef, patient_of
 from seglens.cohorts.data_json import TABLE, channels_of, labels_of, read_json
+from seglens.cohorts.image2d import SUFFIXES
 from seglens.cohorts.layouts import Found, Layout, Source
-from seglens.cohorts.planes import SUFFIXES
 
 _ENDINGS = (".nii.gz", ".nii", *SUFFIXES)
 

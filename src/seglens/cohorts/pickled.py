@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from seglens.cohorts.sequences import canonical_sequence
 from seglens.foreign.arrays import ArrayError
 from seglens.foreign.pickles import read_pickle
-from seglens.progress import Progress, silent
-from seglens.writing import whole_folder
+from seglens.runtime.atomic import whole_folder
+from seglens.runtime.progress import Progress, silent
 
 _WORLD = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
 """A direction's row in the affine, and its sign."""
@@ -111,11 +111,11 @@ def _cases(source: Path) -> dict[str, Path]:
 
 
 def _pair(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    held = read_pickle(path)
-    arrays = held if isinstance(held, tuple | list) else ()
+    content = read_pickle(path)
+    arrays = content if isinstance(content, tuple | list) else ()
     if len(arrays) != 2 or not all(isinstance(array, np.ndarray) and array.ndim == 3 for array in arrays):
         kinds = [f"{array.ndim}-D array" if isinstance(array, np.ndarray) else type(array).__name__ for array in arrays]
-        found = ", ".join(kinds[:8]) or f"a {type(held).__name__}"
+        found = ", ".join(kinds[:8]) or f"a {type(content).__name__}"
         raise ArrayError(f"{path}: holds {found}; an image and its labels are needed, two 3-D arrays")
     image, labels = arrays
     if image.shape != labels.shape or not image.size:

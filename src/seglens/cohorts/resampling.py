@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from seglens.cohorts.stacks import Stack
+from seglens.cohorts.slice_stack import Stack
 from seglens.cohorts.volumes import VolumeError
 
 

@@ -63,7 +63,7 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
-class Shard:
+class SliceShard:
     """Some consecutive slices: images [b C H W] float32, masks [b H W] uint8, brains [b H W] bool."""
 
     images: Tensor
@@ -78,12 +78,12 @@ class Shard:
         return {"images": self.images, "masks": self.masks, "brains": self.brains}
 
 
-class ShardFiles:
+class SliceShardFiles:
     """The shards of a written set; the latest `OPEN_SHARDS` that were read stay mapped."""
 
     def __init__(self, artifact: Artifact, n_shards: int):
         self._n_shards = n_shards
-        self._read = lru_cache(OPEN_SHARDS)(lambda number: Shard(**artifact.tensors(shard_name(number))))
+        self._read = lru_cache(OPEN_SHARDS)(lambda number: SliceShard(**artifact.tensors(shard_name(number))))
 
     @property
     def n_open(self) -> int:
@@ -93,10 +93,10 @@ class ShardFiles:
     def __len__(self) -> int:
         return self._n_shards
 
-    def __getitem__(self, number: int) -> Shard:
+    def __getitem__(self, number: int) -> SliceShard:
         return self._read(number)
 
-    def __iter__(self) -> Iterator[Shard]:
+    def __iter__(self) -> Iterator[SliceShard]:
         return (self[number] for number in range(len(self)))
 
 
@@ -121,7 +121,7 @@ class SliceSet:
     labels: Mapping[int, str]
     index: pl.DataFrame
     hash: str
-    shards: "tuple[Shard, ...] | ShardFiles" = field(repr=False)
+    shards: "tuple[SliceShard, ...] | SliceShardFiles" = field(repr=False)
     places: Tensor = field(repr=False)  # [n] of each row of this set: its place in the concatenated shards
 
     COLUMNS: ClassVar[Mapping[str, type[pl.DataType]]] = {
@@ -219,7 +219,7 @@ class SliceSet:
                 f"{len(images)} images, {len(masks)} masks, {len(brains)} brain masks and {len(index)} rows of index; "
                 "give as many of each"
             )
-        shard = Shard(images.float(), masks, brains)
+        shard = SliceShard(images.float(), masks, brains)
         index = complete_index(index)
         return assemble([shard], index, name=name, sequences=tuple(sequences), labels=labels)
 
@@ -229,7 +229,7 @@ class SliceSet:
         starts = range(0, len(self), step)
         for number, start in enumerate(starts):
             rows = torch.arange(start, min(start + step, len(self)))
-            shard = Shard(self.images(rows), self.masks(rows), self.brains(rows))
+            shard = SliceShard(self.images(rows), self.masks(rows), self.brains(rows))
             draft.save_tensors(shard_name(number), shard.tensors())
         write_head(draft, self, len(starts))
 
@@ -237,7 +237,7 @@ class SliceSet:
     def read(cls, artifact: Artifact) -> "SliceSet":
         """Open a written set; its pixels stay on disk until they are asked for."""
         head = artifact.document(DOCUMENT)
-        shards = ShardFiles(artifact, head["n_shards"])
+        shards = SliceShardFiles(artifact, head["n_shards"])
         labels = {int(value): name for value, name in head["labels"].items()}
         index = artifact.table(INDEX)
         sequences = tuple(head["sequences"])
@@ -256,12 +256,12 @@ class SliceSet:
         ends = self._ends
         owner = torch.searchsorted(ends, places, right=True)
         first: Tensor = getattr(self.shards[0], what)
-        gathered = torch.empty((len(places), *first.shape[1:]), dtype=first.dtype)
+        collected = torch.empty((len(places), *first.shape[1:]), dtype=first.dtype)
         for number in owner.unique().tolist():
             here = (owner == number).nonzero().squeeze(1)
             shard = self.shards[number]
-            gathered[here] = getattr(shard, what)[places[here] - (int(ends[number]) - len(shard))]
-        return gathered
+            collected[here] = getattr(shard, what)[places[here] - (int(ends[number]) - len(shard))]
+        return collected
 
     @cached_property
     def _ends(self) -> Tensor:
@@ -295,7 +295,7 @@ def complete_index(index: pl.DataFrame) -> pl.DataFrame:
 
 
 def assemble(
-    shards: Sequence[Shard],
+    shards: Sequence[SliceShard],
     index: pl.DataFrame,
     *,
     name: str,

@@ -16,22 +16,22 @@ from numpy.typing import NDArray
 from seglens.artifacts import Draft, hash_tensors, new_artifact, read_artifact
 from seglens.cohorts.augmentation import augment
 from seglens.cohorts.case import Case, Cohort
+from seglens.cohorts.normalisation_groups import GroupMember, groups_of, read_group, scales_of
 from seglens.cohorts.normalising import Intensities, resize, resize_nearest
 from seglens.cohorts.slice_set import (
     KIND,
     Preprocessing,
-    Shard,
     SliceSet,
+    SliceShard,
     assemble,
     complete_index,
     rows_per_shard,
     shard_name,
     write_head,
 )
-from seglens.cohorts.units import Part, read_unit, scales_of, units_of
 from seglens.cohorts.volumes import VolumeError
-from seglens.progress import Progress, silent
-from seglens.room import require_disk
+from seglens.runtime.progress import Progress, silent
+from seglens.runtime.resources import require_disk
 
 UNASSIGNED = "none"
 NOTHING_KNOWN: Mapping[Path, str] = MappingProxyType({})
@@ -122,21 +122,21 @@ def _prepare(
     quota = _Quota(preprocessing.lesion_free_share)
     size = preprocessing.size
     step = rows_per_shard(len(cohort.sequences), (size, size))
-    shards: list[Shard] = []
+    shards: list[SliceShard] = []
     hashes: list[str] = []
     index: list[dict[str, Any]] = []
-    waiting: list[Shard] = []
+    waiting: list[SliceShard] = []
 
-    def close(shard: Shard) -> None:
+    def close(shard: SliceShard) -> None:
         hashes.append(hash_tensors(shard.tensors()))
         if draft is None:
             shards.append(shard)
         else:
             draft.save_tensors(shard_name(len(hashes) - 1), shard.tensors())
 
-    units = units_of(cases)
+    units = groups_of(cases)
     for number, unit in enumerate(units):
-        parts = read_unit(unit, cohort.sequences, cohort.labels)
+        parts = read_group(unit, cohort.sequences, cohort.labels)
         for path, digest in (own for part in parts for own in part.sha256.items()):
             if sha256.get(path, digest) != digest:
                 raise VolumeError(path, "changed", "was written to since it was checked", "run again when it rests")
@@ -171,8 +171,8 @@ def _prepare(
 
 
 def _choose(
-    parts: Sequence[Part], split: str, preprocessing: Preprocessing, quota: _Quota, seed: int
-) -> Iterator[tuple[Part, NDArray[np.int64]]]:
+    parts: Sequence[GroupMember], split: str, preprocessing: Preprocessing, quota: _Quota, seed: int
+) -> Iterator[tuple[GroupMember, NDArray[np.int64]]]:
     """Of each part the slices to keep, in order; parts without any are left out."""
     if not parts:
         return
@@ -207,13 +207,13 @@ def _choose(
             yield part, chosen
 
 
-def _tensors(part: Part, chosen: NDArray[np.int64], scales: Sequence[Intensities], size: int) -> Shard:
+def _tensors(part: GroupMember, chosen: NDArray[np.int64], scales: Sequence[Intensities], size: int) -> SliceShard:
     images, brains = part.normalised(scales, chosen), part.brains[chosen]
     masks = part.masks[chosen]
-    return Shard(*resize(torch.from_numpy(images), torch.from_numpy(masks), torch.from_numpy(brains), size))
+    return SliceShard(*resize(torch.from_numpy(images), torch.from_numpy(masks), torch.from_numpy(brains), size))
 
 
-def _rows(part: Part, chosen: NDArray[np.int64], split: str, size: int) -> list[dict[str, Any]]:
+def _rows(part: GroupMember, chosen: NDArray[np.int64], split: str, size: int) -> list[dict[str, Any]]:
     zoom = max(part.shape[1:]) / size
     row_mm, column_mm = (None, None) if part.spacing_mm is None else (side * zoom for side in part.spacing_mm)
     return [
@@ -230,13 +230,13 @@ def _rows(part: Part, chosen: NDArray[np.int64], split: str, size: int) -> list[
     ]
 
 
-def _take(waiting: Sequence[Shard], n: int) -> tuple[Shard, list[Shard]]:
+def _take(waiting: Sequence[SliceShard], n: int) -> tuple[SliceShard, list[SliceShard]]:
     """The first ``n`` slices as one shard, and what is left."""
-    whole = Shard(
+    whole = SliceShard(
         torch.cat([shard.images for shard in waiting]),
         torch.cat([shard.masks for shard in waiting]),
         torch.cat([shard.brains for shard in waiting]),
     )
-    first = Shard(whole.images[:n], whole.masks[:n], whole.brains[:n])
-    rest = Shard(whole.images[n:].clone(), whole.masks[n:].clone(), whole.brains[n:].clone())
+    first = SliceShard(whole.images[:n], whole.masks[:n], whole.brains[:n])
+    rest = SliceShard(whole.images[n:].clone(), whole.masks[n:].clone(), whole.brains[n:].clone())
     return first, [rest] if len(rest) else []

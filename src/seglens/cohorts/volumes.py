@@ -22,7 +22,7 @@ DEFLATE_LIMIT = 1032  # no gzip stream unfolds to more times its own size
 AFFINE_TOLERANCE = 1e-3
 GZIP = b"\x1f\x8b"
 PIECE_BYTES = 2**16
-MOST_EMPTY_MEMBERS = 16  # of a gzip stream: some writers end with one; a million of them would take hours
+MAX_EMPTY_MEMBERS = 16  # of a gzip stream: some writers end with one; a million of them would take hours
 
 _DATATYPES = {
     2: "u1",
@@ -49,19 +49,19 @@ class VolumeError(ValueError):
         path: the file.
         code: what kind of fault, such as ``"truncated"``; stable, for programs.
         what: what was found, for people.
-        cure: what to do.
+        fix: what to do.
     """
 
-    def __init__(self, path: Path, code: str, what: str, cure: str):
-        super().__init__(f"{path}: {what}; {cure}")
+    def __init__(self, path: Path, code: str, what: str, fix: str):
+        super().__init__(f"{path}: {what}; {fix}")
         self.path = path
         self.code = code
         self.what = what
-        self.cure = cure
+        self.fix = fix
 
     def __reduce__(self) -> tuple[type["VolumeError"], tuple[Path, str, str, str]]:
         """As it was made: a worker process sends it, and pickle would call it with the message alone."""
-        return type(self), (self.path, self.code, self.what, self.cure)
+        return type(self), (self.path, self.code, self.what, self.fix)
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +182,7 @@ def read_whole(path: Path, max_bytes: int, *, smaller: str) -> bytes:
     Args:
         path: the file.
         max_bytes: the most that it may hold.
-        smaller: the cure where it holds more.
+        smaller: the fix where it holds more.
 
     Raises:
         VolumeError: no file, one that cannot be read, an empty one, or one that is too large.
@@ -251,7 +251,7 @@ def _unpack(path: Path, raw: bytes, limit: int, expected: int | None = None) -> 
     packed, unpacked = memoryview(raw), memoryview(bytearray(limit + 1))
     at = total = n_empty = 0
     try:
-        while packed[at : at + 2] == GZIP and total <= limit and n_empty <= MOST_EMPTY_MEMBERS:
+        while packed[at : at + 2] == GZIP and total <= limit and n_empty <= MAX_EMPTY_MEMBERS:
             member, start = zlib.decompressobj(wbits=31), total
             while not member.eof and total <= limit:
                 # small pieces, for zlib copies what it does not take; into one buffer, for new memory is slow
@@ -351,8 +351,10 @@ def _check_channel(path: Path, header: Header, channel: int | None) -> None:
             "3-D file each; time: save the 3-D volume that is meant",
         )
     if channel is not None and not 0 <= channel < header.n_channels:
-        held = f"the channels 0..{header.n_channels - 1}"
-        raise VolumeError(path, "no_such_channel", f"has {held}, not {channel}", "correct the names of its channels")
+        channels = f"the channels 0..{header.n_channels - 1}"
+        raise VolumeError(
+            path, "no_such_channel", f"has {channels}, not {channel}", "correct the names of its channels"
+        )
 
 
 def _scaled(

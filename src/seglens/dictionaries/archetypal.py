@@ -14,7 +14,7 @@ from seglens.dictionaries.fit_settings import DEFAULT_FIT, FitSettings
 from seglens.dictionaries.fitting import FitPlan, fit_dictionaries
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.dictionaries.token_source import TokenSource
-from seglens.progress import Progress, silent
+from seglens.runtime.progress import Progress, silent
 
 POINTS_SEED = 0
 """Points are drawn with a seed of their own: two fits to the same data look at the same points."""
@@ -41,7 +41,7 @@ class Hull:
             raise ValueError(f"{len(points)} points and a relaxation of {relaxation}; need a point and 0 or more")
         self.points = points
         self.relaxation = relaxation
-        self.held: Tensor | None = None
+        self.hull_points: Tensor | None = None
 
     def __call__(self, decoder: Decoder) -> None:
         """Pull the unit rows of a decoder back, in place.
@@ -49,23 +49,23 @@ class Hull:
         Raises:
             ValueError: at the first call, where a row begins at its own point, fewer points than rows.
         """
-        if self.held is None:
+        if self.hull_points is None:
             if len(self.points) < len(decoder):
                 raise ValueError(f"{len(decoder)} rows begin at {len(self.points)} points; give as many points")
             self.points = self.points.to(decoder)
-            self.held = self.points[: len(decoder)].clone()
-        held = self.held
-        wanted = decoder * held.norm(dim=1, keepdim=True)
-        for start in range(0, len(held), ROWS_AT_ONCE):
+            self.hull_points = self.points[: len(decoder)].clone()
+        hull_points = self.hull_points
+        wanted = decoder * hull_points.norm(dim=1, keepdim=True)
+        for start in range(0, len(hull_points), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
-            slope = held[rows] - wanted[rows]
+            slope = hull_points[rows] - wanted[rows]
             nearest = self.points[(slope @ self.points.T).argmin(dim=1)]
-            way = nearest - held[rows]
+            way = nearest - hull_points[rows]
             length = -(slope * way).sum(1, keepdim=True) / way.square().sum(1, keepdim=True).clamp_min(1e-12)
-            held[rows] += length.clamp(0, 1) * way
-        beside = wanted - held
-        allowed = self.relaxation * held.norm(dim=1, keepdim=True)
-        rows_now = held + beside * (allowed / beside.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_max(1)
+            hull_points[rows] += length.clamp(0, 1) * way
+        beside = wanted - hull_points
+        allowed = self.relaxation * hull_points.norm(dim=1, keepdim=True)
+        rows_now = hull_points + beside * (allowed / beside.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_max(1)
         decoder.copy_(rows_now / rows_now.norm(dim=1, keepdim=True).clamp_min(1e-12))
 
 

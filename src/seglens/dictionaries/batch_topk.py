@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seglens.devices import fast_bf16
 from seglens.dictionaries.codes import Codes, pair_dots
-from seglens.processes import gather_over_ranks, rank_and_size, sum_over_ranks
+from seglens.runtime.devices import fast_bf16
+from seglens.runtime.distributed import gather_over_ranks, rank_and_size, sum_over_ranks
 
 Screen = Literal["auto", "fp32", "bf16"]
 
@@ -26,7 +26,7 @@ ROUNDING = 1e-6
 """More than the relative rounding of one float32 sum."""
 BF16_CHANNELS = 128
 """Below, a float32 product takes so little that screening does not pay."""
-REFINED_AT_MOST = 4
+MAX_REFINED = 4
 """A screen that leaves more than this times n*k pairs is no gain."""
 
 
@@ -135,7 +135,7 @@ class BatchTopK:
         # error is as large as the bound, all of the row is taken
         bounds = torch.where(lowest > 0, lowest.bfloat16().view(torch.int16) - 1, torch.iinfo(torch.int16).min)
         tokens, latents = _with_offset(x, torch.ones(2)), _with_offset(encoder, _two_bf16(offset)).T
-        allowed = REFINED_AT_MOST * n * self.k
+        allowed = MAX_REFINED * n * self.k
         places = []
         for start in range(0, n, BF16_ROWS):
             part = tokens[start : start + BF16_ROWS]

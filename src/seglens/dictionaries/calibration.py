@@ -6,7 +6,7 @@ from torch import Tensor
 
 from seglens.dictionaries.sae import CHUNK_ELEMENTS, SparseAutoencoder
 from seglens.dictionaries.token_source import TokenSource
-from seglens.processes import gather_over_ranks, own_share
+from seglens.runtime.distributed import gather_over_ranks, own_share
 
 
 @torch.no_grad()
@@ -32,12 +32,12 @@ def calibrate(dictionary: SparseAutoencoder, store: TokenSource, *, n_tokens: in
 
     def above(bound: float, rows: Tensor) -> Tensor:
         """The sample's pre-activations above a bound."""
-        held = [torch.zeros(0, device=device)]
+        values = [torch.zeros(0, device=device)]
         for part in rows.split(chunk):
             tokens = store.tokens(part).to(device)
             pre = torch.addmm(offset, dictionary.normalise(tokens.to(offset.dtype)), dictionary.W_enc)
-            held.append(pre[pre > bound])
-        return torch.cat(held)
+            values.append(pre[pre > bound])
+        return torch.cat(values)
 
     # a bound from some of the tokens keeps what is held near n*k values; each process holds those of its own tokens
     some = rows[:: max(1, len(rows) // chunk)][:chunk]
@@ -46,13 +46,13 @@ def calibrate(dictionary: SparseAutoencoder, store: TokenSource, *, n_tokens: in
     near = 0.8 * _largest(positive, count)[:1] if len(positive) > count else torch.zeros(1, device=device)
     bound = float(torch.cat(gather_over_ranks(near)).min())
     own = rows[own_share(len(rows))]
-    held = torch.cat(gather_over_ranks(above(bound, own)))
-    if len(held) <= wanted and bound > 0:
-        held = torch.cat(gather_over_ranks(above(0.0, own)))
-    if len(held) <= wanted:
+    values = torch.cat(gather_over_ranks(above(bound, own)))
+    if len(values) <= wanted and bound > 0:
+        values = torch.cat(gather_over_ranks(above(0.0, own)))
+    if len(values) <= wanted:
         dictionary.theta.fill_(0.0)
         return
-    dictionary.theta.copy_(_largest(held, wanted).mean())
+    dictionary.theta.copy_(_largest(values, wanted).mean())
 
 
 def _largest(values: Tensor, count: int) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor
 from seglens.artifacts import differences
 from seglens.dictionaries.gradients import Weights
 from seglens.foreign.tensors import check_safetensors
-from seglens.room import require_disk
-from seglens.writing import whole_file
+from seglens.runtime.atomic import whole_file
+from seglens.runtime.resources import require_disk
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from seglens.dictionaries.gradients import Weights, backward, project_decoder_gr
 from seglens.dictionaries.matryoshka import PrefixErrors
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.dictionaries.token_source import TokenSource, check_source
-from seglens.processes import is_first, own_share, sum_over_ranks, wait
-from seglens.progress import Progress, silent
-from seglens.room import require_disk, require_memory
-from seglens.running import asked_to_stop, by_steps, stop_if_asked
+from seglens.runtime.distributed import barrier, is_main_process, own_share, sum_over_ranks
+from seglens.runtime.progress import Progress, silent
+from seglens.runtime.resources import require_disk, require_memory
+from seglens.runtime.signals import asked_to_stop, by_steps, stop_if_asked
 from seglens.shapes import Tokens
 
 __all__ = ["FitPlan", "FitSettings", "fit_dictionaries", "fit_dictionary"]
@@ -129,7 +129,7 @@ def fit_dictionaries(
     """
     for plan in plans:
         check_source(plan.store)
-    _require_room(plans, torch.device(device))
+    _require_resources(plans, torch.device(device))
     fits = [_Fit(plan, device) for plan in plans]
     passes: dict[tuple[int | str, ...], list[_Fit]] = {}
     for fit in fits:
@@ -146,14 +146,14 @@ def fit_dictionaries(
                     fit.epoch, fit.batch = epoch, batch
                     figures = fit.advance(x)
                     progress(sum(fit.step for fit in fits), total, **figures)
-                if is_first() and asked_to_stop() is not None:  # the first ends the others
+                if is_main_process() and asked_to_stop() is not None:  # the first ends the others
                     for fit in going:
                         fit.save()
                     stop_if_asked()
     return [fit.finished() for fit in fits]
 
 
-def _require_room(plans: Sequence[FitPlan], device: torch.device) -> None:
+def _require_resources(plans: Sequence[FitPlan], device: torch.device) -> None:
     """Refuse what does not fit: weights, their copy, gradients and two moments; a checkpoint beside the one before."""
     sizes = [(plan.settings.size(plan.store.d_in, plan.store.n_tokens).n_latents, plan.store.d_in) for plan in plans]
     weights = [8 * m * d_in for m, d_in in sizes]  # bytes of encoder and decoder
@@ -162,7 +162,7 @@ def _require_room(plans: Sequence[FitPlan], device: torch.device) -> None:
     if device.type == "cpu":
         require_memory(5 * sum(weights), f"fitting {len(plans)} dictionaries of up to {wide}")
     for plan, n_bytes in zip(plans, weights, strict=True):
-        if plan.checkpoint is not None and is_first():
+        if plan.checkpoint is not None and is_main_process():
             require_disk(plan.checkpoint, 2 * 3 * n_bytes, f"the checkpoints of a dictionary of {wide}")
 
 
@@ -330,7 +330,7 @@ class _Fit:
 
     def save(self) -> None:
         """Write a checkpoint, where there is a place for it."""
-        if self.file is None or not is_first():
+        if self.file is None or not is_main_process():
             return
         moments = [self.optimiser.state[parameter] for parameter in self.weights]
         zero = [{"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)} for p in self.weights]
@@ -350,7 +350,7 @@ class _Fit:
         self.batch -= 1  # the batch that failed has not been used
         if self.step:
             self.save()
-        wait()
+        barrier()
         kept = "give a checkpoint folder to keep it" if self.file is None else f"it is kept in {self.file}"
         good = f"the last good state is after step {self.step}, {kept}" if self.step else "no step was done before"
         raise FloatingPointError(

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from seglens.dictionaries.codes import Codes, pair_dots, weighted_rows
-from seglens.processes import sum_over_ranks
+from seglens.runtime.distributed import sum_over_ranks
 
 AUXILIARY_ELEMENTS = 2**17
 """The dead latents' pre-activations are made in chunks that fit into a cache."""

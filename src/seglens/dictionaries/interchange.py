@@ -15,7 +15,7 @@ from torch import Tensor
 from seglens.artifacts import write_text_whole
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.foreign.tensors import read_safetensors
-from seglens.writing import whole_file
+from seglens.runtime.atomic import whole_file
 
 CONFIGURATION = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"

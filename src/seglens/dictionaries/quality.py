@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 BATCH = 16384
 SLICES = 16
 """Slices a pass: larger batches leave the cache."""
-SMALLEST_EFFECT = 1e-3
+MIN_EFFECT = 1e-3
 """Dice kept is a share of the effect of mean ablation; below this effect it would be noise over noise."""
 
 
@@ -109,7 +109,7 @@ def _dice_figures(
 ) -> dict[str, float | None]:
     from seglens.activations.effects import to_mean
     from seglens.activations.replay import Replay
-    from seglens.processes import dealt, gathered
+    from seglens.runtime.distributed import gather_object, rank_range
     from seglens.segmenters.scoring import count_scores, scores_from_counts
     from seglens.segmenters.segmenter import most_likely
 
@@ -121,7 +121,7 @@ def _dice_figures(
     replay = Replay(segmenter, dictionary.hookpoint)
     batches = list(slices.batches(SLICES))
     own: dict[int, list[Tensor]] = {}
-    for number in dealt(len(batches)):
+    for number in rank_range(len(batches)):
         rows = batches[number]
         outcomes = [replay.record(slices.images(rows).to(segmenter.device))]
         outcomes += [replay.logits(change) for change in (reconstructed, to_mean(centre))]
@@ -130,12 +130,12 @@ def _dice_figures(
         ]
     untouched, kept, ablated = (
         scores_from_counts(torch.cat(counts), slices).summary()["dice_pooled"]["foreground"]
-        for counts in zip(*gathered(own), strict=True)
+        for counts in zip(*gather_object(own), strict=True)
     )
     share = None
     if untouched is not None and kept is not None and ablated is not None:
         effect = untouched - ablated
-        share = (kept - ablated) / effect if effect >= SMALLEST_EFFECT else None
+        share = (kept - ablated) / effect if effect >= MIN_EFFECT else None
     return {
         "dice_untouched": untouched,
         "dice_reconstructed": kept,

@@ -20,7 +20,7 @@ from seglens.diffing.matching import (
     sinkhorn,
 )
 from seglens.diffing.universal import specific_latents, universal_latents
-from seglens.room import require_memory
+from seglens.runtime.resources import require_memory
 
 __all__ = [
     "METHODS",

@@ -2,7 +2,7 @@
 
 The address holds a random token; the first visit, also by a link in a notebook, trades it for a cookie that other
 sites' pages cannot send. A foreign Host (a name that was made to point here), any other request that another site's
-page makes, and bodies of more than `LARGEST_BODY` are refused before anything is read. Pages may run the scripts that
+page makes, and bodies of more than `MAX_BODY` are refused before anything is read. Pages may run the scripts that
 are shipped here and no others.
 """
 
@@ -21,8 +21,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 COOKIE = "seglens"
 """Its name begins so and ends with the port: browsers keep one jar for all ports, and two runs may be open at once."""
-LARGEST_BODY = 2**20
-TOO_LARGE = f"a body may have {LARGEST_BODY} bytes"
+MAX_BODY = 2**20
+TOO_LARGE = f"a body may have {MAX_BODY} bytes"
 LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 SAFE_METHODS = ("GET", "HEAD")
 OWN_SITES = ("same-origin", "none")
@@ -82,7 +82,7 @@ class Guard:
         length = headers.get(b"content-length", "0")
         if not length.isdecimal():
             return 400, "content-length must be a number"
-        if int(length) > LARGEST_BODY:
+        if int(length) > MAX_BODY:
             return 413, TOO_LARGE
         return None
 
@@ -130,13 +130,13 @@ class Guard:
 
 
 async def _whole_body(receive: Receive) -> bytes | None:
-    """All of a request's body; None where it has more than `LARGEST_BODY` bytes, whatever was announced."""
+    """All of a request's body; None where it has more than `MAX_BODY` bytes, whatever was announced."""
     body, more = b"", True
     while more:
         message = await receive()
         body += message.get("body", b"")
         more = message.get("more_body", False)
-        if len(body) > LARGEST_BODY:
+        if len(body) > MAX_BODY:
             return None
     return body
 

@@ -13,7 +13,7 @@ from fastapi.staticfiles import StaticFiles
 from seglens.explorer import cases, comparing, effects, exporting, latents, proposing, volumes
 from seglens.explorer.names import Names
 from seglens.explorer.opened import OpenedRun, UnknownError
-from seglens.explorer.state import Held, State
+from seglens.explorer.state import CurrentState, State
 
 AT_ONCE = 4
 """Requests, besides one that needs a survey (see `State.surveying`)."""
@@ -22,12 +22,12 @@ overview = APIRouter(tags=["overview"])
 
 
 @overview.get("/overview")
-def overview_of_run(held: Held) -> dict[str, Any]:
+def overview_of_run(state: CurrentState) -> dict[str, Any]:
     """The run's summary (see summary.json), and what of it can be opened."""
     return {
-        "summary": held.run.summary,
-        "segmenters": held.run.segmenters,
-        "cohorts": held.run.cohorts,
+        "summary": state.run.summary,
+        "segmenters": state.run.segmenters,
+        "cohorts": state.run.cohorts,
     }
 
 
@@ -47,7 +47,7 @@ def create_app(run: Path) -> FastAPI:
         openapi_url="/api/openapi.json",
         lifespan=_few_at_once,
     )
-    app.state.held = State(OpenedRun(run), Names(run))
+    app.state.explorer = State(OpenedRun(run), Names(run))
     app.include_router(overview, prefix="/api")
     for module in (effects, latents, cases, proposing, comparing, exporting, volumes):
         app.include_router(module.router, prefix="/api")

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from seglens.cohorts.slice_set import SliceSet
 from seglens.explorer.opened import Opened, UnknownError, grey, heat_map
 from seglens.explorer.packing import MEDIA_TYPE, pack
-from seglens.explorer.state import Held
+from seglens.explorer.state import CurrentState
 from seglens.segmenters.segmenter import most_likely
 from seglens.shapes import Masks
 from seglens.steering.baselines import component_filter, entropy_filter, logit_bias
@@ -18,7 +18,7 @@ from seglens.steering.edits import LatentEdit
 
 router = APIRouter(tags=["cases"])
 RESPONSIBLE = 20
-LARGEST = 1e6
+MAX_VALUE = 1e6
 """Of a strength, threshold or bias: codes are far below it, and float32 holds it."""
 BINARY: dict[int | str, dict[str, Any]] = {200: {"content": {MEDIA_TYPE: {}}}}
 
@@ -59,7 +59,7 @@ class WantedEdit(BaseModel):
 
     latents: list[int] = Field(min_length=1, max_length=4096)
     operation: Literal["multiply", "add", "zero", "clamp"] = "multiply"
-    value: float = Field(default=0.0, ge=-LARGEST, le=LARGEST, allow_inf_nan=False)
+    value: float = Field(default=0.0, ge=-MAX_VALUE, le=MAX_VALUE, allow_inf_nan=False)
     where: Literal["everywhere", "active"] = "everywhere"
 
 
@@ -73,7 +73,7 @@ class WantedSteering(BaseModel):
     edits: list[WantedEdit] = Field(max_length=64)
 
 
-class WantedRival(BaseModel):
+class WantedBaseline(BaseModel):
     """A slice and a rule at the output; see `seglens.steering.baselines`.
 
     Attributes:
@@ -86,15 +86,15 @@ class WantedRival(BaseModel):
     cohort: str
     row: int
     rule: Literal["largest_component", "entropy", "logit_bias"]
-    value: float = Field(default=0.0, ge=-LARGEST, le=LARGEST, allow_inf_nan=False)
+    value: float = Field(default=0.0, ge=-MAX_VALUE, le=MAX_VALUE, allow_inf_nan=False)
     label: str = ""
 
 
 @router.get("/cohorts/{cohort}")
-def cohort(cohort: str, held: Held, segmenter: str | None = None) -> CohortEntry:
+def cohort(cohort: str, state: CurrentState, segmenter: str | None = None) -> CohortEntry:
     """A cohort's slices, with the scores of a segmenter where the run has them."""
-    slices = held.run.slices(cohort)
-    dice = _slice_dice(held, segmenter, cohort) if segmenter else {}
+    slices = state.run.slices(cohort)
+    dice = _slice_dice(state, segmenter, cohort) if segmenter else {}
     index = slices.index.select("case", "position", "split").to_dicts()
     return CohortEntry(
         name=cohort,
@@ -106,9 +106,9 @@ def cohort(cohort: str, held: Held, segmenter: str | None = None) -> CohortEntry
 
 
 @router.get("/cohorts/{cohort}/slices/{row}", response_class=Response, responses=BINARY)
-def one_slice(cohort: str, row: int, held: Held) -> Response:
+def one_slice(cohort: str, row: int, state: CurrentState) -> Response:
     """Grey levels of every sequence, mask and brain of a slice, and whether it was cut from a volume."""
-    slices = held.run.slices(cohort, row)
+    slices = state.run.slices(cohort, row)
     arrays = {
         "images": grey(slices, row),
         "mask": slices.masks([row])[0].numpy(),
@@ -121,18 +121,18 @@ def one_slice(cohort: str, row: int, held: Held) -> Response:
 
 
 @router.get("/segmenters/{segmenter}/slices/{cohort}/{row}", response_class=Response, responses=BINARY)
-def prediction(segmenter: str, cohort: str, row: int, held: Held) -> Response:
+def prediction(segmenter: str, cohort: str, row: int, state: CurrentState) -> Response:
     """What the network says of a slice, how well, and which latents are strongest there against their usual."""
-    opened = held.run.opened(segmenter)
-    slices = held.run.shown_to(opened, cohort, row)
-    said = most_likely(opened.logits(slices, row))
+    opened = state.run.opened(segmenter)
+    slices = state.run.shown_to(opened, cohort, row)
+    predicted = most_likely(opened.logits(slices, row))
     codes, grid = opened.codes(slices, row)
     mass = np.bincount(codes.latents.numpy(), weights=codes.values.numpy(), minlength=codes.n_latents)
     usual = opened.atlas.table["mass"].to_numpy() / max(int(opened.atlas.context["n_slices"]), 1)
     unusual = mass - usual
     strongest = np.argsort(-unusual, kind="stable")[:RESPONSIBLE]
     about = {
-        "classes": _by_class(opened, said, slices.masks([row])),
+        "classes": _by_class(opened, predicted, slices.masks([row])),
         "grid": list(grid),
         "latents": [
             {"latent": int(latent), "name": _name(opened, int(latent)), "mass": mass[latent], "usual": usual[latent]}
@@ -140,26 +140,26 @@ def prediction(segmenter: str, cohort: str, row: int, held: Held) -> Response:
             if mass[latent] > 0
         ],
     }
-    return Response(pack({"mask": said[0].numpy()}, about), media_type=MEDIA_TYPE)
+    return Response(pack({"mask": predicted[0].numpy()}, about), media_type=MEDIA_TYPE)
 
 
 @router.get("/segmenters/{segmenter}/slices/{cohort}/{row}/heat/{latent}", response_class=Response, responses=BINARY)
-def heat(segmenter: str, cohort: str, row: int, latent: int, held: Held) -> Response:
+def heat(segmenter: str, cohort: str, row: int, latent: int, state: CurrentState) -> Response:
     """One latent's codes on the token grid of a slice."""
-    opened = held.run.opened(segmenter)
+    opened = state.run.opened(segmenter)
     opened.has_latent(latent)
-    slices = held.run.shown_to(opened, cohort, row)
+    slices = state.run.shown_to(opened, cohort, row)
     arrays = {"map": heat_map(*opened.codes(slices, row), latent)}
     return Response(pack(arrays, {"scale": opened.scale(latent)}), media_type=MEDIA_TYPE)
 
 
 @router.get("/segmenters/{segmenter}/slices/{cohort}/{row}/at/{y}/{x}")
 def firing_at(  # noqa: PLR0917 - the parts of its address
-    segmenter: str, cohort: str, row: int, y: int, x: int, held: Held
+    segmenter: str, cohort: str, row: int, y: int, x: int, state: CurrentState
 ) -> list[Firing]:
     """The latents that fire at a pixel, strongest first."""
-    opened = held.run.opened(segmenter)
-    slices = held.run.shown_to(opened, cohort, row)
+    opened = state.run.opened(segmenter)
+    slices = state.run.shown_to(opened, cohort, row)
     height, width = slices.size
     if not (0 <= y < height and 0 <= x < width):
         return []
@@ -174,10 +174,10 @@ def firing_at(  # noqa: PLR0917 - the parts of its address
 
 
 @router.post("/segmenters/{segmenter}/steer", response_class=Response, responses=BINARY)
-def steer(segmenter: str, wanted: WantedSteering, held: Held) -> Response:
+def steer(segmenter: str, wanted: WantedSteering, state: CurrentState) -> Response:
     """The mask with latents changed, and per class what that did."""
-    opened = held.run.opened(segmenter)
-    slices = held.run.shown_to(opened, wanted.cohort, wanted.row)
+    opened = state.run.opened(segmenter)
+    slices = state.run.shown_to(opened, wanted.cohort, wanted.row)
     edits = [
         LatentEdit(
             opened.hookpoint,
@@ -193,11 +193,11 @@ def steer(segmenter: str, wanted: WantedSteering, held: Held) -> Response:
     return _changed(opened, slices, wanted.row, after, {"edits": [edit.description() for edit in edits]})
 
 
-@router.post("/segmenters/{segmenter}/rival", response_class=Response, responses=BINARY)
-def rival(segmenter: str, wanted: WantedRival, held: Held) -> Response:
+@router.post("/segmenters/{segmenter}/baseline", response_class=Response, responses=BINARY)
+def baseline(segmenter: str, wanted: WantedBaseline, state: CurrentState) -> Response:
     """The mask that a rule at the output makes of the untouched logits: what needs no look inside the network."""
-    opened = held.run.opened(segmenter)
-    slices = held.run.shown_to(opened, wanted.cohort, wanted.row)
+    opened = state.run.opened(segmenter)
+    slices = state.run.shown_to(opened, wanted.cohort, wanted.row)
     if wanted.rule == "largest_component":
         rule = component_filter("class")
     elif wanted.rule == "entropy":
@@ -222,13 +222,13 @@ def _changed(opened: Opened, slices: SliceSet, row: int, after: Masks, about: di
     return Response(pack({"mask": after[0].numpy()}, about), media_type=MEDIA_TYPE)
 
 
-def _by_class(opened: Opened, said: Masks, truth: Masks) -> list[dict[str, Any]]:
+def _by_class(opened: Opened, predicted: Masks, truth: Masks) -> list[dict[str, Any]]:
     """Of every foreground class: pixels said and true, and Dice (None where it is in neither)."""
     found = []
     for value, label in opened.segmenter.labels.items():
         if value == 0:
             continue
-        ours, theirs = said == value, truth == value
+        ours, theirs = predicted == value, truth == value
         both = int(ours.sum() + theirs.sum())
         found.append(
             {
@@ -246,15 +246,15 @@ def _name(opened: Opened, latent: int) -> str:
     return opened.atlas.table["name"][latent] or "never fires"
 
 
-def _slice_dice(held: Held, segmenter: str, cohort: str) -> dict[int, float]:
+def _slice_dice(state: CurrentState, segmenter: str, cohort: str) -> dict[int, float]:
     """Mean Dice over the foreground classes of each scored slice, by row (absent in both counts as 1)."""
-    held.run.opened(segmenter)
+    state.run.opened(segmenter)
     stage = f"scores/{segmenter}@{cohort}"
-    if stage not in held.run.run:
+    if stage not in state.run.run:
         return {}
-    table = held.run.run.artifact(stage).table("scores").filter(pl.col("label") > 0)
+    table = state.run.run.artifact(stage).table("scores").filter(pl.col("label") > 0)
     both = pl.col("predicted") + pl.col("truth")
     dice = pl.when(both > 0).then(2 * pl.col("tp") / both).otherwise(1.0)
-    scored = [row for row, split in enumerate(held.run.slices(cohort).index["split"]) if split == "test"]
+    scored = [row for row, split in enumerate(state.run.slices(cohort).index["split"]) if split == "test"]
     means = table.group_by("row").agg(dice.mean().alias("dice"))
     return {scored[row]: value for row, value in means.iter_rows()}

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from seglens.diffing.alignment import Alignment
 from seglens.diffing.universal import specific_latents, universal_latents
 from seglens.explorer.opened import OpenedRun, UnknownError
-from seglens.explorer.state import Held
+from seglens.explorer.state import CurrentState
 
 router = APIRouter(tags=["compare"])
 PARTNER = "partner_"
@@ -30,7 +30,7 @@ class Pair(BaseModel):
     shared: bool | None
 
 
-class Pairs(BaseModel):
+class LatentPairs(BaseModel):
     """All pairs of two segmenters, and the latents that have no partner."""
 
     pairs: list[Pair]
@@ -39,21 +39,21 @@ class Pairs(BaseModel):
 
 
 @router.get("/compare/{source}/{target}")
-def compare(source: str, target: str, held: Held) -> Pairs:
+def compare(source: str, target: str, state: CurrentState) -> LatentPairs:
     """The functional alignment of two segmenters, in either order."""
-    one, other = held.run.opened(source), held.run.opened(target)
+    one, other = state.run.opened(source), state.run.opened(target)
     stage, turned = f"alignment/{source}~{target}", f"alignment/{target}~{source}"
-    if stage not in held.run.run and turned not in held.run.run:
+    if stage not in state.run.run and turned not in state.run.run:
         raise UnknownError(f"this run has not aligned {source} and {target}; `seglens diff` does")
-    artifact = held.run.run.artifact(stage if stage in held.run.run else turned)
-    names = ("source_latent", "target_latent") if stage in held.run.run else ("target_latent", "source_latent")
+    artifact = state.run.run.artifact(stage if stage in state.run.run else turned)
+    names = ("source_latent", "target_latent") if stage in state.run.run else ("target_latent", "source_latent")
     table = artifact.table("functional")
     found = list(zip(*(table[name].to_list() for name in (*names, "correlation")), strict=True))
     shared: set[tuple[int, int]] | None = None
     if artifact.document("pair")["comparable_by_weights"]:
         by_weights = artifact.table("pairs").filter("shared")
         shared = set(zip(*(by_weights[name].to_list() for name in names), strict=True))
-    return Pairs(
+    return LatentPairs(
         pairs=[
             Pair(source=a, target=b, correlation=c, shared=None if shared is None else (a, b) in shared)
             for a, b, c in found

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from seglens.cohorts.slice_set import evenly_spaced
 from seglens.explorer.opened import BATCH, Opened, OpenedRun
-from seglens.explorer.state import Held
+from seglens.explorer.state import CurrentState
 from seglens.steering.edits import LatentEdit
 from seglens.steering.sweep import UNEDITED, sweep
 
@@ -17,7 +17,7 @@ STRONGEST = 8
 """Slices of a latent's own on which its page measures it."""
 COMPARED = 16
 """Slices on which all latents are compared: every latent costs a replay of each."""
-MOST_LATENTS = 4
+MAX_LATENTS = 4
 """Of one request: while it runs nobody else's does."""
 COLUMN = "effect_"
 """Begin of the names of the columns of `measured_effects`."""
@@ -46,16 +46,16 @@ class Change(BaseModel):
 
 
 @router.get("/latents/{latent}/effects")
-def strongest(segmenter: str, latent: int, held: Held) -> Effects:
+def strongest(segmenter: str, latent: int, state: CurrentState) -> Effects:
     """What the network loses without a latent, on the slices where it is strongest."""
-    opened = held.run.opened(segmenter)
+    opened = state.run.opened(segmenter)
     opened.has_latent(latent)
-    unseen = held.run.unseen(opened.cohort)
+    unseen = state.run.unseen(opened.cohort)
     rows = [unseen[row] for row in opened.atlas.exemplars_of(latent)[0]["row"].to_list()[:STRONGEST]]
     if not rows:
         return Effects(n_slices=0, classes=[])
     with opened.alone():
-        before, after = _dice(held.run, opened, rows, [latent])
+        before, after = _dice(state.run, opened, rows, [latent])
     return Effects(
         n_slices=len(rows),
         classes=[ClassEffect(label=label, before=before[label], after=after[label]) for label in before],
@@ -65,17 +65,17 @@ def strongest(segmenter: str, latent: int, held: Held) -> Effects:
 @router.get("/effects")
 def compared(
     segmenter: str,
-    held: Held,
-    latents: Annotated[list[int], Query(min_length=1, max_length=MOST_LATENTS)],
+    state: CurrentState,
+    latents: Annotated[list[int], Query(min_length=1, max_length=MAX_LATENTS)],
 ) -> list[Change]:
     """What the network loses without each of a few latents, on the slices of `compared_rows`; kept in this process."""
-    opened = held.run.opened(segmenter)
+    opened = state.run.opened(segmenter)
     for latent in latents:
         opened.has_latent(latent)
     with opened.alone():  # by when another request may have measured them
         missing = sorted(set(latents) - opened.effects.keys())
         if missing:
-            before, *others = _dice(held.run, opened, compared_rows(held.run, opened), missing)
+            before, *others = _dice(state.run, opened, compared_rows(state.run, opened), missing)
             for latent, after in zip(missing, others, strict=True):
                 opened.effects[latent] = {label: _difference(after[label], before[label]) for label in before}
     return [Change(latent=latent, dice=opened.effects[latent]) for latent in latents]

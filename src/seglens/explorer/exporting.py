@@ -12,7 +12,7 @@ from fastapi import APIRouter, Response
 from seglens.explorer.effects import measured_effects
 from seglens.explorer.opened import Opened, OpenedRun
 from seglens.explorer.packing import MEDIA_TYPE, pack
-from seglens.explorer.state import Held, State
+from seglens.explorer.state import CurrentState, State
 
 router = APIRouter(prefix="/segmenters/{segmenter}", tags=["share"])
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -22,10 +22,10 @@ TYPES = {"csv": "text/csv; charset=utf-8", "json": "application/json", "parquet"
 
 
 @router.get("/export", response_class=Response)
-def export(segmenter: str, held: Held, form: Literal["csv", "json", "parquet"] = "csv") -> Response:
+def export(segmenter: str, state: CurrentState, form: Literal["csv", "json", "parquet"] = "csv") -> Response:
     """All latents as a file: what was measured, effects on Dice as far as they were, and the given names."""
-    opened = held.run.opened(segmenter)
-    table = _named(opened, held)
+    opened = state.run.opened(segmenter)
+    table = _named(opened, state)
     if form == "csv":
         text = [
             pl.col(name).map_elements(_as_text, pl.String) for name, kind in table.schema.items() if kind == pl.String
@@ -42,14 +42,14 @@ def export(segmenter: str, held: Held, form: Literal["csv", "json", "parquet"] =
 
 
 @router.get("/map", response_class=Response, responses={200: {"content": {MEDIA_TYPE: {}}}})
-async def places(segmenter: str, held: Held, of: Literal["decoder", "codes"] = "decoder") -> Response:
+async def places(segmenter: str, state: CurrentState, of: Literal["decoder", "codes"] = "decoder") -> Response:
     """Every latent's place in two dimensions: the two leading principal components, and the share that they explain.
 
     Of its unit decoder direction, or of its codes (square roots of its mass in each surveyed slice, scaled to length
     1). Nothing is sampled away; latents without mass in these slices have no place by codes (NaN).
     """
-    limiter = held.surveying if of == "codes" else None
-    return await run_sync(_places, held.run, segmenter, of, limiter=limiter)
+    limiter = state.surveying if of == "codes" else None
+    return await run_sync(_places, state.run, segmenter, of, limiter=limiter)
 
 
 def principal_places(rows: np.ndarray) -> tuple[np.ndarray, float]:
@@ -100,8 +100,8 @@ def _unit_rows(rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield known + start, part[known] / length[known, None]
 
 
-def _named(opened: Opened, held: State) -> pl.DataFrame:
-    given = held.names.of(opened.dictionary_hash)
+def _named(opened: Opened, state: State) -> pl.DataFrame:
+    given = state.names.of(opened.dictionary_hash)
     latents = range(opened.atlas.n_latents)
     own = {
         f"given_{field}": [getattr(given[latent], field) if latent in given else None for latent in latents]

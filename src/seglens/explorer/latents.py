@@ -14,7 +14,7 @@ from seglens.explorer.effects import compared_rows, measured_effects
 from seglens.explorer.names import GivenName
 from seglens.explorer.opened import Opened, OpenedRun, UnknownError, grey
 from seglens.explorer.packing import MEDIA_TYPE, columns, pack
-from seglens.explorer.state import Held
+from seglens.explorer.state import CurrentState
 
 router = APIRouter(prefix="/segmenters/{segmenter}/latents", tags=["latents"])
 EXAMPLES = 8
@@ -82,19 +82,19 @@ class LatentPage(BaseModel):
 
 
 @router.get("", response_class=Response, responses={200: {"content": {MEDIA_TYPE: {}}}})
-def table(segmenter: str, held: Held) -> Response:
+def table(segmenter: str, state: CurrentState) -> Response:
     """All latents of a segmenter, a column an array: the page sorts and filters them without asking again."""
-    opened = held.run.opened(segmenter)
-    shared = sharing(held.run, segmenter)
+    opened = state.run.opened(segmenter)
+    shared = sharing(state.run, segmenter)
     atlas = opened.atlas.table.with_columns(*shared.get_columns(), *measured_effects(opened).get_columns())
     arrays, meta = columns(atlas, [name for name in atlas.columns if not name.endswith("_top")])
-    given = {latent: entry.name for latent, entry in held.names.of(opened.dictionary_hash).items()}
+    given = {latent: entry.name for latent, entry in state.names.of(opened.dictionary_hash).items()}
     about = {
         "columns": meta,
         "given": given,
         "labels": list(opened.atlas.labels.values()),
         "partners": [name.removeprefix(PARTNER) for name in shared.columns if name.startswith(PARTNER)],
-        "compared_on": len(compared_rows(held.run, opened)),
+        "compared_on": len(compared_rows(state.run, opened)),
         "measured": sorted(opened.effects),
         "cohort": opened.cohort,
         "hookpoint": opened.hookpoint,
@@ -104,16 +104,16 @@ def table(segmenter: str, held: Held) -> Response:
 
 
 @router.get("/survey")
-def survey(segmenter: str, held: Held) -> SurveyProgress:
+def survey(segmenter: str, state: CurrentState) -> SurveyProgress:
     """How far the survey has come that a request for a strength or for the map by codes waits for."""
-    done, of = held.run.survey_progress(held.run.opened(segmenter))
+    done, of = state.run.survey_progress(state.run.opened(segmenter))
     return SurveyProgress(done=done, of=of)
 
 
 @router.get("/{latent}")
-def page(segmenter: str, latent: int, held: Held) -> LatentPage:
+def page(segmenter: str, latent: int, state: CurrentState) -> LatentPage:
     """What is known of one latent."""
-    opened = held.run.opened(segmenter)
+    opened = state.run.opened(segmenter)
     opened.has_latent(latent)
     return LatentPage(
         segmenter=segmenter,
@@ -121,45 +121,45 @@ def page(segmenter: str, latent: int, held: Held) -> LatentPage:
         hookpoint=opened.hookpoint,
         facts=opened.atlas.of(latent),
         base_rates=dict(opened.atlas.base_rates),
-        given=held.names.of(opened.dictionary_hash).get(latent),
+        given=state.names.of(opened.dictionary_hash).get(latent),
         neighbours=_neighbours(opened, latent),
-        partners=_partners(held.run, segmenter, latent),
+        partners=_partners(state.run, segmenter, latent),
     )
 
 
 @router.get("/{latent}/examples", response_class=Response, responses={200: {"content": {MEDIA_TYPE: {}}}})
-async def examples(segmenter: str, latent: int, held: Held, kind: Kind = "top", sequence: int = 0) -> Response:
+async def examples(segmenter: str, latent: int, state: CurrentState, kind: Kind = "top", sequence: int = 0) -> Response:
     """Slices with the latent's heat map, all on one scale: the strongest, from the middle of its range, or any.
 
     The strongest are the atlas's exemplars. The others come from a sample of the same slices: ``middle`` are evenly
     spaced over those in which the latent fires, by mass; ``random`` are drawn, whether it fires there or not.
     """
-    limiter = held.surveying if kind == "middle" else None
-    return await run_sync(_examples, held.run, segmenter, latent, kind, sequence, limiter=limiter)
+    limiter = state.surveying if kind == "middle" else None
+    return await run_sync(_examples, state.run, segmenter, latent, kind, sequence, limiter=limiter)
 
 
 @router.get("/{latent}/strength")
-async def strength(segmenter: str, latent: int, held: Held) -> Strength:
+async def strength(segmenter: str, latent: int, state: CurrentState) -> Strength:
     """How strongly a latent fires over a sample of slices."""
-    return await run_sync(_strength, held.run, segmenter, latent, limiter=held.surveying)
+    return await run_sync(_strength, state.run, segmenter, latent, limiter=state.surveying)
 
 
 @router.put("/{latent}/name")
-def give_name(segmenter: str, latent: int, given: GivenName, held: Held) -> GivenName:
+def give_name(segmenter: str, latent: int, given: GivenName, state: CurrentState) -> GivenName:
     """Give a latent a name; it is kept in the run's folder."""
-    opened = held.run.opened(segmenter)
+    opened = state.run.opened(segmenter)
     opened.has_latent(latent)
-    kept = held.names.give(opened.dictionary_hash, latent, given)
+    kept = state.names.give(opened.dictionary_hash, latent, given)
     assert kept is not None
     return kept
 
 
 @router.delete("/{latent}/name", status_code=204)
-def take_name(segmenter: str, latent: int, held: Held) -> None:
+def take_name(segmenter: str, latent: int, state: CurrentState) -> None:
     """Go back to the name by rule."""
-    opened = held.run.opened(segmenter)
+    opened = state.run.opened(segmenter)
     opened.has_latent(latent)
-    held.names.give(opened.dictionary_hash, latent, None)
+    state.names.give(opened.dictionary_hash, latent, None)
 
 
 def _examples(run: OpenedRun, segmenter: str, latent: int, kind: Kind, sequence: int) -> Response:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from seglens.artifacts import write_text_whole
 
 FILE = "names.json"
-LONGEST = 120
+MAX_LENGTH = 120
 
 
 class GivenName(BaseModel):
@@ -25,8 +25,8 @@ class GivenName(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(min_length=1, max_length=LONGEST)
-    who: str = Field(default="", max_length=LONGEST)
+    name: str = Field(min_length=1, max_length=MAX_LENGTH)
+    who: str = Field(default="", max_length=MAX_LENGTH)
     confidence: float = Field(default=1.0, ge=0, le=1)
     when: str = ""
 

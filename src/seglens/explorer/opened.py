@@ -13,13 +13,13 @@ from jaxtyping import Float32
 
 from seglens.activations.hooks import activations
 from seglens.activations.replay import Replay
-from seglens.allocator import give_back_freed_memory
 from seglens.cohorts.case import Cohort
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.progress import Progress, silent
 from seglens.runs import Run
+from seglens.runtime.malloc import give_back_freed_memory
+from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas
 from seglens.shapes import Logits
@@ -295,11 +295,11 @@ class OpenedRun:
                 unseen = self.unseen(opened.cohort)
                 rows = [unseen[place] for place in evenly_spaced(len(unseen), SURVEYED)]
 
-                def told(done: int, total: int, **_figures: float) -> None:
+                def report(done: int, total: int, **_figures: float) -> None:
                     self._survey_progress[opened.name] = done, total
 
-                self._surveys[opened.name] = Survey(rows, opened.surveyed(self.slices(opened.cohort), rows, told))
-                told(len(rows), len(rows))
+                self._surveys[opened.name] = Survey(rows, opened.surveyed(self.slices(opened.cohort), rows, report))
+                report(len(rows), len(rows))
             return self._surveys[opened.name]
 
     def survey_progress(self, opened: Opened) -> tuple[int, int]:

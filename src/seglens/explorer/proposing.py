@@ -5,7 +5,7 @@ from typing import Any, Literal, cast, get_args
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from seglens.explorer.state import Held
+from seglens.explorer.state import CurrentState
 
 router = APIRouter(tags=["cases"])
 Turned = Literal["multiply", "add", "zero"]
@@ -34,16 +34,16 @@ class Proposal(BaseModel):
 
 
 @router.get("/segmenters/{segmenter}/proposals")
-def proposals(segmenter: str, held: Held) -> list[Proposal]:
+def proposals(segmenter: str, state: CurrentState) -> list[Proposal]:
     """The edits of this segmenter's latents that `steering` and `failures` stages of the run chose, each once.
 
     Those that differ from slice to slice (an oracle's) or that change nothing are left out.
     """
-    opened = held.run.opened(segmenter)
+    opened = state.run.opened(segmenter)
     found: dict[str, Proposal] = {}
     for prefix in ("steering/", "failures/"):
-        for stage in held.run.run.stages(prefix):
-            for entry in held.run.run.artifact(stage).document("results"):
+        for stage in state.run.run.stages(prefix):
+            for entry in state.run.run.artifact(stage).document("results"):
                 described = entry.get("edit_description") or _of_failures(entry, segmenter, opened.dictionary_hash)
                 if described is None or entry.get("alpha") is None or entry.get("is_identity"):
                     continue

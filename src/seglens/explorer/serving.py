@@ -57,20 +57,20 @@ def explore(run: Run | Path | str, *, port: int = 0) -> Exploration:
     return Exploration(address, server, thread)
 
 
-def serve(run: Path, *, port: int = 0, told: Callable[[str], None] = print) -> None:
+def serve(run: Path, *, port: int = 0, announce: Callable[[str], None] = print) -> None:
     """Serve a finished run to a browser on this machine until the process is stopped.
 
     Args:
         run: its folder.
         port: 0 takes a free one.
-        told: given the address to open, with its token.
+        announce: given the address to open, with its token.
 
     Raises:
         ValueError: there is nothing to look at, or the port is taken.
     """
     listening, server, address = _prepared(run, port)
     with listening:
-        told(address)
+        announce(address)
         server.run(sockets=[listening])
 
 
@@ -78,7 +78,7 @@ def _prepared(run: Path, port: int) -> tuple[socket.socket, "uvicorn.Server", st
     import uvicorn
 
     app = create_app(run)
-    threading.Thread(target=app.state.held.run.warm_up, daemon=True).start()
+    threading.Thread(target=app.state.explorer.run.warm_up, daemon=True).start()
     guard = Guard(app)
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

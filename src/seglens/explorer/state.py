@@ -25,9 +25,9 @@ class State:
 
 
 def _state(request: Request) -> State:
-    held: State = request.app.state.held
-    return held
+    state: State = request.app.state.explorer
+    return state
 
 
-Held = Annotated[State, Depends(_state)]
+CurrentState = Annotated[State, Depends(_state)]
 """A route's parameter of this type is the app's `State`."""

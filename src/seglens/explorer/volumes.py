@@ -11,42 +11,42 @@ from fastapi import APIRouter, Response
 from numpy.typing import NDArray
 
 from seglens.cohorts.case import Case
-from seglens.cohorts.contents import CaseContent, read_case
+from seglens.cohorts.case_reader import CaseContent, read_case
 from seglens.cohorts.volumes import VolumeError, read_header
 from seglens.explorer.cases import BINARY
 from seglens.explorer.opened import UnknownError
 from seglens.explorer.packing import MEDIA_TYPE
-from seglens.explorer.state import Held
+from seglens.explorer.state import CurrentState
 
 router = APIRouter(tags=["volumes"])
-MOST_VOXELS = 2**26
+MAX_VOXELS = 2**26
 """400 to the power of 3: a browser holds four bytes of texture a voxel, this process three copies while it reads."""
 _reading = Lock()
 """One volume at a time, for it is by far the largest thing that this process holds."""
 
 
 @router.get("/cohorts/{cohort}/volumes/{case}/images/{sequence}", response_class=Response, responses=BINARY)
-def image(cohort: str, case: str, sequence: str, held: Held) -> Response:
+def image(cohort: str, case: str, sequence: str, state: CurrentState) -> Response:
     """One sequence of a case as NIfTI-1: axes to the patient's right, front and top (RAS), places in mm as in its file.
 
     Its third axis counts the slices as the run does.
     """
-    own = _case(held, cohort, case)
-    known = held.run.slices(cohort).sequences
+    own = _case(state, cohort, case)
+    known = state.run.slices(cohort).sequences
     if sequence not in known:
         raise UnknownError(f"{cohort} has no sequence {sequence!r}; it has {', '.join(known)}")
     # where files may be resampled, they are brought onto the grid of the first one, as for the cut
     needed = list(dict.fromkeys([known[0], sequence])) if own.reading.resample else [sequence]
-    stack = _read(held, own, needed, with_mask=False).stacks[sequence]
+    stack = _read(state, own, needed, with_mask=False).stacks[sequence]
     return _answer(stack.values, stack.affine)
 
 
 @router.get("/cohorts/{cohort}/volumes/{case}/mask", response_class=Response, responses=BINARY)
-def mask(cohort: str, case: str, held: Held) -> Response:
+def mask(cohort: str, case: str, state: CurrentState) -> Response:
     """The case's mask on the same grid as its images, in the cohort's labels, as NIfTI-1 of uint8."""
-    own = _case(held, cohort, case)
-    first = held.run.slices(cohort).sequences[0]
-    content = _read(held, own, [first], with_mask=True)
+    own = _case(state, cohort, case)
+    first = state.run.slices(cohort).sequences[0]
+    content = _read(state, own, [first], with_mask=True)
     assert content.mask is not None  # else it is a fault, which is raised
     return _answer(content.mask, content.stacks[first].affine)
 
@@ -55,7 +55,7 @@ def as_nifti(values: NDArray[np.float32] | NDArray[np.uint8], affine: NDArray[np
     """A stack of axial slices as a NIfTI-1 file, in the smallest of uint8, int16 and float32 that loses nothing.
 
     Args:
-        values: [D H W], see `seglens.cohorts.stacks.Stack`.
+        values: [D H W], see `seglens.cohorts.slice_stack.Stack`.
         affine: [4 4] of the volume in canonical orientation, whose rows and columns run the other way.
     """
     import nibabel
@@ -72,12 +72,12 @@ def as_nifti(values: NDArray[np.float32] | NDArray[np.uint8], affine: NDArray[np
     return made.to_bytes()
 
 
-def _case(held: Held, cohort: str, case: str) -> Case:
+def _case(state: CurrentState, cohort: str, case: str) -> Case:
     """A case that the run has slices of, with a volume."""
-    if case not in held.run.slices(cohort).index["case"]:
+    if case not in state.run.slices(cohort).index["case"]:
         raise UnknownError(f"the run has no slice of a case {case!r} in {cohort}")
     try:
-        own = held.run.source(cohort).case(case)
+        own = state.run.source(cohort).case(case)
     except ValueError as error:
         raise UnknownError(f"{error}; its files are not where the run read them") from None
     if own.position is not None:
@@ -85,15 +85,15 @@ def _case(held: Held, cohort: str, case: str) -> Case:
     return own
 
 
-def _read(held: Held, case: Case, sequences: list[str], *, with_mask: bool) -> CaseContent:
+def _read(state: CurrentState, case: Case, sequences: list[str], *, with_mask: bool) -> CaseContent:
     """A case's files, if they are those that the run has seen."""
-    run = held.run.run
+    run = state.run.run
     check = f"check/{case.cohort}"
     known = run.artifact(check).document("check").get("sha256", {}) if check in run else {}
     with _reading:
         try:
             _refuse_huge(case, sequences)
-            labels = held.run.slices(case.cohort).labels
+            labels = state.run.slices(case.cohort).labels
             content = read_case(case, sequences, labels, with_mask=with_mask)
         except VolumeError as error:
             raise UnknownError(f"this volume cannot be shown: {error}") from None
@@ -120,9 +120,9 @@ def _refuse_huge(case: Case, sequences: list[str]) -> None:
         if name in case.images and case.reading.allows(case.images[name].path):
             path = case.images[name].path
             shape = read_header(path, max_bytes=case.reading.max_bytes).shape
-            if np.prod(shape, dtype=np.int64) > MOST_VOXELS:
+            if np.prod(shape, dtype=np.int64) > MAX_VOXELS:
                 raise VolumeError(
-                    path, "too_large", f"its grid {shape} has over {MOST_VOXELS} voxels", "look at its slices"
+                    path, "too_large", f"its grid {shape} has over {MAX_VOXELS} voxels", "look at its slices"
                 )
 
 

@@ -10,11 +10,11 @@ from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from seglens.room import NoRoomError, require_disk
-from seglens.writing import WritingError, whole_folder
+from seglens.runtime.atomic import WritingError, whole_folder
+from seglens.runtime.resources import InsufficientResourcesError, require_disk
 
 MAX_FILES = 200_000
-LARGEST_RATIO = 200
+MAX_RATIO = 200
 """Bytes that one packed byte may become. Scans, packed already, hardly change; a mask of zeros reaches 1000."""
 GENEROUS_BYTES = 2**30
 """Below this an archive may unfold by any ratio."""
@@ -49,7 +49,7 @@ def unpack(archive: Path, folder: Path) -> int:
     Raises:
         ArchiveError: entries that lead out of the folder, links and devices, two entries of one name, an archive that
             unfolds to an absurd size, or one that is damaged.
-        NoRoomError: it unfolds to more than the disk has free.
+        InsufficientResourcesError: it unfolds to more than the disk has free.
     """
     if not archive.is_file():
         raise ArchiveError(f"{archive} is not a file; give a .zip or .tar archive")
@@ -64,7 +64,7 @@ def unpack(archive: Path, folder: Path) -> int:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with open_entry(entry.key) as source, target.open("xb") as sink:
                     _copy(source, sink, entry, archive)
-    except (ArchiveError, NoRoomError, WritingError):
+    except (ArchiveError, InsufficientResourcesError, WritingError):
         raise
     except (
         Exception
@@ -134,9 +134,9 @@ def _checked(archive: Path, entries: list[_Entry]) -> list[tuple[_Entry, tuple[s
         both = "/".join(min(seen & around))
         raise ArchiveError(f"{archive}: {both[:120]!r} is a file and a folder; nothing was unpacked")
     total, packed = sum(entry.size for entry, _ in files), archive.stat().st_size
-    if total > max(GENEROUS_BYTES, LARGEST_RATIO * packed):
+    if total > max(GENEROUS_BYTES, MAX_RATIO * packed):
         raise ArchiveError(
-            f"{archive}: its {packed} bytes would become {total}, more than {LARGEST_RATIO} times; nothing was unpacked"
+            f"{archive}: its {packed} bytes would become {total}, more than {MAX_RATIO} times; nothing was unpacked"
         )
     return files
 

@@ -161,11 +161,11 @@ Block: TypeAlias = Paragraph | Bullets | Table | Chart | Drawing | Pictures | Ca
 
 @dataclass(frozen=True)
 class Section:
-    """One chapter: ``id`` is its anchor, ``lead`` says in plain words what the reader sees."""
+    """One chapter: ``id`` is its anchor, ``intro`` says in plain words what the reader sees."""
 
     id: str
     title: str
-    lead: str
+    intro: str
     blocks: tuple[Block, ...]
 
 

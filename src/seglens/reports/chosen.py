@@ -60,9 +60,9 @@ def write_chosen(
 def _section(run: Run, segmenter: str, atlas: LatentAtlas, latent: int, given: str | None) -> Section:
     facts = atlas.of(latent)
     name = given or str(facts["name"] or "never fires")
-    lead = f"Latent {latent} of {plain(segmenter)}, at {atlas.context['hookpoint']}."
+    intro = f"Latent {latent} of {plain(segmenter)}, at {atlas.context['hookpoint']}."
     if given:
-        lead += f" The name was given by a person; by rule it is “{facts['name'] or 'never fires'}”."
+        intro += f" The name was given by a person; by rule it is “{facts['name'] or 'never fires'}”."
     measured = [
         ("fires at (share of tokens)", percent(facts["firing_rate"], 2)),
         ("mean code where it fires", number(facts["mean_activation"], 2)),
@@ -85,7 +85,7 @@ def _section(run: Run, segmenter: str, atlas: LatentAtlas, latent: int, given: s
     if partners:
         note = "Matched by the correlation of codes on common slices."
         blocks.append(table("Partners in other segmenters", ("segmenter", "latent", "correlation"), partners, note))
-    return Section(f"{segmenter}-{latent}", name, lead, tuple(blocks))
+    return Section(f"{segmenter}-{latent}", name, intro, tuple(blocks))
 
 
 def _examples(run: Run, atlas: LatentAtlas, latent: int) -> list[Block]:

@@ -27,7 +27,7 @@ from seglens.reports.wording import UNDEFINED, defined, number, plain
 Drawn: TypeAlias = Callable[[pl.DataFrame, int], Markup]
 """Draws a panel's rows at a width."""
 ROW = 24
-MOST_BARS = 60
+MAX_BARS = 60
 LONG_LABEL = 18
 """Letters; panels of bars with longer labels stand below each other."""
 
@@ -125,10 +125,10 @@ def written(value: Any, digits: int = 2) -> str:
 def _chart(figure: Figure, table: pl.DataFrame, draw: Drawn, keys: tuple[Key, ...]) -> Chart:
     """One drawing, or small multiples: two in a row at a desk, one on a phone."""
     if figure.panel is None:
-        caption = _with_cut(figure, [table])
+        caption = _with_note_of_cut(figure, [table])
         return Chart(figure.title, draw(table, WIDE), draw(table, NARROW), caption, keys)
     panels = [(plain(name), table.filter(pl.col(figure.panel) == name)) for name in _distinct(table, figure.panel)]
-    caption = _with_cut(figure, [rows for _, rows in panels])
+    caption = _with_note_of_cut(figure, [rows for _, rows in panels])
     longest = max(len(plain(label)) for label in table[figure.x].to_list()) if figure.kind == "bars" else 0
     columns = 1 if len(panels) == 1 or longest > LONG_LABEL else 2
     wide = [(name, draw(rows, WIDE // columns - 12)) for name, rows in panels]
@@ -136,12 +136,12 @@ def _chart(figure: Figure, table: pl.DataFrame, draw: Drawn, keys: tuple[Key, ..
     return Chart(figure.title, _tiled(figure.title, wide, columns), _tiled(figure.title, narrow, 1), caption, keys)
 
 
-def _with_cut(figure: Figure, drawings: Sequence[pl.DataFrame]) -> str:
+def _with_note_of_cut(figure: Figure, drawings: Sequence[pl.DataFrame]) -> str:
     """The caption, which says so where bars are left out."""
     most = max(rows.height for rows in drawings)
-    if figure.kind != "bars" or most <= MOST_BARS:
+    if figure.kind != "bars" or most <= MAX_BARS:
         return figure.caption
-    return f"{figure.caption} The first {MOST_BARS} of up to {most} bars are drawn; the table has all.".lstrip()
+    return f"{figure.caption} The first {MAX_BARS} of up to {most} bars are drawn; the table has all.".lstrip()
 
 
 def _tiled(title: str, drawings: Sequence[tuple[str, Markup]], columns: int) -> Markup:
@@ -193,7 +193,7 @@ def _bars(
     figure: Figure, rows: pl.DataFrame, names: Sequence[Any], limits: tuple[Number, Number], width: int
 ) -> Markup:
     """Horizontal bars from zero; the rows of one label stand together, their whiskers are the interval."""
-    rows = rows.head(MOST_BARS)
+    rows = rows.head(MAX_BARS)
     texts = [written(value, _digits(limits)) for value in rows[figure.y].to_list()]
     labels = [plain(value) for value in rows[figure.x].to_list()]
     label_width = min(width * 0.4, 7.0 * max(len(label) for label in labels) + 14)

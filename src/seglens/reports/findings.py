@@ -177,14 +177,16 @@ def _failures(summary: Mapping[str, Any]) -> Iterable[str]:
         text += f"; {words} recovered {_some(control)} ({percent(control / n)}){_worse(worse)}"
         if recovered - (defined(entry.get("worsened")) or 0) <= net and not entry.get("is_identity"):
             text += ", so the choice of latents did not help"
-        rivals = {
+        baselines = {
             key: (value - (defined(dig(outcome, "worsened")) or 0), value, dig(outcome, "worsened"))
             for key, outcome in (entry.get("baselines") or {}).items()
             if key not in CONTROLS and (value := defined(dig(outcome, "recovered"))) is not None
         }
-        if rivals:
-            best = max(rivals, key=lambda key: rivals[key][0])
-            text += f"; {plain(best)}, without latents, recovered {_some(rivals[best][1])}{_worse(rivals[best][2])}"
+        if baselines:
+            best = max(baselines, key=lambda key: baselines[key][0])
+            text += (
+                f"; {plain(best)}, without latents, recovered {_some(baselines[best][1])}{_worse(baselines[best][2])}"
+            )
         oracle = " The oracle saw each slice's own mask." if entry.get("policy") == "oracle" else ""
         yield f"{text}.{oracle}"
 
@@ -243,4 +245,4 @@ def _quarantine(summary: Mapping[str, Any]) -> Iterable[str]:
     bad = [(name, n) for name, n in bad if n]
     if bad:
         texts = [f"{plain(name)} {n}" for name, n in bad]
-        yield f"Cases left out because their files are faulty: {', '.join(texts)}; see Cohorts for the cure."
+        yield f"Cases left out because their files are faulty: {', '.join(texts)}; see Cohorts for the fix."

@@ -125,8 +125,8 @@ def mask_picture(
     scan, (top, left, extent) = scan_of(image, brain, side)
     if mask is None:
         return data_uri(scan)
-    cut = np.ascontiguousarray(mask[top : top + extent, left : left + extent].astype(np.uint8))
-    return data_uri(with_mask(scan, enlarged(cut, side, smooth=False), colours))
+    cropped = np.ascontiguousarray(mask[top : top + extent, left : left + extent].astype(np.uint8))
+    return data_uri(with_mask(scan, enlarged(cropped, side, smooth=False), colours))
 
 
 def heat_picture(
@@ -155,6 +155,6 @@ def heat_picture(
     heat = np.ascontiguousarray(full[top : top + extent, left : left + extent])
     heat = np.asarray(Image.fromarray(heat).resize((side, side), Image.Resampling.BILINEAR))
     if region is not None:
-        cut = np.ascontiguousarray(region[top : top + extent, left : left + extent].astype(np.uint8))
-        region = enlarged(cut, side, smooth=False) > 0
+        cropped = np.ascontiguousarray(region[top : top + extent, left : left + extent].astype(np.uint8))
+        region = enlarged(cropped, side, smooth=False) > 0
     return data_uri(with_heat(scan, heat, region))

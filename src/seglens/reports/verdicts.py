@@ -1,4 +1,4 @@
-"""What an edit did to its class, judged only against the numbers of its rivals and controls."""
+"""What an edit did to its class, judged only against the numbers of its baselines and controls."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,21 +7,21 @@ from seglens.reports.wording import number, pair_of, plain, score, signed
 
 RANDOM = {"random_latents": "random latents", "random_best": "the best draw of random latents"}
 CONTROLS = (*RANDOM, "reconstruct_only")
-"""Entries among a steering's baselines that are controls of the edit, not rivals without latents."""
+"""Entries among a steering's baselines that are controls of the edit, not baselines without latents."""
 STEP = 0.005
 """Smallest difference of two Dice values that is called one: half of the last printed digit."""
 
 
-def rivals_of(entry: Mapping[str, Any], name: str) -> tuple[tuple[str, float] | None, dict[str, float]]:
-    """The best rival of an edit and its controls, by pooled Dice of one class.
+def baselines_of(entry: Mapping[str, Any], name: str) -> tuple[tuple[str, float] | None, dict[str, float]]:
+    """The best baseline of an edit and its controls, by pooled Dice of one class.
 
     Args:
         entry: one entry of ``summary["steering"]``.
         name: the class.
 
     Returns:
-        Name and value of the best rival (None where there is none), and the controls' values by name: of the mean over
-        the random draws and the draw that was best on the selection patients only the better one.
+        Name and value of the best baseline (None where there is none), and the controls' values by name: of the mean
+        over the random draws and the draw that was best on the selection patients only the better one.
     """
     values = {key: score(after, "dice_pooled", name) for key, after in (entry.get("baselines") or {}).items()}
     known = {key: value for key, value in values.items() if value is not None}
@@ -29,13 +29,13 @@ def rivals_of(entry: Mapping[str, Any], name: str) -> tuple[tuple[str, float] | 
     drawn = [key for key in RANDOM if key in controls]
     for key in sorted(drawn, key=lambda key: -controls[key])[1:]:
         del controls[key]
-    rivals = {key: value for key, value in known.items() if key not in CONTROLS}
-    best = max(rivals.items(), key=lambda item: item[1]) if rivals else None
+    baselines = {key: value for key, value in known.items() if key not in CONTROLS}
+    best = max(baselines.items(), key=lambda item: item[1]) if baselines else None
     return best, controls
 
 
 def named(key: str) -> str:
-    """A rival or control as words."""
+    """A baseline or control as words."""
     return RANDOM.get(key, plain(key))
 
 
@@ -50,7 +50,7 @@ def compared(value: float, other: float) -> int:
 
 
 def steering_finding(entry: Mapping[str, Any]) -> str:
-    """What one edit did to its class, beside its best rival and its controls."""
+    """What one edit did to its class, beside its best baseline and its controls."""
     name = str(entry.get("class"))
     before = score(entry.get("before"), "dice_pooled", name)
     after = score(entry.get("after"), "dice_pooled", name)
@@ -69,10 +69,10 @@ def steering_finding(entry: Mapping[str, Any]) -> str:
     else:
         moved = f"{verb} pooled Dice from {number(before, digits)} to {number(after, digits)}"
     text = f"{policy[0].upper()}{policy[1:]} steering ({where}) {moved}"
-    best, controls = rivals_of(entry, name)
+    best, controls = baselines_of(entry, name)
     beside = [f"{named(key)} gave {number(value, digits)}" for key, value in controls.items()]
     if best is not None:
-        beside.insert(0, f"the best rival without latents, {plain(best[0])}, reached {number(best[1], digits)}")
+        beside.insert(0, f"the best baseline without latents, {plain(best[0])}, reached {number(best[1], digits)}")
     if beside:
         text += f"; {', '.join(beside)}"
     text += ". " + _verdict(after, before, best, controls)
@@ -91,10 +91,10 @@ def _verdict(after: float, before: float, best: tuple[str, float] | None, contro
     if lost:
         return f"So the gain is not due to the chosen latents: {' and '.join(lost)} did as well."
     if best is None:
-        return "No rival at the output was run beside it."
+        return "No baseline at the output was run beside it."
     place = compared(after, best[1])
     if place > 0:
-        return f"So it beats every rival that was run, by {signed(after - best[1])}."
+        return f"So it beats every baseline that was run, by {signed(after - best[1])}."
     if place == 0:
         return f"So it is level with {plain(best[0])}, which needs no latents."
     return f"So it does not beat {plain(best[0])}, which needs no latents."
@@ -102,7 +102,7 @@ def _verdict(after: float, before: float, best: tuple[str, float] | None, contro
 
 def steering_findings(summary: Mapping[str, Any]) -> Iterable[str]:
     """The policies' own choices, each with the gap to the oracle on the same slices."""
-    entries = [entry for entry in summary.get("steering") or [] if _judged(entry) and entry.get("chosen", True)]
+    entries = [entry for entry in summary.get("steering") or [] if _is_evaluated(entry) and entry.get("chosen", True)]
     for entry in entries:
         if entry.get("policy") == "oracle":
             continue
@@ -130,7 +130,7 @@ def _convention_warning(entry: Mapping[str, Any], name: str, pooled: int) -> str
     )
 
 
-def _judged(entry: Mapping[str, Any]) -> bool:
+def _is_evaluated(entry: Mapping[str, Any]) -> bool:
     name = str(entry.get("class"))
     return None not in (
         score(entry.get("before"), "dice_pooled", name),

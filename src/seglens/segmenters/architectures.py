@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from seglens.entry_points import with_installed
-from seglens.nearest import did_you_mean
+from seglens.runtime.suggestions import did_you_mean
 from seglens.segmenters.pretrained import encoder_weights
 from seglens.segmenters.segmenter import Hookpoint, Segmenter, fit_weights
 

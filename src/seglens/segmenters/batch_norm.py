@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from seglens.processes import rank_and_size, summed
+from seglens.runtime.distributed import all_reduce, rank_and_size
 
 
 @contextmanager
@@ -35,10 +35,10 @@ def _forward(norm: _BatchNorm, x: Tensor) -> Tensor:
     along = [1, -1] + [1] * (x.ndim - 2)
     values = x.float()
     count = values.new_full((1,), values.numel() / values.shape[1])
-    sums, n = summed(torch.cat([values.sum(others), count])).split([values.shape[1], 1])
+    sums, n = all_reduce(torch.cat([values.sum(others), count])).split([values.shape[1], 1])
     mean = sums / n
     centred = values - mean.view(along)
-    variance = summed(centred.square().sum(others)) / n
+    variance = all_reduce(centred.square().sum(others)) / n
     if norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None:
         with torch.no_grad():
             norm.num_batches_tracked.add_(1)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from seglens.halving import Halving
+from seglens.runtime.oom import Halving
 from seglens.segmenters.loss import dice_cross_entropy
 from seglens.segmenters.segmenter import resized
 from seglens.shapes import Images, Masks

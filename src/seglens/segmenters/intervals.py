@@ -3,7 +3,7 @@
 Slices of one patient are alike, so patients are drawn with replacement, each with all of its slices (the cluster
 bootstrap: Efron and Tibshirani, An Introduction to the Bootstrap, 1993). Two edits are compared on the same draws.
 Percentile intervals of few patients are too narrow: theirs are expanded to the width that Student's t has
-(Hesterberg, What Teachers Should Know about the Bootstrap, 2015, section 5.2). Of fewer than `MINIMUM_PATIENTS` the
+(Hesterberg, What Teachers Should Know about the Bootstrap, 2015, section 5.2). Of fewer than `MIN_PATIENTS` the
 expanded ends would be the extremes of all draws, however many there are: there the interval is Student's t itself, with
 the spread of the draws.
 """
@@ -19,7 +19,7 @@ from seglens.segmenters.scoring import CONVENTIONS, Scores
 FIGURES = (*CONVENTIONS, "precision", "recall")
 """What an interval can be given for; each is a ratio of sums over patients."""
 DRAWS = 2000
-MINIMUM_PATIENTS = 6
+MIN_PATIENTS = 6
 """Of so many patients percentiles are taken; of fewer, Student's t."""
 
 
@@ -193,7 +193,7 @@ def resampled(
 def interval_of(value: float, drawn: np.ndarray, n_patients: int, *, level: float = 0.95) -> Interval:
     """The interval of a figure by what was drawn; draws without a value (NaN) are left out and not counted.
 
-    From `MINIMUM_PATIENTS` patients on, expanded percentiles. Of fewer, Student's t around the value: the quantile at
+    From `MIN_PATIENTS` patients on, expanded percentiles. Of fewer, Student's t around the value: the quantile at
     (1 + level) / 2 with n - 1 degrees of freedom, times the spread of the draws, times sqrt(n / (n - 1)), for draws of
     a mean of n patients spread that much less than the mean does.
 
@@ -206,7 +206,7 @@ def interval_of(value: float, drawn: np.ndarray, n_patients: int, *, level: floa
     known = drawn[~np.isnan(drawn)]
     if not len(known) or n_patients < 2:
         return Interval(float(value), float("nan"), float("nan"), n_patients, len(known))
-    if n_patients < MINIMUM_PATIENTS:
+    if n_patients < MIN_PATIENTS:
         reach = _quantile(n_patients, level) * float(known.std())
         return Interval(float(value), float(value) - reach, float(value) + reach, n_patients, len(known))
     tail = _expanded_tail(n_patients, level)

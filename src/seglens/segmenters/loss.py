@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from seglens.processes import summed
+from seglens.runtime.distributed import all_reduce
 from seglens.shapes import Logits, Masks
 
 
@@ -16,7 +16,7 @@ def dice_cross_entropy(logits: Logits, masks: Masks) -> Float[Tensor, ""]:
     absent from a batch has no Dice and pulls at nothing but the cross-entropy.
 
     Several processes each give their share of the batch and get the loss of the whole of it. Each then goes back from
-    its equal part of that loss (see `summed`), and the sum of their gradients is the gradient of the loss.
+    its equal part of that loss (see `all_reduce`), and the sum of their gradients is the gradient of the loss.
 
     Args:
         logits: ``[B K H W]``, any float type; computed in float32.
@@ -32,7 +32,7 @@ def dice_cross_entropy(logits: Logits, masks: Masks) -> Float[Tensor, ""]:
     surprise = functional.nll_loss(log_shares, target, reduction="sum").view(1)
     truth = torch.bincount(target.flatten(), minlength=n_classes).to(surprise)
     own = torch.cat([surprise, overlap, shares.sum((0, 2, 3)), truth])
-    surprise, overlap, predicted, truth = summed(own).split([1, n_classes - 1, n_classes - 1, n_classes])
+    surprise, overlap, predicted, truth = all_reduce(own).split([1, n_classes - 1, n_classes - 1, n_classes])
     loss = surprise[0] / truth.sum()
     present = truth[1:] > 0
     if not bool(present.any()):

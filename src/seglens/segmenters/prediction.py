@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from seglens.artifacts import Artifact, new_artifact, read_artifact
 from seglens.cohorts.case import Cohort
 from seglens.cohorts.mask_files import file_codes, mask_name, write_mask
+from seglens.cohorts.normalisation_groups import GroupMember, groups_of, read_group, scales_of
 from seglens.cohorts.normalising import Intensities, from_square, resize
 from seglens.cohorts.slice_set import Preprocessing
-from seglens.cohorts.units import Part, read_unit, scales_of, units_of
-from seglens.halving import Halving
-from seglens.progress import Progress, silent
-from seglens.room import require_disk
+from seglens.runtime.oom import Halving
+from seglens.runtime.progress import Progress, silent
+from seglens.runtime.resources import require_disk
 from seglens.segmenters.segmenter import Segmenter, most_likely
 
 KIND = "predictions"
@@ -52,7 +52,7 @@ def predict_cohort(
 
     Raises:
         VolumeError: a case that is not quarantined cannot be read.
-        NoRoomError: the disk has no room for the masks.
+        InsufficientResourcesError: the disk has no room for the masks.
         NotEnoughMemoryError: the device has none for half of the batch either.
         ValueError: other sequences or labels than the segmenter's, a label without a value in the files, or no case.
         ArtifactError: ``folder`` exists.
@@ -75,9 +75,9 @@ def predict_cohort(
     halving = Halving("predictions", "give a smaller batch_size, or predict on another device")
     with new_artifact(folder, kind=KIND, inputs=inputs) as draft:
         rows = []
-        units = units_of(cases)
+        units = groups_of(cases)
         for number, unit in enumerate(units):
-            parts = read_unit(unit, cohort.sequences, cohort.labels, with_masks=False)
+            parts = read_group(unit, cohort.sequences, cohort.labels, with_masks=False)
             seen = any(part.brains.any() for part in parts)
             scales = scales_of(parts, clip) if seen else []
             for part in parts:
@@ -92,7 +92,9 @@ def predict_cohort(
     return read_artifact(folder, KIND)
 
 
-def _row(part: Part, name: str, mask: NDArray[np.uint8], codes: Mapping[int, int], cohort: Cohort) -> dict[str, Any]:
+def _row(
+    part: GroupMember, name: str, mask: NDArray[np.uint8], codes: Mapping[int, int], cohort: Cohort
+) -> dict[str, Any]:
     """What is said of a case in ``cases.json``."""
     paths = {sequence: part.case.images[sequence].path for sequence in cohort.sequences}
     return {
@@ -107,7 +109,7 @@ def _row(part: Part, name: str, mask: NDArray[np.uint8], codes: Mapping[int, int
 
 
 def _segmented(
-    segmenter: Segmenter, part: Part, scales: Sequence[Intensities], batch_size: int, halving: Halving
+    segmenter: Segmenter, part: GroupMember, scales: Sequence[Intensities], batch_size: int, halving: Halving
 ) -> NDArray[np.uint8]:
     """Labels [D H W] of all slices of a case."""
     depth, height, width = part.shape

@@ -14,10 +14,10 @@ from jaxtyping import Int32, Int64
 from torch import Tensor
 
 from seglens.cohorts.slices import SliceSet
-from seglens.halving import Halving
 from seglens.notebook import html_table
-from seglens.processes import dealt, gathered
-from seglens.progress import Progress, silent
+from seglens.runtime.distributed import gather_object, rank_range
+from seglens.runtime.oom import Halving
+from seglens.runtime.progress import Progress, silent
 from seglens.segmenters import surface
 from seglens.segmenters.segmenter import Segmenter
 from seglens.shapes import Masks
@@ -341,11 +341,11 @@ def evaluate(
         segmenter.to(device)
     batches = list(slices.batches(batch_size))
     own, predicted = {}, _predictor(segmenter, slices)
-    for number in dealt(len(batches)):
+    for number in rank_range(len(batches)):
         rows = batches[number]
         own[number] = _measured(predicted(rows), slices, rows, hd95)
         progress(rows[-1] + 1, len(slices))
-    return _scores_of(gathered(own), slices, edit_name)
+    return _scores_of(gather_object(own), slices, edit_name)
 
 
 def _measured(predicted: Masks, slices: SliceSet, rows: Sequence[int], with_hd95: bool) -> Measured:

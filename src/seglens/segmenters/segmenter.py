@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from seglens.artifacts import Artifact, Draft, hash_of, hash_tensors, new_artifact, read_artifact
 from seglens.foreign.tensors import refuse_non_finite
-from seglens.nearest import did_you_mean
+from seglens.runtime.suggestions import did_you_mean
 from seglens.shapes import Images, Logits, Masks
 
 KIND = "segmenter"

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from seglens.artifacts import hash_of, locked
 from seglens.cohorts.augmentation import augment
 from seglens.cohorts.slices import SliceSet
-from seglens.devices import fast_bf16
-from seglens.processes import from_first, rank_and_size, sum_over_ranks, wait
-from seglens.progress import Progress, silent
-from seglens.room import require_disk
-from seglens.running import asked_to_stop, by_steps, stop_if_asked
+from seglens.runtime.devices import fast_bf16
+from seglens.runtime.distributed import barrier, broadcast_from_main, rank_and_size, sum_over_ranks
+from seglens.runtime.progress import Progress, silent
+from seglens.runtime.resources import require_disk
+from seglens.runtime.signals import asked_to_stop, by_steps, stop_if_asked
 from seglens.segmenters.architectures import build_segmenter, start_from
 from seglens.segmenters.batch_norm import pooled_batch_norm
 from seglens.segmenters.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
@@ -226,7 +226,7 @@ def _optimised(
             return found or Checkpoint.of(network, optimiser, 0, [])
 
         with locked(checkpoint) if checkpoint is not None and rank == 0 else nullcontext():
-            start = from_first(state)
+            start = broadcast_from_main(state)
             start.restore(network, optimiser)
             history = start.history
             autocast = torch.autocast(place.type, torch.bfloat16, enabled=run["precision"] == "bf16")
@@ -257,7 +257,7 @@ def _optimised(
                     if not (math.isfinite(value) and math.isfinite(norm)):
                         if step > start.step and not _due(step, settings):
                             keep(step)
-                        wait()
+                        barrier()
                         raise FloatingPointError(_lost(value, norm, step, settings, checkpoint))
                     optimiser.step()
                     history.append({"step": step + 1, "loss": value, "rate": rate})
@@ -268,7 +268,7 @@ def _optimised(
                     progress(done, settings.steps, loss=value, rate=rate)
                     if stopping:  # the first ends the others
                         stop_if_asked()
-            wait()
+            barrier()
     return network
 
 

@@ -13,7 +13,7 @@ from seglens.artifacts import Artifact, Draft
 from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.notebook import html_table
-from seglens.progress import Progress, silent
+from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.describing import base_rates, latent_table, measure
 from seglens.semantics.exemplars import RankBy

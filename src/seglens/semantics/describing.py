@@ -14,7 +14,7 @@ from torch import Tensor
 from seglens.activations.hooks import activations
 from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.progress import Progress
+from seglens.runtime.progress import Progress
 from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.exemplars import RankBy, TopExemplars
 from seglens.semantics.geometry import (

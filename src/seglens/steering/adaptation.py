@@ -1,4 +1,4 @@
-"""A segmenter on another population: chosen on some of its patients, judged on others, beside every rival.
+"""A segmenter on another population: chosen on some of its patients, judged on others, beside every baseline.
 
 Paper, section 7 and Table 5, with the controls that it lacks.
 """
@@ -13,8 +13,8 @@ import torch
 from seglens.artifacts import Artifact, Draft
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.processes import dealt, gathered
-from seglens.progress import Progress, silent
+from seglens.runtime.distributed import gather_object, rank_range
+from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.scoring import Scores
 from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas
@@ -91,9 +91,9 @@ def steer_between(
     seed: int = 0,
     progress: Progress = silent,
 ) -> SteeringResult:
-    """Choose an edit of one class on selection patients and judge it on others, beside every policy and rival.
+    """Choose an edit of one class on selection patients and judge it on others, beside every policy and baseline.
 
-    Rivals: CCF, UF, per-class logit bias, dropping the class, predicting nothing, mirror test-time augmentation,
+    Baselines: CCF, UF, per-class logit bias, dropping the class, predicting nothing, mirror test-time augmentation,
     replacing the whole activation by its mean, the dictionary's reconstruction alone, and random latents of the same
     firing rates, searched as freely as the edit's: ``random_latents`` is the mean over the draws, ``random_best`` the
     draw that is best on the selection slices. All are tuned on the selection slices.
@@ -184,7 +184,7 @@ def steer_between(
         "selection": _extent(selection),
         "evaluation": _extent(evaluation),
     }
-    shared = {name: summaries[name] for name in summaries if name in (*tuned, *RIVALS)}
+    shared = {name: summaries[name] for name in summaries if name in (*tuned, *BASELINES)}
     results = []
     for policy in ("held_out", "oracle"):
         for operation, edit in sorted(chosen.by_operation.items(), key=lambda item: item[1] != chosen.edit):
@@ -228,7 +228,7 @@ def steer_between(
     return SteeringResult(results, _curves(points, summaries, target), chosen.selection, scores.table)
 
 
-RIVALS = ("drop_class", "predict_nothing", "flip_augmentation", "mean_ablation", "reconstruct_only")
+BASELINES = ("drop_class", "predict_nothing", "flip_augmentation", "mean_ablation", "reconstruct_only")
 
 
 def check_disjoint(selection: SliceSet, evaluation: SliceSet) -> None:
@@ -263,9 +263,9 @@ def tune_on(
     batches = list(used.batches(batch_size))
     own = {
         number: segmenter.logits(used.images(batches[number]).to(segmenter.device)).cpu()
-        for number in dealt(len(batches))
+        for number in rank_range(len(batches))
     }
-    return tune_rules(torch.cat(gathered(own)), used.masks(), target=target, objective=objective)
+    return tune_rules(torch.cat(gather_object(own)), used.masks(), target=target, objective=objective)
 
 
 def whole_activation(dictionary: SparseAutoencoder) -> dict[str, RowChange]:

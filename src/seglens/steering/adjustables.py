@@ -13,8 +13,8 @@ from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.segmenters.segmenter import Hookpoint, Segmenter
 from seglens.segmenters.substituted import Substituted
 from seglens.shapes import Images, Logits, TokenGrid
-from seglens.steering.corrections import Seen
 from seglens.steering.fitted import Adjustable, Values
+from seglens.steering.interventions import CachedBatch
 from seglens.steering.shared_codes import active_codes, codes_of
 
 LAST_HIDDEN = "last_hidden"
@@ -55,21 +55,21 @@ def latents(
     }
     first = dictionaries[0]
 
-    def kept_codes(seen: Seen) -> Codes:
+    def kept_codes(batch: CachedBatch) -> Codes:
         def computed() -> Codes:
-            tokens = seen.activation(first.hookpoint).flatten(0, 2)
+            tokens = batch.activation(first.hookpoint).flatten(0, 2)
             codes = codes_of(first, tokens, numbers[0])
             return Codes.from_dense(codes if gate is None else codes * (codes_of(first, tokens, [gate]) > 0))
 
-        codes: Codes = seen.once(("codes", first.hash, tuple(numbers[0]), gate), computed)
+        codes: Codes = batch.once(("codes", first.hash, tuple(numbers[0]), gate), computed)
         return codes
 
-    def predict(seen: Seen, values: Values) -> Logits:
+    def predict(batch: CachedBatch, values: Values) -> Logits:
         with ExitStack() as stack:
             for dictionary, own in list(zip(dictionaries, numbers, strict=True))[1:]:
                 change = _latent_change(dictionary, own, values)
-                stack.enter_context(edit(seen.segmenter, dictionary.hookpoint, change))
-            return seen.changed(first.hookpoint, _latent_change(first, numbers[0], values, kept_codes(seen)))
+                stack.enter_context(edit(batch.segmenter, dictionary.hookpoint, change))
+            return batch.changed(first.hookpoint, _latent_change(first, numbers[0], values, kept_codes(batch)))
 
     return Adjustable(name, start, predict, LATENT_RATES, PENALTIES)
 
@@ -103,8 +103,8 @@ def channels(segmenter: Segmenter, dictionary: SparseAutoencoder, name: str = "c
         "offset": torch.zeros(width, device=segmenter.device),
     }
 
-    def predict(seen: Seen, values: Values) -> Logits:
-        return seen.changed(dictionary.hookpoint, _affine_change(dictionary, values))
+    def predict(batch: CachedBatch, values: Values) -> Logits:
+        return batch.changed(dictionary.hookpoint, _affine_change(dictionary, values))
 
     return Adjustable(name, start, predict, CHANNEL_RATES, PENALTIES)
 
@@ -126,14 +126,14 @@ def logits(segmenter: Segmenter, name: str = "logit_affine") -> Adjustable:
         "bias": torch.zeros(segmenter.n_classes, device=segmenter.device),
     }
 
-    def predict(seen: Seen, values: Values) -> Logits:
-        return seen.logits * (1 + values["scale"]).view(1, -1, 1, 1) + values["bias"].view(1, -1, 1, 1)
+    def predict(batch: CachedBatch, values: Values) -> Logits:
+        return batch.logits * (1 + values["scale"]).view(1, -1, 1, 1) + values["bias"].view(1, -1, 1, 1)
 
     return Adjustable(name, start, predict, LOGIT_RATES)
 
 
 def layer(segmenter: Segmenter, images: Images, name: str = "last_layer") -> Adjustable:
-    """The last layer, fitted again from its own weights; the strongest rival with few parameters.
+    """The last layer, fitted again from its own weights; the strongest baseline with few parameters.
 
     Args:
         segmenter: the network.
@@ -147,8 +147,8 @@ def layer(segmenter: Segmenter, images: Images, name: str = "last_layer") -> Adj
     }
     network = Substituted(segmenter.network)
 
-    def predict(seen: Seen, values: Values) -> Logits:
-        return network.logits(seen.behind(giver).logits, values)
+    def predict(batch: CachedBatch, values: Values) -> Logits:
+        return network.logits(batch.behind(giver).logits, values)
 
     return Adjustable(name, start, predict, LAYER_RATES, PENALTIES)
 
@@ -167,9 +167,9 @@ def channels_and_layer(
     first, last = channels(segmenter, dictionary), layer(segmenter, images)
     network = Substituted(segmenter.network)
 
-    def predict(seen: Seen, values: Values) -> Logits:
+    def predict(batch: CachedBatch, values: Values) -> Logits:
         change = _affine_change(dictionary, {kind: CHANNEL_STEP * values[kind] for kind in first.start})
-        replay = seen.replay(dictionary.hookpoint)
+        replay = batch.replay(dictionary.hookpoint)
         return network.logits(lambda: replay.logits(change), {path: values[path] for path in last.start})
 
     return Adjustable(name, {**first.start, **last.start}, predict, LAYER_RATES, PENALTIES)
@@ -195,7 +195,7 @@ def suffix(segmenter: Segmenter, hookpoint: str, images: Images, name: str = "wh
         images: any slice, to find them.
         name: of the adjustable.
     """
-    replay = Seen(segmenter, images[:1]).replay(hookpoint)
+    replay = CachedBatch(segmenter, images[:1]).replay(hookpoint)
     named = dict(segmenter.network.named_parameters())
     network = Substituted(segmenter.network)
     with torch.enable_grad():
@@ -209,7 +209,7 @@ def suffix(segmenter: Segmenter, hookpoint: str, images: Images, name: str = "wh
         if gradient is not None
     }
 
-    def predict(seen: Seen, values: Values) -> Logits:
-        return network.logits(seen.replay(hookpoint).logits, values)
+    def predict(batch: CachedBatch, values: Values) -> Logits:
+        return network.logits(batch.replay(hookpoint).logits, values)
 
     return Adjustable(name, start, predict, SUFFIX_RATES)

@@ -1,7 +1,7 @@
-"""``--policy auto``: is there a latent edit that beats every rival, as far as the labelled patients can tell?
+"""``--policy auto``: is there a latent edit that beats every baseline, as far as the labelled patients can tell?
 
 Asked by cross-validation over the selection patients: everything is chosen on some of them and judged on the others.
-An edit is taken only where its lead over the best rival excludes 0; nothing else is looked at.
+An edit is taken only where its improvement over the best baseline excludes 0; nothing else is looked at.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,18 +12,18 @@ import polars as pl
 
 from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.progress import Progress, silent
+from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.intervals import Interval, patient_bootstrap, patient_interval
 from seglens.segmenters.scoring import Scores
 from seglens.segmenters.segmenter import Segmenter
-from seglens.steering.contest import STEPS, Contestant, Side, constant_contestants, fitted_contestants
-from seglens.steering.corrections import Correction, judge
+from seglens.steering.comparison import STEPS, Method, Side, constant_methods, fitted_methods
+from seglens.steering.interventions import Intervention, evaluate_interventions
 
 FOLDS = 3
 NAMES = ("latents", "top_latents", "logit_affine", "channel_affine", "last_layer", "channels_and_layer")
 
-Contest = Callable[[SliceSet], Sequence[Contestant]]
-"""All contestants, chosen on these slices and on nothing else."""
+Comparison = Callable[[SliceSet], Sequence[Method]]
+"""All methods, chosen on these slices and on nothing else."""
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,18 @@ class Verdict:
     """What cross-validation over the selection patients says.
 
     Attributes:
-        correction: the latent edit, fitted on all selection patients; None where no edit helps.
+        intervention: the latent edit, fitted on all selection patients; None where no edit helps.
         edit: name of the best edit.
-        rival: name of the best rival (the untouched network, ``none``, is one).
-        lead: pooled foreground Dice of the edit minus that of the rival, with its interval over patients.
+        baseline: name of the best baseline (the untouched network, ``none``, is one).
+        improvement: pooled foreground Dice of the edit minus that of the baseline, with its interval over patients.
         chosen: JSON-able: what the edit that helps is made of; empty where none helps.
-        table: one row a contestant: name, side, dice_pooled, low, high, on patients that it was not chosen on.
+        table: one row a method: name, side, dice_pooled, low, high, on patients that it was not chosen on.
     """
 
-    correction: Correction | None = field(repr=False)
+    intervention: Intervention | None = field(repr=False)
     edit: str
-    rival: str
-    lead: Interval
+    baseline: str
+    improvement: Interval
     chosen: Mapping[str, Any]
     table: pl.DataFrame
 
@@ -51,21 +51,22 @@ class Verdict:
         """The verdict in words."""
         n_edits = self.table.filter(pl.col("side") == "edit").height
         edit = f"the best of {n_edits} edits, {self.edit},"
-        rival = f"the best of {self.table.height - n_edits} rivals, {self.rival}"
-        lead = f"{self.lead.value:+.3f} [{self.lead.low:+.3f}, {self.lead.high:+.3f}] pooled foreground Dice"
-        patients = f"over {self.lead.n_patients} patients, cross-validated"
-        if self.correction is None:
-            return f"no edit helps: {edit} against {rival}: {lead} {patients}"
-        return f"{edit} beats {rival}, by {lead} {patients}"
+        baseline = f"the best of {self.table.height - n_edits} baselines, {self.baseline}"
+        by = self.improvement
+        improvement = f"{by.value:+.3f} [{by.low:+.3f}, {by.high:+.3f}] pooled foreground Dice"
+        patients = f"over {by.n_patients} patients, cross-validated"
+        if self.intervention is None:
+            return f"no edit helps: {edit} against {baseline}: {improvement} {patients}"
+        return f"{edit} beats {baseline}, by {improvement} {patients}"
 
 
-def choose_correction(
+def choose_intervention(
     segmenter: Segmenter,
     dictionary: SparseAutoencoder,
     selection: SliceSet,
     *,
     target: str,
-    contest: Contest | None = None,
+    comparison: Comparison | None = None,
     folds: int = FOLDS,
     steps: int = STEPS,
     draws: int = 2000,
@@ -80,7 +81,7 @@ def choose_correction(
         dictionary: of one of its hookpoints.
         selection: labelled slices of the target cohort, of at least ``folds`` patients with 2 slices or more.
         target: name of the class that ranks latents.
-        contest: chooses contestants; None takes constant edits, fitted latents and all rivals with few parameters.
+        comparison: chooses methods; None takes constant edits, fitted latents and all baselines with few parameters.
         folds: of the cross-validation by patient.
         steps: of every fit.
         draws: of the bootstrap over patients.
@@ -92,11 +93,11 @@ def choose_correction(
         ValueError: too few patients.
     """
 
-    def every(slices: SliceSet) -> list[Contestant]:
-        fitted = fitted_contestants(segmenter, dictionary, slices, NAMES, target=target, steps=steps, seeds=(seed,))
-        return [*constant_contestants(segmenter, dictionary, slices, target=target, batch_size=batch_size), *fitted]
+    def every(slices: SliceSet) -> list[Method]:
+        fitted = fitted_methods(segmenter, dictionary, slices, NAMES, target=target, steps=steps, seeds=(seed,))
+        return [*constant_methods(segmenter, dictionary, slices, target=target, batch_size=batch_size), *fitted]
 
-    chosen_on = contest or every
+    chosen_on = comparison or every
     patients = sorted(selection.index["patient"].unique())
     if len(patients) < folds or folds < 2:
         raise ValueError(
@@ -105,28 +106,32 @@ def choose_correction(
     parts: list[Scores] = []
     sides: dict[str, Side] = {}
     for fold in range(folds):
-        judged = _of(selection, patients[fold::folds])
+        evaluated = _of(selection, patients[fold::folds])
         others = _of(selection, [patient for patient in patients if patient not in patients[fold::folds]])
         found = chosen_on(others)
-        sides |= {contestant.name: contestant.side for contestant in found}
-        scored = judge([contestant.corrections[0] for contestant in found], segmenter, judged, batch_size=batch_size)
+        sides |= {method.name: method.side for method in found}
+        scored = evaluate_interventions(
+            [method.interventions[0] for method in found], segmenter, evaluated, batch_size=batch_size
+        )
         parts.append(_renumbered(scored, selection, patients[fold::folds]))
         progress(fold + 1, folds + 1)
     scores = Scores.merged(parts)
     value = {name: scores.summary(name)["dice_pooled"]["foreground"] or 0.0 for name in ("none", *sides)}
     edits = [name for name, side in sides.items() if side == "edit"]
-    rivals = ["none", *(name for name, side in sides.items() if side == "rival")]
-    edit, rival = max(edits, key=lambda name: value[name]), max(rivals, key=lambda name: value[name])
-    lead = patient_bootstrap(scores, edit, rival, draws=draws, seed=seed)
-    winner = next(one for one in chosen_on(selection) if one.name == edit) if lead.low > 0 else None
+    baselines = ["none", *(name for name, side in sides.items() if side == "baseline")]
+    edit, baseline = max(edits, key=lambda name: value[name]), max(baselines, key=lambda name: value[name])
+    improvement = patient_bootstrap(scores, edit, baseline, draws=draws, seed=seed)
+    winner = next(one for one in chosen_on(selection) if one.name == edit) if improvement.low > 0 else None
     progress(folds + 1, folds + 1)
     rows = []
     for name in ("none", *sides):
         interval = patient_interval(scores, name, draws=draws, seed=seed)
-        row = {"name": name, "side": sides.get(name, "rival"), "dice_pooled": interval.value}
+        row = {"name": name, "side": sides.get(name, "baseline"), "dice_pooled": interval.value}
         rows.append(row | {"low": interval.low, "high": interval.high})
-    correction, chosen = (winner.corrections[0], winner.chosen) if winner else (None, {})
-    return Verdict(correction, edit, rival, lead, chosen, pl.DataFrame(rows).sort("dice_pooled", descending=True))
+    intervention, chosen = (winner.interventions[0], winner.chosen) if winner else (None, {})
+    return Verdict(
+        intervention, edit, baseline, improvement, chosen, pl.DataFrame(rows).sort("dice_pooled", descending=True)
+    )
 
 
 def _of(slices: SliceSet, patients: Sequence[str]) -> SliceSet:

@@ -1,4 +1,4 @@
-"""Rivals of a latent edit: rules at the output, tuned on the same selection slices, and random latents.
+"""Baselines of a latent edit: rules at the output, tuned on the same selection slices, and random latents.
 
 A rule takes the logits of the untouched network and gives masks. CCF and UF are the paper's baselines (section 6);
 the others show how much of a gain needs no look inside the network.
@@ -29,7 +29,7 @@ BIASES = (
 PAIR_BIASES = (-8.0, -4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 REFINEMENTS = (-0.5, -0.25, 0.25, 0.5)
 ENTROPIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-MINIMUM_PIXELS = (5, 20, 50, 150)
+MIN_PIXELS = (5, 20, 50, 150)
 BIAS_PIXELS = 30_000
 TUNING_BYTES = 256 * 2**20
 """Logits kept for tuning; of a larger selection set evenly spaced slices are used."""
@@ -116,10 +116,10 @@ def pooled_counts(
     predictions: UInt8[Tensor, "..."], masks: UInt8[Tensor, "..."], n_classes: int
 ) -> Int64[Tensor, "K 3"]:
     """True positives, predicted and true pixels of each class, summed over everything given."""
-    joint = torch.bincount(
+    confusion = torch.bincount(
         masks.reshape(-1).long() * n_classes + predictions.reshape(-1).long(), minlength=n_classes**2
     ).view(n_classes, n_classes)
-    return torch.stack([joint.diagonal(), joint.sum(0), joint.sum(1)], dim=1)
+    return torch.stack([confusion.diagonal(), confusion.sum(0), confusion.sum(1)], dim=1)
 
 
 def dice_of_counts(counts: Int64[Tensor, "K 3"], target: int | None) -> float:
@@ -131,7 +131,9 @@ def dice_of_counts(counts: Int64[Tensor, "K 3"], target: int | None) -> float:
 
 def slice_counts(predictions: Masks, masks: Masks, n_classes: int) -> Int64[Tensor, "B K 3"]:
     """Like `pooled_counts`, slice by slice."""
-    return torch.stack([pooled_counts(said, true, n_classes) for said, true in zip(predictions, masks, strict=True)])
+    return torch.stack(
+        [pooled_counts(labels, true, n_classes) for labels, true in zip(predictions, masks, strict=True)]
+    )
 
 
 def pooled_dice(target: int | None) -> CountObjective:
@@ -172,22 +174,22 @@ def tune_rules(
         logits: [B K H W], of the untouched network.
         masks: [B H W], theirs.
         target: the class whose pooled Dice is raised; None for the mean over the foreground classes.
-        objective: what is raised instead: the very number that the rivals will be judged by.
+        objective: what is raised instead: the very number that the baselines will be judged by.
 
     Returns:
         ``ccf``, ``uf``, ``logit_bias``, for a single class also ``logit_bias_foreground`` (tuned on the pooled
         foreground mean), without one ``drop_class`` (the class whose loss does best). Ties go to the mildest setting.
     """
-    judge = objective or pooled_dice(target)
+    score = objective or pooled_dice(target)
     tuned = {
-        "ccf": _tune_components(logits, masks, judge),
-        "uf": _tune_entropy(logits, masks, judge),
-        "logit_bias": _tune_bias(logits, masks, target, judge),
+        "ccf": _tune_components(logits, masks, score),
+        "uf": _tune_entropy(logits, masks, score),
+        "logit_bias": _tune_bias(logits, masks, target, score),
     }
     if target is not None:
         tuned["logit_bias_foreground"] = _tune_bias(logits, masks, None, pooled_dice(None))
     else:
-        tuned["drop_class"] = _tune_drop(logits, masks, judge)
+        tuned["drop_class"] = _tune_drop(logits, masks, score)
     return tuned
 
 
@@ -239,40 +241,40 @@ def random_latents(
     return sets
 
 
-def _tune_components(logits: Logits, masks: Masks, judge: CountObjective) -> Tuned:
+def _tune_components(logits: Logits, masks: Masks, score: CountObjective) -> Tuned:
     plain, n_classes = most_likely(logits), logits.shape[1]
-    best = Tuned(most_likely, {"kept": "all"}, judge(slice_counts(plain, masks, n_classes)))
+    best = Tuned(most_likely, {"kept": "all"}, score(slice_counts(plain, masks, n_classes)))
     for scope in ("foreground", "class"):
-        for minimum in (*MINIMUM_PIXELS, None):
-            dice = judge(slice_counts(keep_components(plain, scope, minimum), masks, n_classes))
+        for minimum in (*MIN_PIXELS, None):
+            dice = score(slice_counts(keep_components(plain, scope, minimum), masks, n_classes))
             if dice > best.dice:
                 setting = {"kept": "largest" if minimum is None else f"at least {minimum} pixels", "scope": scope}
                 best = Tuned(component_filter(scope, minimum), setting, dice)
     return best
 
 
-def _tune_entropy(logits: Logits, masks: Masks, judge: CountObjective) -> Tuned:
+def _tune_entropy(logits: Logits, masks: Masks, score: CountObjective) -> Tuned:
     plain, n_classes = most_likely(logits), logits.shape[1]
     entropy = normalised_entropy(logits)
-    best = Tuned(most_likely, {"threshold": None}, judge(slice_counts(plain, masks, n_classes)))
+    best = Tuned(most_likely, {"threshold": None}, score(slice_counts(plain, masks, n_classes)))
     for threshold in sorted(ENTROPIES, reverse=True):
-        dice = judge(slice_counts(plain.masked_fill(entropy > threshold, 0), masks, n_classes))
+        dice = score(slice_counts(plain.masked_fill(entropy > threshold, 0), masks, n_classes))
         if dice > best.dice:
             best = Tuned(entropy_filter(threshold), {"threshold": threshold}, dice)
     return best
 
 
-def _tune_drop(logits: Logits, masks: Masks, judge: CountObjective) -> Tuned:
+def _tune_drop(logits: Logits, masks: Masks, score: CountObjective) -> Tuned:
     n_classes = logits.shape[1]
-    values = {label: judge(slice_counts(drop_class(label)(logits), masks, n_classes)) for label in range(1, n_classes)}
+    values = {label: score(slice_counts(drop_class(label)(logits), masks, n_classes)) for label in range(1, n_classes)}
     label = max(values, key=lambda label: values[label])
     return Tuned(drop_class(label), {"label": label}, values[label])
 
 
-def _tune_bias(logits: Logits, masks: Masks, target: int | None, judge: CountObjective, *, rounds: int = 2) -> Tuned:
+def _tune_bias(logits: Logits, masks: Masks, target: int | None, score: CountObjective, *, rounds: int = 2) -> Tuned:
     """Search over one bias a foreground class: pairs of classes on a sample of the pixels, then one class at a time.
 
-    One class at a time alone gets stuck where two biases must change together, and a weak rival flatters the edit.
+    One class at a time alone gets stuck where two biases must change together, and a weak baseline flatters the edit.
     Pairs take every other value of the grid (``PAIR_BIASES``); the classes by themselves then take all of it.
     A last round moves each class by ``REFINEMENTS``; ``at_bound`` says that the end of the grid was still wanted.
     """
@@ -298,8 +300,8 @@ def _tune_bias(logits: Logits, masks: Masks, target: int | None, judge: CountObj
             value = of_class[label] + bias[label]
             predicted = torch.where(value > largest, label, predicted)
             largest = torch.maximum(largest, value)
-        joint = (torch.bincount(true + predicted, minlength=n_cells) + rest).view(n_slices, n_classes, n_classes)
-        return judge(torch.stack([joint.diagonal(dim1=1, dim2=2), joint.sum(1), joint.sum(2)], dim=2))
+        confusion = (torch.bincount(true + predicted, minlength=n_cells) + rest).view(n_slices, n_classes, n_classes)
+        return score(torch.stack([confusion.diagonal(dim1=1, dim2=2), confusion.sum(1), confusion.sum(2)], dim=2))
 
     def improved(bias: list[float], groups: Sequence[tuple[int, ...]], step: int = 1) -> tuple[list[float], float]:
         best = dice_with(bias, step)

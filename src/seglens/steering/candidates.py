@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seglens.steering.levers import MINIMUM_FIRING, LatentEffects
+from seglens.steering.attribution import MIN_FIRING, LatentAttribution
 
 N_ASSOCIATED = 60
 FACTORS = (0.5, 1.25, 1.5, 2.0)
@@ -20,24 +20,24 @@ Scale = Float[Tensor, " m"]
 """Factor on the code of each latent."""
 
 
-def class_lever(effects: LatentEffects, *, n_latents: int = N_ASSOCIATED) -> Float[Tensor, " m"]:
+def class_attribution(effects: LatentAttribution, *, n_latents: int = N_ASSOCIATED) -> Float[Tensor, " m"]:
     """Effect of each latent's scale on a class where the network is right about it, the largest being 1 or -1.
 
     Args:
         effects: on slices of the source cohort.
         n_latents: the strongest so many; the others are 0.
     """
-    effect = torch.where(effects.firing >= MINIMUM_FIRING, effects.scale["hit"], 0.0)
+    effect = torch.where(effects.firing >= MIN_FIRING, effects.scale["hit"], 0.0)
     strongest = effect.abs().topk(min(n_latents, len(effect))).indices
-    lever = torch.zeros_like(effect)
-    lever[strongest] = effect[strongest] / effect.abs().max().clamp_min(1e-12)
-    return lever
+    attribution = torch.zeros_like(effect)
+    attribution[strongest] = effect[strongest] / effect.abs().max().clamp_min(1e-12)
+    return attribution
 
 
 def candidate_scales(
-    n_latents: int, associated: Mapping[str, Sequence[int]], effects: Mapping[str, LatentEffects]
+    n_latents: int, associated: Mapping[str, Sequence[int]], effects: Mapping[str, LatentAttribution]
 ) -> dict[str, Scale]:
-    """Edits by name: associated latents times a factor, and the difference of two class levers.
+    """Edits by name: associated latents times a factor, and the difference of two class attributions.
 
     Args:
         n_latents: m of the dictionary.
@@ -50,8 +50,8 @@ def candidate_scales(
             scale = torch.ones(n_latents)
             scale[list(latents)[:N_ASSOCIATED]] = factor
             scales[f"{name} latents x {factor:g}"] = scale
-    levers = {name: class_lever(effect) for name, effect in effects.items()}
-    for one, other in combinations(levers, 2):
+    attributions = {name: class_attribution(effect) for name, effect in effects.items()}
+    for one, other in combinations(attributions, 2):
         for strength in CONTRAST_STRENGTHS:
-            scales[f"{one} against {other} {strength:+g}"] = 1 + strength * (levers[one] - levers[other])
+            scales[f"{one} against {other} {strength:+g}"] = 1 + strength * (attributions[one] - attributions[other])
     return scales

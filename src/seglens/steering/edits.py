@@ -17,7 +17,7 @@ from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.segmenters.segmenter import Segmenter
 from seglens.shapes import TokenGrid, Tokens
-from seglens.steering.shared_codes import Part, SharedCodes, codes_of
+from seglens.steering.shared_codes import Contribution, SharedCodes, codes_of
 
 Operation = Literal["multiply", "add", "zero", "clamp", "swap"]
 Mode = Literal["difference", "replace"]
@@ -286,7 +286,7 @@ def _with_linear(grid: TokenGrid, shared: SharedCodes, edit: LatentEdit) -> Toke
     return _with_part(grid, shared.part(grid, edit.latents), factor - 1)
 
 
-def _with_part(grid: TokenGrid, part: Part | None, factor: float) -> TokenGrid:
+def _with_part(grid: TokenGrid, part: Contribution | None, factor: float) -> TokenGrid:
     """Add what latents contribute ``factor`` times; tokens where none fires keep their bits."""
     if part is None:
         return grid

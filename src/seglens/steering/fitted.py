@@ -1,8 +1,8 @@
 """Numbers of a network fitted on a few labelled patients, all kinds by one loop.
 
 Latents, channels, logits, the last layer or all behind a hookpoint: each is an `Adjustable`, so a latent edit and its
-rivals get the same patients, the same steps, the same losses and the same way of choosing among settings. Settings are
-chosen by an inner split of the labelled patients; nothing else is looked at.
+baselines get the same patients, the same steps, the same losses and the same way of choosing among settings. Settings
+are chosen by an inner split of the labelled patients; nothing else is looked at.
 """
 
 import math
@@ -19,19 +19,19 @@ from torch.nn import functional
 
 from seglens.activations.replay import Replay
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
-from seglens.progress import Progress, silent
+from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.loss import dice_cross_entropy
 from seglens.segmenters.scoring import Counts, count_scores
 from seglens.segmenters.segmenter import Segmenter, most_likely
 from seglens.shapes import Logits, Masks
 from seglens.steering.baselines import dice_of_counts
-from seglens.steering.corrections import Correction, Seen
+from seglens.steering.interventions import CachedBatch, Intervention
 
 Values = Mapping[str, Tensor]
 """Numbers by name."""
 Loss = Literal["plain", "weighted"]
 
-MOST_SLICES = 400
+MAX_SLICES = 400
 """Labelled slices that are used; of more, evenly spaced ones of each patient: what the prefix gave is kept of all."""
 INNER_FOLDS = 3
 
@@ -39,7 +39,7 @@ INNER_FOLDS = 3
 class LabelledBatch(NamedTuple):
     """A seen batch and its masks ``[B H W]``, on the network's device."""
 
-    seen: Seen
+    batch: CachedBatch
     masks: Tensor
 
 
@@ -57,7 +57,7 @@ class Adjustable:
 
     name: str
     start: Values = field(repr=False)
-    predict: Callable[[Seen, Values], Logits] = field(repr=False)
+    predict: Callable[[CachedBatch, Values], Logits] = field(repr=False)
     learning_rates: Sequence[float]
     penalties: Sequence[float] = (0.0,)
 
@@ -66,15 +66,15 @@ class Adjustable:
         """How many numbers are fitted."""
         return sum(value.numel() for value in self.start.values())
 
-    def correction(self, values: Values, name: str = "") -> Correction:
-        """The correction that fitted values make."""
-        return Correction(
-            name or self.name, self.n_parameters, "held_out", lambda seen: self.predict(seen, values), values
+    def intervention(self, values: Values, name: str = "") -> Intervention:
+        """The intervention that fitted values make."""
+        return Intervention(
+            name or self.name, self.n_parameters, "held_out", lambda batch: self.predict(batch, values), values
         )
 
 
 @dataclass(frozen=True)
-class FitSettings:
+class InterventionFitSettings:
     """How numbers are fitted.
 
     Attributes:
@@ -109,12 +109,12 @@ class Labelled:
         self.slices = _thinned(slices)
         plans: dict[str, Replay] = {}
         self.folds: list[list[LabelledBatch]] = []
-        for rows in _dealt(self.slices, seed):
+        for rows in _interleaved(self.slices, seed):
             batches = []
             for start in range(0, len(rows), batch_size):
                 own = rows[start : start + batch_size]
-                seen = Seen(segmenter, self.slices.images(own).to(segmenter.device), plans)
-                batches.append(LabelledBatch(seen, self.slices.masks(own).to(segmenter.device)))
+                batch = CachedBatch(segmenter, self.slices.images(own).to(segmenter.device), plans)
+                batches.append(LabelledBatch(batch, self.slices.masks(own).to(segmenter.device)))
             self.folds.append(batches)
 
     @property
@@ -138,7 +138,7 @@ class Choice:
             fold; the untouched network has no settings).
     """
 
-    settings: FitSettings
+    settings: InterventionFitSettings
     helps: bool
     tried: pl.DataFrame
 
@@ -151,7 +151,7 @@ class Choice:
 def fit(
     adjustable: Adjustable,
     batches: Sequence[LabelledBatch],
-    settings: FitSettings,
+    settings: InterventionFitSettings,
     *,
     seed: int = 0,
     progress: Progress = silent,
@@ -179,10 +179,10 @@ def fit(
     with _frozen(segmenter), torch.enable_grad():
         for step in range(settings.steps):
             order = order or torch.randperm(len(batches), generator=generator).tolist()
-            seen, masks = batches[order.pop()]
+            batch, masks = batches[order.pop()]
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-            logits = adjustable.predict(seen, values)
+            logits = adjustable.predict(batch, values)
             loss = dice_cross_entropy(logits, masks) if settings.loss == "plain" else _weighted(logits, masks, weights)
             if settings.penalty:
                 loss = (
@@ -214,17 +214,19 @@ def choose_settings(adjustable: Adjustable, labelled: Labelled, *, steps: int, s
         seed: of the fits.
     """
     *others, last = range(len(labelled.folds))
-    training, judged = labelled.batches(others), labelled.batches([last])
+    training, evaluated = labelled.batches(others), labelled.batches([last])
     rows: list[dict[str, object]] = []
-    untouched = _objective(judged, lambda seen: seen.logits)
+    untouched = _objective(evaluated, lambda batch: batch.logits)
 
-    def value_of(settings: FitSettings) -> float:
+    def value_of(settings: InterventionFitSettings) -> float:
         values = fit(adjustable, training, settings, seed=seed)
-        value = _objective(judged, lambda seen: adjustable.predict(seen, values))
+        value = _objective(evaluated, lambda batch: adjustable.predict(batch, values))
         rows.append(_row(settings, value))
         return value
 
-    best = FitSettings(learning_rate=adjustable.learning_rates[0], penalty=adjustable.penalties[0], steps=steps)
+    best = InterventionFitSettings(
+        learning_rate=adjustable.learning_rates[0], penalty=adjustable.penalties[0], steps=steps
+    )
     value = value_of(best)
     centre = best
     further = [replace(centre, learning_rate=rate) for rate in adjustable.learning_rates[1:]]
@@ -240,13 +242,13 @@ def choose_settings(adjustable: Adjustable, labelled: Labelled, *, steps: int, s
     return Choice(best, value > untouched, pl.DataFrame(rows, schema=TRIED))
 
 
-def fitted_correction(
+def fitted_intervention(
     adjustable: Adjustable, labelled: Labelled, choice: Choice, *, seed: int = 0, name: str = ""
-) -> Correction:
+) -> Intervention:
     """Fit with chosen settings on all labelled slices; the untouched network where the inner split saw no gain."""
     if not choice.helps:
-        return adjustable.correction(adjustable.start, name)
-    return adjustable.correction(fit(adjustable, labelled.batches(), choice.settings, seed=seed), name)
+        return adjustable.intervention(adjustable.start, name)
+    return adjustable.intervention(fit(adjustable, labelled.batches(), choice.settings, seed=seed), name)
 
 
 def class_weights(masks: Sequence[Tensor], n_classes: int) -> Float[Tensor, " K"]:
@@ -264,17 +266,17 @@ def _weighted(logits: Logits, masks: Masks, weights: Tensor) -> Float[Tensor, ""
 
 
 @torch.no_grad()
-def _objective(batches: Sequence[LabelledBatch], predict: Callable[[Seen], Logits]) -> float:
+def _objective(batches: Sequence[LabelledBatch], predict: Callable[[CachedBatch], Logits]) -> float:
     """Pooled Dice of the foreground classes over batches, mean of those that occur."""
     labels = batches[0][0].segmenter.labels
-    counts: list[Counts] = [count_scores(most_likely(predict(seen)), masks, labels).sum(0) for seen, masks in batches]
+    counts: list[Counts] = [count_scores(most_likely(predict(batch)), masks, labels).sum(0) for batch, masks in batches]
     return dice_of_counts(torch.stack(counts).sum(0), None)
 
 
 TRIED = {"loss": pl.String, "learning_rate": pl.Float64, "penalty": pl.Float64, "objective": pl.Float64}
 
 
-def _row(settings: FitSettings | None, objective: float) -> dict[str, object]:
+def _row(settings: InterventionFitSettings | None, objective: float) -> dict[str, object]:
     if settings is None:
         return {"loss": None, "learning_rate": None, "penalty": None, "objective": objective}
     return {
@@ -299,18 +301,18 @@ def _frozen(segmenter: Segmenter) -> Iterator[None]:
 
 
 def _thinned(slices: SliceSet) -> SliceSet:
-    """At most `MOST_SLICES`, evenly spaced over each patient, with at least one of each."""
-    if len(slices) <= MOST_SLICES:
+    """At most `MAX_SLICES`, evenly spaced over each patient, with at least one of each."""
+    if len(slices) <= MAX_SLICES:
         return slices
     rows: list[int] = []
     for _, own in slices.index.group_by("patient", maintain_order=True):
         numbers = own["row"].to_list()
-        most = max(1, len(numbers) * MOST_SLICES // len(slices))
+        most = max(1, len(numbers) * MAX_SLICES // len(slices))
         rows += [numbers[place] for place in evenly_spaced(len(numbers), most)]
     return slices.select(sorted(rows))
 
 
-def _dealt(slices: SliceSet, seed: int) -> list[list[int]]:
+def _interleaved(slices: SliceSet, seed: int) -> list[list[int]]:
     """Rows of each fold, mixed."""
     generator = torch.Generator().manual_seed(seed)
     patients = slices.index["patient"].to_list()

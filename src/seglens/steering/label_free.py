@@ -2,7 +2,7 @@
 
 Three kinds. `LatentMatch` gives every latent the firing rate and mean that it has on the source cohort. A criterion
 looks at what a candidate predicts and picks one of several (`evidence_of`, `criteria`). And whatever needs masks, a
-fit or a choice, may have them from the source cohort restyled as the target (`restyling`): `rehearse`.
+fit or a choice, may have them from the source cohort restyled as the target (`restyling`): `proxy_validate`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,15 +21,15 @@ from seglens.segmenters.scoring import count_scores
 from seglens.segmenters.segmenter import Segmenter, most_likely
 from seglens.shapes import Logits, Masks, TokenGrid, Tokens
 from seglens.steering.baselines import normalised_entropy
-from seglens.steering.corrections import Correction, Seen, judge
-from seglens.steering.restyling import brains_of
+from seglens.steering.interventions import CachedBatch, Intervention, evaluate_interventions
+from seglens.steering.style_transfer import brains_of
 from seglens.steering.sweep import UNEDITED
 
-MOST_TOKENS = 20_000
+MAX_TOKENS = 20_000
 """Tokens from which moments of the latents are taken, evenly spaced; their pre-activations are held at once."""
 PRIOR_TOKENS = 50.0
 """A latent that fires at so many tokens is moved half of the way."""
-LARGEST_FACTOR = 4.0
+MAX_FACTOR = 4.0
 LATENT_BLOCK = 256
 
 
@@ -47,8 +47,10 @@ class LatentMatch:
     shift: Float[Tensor, " m"]
     factor: Float[Tensor, " m"]
 
-    def correction(self, dictionary: SparseAutoencoder, *, strength: float | int = 1.0, name: str = "") -> Correction:
-        """The correction that applies it.
+    def intervention(
+        self, dictionary: SparseAutoencoder, *, strength: float | int = 1.0, name: str = ""
+    ) -> Intervention:
+        """The intervention that applies it.
 
         Args:
             dictionary: whose latents these are.
@@ -64,11 +66,11 @@ class LatentMatch:
             difference -= torch.where(before > dictionary.theta, before, 0.0)
             return grid + (difference @ dictionary.W_dec / dictionary.scale).to(grid.dtype).view(grid.shape)
 
-        return Correction(
+        return Intervention(
             name or f"match latents {strength:g}",
             2 * len(shift),
             "label_free",
-            lambda seen: seen.changed(dictionary.hookpoint, change),
+            lambda batch: batch.changed(dictionary.hookpoint, change),
         )
 
 
@@ -115,15 +117,15 @@ def match_latents(
         weight = torch.where(known, fewest / (fewest + prior_tokens), 0.0).to(own.dtype)
         factor = torch.where(known, wanted_mean / mean.clamp_min(1e-9), 1.0)
         shifts.append(shift * weight)
-        factors.append(factor.clamp(1 / LARGEST_FACTOR, LARGEST_FACTOR) ** weight)
+        factors.append(factor.clamp(1 / MAX_FACTOR, MAX_FACTOR) ** weight)
     return LatentMatch(torch.cat(shifts), torch.cat(factors))
 
 
 @torch.no_grad()
 def sample_tokens(segmenter: Segmenter, hookpoint: str, slices: SliceSet, *, batch_size: int = 16) -> Tokens:
-    """Raw activations [n d_in] of slices, at most `MOST_TOKENS`, evenly spaced over all; no mask is read."""
+    """Raw activations [n d_in] of slices, at most `MAX_TOKENS`, evenly spaced over all; no mask is read."""
     parts = []
-    most = max(1, MOST_TOKENS * batch_size // max(1, len(slices)))
+    most = max(1, MAX_TOKENS * batch_size // max(1, len(slices)))
     for rows in slices.batches(batch_size):
         grid = activations(segmenter, hookpoint, slices.images(rows).to(segmenter.device))
         tokens = grid.reshape(-1, grid.shape[-1])
@@ -151,25 +153,27 @@ class Evidence:
 
 @torch.no_grad()
 def evidence_of(
-    corrections: Sequence[Correction],
+    interventions: Sequence[Intervention],
     segmenter: Segmenter,
     slices: SliceSet,
     *,
     temperature: float = 1.0,
     batch_size: int = 16,
 ) -> dict[str, Evidence]:
-    """Evidence for every correction, and for the untouched network as ``none``; no mask is read.
+    """Evidence for every intervention, and for the untouched network as ``none``; no mask is read.
 
     Args:
-        corrections: of this segmenter.
+        interventions: of this segmenter.
         segmenter: untouched.
         slices: unlabelled, of the cohort that they are to be used on.
         temperature: logits are divided by it before `expected_dice` (see `calibrated_temperature`).
         batch_size: slices at once.
     """
     n_classes, labels = segmenter.n_classes, segmenter.labels
-    untouched = Correction("untouched", 0, "none", lambda seen: seen.logits)
-    sums = {name: torch.zeros(n_classes, 6, dtype=torch.float64) for name in (UNEDITED, *(c.name for c in corrections))}
+    untouched = Intervention("untouched", 0, "none", lambda batch: batch.logits)
+    sums = {
+        name: torch.zeros(n_classes, 6, dtype=torch.float64) for name in (UNEDITED, *(c.name for c in interventions))
+    }
     entropies = dict.fromkeys(sums, 0.0)
     plans: dict[str, Replay] = {}
     mirrored_plans: dict[str, Replay] = {}
@@ -178,23 +182,23 @@ def evidence_of(
         images = slices.images(rows).to(segmenter.device)
         brains = brains_of(images)
         pixels += int(brains.sum())
-        plain, mirrored = Seen(segmenter, images, plans), Seen(segmenter, images.flip(-1), mirrored_plans)
-        for name, correction in zip(sums, (untouched, *corrections), strict=True):
-            logits = correction.predict(plain)
-            said = most_likely(logits)
-            again = most_likely(correction.predict(mirrored)).flip(-1)
-            within = torch.bincount(said[brains].long(), minlength=n_classes)
+        plain, mirrored = CachedBatch(segmenter, images, plans), CachedBatch(segmenter, images.flip(-1), mirrored_plans)
+        for name, intervention in zip(sums, (untouched, *interventions), strict=True):
+            logits = intervention.predict(plain)
+            labels_now = most_likely(logits)
+            again = most_likely(intervention.predict(mirrored)).flip(-1)
+            within = torch.bincount(labels_now[brains].long(), minlength=n_classes)
             sums[name][:, 0] += within.cpu()
-            sums[name][:, 1:3] += _hit_and_mass(logits / temperature, said).cpu()
-            sums[name][:, 3:] += count_scores(said, again, labels).sum(0).double().cpu()
+            sums[name][:, 1:3] += _hit_and_mass(logits / temperature, labels_now).cpu()
+            sums[name][:, 3:] += count_scores(labels_now, again, labels).sum(0).double().cpu()
             entropies[name] += float(normalised_entropy(logits)[brains].sum())
     found = {}
     for name, total in sums.items():
-        within, hit, mass, both, said, again = total.unbind(1)
+        within, hit, mass, both, labels_now, again = total.unbind(1)
         found[name] = Evidence(
             within / max(1, pixels),
-            2 * both / (said + again).clamp_min(1),
-            2 * hit / (mass + said).clamp_min(1),
+            2 * both / (labels_now + again).clamp_min(1),
+            2 * hit / (mass + labels_now).clamp_min(1),
             entropies[name] / max(1, pixels),
         )
     return found
@@ -214,10 +218,12 @@ def calibrated_temperature(segmenter: Segmenter, source: SliceSet, *, batch_size
     soft = {temperature: torch.zeros(n_classes, 2, dtype=torch.float64) for temperature in TEMPERATURES}
     for rows in source.batches(batch_size):
         logits = segmenter.logits(source.images(rows).to(segmenter.device))
-        said = most_likely(logits)
-        counts += count_scores(said, source.masks(rows).to(said.device), segmenter.labels).sum(0).double().cpu()
+        labels_now = most_likely(logits)
+        counts += (
+            count_scores(labels_now, source.masks(rows).to(labels_now.device), segmenter.labels).sum(0).double().cpu()
+        )
         for temperature, sums in soft.items():
-            sums.add_(_hit_and_mass(logits / temperature, said).cpu())
+            sums.add_(_hit_and_mass(logits / temperature, labels_now).cpu())
     tp, predicted, truth = counts[1:].unbind(1)
     wanted = float((2 * tp / (predicted + truth).clamp_min(1)).mean())
     expected = {
@@ -227,10 +233,10 @@ def calibrated_temperature(segmenter: Segmenter, source: SliceSet, *, batch_size
     return min(TEMPERATURES, key=lambda temperature: abs(expected[temperature] - wanted))
 
 
-def _hit_and_mass(logits: Logits, said: Masks) -> Float[Tensor, "K 2"]:
+def _hit_and_mass(logits: Logits, labels_now: Masks) -> Float[Tensor, "K 2"]:
     """Probability of each class summed over the region where it is said, and over everything."""
     p = logits.softmax(dim=1)
-    hit = [p[:, label][said == label].double().sum() for label in range(p.shape[1])]
+    hit = [p[:, label][labels_now == label].double().sum() for label in range(p.shape[1])]
     return torch.stack([torch.stack(hit), p.double().sum((0, 2, 3))], dim=1)
 
 
@@ -264,14 +270,14 @@ def by_expected_dice(found: Mapping[str, Evidence], source: Evidence) -> dict[st
     return {name: float(evidence.expected_dice[1:].mean()) for name, evidence in found.items()}
 
 
-SMALLEST_SHARE = 1e-4
+MIN_SHARE = 1e-4
 
 
 def by_shares(found: Mapping[str, Evidence], source: Evidence) -> dict[str, float]:
     """Predicted class shares of the brain nearest to those predicted on the source: squared log ratios, summed."""
 
     def logs(evidence: Evidence) -> Tensor:
-        return (evidence.shares[1:] + SMALLEST_SHARE).log()
+        return (evidence.shares[1:] + MIN_SHARE).log()
 
     wanted = logs(source)
     return {name: -float((logs(evidence) - wanted).square().sum()) for name, evidence in found.items()}
@@ -281,7 +287,7 @@ def by_composition(found: Mapping[str, Evidence], source: Evidence) -> dict[str,
     """Predicted composition of the lesion nearest to the source's (Kullback-Leibler); its size does not count."""
 
     def shares(evidence: Evidence) -> Tensor:
-        own = evidence.shares[1:] + SMALLEST_SHARE
+        own = evidence.shares[1:] + MIN_SHARE
         return own / own.sum()
 
     wanted = shares(source)
@@ -314,36 +320,36 @@ def picked(values: Mapping[str, float]) -> str:
     return max(values, key=lambda name: (values[name], name == UNEDITED))
 
 
-def rehearse(
-    candidates: Mapping[str, Callable[[SliceSet], Correction]],
+def proxy_validate(
+    candidates: Mapping[str, Callable[[SliceSet], Intervention]],
     segmenter: Segmenter,
-    stand_in: SliceSet,
+    proxy: SliceSet,
     *,
     batch_size: int = 16,
 ) -> dict[str, float]:
-    """How policies do on a stand-in for the target: labelled source slices, restyled.
+    """How policies do on a proxy for the target: labelled source slices, restyled.
 
-    Each makes its correction from one half of the stand-in's patients and is scored on the other half, so settings such
+    Each makes its intervention from one half of the proxy's patients and is scored on the other half, so settings such
     as a learning rate are chosen without a mask of the target.
 
     Args:
-        candidates: name to a function from slices (labelled, but of the source) to a correction.
+        candidates: name to a function from slices (labelled, but of the source) to an intervention.
         segmenter: untouched.
-        stand_in: from `restyled`.
+        proxy: from `restyled`.
         batch_size: slices at once.
 
     Returns:
         Pooled foreground Dice of each, and of the untouched network as ``none``.
 
     Raises:
-        ValueError: a stand-in of a single patient.
+        ValueError: a proxy of a single patient.
     """
-    half, other = halves(stand_in)
+    half, other = halves(proxy)
     made = []
     for name, make in candidates.items():
-        correction = make(half)
-        made.append(Correction(name, correction.n_parameters, correction.supervision, correction.predict))
-    scores = judge(made, segmenter, other, batch_size=batch_size)
+        intervention = make(half)
+        made.append(Intervention(name, intervention.n_parameters, intervention.supervision, intervention.predict))
+    scores = evaluate_interventions(made, segmenter, other, batch_size=batch_size)
     return {name: scores.summary(name)["dice_pooled"]["foreground"] or 0.0 for name in (UNEDITED, *candidates)}
 
 

@@ -11,13 +11,13 @@ import polars as pl
 
 from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.processes import from_first
-from seglens.progress import Progress, silent
+from seglens.runtime.distributed import broadcast_from_main
+from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.scoring import Scores
 from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas
+from seglens.steering.attribution import associated_latents, latent_attribution
 from seglens.steering.edits import Operation
-from seglens.steering.levers import associated_latents, latent_effects
 from seglens.steering.searching import ChosenEdit, Objective, candidates_of, search
 from seglens.steering.sweep import UNEDITED
 
@@ -65,7 +65,8 @@ def choose_edit(
         operations: of ``multiply`` and ``add``.
         alphas: values of each operation.
         candidates: only these latents may be chosen; None for all.
-        rankings: further ways of choosing latents, by name, best latent first (see `levers`); tried with every alpha.
+        rankings: further ways of choosing latents, by name, best latent first (see `attributions`); tried with every
+            alpha.
         gates: latents; the causal rankings are also tried only where each of them fires.
         objective: what an edit is chosen for; None: the pooled Dice of the class.
         batch_size: slices at once.
@@ -77,14 +78,16 @@ def choose_edit(
     if policy != "held_out":
         raise ValueError(
             f"policy {policy!r} gives no single edit; use 'held_out', oracle_scores() for the oracle, "
-            "or choose_correction() for 'auto'"
+            "or choose_intervention() for 'auto'"
         )
     label = label_of(segmenter, target)
     unknown = [operation for operation in operations if operation not in alphas]
     if unknown:
         raise ValueError(f"no alphas for {', '.join(unknown)}; give them, or choose among {', '.join(alphas)}")
     # gradients may differ in their last bits between GPUs: one process ranks the latents for all
-    effects = from_first(lambda: latent_effects(segmenter, dictionary, selection, target=label, batch_size=batch_size))
+    effects = broadcast_from_main(
+        lambda: latent_attribution(segmenter, dictionary, selection, target=label, batch_size=batch_size)
+    )
     allowed = set(range(dictionary.n_latents) if candidates is None else candidates)
     return search(
         segmenter,

@@ -8,12 +8,12 @@ import polars as pl
 
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.progress import Progress, silent
+from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.scoring import Scores
 from seglens.segmenters.segmenter import Segmenter
+from seglens.steering.attribution import LatentAttribution, causal_latents
 from seglens.steering.baselines import random_latents
 from seglens.steering.edits import LatentEdit, Operation
-from seglens.steering.levers import LatentEffects, causal_latents
 from seglens.steering.sweep import UNEDITED, part_of, sweep
 
 NEUTRAL: Mapping[str, float] = {"multiply": 1.0, "add": 0.0}
@@ -40,7 +40,7 @@ class ChosenEdit:
     edit: LatentEdit
     by_operation: Mapping[Operation, LatentEdit]
     selection: pl.DataFrame
-    effects: LatentEffects
+    effects: LatentAttribution
     candidates: tuple["Candidate", ...] = ()
 
     def value_of(self, edit: LatentEdit) -> float:
@@ -69,7 +69,7 @@ class Candidate:
 
 def candidates_of(
     dictionary: SparseAutoencoder,
-    effects: LatentEffects,
+    effects: LatentAttribution,
     rankings: Sequence[tuple[str, Sequence[int]]],
     *,
     operations: Mapping[Operation, Sequence[float]],
@@ -122,7 +122,7 @@ def search(
     dictionary: SparseAutoencoder,
     selection: SliceSet,
     candidates: Sequence[Candidate],
-    effects: LatentEffects,
+    effects: LatentAttribution,
     *,
     objective: Objective,
     operations: Sequence[Operation],
@@ -192,7 +192,7 @@ def _searches(
     dictionary: SparseAutoencoder,
     selection: SliceSet,
     candidates: Sequence[Sequence[Candidate]],
-    effects: LatentEffects,
+    effects: LatentAttribution,
     *,
     objective: Objective,
     operations: Sequence[Operation],
@@ -249,7 +249,7 @@ def _finalists(
 def _chosen(
     dictionary: SparseAutoencoder,
     candidates: Sequence[Candidate],
-    effects: LatentEffects,
+    effects: LatentAttribution,
     *,
     coarse: Mapping[str, float],
     full: Mapping[str, float],

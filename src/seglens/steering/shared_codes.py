@@ -20,7 +20,7 @@ KEPT_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
-class Part:
+class Contribution:
     """What some latents contribute to an activation.
 
     Attributes:
@@ -65,20 +65,20 @@ class SharedCodes:
         codes: Codes = self._once(grid, "all", lambda: self.dictionary.encode(self.tokens(grid)))
         return codes
 
-    def part(self, grid: TokenGrid, latents: Sequence[int]) -> Part | None:
+    def part(self, grid: TokenGrid, latents: Sequence[int]) -> Contribution | None:
         """What some latents contribute; None where none of them fires."""
 
-        def computed() -> Part | None:
+        def computed() -> Contribution | None:
             codes = self.codes(grid, latents)
             return _part(grid, codes @ self.rows(latents) / self.dictionary.scale, (codes > 0).any(dim=1))
 
-        part: Part | None = self._once(grid, ("part", tuple(latents)), computed)
+        part: Contribution | None = self._once(grid, ("part", tuple(latents)), computed)
         return part
 
-    def slice_part(self, grid: TokenGrid, latents: Int[Tensor, "B s"]) -> Part | None:
+    def slice_part(self, grid: TokenGrid, latents: Int[Tensor, "B s"]) -> Contribution | None:
         """What latents of its own contribute to each slice; None where none of them fires."""
 
-        def computed() -> Part | None:
+        def computed() -> Contribution | None:
             dictionary = self.dictionary
             tokens = dictionary.normalise(self.tokens(grid)).view(len(grid), -1, grid.shape[-1])
             columns = dictionary.W_enc.T[latents]  # [B s d_in]
@@ -87,7 +87,7 @@ class SharedCodes:
             codes = torch.where(pre > dictionary.theta, pre, 0.0)
             return _part(grid, codes @ dictionary.W_dec[latents] / dictionary.scale, (codes > 0).any(dim=2))
 
-        part: Part | None = self._once(grid, ("slices", tuple(map(tuple, latents.tolist()))), computed)
+        part: Contribution | None = self._once(grid, ("slices", tuple(map(tuple, latents.tolist()))), computed)
         return part
 
     def rows(self, latents: Sequence[int]) -> Float[Tensor, "s d_in"]:
@@ -130,9 +130,9 @@ def _pre_activations(dictionary: SparseAutoencoder, tokens: Tokens, latents: Seq
     return torch.addmm(offset, dictionary.normalise(tokens.to(columns.dtype)), columns)
 
 
-def _part(grid: TokenGrid, tokens: Tensor, fires: Tensor) -> Part | None:
+def _part(grid: TokenGrid, tokens: Tensor, fires: Tensor) -> Contribution | None:
     if not bool(fires.any()):
         return None
     # empty_like keeps the layout of the network's own tensor: what is added to it is not transposed once an edit
     own = torch.empty_like(grid, dtype=tokens.dtype).copy_(tokens.view(grid.shape))
-    return Part(own, fires.view(*grid.shape[:3], 1))
+    return Contribution(own, fires.view(*grid.shape[:3], 1))

@@ -9,9 +9,9 @@ from seglens.activations.hooks import Change
 from seglens.activations.replay import Replay
 from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.halving import Halving
-from seglens.processes import dealt, gathered
-from seglens.progress import Progress, silent
+from seglens.runtime.distributed import gather_object, rank_range
+from seglens.runtime.oom import Halving
+from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.scoring import Scores, Truth, scores_from_counts
 from seglens.segmenters.segmenter import Segmenter, most_likely
 from seglens.shapes import Images, Logits
@@ -125,12 +125,12 @@ def sweep_changes(
         return counts
 
     own: dict[int, dict[str, torch.Tensor]] = {}
-    for number in dealt(len(batches)):
+    for number in rank_range(len(batches)):
         rows = batches[number]
         counts = halving.parts(counted, rows)
         own[number] = {name: torch.cat([part[name] for part in counts]) for name in names}
         progress(rows[-1] + 1, len(slices))
-    parts = gathered(own)
+    parts = gather_object(own)
     return Scores.merged(
         [scores_from_counts(torch.cat([part[name] for part in parts]), slices, edit_name=name) for name in names]
     )

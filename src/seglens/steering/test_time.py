@@ -1,4 +1,4 @@
-"""Test-time rivals of label-free edits: what else images of the target cohort alone can change.
+"""Test-time baselines of label-free edits: what else images of the target cohort alone can change.
 
 Averages over augmentations, histogram matching of the input, statistics and affine parameters of normalisation layers,
 and entropy minimisation of any numbers (TENT, arXiv 2006.10726), with a term for class shares (arXiv 2108.03152).
@@ -18,9 +18,9 @@ from seglens.segmenters.segmenter import Segmenter, most_likely
 from seglens.segmenters.substituted import Substituted
 from seglens.shapes import Images, Logits
 from seglens.steering.baselines import normalised_entropy
-from seglens.steering.corrections import Correction, Seen
 from seglens.steering.fitted import Adjustable, Values
-from seglens.steering.restyling import Style, brains_of, map_quantiles, style_of
+from seglens.steering.interventions import CachedBatch, Intervention
+from seglens.steering.style_transfer import Style, brains_of, map_quantiles, style_of
 
 TENT_RATES = (1e-3, 1e-2)
 INTENSITY_GAINS = (0.9, 1.0, 1.1)
@@ -30,21 +30,21 @@ UnlabelledLoss = Callable[[Logits, Bool[Tensor, "B H W"]], Float[Tensor, ""]]
 """A loss of logits and of where the brain is; no mask."""
 
 
-def augmentation_average(name: str = "test-time augmentation") -> Correction:
+def augmentation_average(name: str = "test-time augmentation") -> Intervention:
     """Mean probability over a slice, its mirror image, and both with intensities times 0.9 and 1.1."""
 
-    def predict(seen: Seen) -> Logits:
-        total = torch.zeros_like(seen.logits)
+    def predict(batch: CachedBatch) -> Logits:
+        total = torch.zeros_like(batch.logits)
         for gain in INTENSITY_GAINS:
-            images = seen.images * gain
-            total += (seen.logits if gain == 1 else seen.segmenter.logits(images)).softmax(dim=1)
-            total += seen.segmenter.logits(images.flip(-1)).flip(-1).softmax(dim=1)
+            images = batch.images * gain
+            total += (batch.logits if gain == 1 else batch.segmenter.logits(images)).softmax(dim=1)
+            total += batch.segmenter.logits(images.flip(-1)).flip(-1).softmax(dim=1)
         return (total / (2 * len(INTENSITY_GAINS))).clamp_min(torch.finfo(total.dtype).tiny).log()
 
-    return Correction(name, 0, "none", predict)
+    return Intervention(name, 0, "none", predict)
 
 
-def histogram_matching(target: Style, source: Style, name: str = "histogram matching") -> Correction:
+def histogram_matching(target: Style, source: Style, name: str = "histogram matching") -> Intervention:
     """Intensities of the target's healthy tissue mapped to the source's, per sequence, inside the brain.
 
     One monotone map for the whole cohort: slices differ in what they show, so each by itself would be matched to
@@ -53,14 +53,14 @@ def histogram_matching(target: Style, source: Style, name: str = "histogram matc
     Args:
         target: of unlabelled slices, best with the whole brain as one region (no lesion).
         source: likewise of the source cohort.
-        name: of the correction.
+        name: of the intervention.
     """
     pairs = [(own, other) for (own, _), (other, _) in zip(target.quantiles, source.quantiles, strict=True)]
 
-    def predict(seen: Seen) -> Logits:
-        return seen.segmenter.logits(matched_images(seen.images, pairs))
+    def predict(batch: CachedBatch) -> Logits:
+        return batch.segmenter.logits(matched_images(batch.images, pairs))
 
-    return Correction(name, sum(len(own) for own, _ in pairs if own is not None), "label_free", predict)
+    return Intervention(name, sum(len(own) for own, _ in pairs if own is not None), "label_free", predict)
 
 
 def matched_images(images: Images, pairs: Sequence[tuple[Tensor | None, Tensor | None]]) -> Images:
@@ -73,7 +73,7 @@ def matched_images(images: Images, pairs: Sequence[tuple[Tensor | None, Tensor |
     return result
 
 
-def batch_statistics(segmenter: Segmenter, slices: SliceSet, *, batch_size: int = 16) -> Correction | None:
+def batch_statistics(segmenter: Segmenter, slices: SliceSet, *, batch_size: int = 16) -> Intervention | None:
     """Running statistics of batch norms taken from the target's images (arXiv 2006.16971); None without batch norms."""
     network = deepcopy(segmenter.network)
     norms = {
@@ -100,15 +100,15 @@ def batch_statistics(segmenter: Segmenter, slices: SliceSet, *, batch_size: int 
     }
     substituted = Substituted(segmenter.network)
     count = sum(value.numel() for value in values.values())
-    return Correction(
+    return Intervention(
         "batch-norm statistics",
         count,
         "label_free",
-        lambda seen: substituted.logits(lambda: segmenter.logits(seen.images), values),
+        lambda batch: substituted.logits(lambda: segmenter.logits(batch.images), values),
     )
 
 
-def unfitted(segmenter: Segmenter, target: SliceSet, source: SliceSet) -> list[Correction]:
+def unfitted(segmenter: Segmenter, target: SliceSet, source: SliceSet) -> list[Intervention]:
     """What needs neither a mask nor a choice: augmentations, histogram matching, statistics of batch norms.
 
     Args:
@@ -142,8 +142,8 @@ def norm_affines(segmenter: Segmenter, name: str = "norm affines") -> Adjustable
         raise ValueError("this network has no normalisation layer with weights; TENT has nothing to adapt")
     network = Substituted(segmenter.network)
 
-    def predict(seen: Seen, values: Values) -> Logits:
-        return network.logits(lambda: segmenter.logits(seen.images), values)
+    def predict(batch: CachedBatch, values: Values) -> Logits:
+        return network.logits(lambda: segmenter.logits(batch.images), values)
 
     return Adjustable(name, start, predict, TENT_RATES)
 
@@ -163,7 +163,7 @@ class Unlabelled:
         order = torch.randperm(len(slices), generator=torch.Generator().manual_seed(seed))
         plans: dict[str, Replay] = {}
         self.batches = [
-            Seen(segmenter, slices.images(rows).to(segmenter.device), plans) for rows in order.split(batch_size)
+            CachedBatch(segmenter, slices.images(rows).to(segmenter.device), plans) for rows in order.split(batch_size)
         ]
 
 
@@ -193,9 +193,9 @@ def adapt(
     order: list[int] = []
     for _ in range(steps):
         order = order or torch.randperm(len(unlabelled.batches), generator=generator).tolist()
-        seen = unlabelled.batches[order.pop()]
+        batch = unlabelled.batches[order.pop()]
         with torch.enable_grad():
-            value = loss(adjustable.predict(seen, values), brains_of(seen.images))
+            value = loss(adjustable.predict(batch, values), brains_of(batch.images))
             gradients = torch.autograd.grad(value, leaves)  # of these alone: the network's own weights get none
         for leaf, gradient in zip(leaves, gradients, strict=True):
             leaf.grad = gradient
@@ -203,9 +203,9 @@ def adapt(
     return {name: value.detach() for name, value in values.items()}
 
 
-def adapted_correction(adjustable: Adjustable, values: Values, name: str) -> Correction:
-    """The correction that adapted values make."""
-    return Correction(name, adjustable.n_parameters, "label_free", lambda seen: adjustable.predict(seen, values))
+def adapted_intervention(adjustable: Adjustable, values: Values, name: str) -> Intervention:
+    """The intervention that adapted values make."""
+    return Intervention(name, adjustable.n_parameters, "label_free", lambda batch: adjustable.predict(batch, values))
 
 
 def entropy_loss(logits: Logits, brains: Bool[Tensor, "B H W"]) -> Float[Tensor, ""]:
@@ -237,19 +237,21 @@ def mean_probabilities(logits: Logits, brains: Bool[Tensor, "B H W"]) -> Float[T
 
 
 @torch.no_grad()
-def guarded(correction: Correction, unlabelled: Unlabelled, *, factor: float = COLLAPSE) -> Correction:
-    """The correction, or the untouched network under its name where the predicted foreground collapses or floods.
+def guarded(intervention: Intervention, unlabelled: Unlabelled, *, factor: float = COLLAPSE) -> Intervention:
+    """The intervention, or the untouched network under its name where the predicted foreground collapses or floods.
 
     Args:
-        correction: adapted on images alone.
+        intervention: adapted on images alone.
         unlabelled: the images.
         factor: foreground pixels may shrink or grow by so much.
     """
-    before = sum(int((most_likely(seen.logits) > 0).sum()) for seen in unlabelled.batches)
-    after = sum(int((most_likely(correction.predict(seen)) > 0).sum()) for seen in unlabelled.batches)
+    before = sum(int((most_likely(batch.logits) > 0).sum()) for batch in unlabelled.batches)
+    after = sum(int((most_likely(intervention.predict(batch)) > 0).sum()) for batch in unlabelled.batches)
     if before / factor <= after <= before * factor:
-        return correction
-    return Correction(correction.name, correction.n_parameters, correction.supervision, lambda seen: seen.logits)
+        return intervention
+    return Intervention(
+        intervention.name, intervention.n_parameters, intervention.supervision, lambda batch: batch.logits
+    )
 
 
 def _norm_weights(segmenter: Segmenter) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""From a study's settings to slices: read or make a cohort, check it, cut it."""
+"""From a study's settings to slices: read or make a cohort, check it, preprocess it."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -13,9 +13,9 @@ from seglens.artifacts import Artifact, hash_file, hash_of, new_artifact
 from seglens.cohorts.case import Cohort
 from seglens.cohorts.findings import CheckReport
 from seglens.cohorts.source_options import STRICT, SourceOptions
-from seglens.progress import Progress
 from seglens.runs import Run, Stage
-from seglens.studies.inputs import files_of, known_files, places_of, refuse_other_files, remember
+from seglens.runtime.progress import Progress
+from seglens.studies.input_checksums import files_of, known_files, places_of, refuse_other_files, remember
 from seglens.studies.settings import CohortSettings, StudySettings
 
 Do = Callable[[Stage, Callable[[Path, Path, Progress], None]], Artifact]
@@ -81,7 +81,7 @@ def prepare(do: Do, settings: StudySettings, name: str, folder: Path) -> Artifac
         slices_per_volume=own.slices_per_volume,
     )
 
-    def cut(path: Path, checkpoint: Path, progress: Progress) -> None:
+    def preprocess(path: Path, checkpoint: Path, progress: Progress) -> None:
         prepare_slices(
             cohort,
             preprocessing,
@@ -97,7 +97,7 @@ def prepare(do: Do, settings: StudySettings, name: str, folder: Path) -> Artifac
         "preprocessing": repr(preprocessing),
         "seed": settings.seed,
     }
-    return do(Stage(f"slices/{name}", "slices", inputs), cut)
+    return do(Stage(f"slices/{name}", "slices", inputs), preprocess)
 
 
 def cohort_of(run: Run, name: str) -> Cohort:
@@ -119,7 +119,7 @@ def cohort_of(run: Run, name: str) -> Cohort:
 
 
 def _phantom(do: Do, settings: StudySettings, name: str) -> Cohort:
-    from seglens.cohorts.phantom.cohort import write_phantom_cohort
+    from seglens.phantoms.cohort import write_phantom_cohort
 
     own = settings.cohorts[name]
     assert own.phantom is not None

@@ -8,7 +8,7 @@ from torch import Tensor
 from seglens.activations.store import ActivationStore
 from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.progress import Progress
+from seglens.runtime.progress import Progress
 from seglens.segmenters.segmenter import Segmenter
 from seglens.studies.settings import DictionarySettings
 
@@ -68,11 +68,11 @@ def activations_of(segmenter: Segmenter, slices: SliceSet, hookpoint: str, folde
     from seglens.activations.live import live_activations
     from seglens.activations.store import KIND
     from seglens.artifacts import read_artifact
-    from seglens.processes import from_first
+    from seglens.runtime.distributed import broadcast_from_main
 
     if folder is None:
         return live_activations(segmenter, slices, hookpoint)
-    if from_first(folder.exists):
+    if broadcast_from_main(folder.exists):
         return ActivationStore.read(read_artifact(folder, KIND))
     return extract(segmenter, slices, hookpoint, folder=folder)
 
@@ -117,8 +117,8 @@ def quality_beside_control(
     from seglens.dictionaries.quality import dictionary_quality
 
     hookpoint = dictionary.hookpoint
-    judged = activations_of(segmenter, test, hookpoint, scratch and scratch / "test")
-    quality = dictionary_quality(dictionary, judged, segmenter=segmenter, slices=test)
+    evaluated = activations_of(segmenter, test, hookpoint, scratch and scratch / "test")
+    quality = dictionary_quality(dictionary, evaluated, segmenter=segmenter, slices=test)
     quality["control_explained_variance"] = None
     if own.controls:
         untrained = _untrained_like(segmenter, architecture, seed + 1)
@@ -130,8 +130,8 @@ def quality_beside_control(
             checkpoint=None,
             progress=progress,
         )
-        judged = activations_of(untrained, test, hookpoint, scratch and scratch / "control_test")
-        quality["control_explained_variance"] = dictionary_quality(control, judged)["explained_variance"]
+        evaluated = activations_of(untrained, test, hookpoint, scratch and scratch / "control_test")
+        quality["control_explained_variance"] = dictionary_quality(control, evaluated)["explained_variance"]
     return quality
 
 

@@ -12,7 +12,7 @@ from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.alignment import Alignment
-from seglens.progress import Progress
+from seglens.runtime.progress import Progress
 from seglens.segmenters.segmenter import Segmenter
 from seglens.studies.dictionary_stages import REORDERED, RESEEDED, ROTATED
 from seglens.studies.settings import SegmenterSettings

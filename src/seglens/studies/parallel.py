@@ -19,17 +19,17 @@ from typing import Any
 
 import torch
 
-from seglens.allocator import keep_freed_memory
-from seglens.processes import rank_and_size
-from seglens.progress import Progress
-from seglens.room import peak_rss_mib
-from seglens.running import Stopped, follow_parent, heeding_signals
 from seglens.runs import Run
+from seglens.runtime.distributed import rank_and_size
+from seglens.runtime.malloc import keep_freed_memory
+from seglens.runtime.progress import Progress
+from seglens.runtime.resources import peak_rss_mib
+from seglens.runtime.signals import Stopped, follow_parent, heeding_signals
 from seglens.studies.dictionary_stages import REORDERED, RESEEDED, ROTATED
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Announce, Study
 
-MOST_JOBS = 4
+MAX_JOBS = 4
 """Stages at once, unless asked for more: each worker holds about 1.5 GiB, and a study has few long chains."""
 REPORT_EVERY_SECONDS = 0.2
 END_WITHIN_SECONDS = 20.0
@@ -111,10 +111,10 @@ def tasks_of(settings: StudySettings) -> list[Task]:
 
 
 def default_jobs() -> int:
-    """Stages at once where nothing else is asked for: one a core, `MOST_JOBS` at most; one on a GPU or in a group."""
+    """Stages at once where nothing else is asked for: one a core, `MAX_JOBS` at most; one on a GPU or in a group."""
     if torch.cuda.is_available() or rank_and_size()[1] > 1:
         return 1
-    return min(MOST_JOBS, torch.get_num_threads())
+    return min(MAX_JOBS, torch.get_num_threads())
 
 
 def work_ahead(settings: StudySettings, tasks: Sequence[Task], run: Run, *, jobs: int, announce: Announce) -> int:
@@ -143,8 +143,8 @@ def work_ahead(settings: StudySettings, tasks: Sequence[Task], run: Run, *, jobs
                 worker = idle.pop()
                 worker.begin(task)
                 busy.append(worker)
-            told = connection.wait([worker.pipe for worker in busy])
-            for worker in [worker for worker in busy if worker.pipe in told]:
+            received = connection.wait([worker.pipe for worker in busy])
+            for worker in [worker for worker in busy if worker.pipe in received]:
                 seconds = worker.follow()
                 if seconds is not None:
                     run.record_timings(seconds)
@@ -194,8 +194,8 @@ class _Worker:
             broken = WorkerError(content)
             self._stages.pop()[0].__exit__(WorkerError, broken, None)  # so that it is not shown as done
         elif kind == "failed":
-            error, told = content
-            error.add_note(told)
+            error, received = content
+            error.add_note(received)
             raise error
         else:
             seconds, self.peak_rss_mib = content
@@ -247,7 +247,7 @@ def _do_tasks(pipe: Connection, settings: StudySettings, folder: Path, threads: 
     keep_freed_memory()
     torch.set_num_threads(threads)
     run = Run(folder, keeps_books=False)
-    study = Study(settings, run, lambda stage: _told(pipe, stage))
+    study = Study(settings, run, lambda stage: _reporting(pipe, stage))
     while True:
         do, arguments = pipe.recv()
         try:
@@ -259,7 +259,7 @@ def _do_tasks(pipe: Connection, settings: StudySettings, folder: Path, threads: 
 
 
 @contextmanager
-def _told(pipe: Connection, stage: str) -> Iterator[Progress]:
+def _reporting(pipe: Connection, stage: str) -> Iterator[Progress]:
     """Announce a stage through the pipe, and its progress now and then."""
     reported = 0.0
 

@@ -8,8 +8,8 @@ import polars as pl
 
 from seglens.activations.effects import HookpointChoice, choose_hookpoint
 from seglens.cohorts.slice_set import SliceSet
-from seglens.nearest import did_you_mean
-from seglens.progress import Progress
+from seglens.runtime.progress import Progress
+from seglens.runtime.suggestions import did_you_mean
 from seglens.segmenters.architectures import architecture_named, build_segmenter
 from seglens.segmenters.segmenter import Segmenter
 from seglens.segmenters.training import TrainingSettings, train_segmenter

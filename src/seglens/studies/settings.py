@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from seglens.cohorts.source_options import SourceOptions
 from seglens.foreign.yaml_text import MAX_CHARACTERS, Parsed, YamlError, parse_yaml
-from seglens.nearest import did_you_mean
+from seglens.runtime.suggestions import did_you_mean
 from seglens.segmenters.pretrained import refuse_unpinned
 
 # strict: "yes" is not 1, and "10" in quotes is a text

@@ -15,16 +15,16 @@ from seglens.activations.live import live_activations
 from seglens.activations.store import ActivationStore
 from seglens.artifacts import Artifact, Draft, new_artifact
 from seglens.cohorts.slice_set import SliceSet
-from seglens.devices import usable_device
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.processes import from_first
-from seglens.progress import Progress, silent
 from seglens.runs import Run, Stage
+from seglens.runtime.devices import usable_device
+from seglens.runtime.distributed import broadcast_from_main
+from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.scoring import evaluate
 from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import describe
 from seglens.steering.adaptation import SteeringResult, steer_between
-from seglens.steering.failures import FailureResult, recover
+from seglens.steering.failure_recovery import FailureResult, recover
 from seglens.studies.cohort_stages import prepare
 from seglens.studies.dictionary_stages import (
     PLAIN,
@@ -311,17 +311,17 @@ class Study:
         rank the latents.
         """
         segmenter, dictionary = self.segmenter(name), self.dictionary(name)
-        selection, judged = self.slices(cohort).split("val"), self.slices(cohort).split("test")
+        selection, evaluated = self.slices(cohort).split("val"), self.slices(cohort).split("test")
         seed = self.settings.seed
 
         def make(draft: Draft, progress: Progress) -> None:
-            meanings = from_first(lambda: describe(dictionary, segmenter, selection, top_k=1))
-            correct(segmenter, dictionary, meanings, selection, judged, seed=seed, progress=progress).write(draft)
+            meanings = broadcast_from_main(lambda: describe(dictionary, segmenter, selection, top_k=1))
+            correct(segmenter, dictionary, meanings, selection, evaluated, seed=seed, progress=progress).write(draft)
 
         inputs = asked | {
             "dictionary": dictionary.hash,
             "selection": selection.hash,
-            "evaluation": judged.hash,
+            "evaluation": evaluated.hash,
             "seed": seed,
         }
         return self.draft(Stage(stage_name, stage_name.split("/", maxsplit=1)[0], inputs), make, together=True)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seglens.artifacts import canonical_json, write_text_whole
-from seglens.processes import is_first, rank_and_size, wait
-from seglens.room import peak_rss_mib
 from seglens.runs import Run
-from seglens.studies.inputs import quarantine_reported
+from seglens.runtime.distributed import barrier, is_main_process, rank_and_size
+from seglens.runtime.resources import peak_rss_mib
+from seglens.studies.input_checksums import quarantine_reported
 from seglens.studies.parallel import tasks_of, work_ahead
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Announce, Study, unseen
@@ -44,12 +44,12 @@ def run_study(settings: StudySettings, out: Path, *, jobs: int = 1, announce: An
         if jobs > 1:
             workers_rss_mib = work_ahead(settings, tasks_of(settings), run, jobs=jobs, announce=announce)
         study.run_all()
-        if is_first():
+        if is_main_process():
             summary = summarise(run, settings)
             summary["seconds"] = round(time.perf_counter() - started, 1)
             summary["peak_rss_mib"] = peak_rss_mib() + workers_rss_mib
             write_text_whole(out / "summary.json", canonical_json(summary) + "\n")
-        wait()
+        barrier()
     return run
 
 

@@ -1,11 +1,11 @@
-"""``seglens steer --policy auto``: for every steering entry of a study, whether any latent edit beats all rivals."""
+"""``seglens steer --policy auto``: for every steering entry of a study, whether any latent edit beats all baselines."""
 
 from pathlib import Path
 
 from seglens.artifacts import Artifact, Draft, finite
-from seglens.progress import Progress
 from seglens.runs import Run, Stage
-from seglens.steering.automatic import choose_correction
+from seglens.runtime.progress import Progress
+from seglens.steering.automatic import choose_intervention
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Announce, Study, unseen
 
@@ -37,7 +37,7 @@ def decide(settings: StudySettings, out: Path, *, announce: Announce = unseen) -
 
 
 def verdict(study: Study, segmenter: str, cohort: str, label: str) -> Artifact:
-    """One entry's verdict: verdict.json, contestants.parquet, and where an edit helps its fitted numbers."""
+    """One entry's verdict: verdict.json, methods.parquet, and where an edit helps its fitted numbers."""
     dictionary, selection = study.dictionary(segmenter), study.slices(cohort).split("val")
     inputs = {
         "dictionary": dictionary.hash,
@@ -48,7 +48,7 @@ def verdict(study: Study, segmenter: str, cohort: str, label: str) -> Artifact:
     }
 
     def make(draft: Draft, progress: Progress) -> None:
-        found = choose_correction(
+        found = choose_intervention(
             study.segmenter(segmenter),
             dictionary,
             selection,
@@ -56,22 +56,22 @@ def verdict(study: Study, segmenter: str, cohort: str, label: str) -> Artifact:
             seed=study.settings.seed,
             progress=progress,
         )
-        draft.save_table("contestants", found.table)
+        draft.save_table("methods", found.table)
         draft.save_document(
             "verdict",
             {
                 "sentence": found.sentence,
-                "helps": found.correction is not None,
+                "helps": found.intervention is not None,
                 "edit": found.edit,
-                "rival": found.rival,
-                "lead": finite(found.lead.value),
-                "low": finite(found.lead.low),
-                "high": finite(found.lead.high),
-                "patients": found.lead.n_patients,
+                "baseline": found.baseline,
+                "improvement": finite(found.improvement.value),
+                "low": finite(found.improvement.low),
+                "high": finite(found.improvement.high),
+                "patients": found.improvement.n_patients,
                 "chosen": dict(found.chosen),
             },
         )
-        if found.correction is not None and found.correction.values:
-            draft.save_tensors("values", {name: value.cpu() for name, value in found.correction.values.items()})
+        if found.intervention is not None and found.intervention.values:
+            draft.save_tensors("values", {name: value.cpu() for name, value in found.intervention.values.items()})
 
     return study.draft(Stage(f"verdict/{segmenter}-{cohort}-{label}", "verdict", inputs), make)

@@ -89,7 +89,7 @@ class Files(SourceOptions):
         return read_cohort(path, options, sequences=self.sequences or sequences, with_masks=with_masks)
 
 
-AS_THEY_LIE = Files()
+DEFAULTS = Files()
 
 
 def phantom(
@@ -105,7 +105,7 @@ def phantom(
     ] = None,
 ) -> int:
     """Make a cohort with planted truth."""
-    from seglens.cohorts.phantom.cohort import write_phantom_cohort
+    from seglens.phantoms.cohort import write_phantom_cohort
     from seglens.terminal import StageDisplay
 
     factors = pairs(",".join(factor or []))
@@ -127,16 +127,16 @@ def phantom(
 def check(
     cohort: Annotated[Path, Parameter(help="The cohort's folder.")],
     *,
-    files: Files = AS_THEY_LIE,
+    files: Files = DEFAULTS,
     out: Annotated[
         Path | None,
         Parameter(help="Write quarantine.json and quarantine.txt there, and know these files again the next time."),
     ] = None,
     strict: Strict = False,
 ) -> int:
-    """List all that is wrong with the data, per case, with the cure; exit 3 if a case is quarantined."""
+    """List all that is wrong with the data, per case, with the fix; exit 3 if a case is quarantined."""
     from seglens.cohorts.checks import check_cohort
-    from seglens.studies.inputs import (
+    from seglens.studies.input_checksums import (
         cohorts_of,
         known_files,
         quarantine_reported,
@@ -165,7 +165,7 @@ def predict(
     cohort: Annotated[Path, Parameter(help="The cohort's folder; masks are not needed.")],
     *,
     out: Annotated[Path, Parameter(help="Folder for the masks; must not exist.")],
-    files: Files = AS_THEY_LIE,
+    files: Files = DEFAULTS,
     edits: Annotated[Path | None, Parameter(help="JSON file of latent edits to steer by.")] = None,
     dictionary: Annotated[Path | None, Parameter(help="Folder of the dictionary that the edits are of.")] = None,
     strict: Strict = False,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from seglens.allocator import keep_freed_memory
+from seglens.runtime.malloc import keep_freed_memory
 from seglens.verbs.options import DONE, FAULT, QUARANTINED
 
 SERVER_KEEPS = 2**28
@@ -50,13 +50,13 @@ def explore(
 
     with TemporaryDirectory(prefix="seglens-") as folder:
 
-        def told(address: str) -> None:
+        def announce(address: str) -> None:
             print(f"open {address}", flush=True)
             if open_browser:
                 _open_privately(address, Path(folder))
 
         keep_freed_memory(SERVER_KEEPS)
-        serve(run, port=port, told=told)
+        serve(run, port=port, announce=announce)
     return DONE
 
 
@@ -110,16 +110,16 @@ def doctor(
 
 
 def _doctor_of_run(run: Path, *, repair: bool) -> int:
-    from seglens.studies.condition import condition_of
-    from seglens.studies.condition import repair as set_aside
+    from seglens.studies.integrity import integrity_of
+    from seglens.studies.integrity import repair as set_aside
     from seglens.terminal import StageDisplay
 
     with StageDisplay()(f"doctor {run}") as progress:
-        condition = condition_of(run, progress=progress)
-    print(condition.text())
+        integrity = integrity_of(run, progress=progress)
+    print(integrity.text())
     if not repair:
-        return FAULT if condition.faulty else DONE
-    moved = set_aside(condition)
+        return FAULT if integrity.faulty else DONE
+    moved = set_aside(integrity)
     for place in moved:
         print(f"moved to {place}")
     return QUARANTINED if moved else DONE

@@ -89,7 +89,7 @@ def steer(
     policy: Annotated[
         Literal["held_out", "auto"],
         Parameter(
-            help="auto: an edit only where it beats every rival in cross-validation, else it says that none does."
+            help="auto: an edit only where it beats every baseline in cross-validation, else it says that none does."
         ),
     ] = "held_out",
 ) -> int:
@@ -118,10 +118,10 @@ def reproduce(
     list_: Annotated[bool, Parameter(name="--list", help="Print the experiments and stop.", negative="")] = False,
 ) -> int:
     """Every table and figure of the paper between its floor and its ceiling, and what goes beyond them; one page."""
+    from seglens.experiments import EXPERIMENTS, non_medical
+    from seglens.experiments.page import write_reproduction
+    from seglens.experiments.reproduction import reproduce
     from seglens.studies.demo import demo_settings
-    from seglens.studies.paper import EXPERIMENTS, non_medical
-    from seglens.studies.paper.page import write_reproduction
-    from seglens.studies.paper.reproduction import reproduce
     from seglens.studies.parallel import default_jobs
     from seglens.studies.settings import StudySettings
     from seglens.terminal import StageDisplay
@@ -143,9 +143,9 @@ def reproduce(
 
 
 def _run(settings: "StudySettings", out: Path, jobs: int | None) -> int:
-    from seglens.processes import from_first
     from seglens.reports.findings import plain_findings
     from seglens.reports.report import write_report
+    from seglens.runtime.distributed import broadcast_from_main
     from seglens.studies.parallel import default_jobs
     from seglens.studies.study import run_study
     from seglens.terminal import StageDisplay
@@ -153,7 +153,7 @@ def _run(settings: "StudySettings", out: Path, jobs: int | None) -> int:
     display = StageDisplay()
     finished = run_study(settings, out, jobs=default_jobs() if jobs is None else jobs, announce=display)
     with display("report"):
-        page = from_first(lambda: write_report(finished))
+        page = broadcast_from_main(lambda: write_report(finished))
     _print_effects(finished)
     for finding in plain_findings(finished.summary):
         print(f"- {finding}")

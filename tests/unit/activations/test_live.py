@@ -39,7 +39,7 @@ def size(request, monkeypatch):
     """Large: 8 of 43 slices fit in the buffer, blocks of 2."""
     if request.param == "large":
         monkeypatch.setattr(shuffling, "BUFFER_BYTES", 8 * GRID_TOKENS * D_IN * 4)
-        monkeypatch.setattr(shuffling, "LEAST_BLOCKS", 4)
+        monkeypatch.setattr(shuffling, "MIN_BLOCKS", 4)
     return request.param
 
 

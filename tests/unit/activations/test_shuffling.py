@@ -31,7 +31,7 @@ def batches(n_slices, tokens_in_slice, *, block, batch_size, seed=0, first=0, re
     )
 
 
-def twin(n_slices, tokens_in_slice, *, block, batch_size, seed, buffer_bytes):
+def reference(n_slices, tokens_in_slice, *, block, batch_size, seed, buffer_bytes):
     """The same order by lists: blocks dealt into groups, every group shuffled, all groups in one line, cut."""
     generator = torch.Generator().manual_seed(seed)
     blocks = [list(range(start, min(start + block, n_slices))) for start in range(0, n_slices, block)]
@@ -68,7 +68,7 @@ def test_order_is_that_of_the_twin(monkeypatch, shape, seed):
     n_slices, tokens_in_slice, block, batch_size, buffer_tokens = shape
     monkeypatch.setattr(shuffling, "BUFFER_BYTES", buffer_tokens * 8)
     found = batches(n_slices, tokens_in_slice, block=block, batch_size=batch_size, seed=seed)
-    expected = twin(
+    expected = reference(
         n_slices, tokens_in_slice, block=block, batch_size=batch_size, seed=seed, buffer_bytes=buffer_tokens * 8
     )
     assert [[(int(row), int(place)) for row, place in batch.tolist()] for batch in found] == expected

@@ -67,7 +67,7 @@ def test_a_pass_over_a_small_store_is_one_random_permutation():
 @pytest.mark.parametrize("per_shard", [1, 3, 7])
 def test_a_pass_over_a_large_store_goes_through_the_buffer(monkeypatch, per_shard):
     monkeypatch.setattr(shuffling, "BUFFER_BYTES", 40 * 5 * 4)  # 40 of 84 tokens: 3 of 7 slices
-    monkeypatch.setattr(shuffling, "LEAST_BLOCKS", 1)
+    monkeypatch.setattr(shuffling, "MIN_BLOCKS", 1)
     store = store_of(grids(), per_shard)
     whole = list(store.random_batches(9, torch.Generator().manual_seed(1)))
     assert [len(batch) for batch in whole] == [9] * 9 + [3]

@@ -53,8 +53,8 @@ def test_everything_that_is_wrong_is_listed_at_once(adults: Path, write_nifti, h
     assert report.quarantined == {"a", "b", "c", "d"}
     for finding in report.findings:
         assert finding.what
-        assert finding.cure
-        assert finding.cure in report.text()
+        assert finding.fix
+        assert finding.fix in report.text()
     document = report.to_json()
     assert json.loads(json.dumps(document)) == document
     assert document["quarantined"] == ["a", "b", "c", "d"]

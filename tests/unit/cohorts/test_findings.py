@@ -37,8 +37,8 @@ def test_json_and_text(tmp_path: Path) -> None:
     first, second = json.loads((tmp_path / "quarantine.json").read_text())["cohorts"]
     assert (first["quarantined"], second["findings"]) == (["b"], [])
     assert first["findings"][1] == {
-        "case": "b", "file": "b\n.nii", "code": "truncated", "what": "holds 3 bytes", "cure": "download it again",
-        "severity": "quarantine", "twin": None,
+        "case": "b", "file": "b\n.nii", "code": "truncated", "what": "holds 3 bytes", "fix": "download it again",
+        "severity": "quarantine", "duplicate": None,
     }  # fmt: skip
     again = CheckReport.from_json(first)
     assert [finding.code for finding in again.findings] == ["resampled", "truncated"]

@@ -5,7 +5,7 @@ import pytest
 
 from seglens.cohorts.case import ImageRef
 from seglens.cohorts.resampling import onto_grid
-from seglens.cohorts.stacks import Stack, read_stack
+from seglens.cohorts.slice_stack import Stack, read_stack
 from seglens.cohorts.volumes import VolumeError
 
 OBLIQUE = np.array([[0.9, -0.3, 0.1, -5], [0.25, 0.95, -0.1, 4], [-0.1, 0.2, 1.9, 3], [0, 0, 0, 1]])

@@ -145,6 +145,6 @@ def test_no_more_than_a_few_shards_stay_mapped(monkeypatch, tmp_path: Path) -> N
     assert len(read.shards) == 11
     for _ in range(2):
         assert torch.equal(read.images(), slices.images())
-    assert isinstance(read.shards, slice_set.ShardFiles)
+    assert isinstance(read.shards, slice_set.SliceShardFiles)
     assert read.shards.n_open == 2
     assert read.shards[10] is read.shards[10]

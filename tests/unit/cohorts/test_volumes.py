@@ -26,7 +26,7 @@ def plain(path: Path) -> bytearray:
 def test_an_error_comes_whole_from_a_worker_process() -> None:
     error = pickle.loads(pickle.dumps(VolumeError(Path("a.nii"), "truncated", "breaks off", "get it again")))
     assert str(error) == "a.nii: breaks off; get it again"
-    assert (error.path, error.code, error.what, error.cure) == (
+    assert (error.path, error.code, error.what, error.fix) == (
         Path("a.nii"),
         "truncated",
         "breaks off",
@@ -39,7 +39,7 @@ def code_of(path: Path, content: bytes, **options: int) -> str:
     with pytest.raises(VolumeError) as caught:
         read_volume(path, **options)
     assert str(path) in str(caught.value)
-    assert caught.value.cure
+    assert caught.value.fix
     return caught.value.code
 
 

@@ -35,10 +35,10 @@ def test_hull_points_stay_in_the_hull_and_rows_near_them() -> None:
         rows /= rows.norm(dim=1, keepdim=True)
         hull(rows)
         torch.testing.assert_close(rows.norm(dim=1), torch.ones(8))
-    assert hull.held is not None
-    for row, held in zip(rows, hull.held, strict=True):
-        assert _distance_to_hull(held, points) < 1e-3
-        assert 1 - float(row @ held) ** 2 / float(held @ held) <= 0.2**2 + 1e-6
+    assert hull.hull_points is not None
+    for row, hull_points in zip(rows, hull.hull_points, strict=True):
+        assert _distance_to_hull(hull_points, points) < 1e-3
+        assert 1 - float(row @ hull_points) ** 2 / float(hull_points @ hull_points) <= 0.2**2 + 1e-6
 
 
 def test_a_row_inside_the_hull_is_left_where_it_wants_to_be() -> None:

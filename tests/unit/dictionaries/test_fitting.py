@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import distributed
 
-import seglens.progress
+import seglens.runtime.progress
 from seglens.dictionaries import calibration, fitting
 from seglens.dictionaries.batch_topk import batch_topk
 from seglens.dictionaries.calibration import calibrate
@@ -325,7 +325,7 @@ def fit_as_rank(rank, meeting_point):
         distributed.destroy_process_group()
 
 
-no_progress = seglens.progress.silent
+no_progress = seglens.runtime.progress.silent
 
 
 @pytest.mark.processes

@@ -14,7 +14,7 @@ from seglens.cohorts.slice_set import SliceSet
 from seglens.runs import Run, Stage
 from seglens.semantics.atlas import LatentAtlas
 from seglens.steering.adaptation import SteeringResult
-from seglens.steering.failures import FailureResult
+from seglens.steering.failure_recovery import FailureResult
 
 TUMOUR = {0: "background", 1: "necrotic_core", 2: "edema", 3: "enhancing"}
 HEALTHY = dict(enumerate(["background", "csf", "cortex", "white", "thalamus", "putamen", "caudate", "stem", "vermis"]))
@@ -319,7 +319,7 @@ def build(
                 "file": "data/x.nii.gz",
                 "code": "short",
                 "what": "412 of 900 bytes",
-                "cure": "copy it again",
+                "fix": "copy it again",
             }
             findings = [fault] if place == 0 else []
             check = {"findings": findings, "quarantined": [fault["case"] for fault in findings]}

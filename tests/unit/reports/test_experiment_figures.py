@@ -4,9 +4,9 @@ from xml.etree import ElementTree
 import polars as pl
 import pytest
 
+from seglens.experiments.experiment import Figure
 from seglens.reports.blocks import Chart, Heading, Paragraph, Table
 from seglens.reports.experiment_figures import figure_blocks, written
-from seglens.studies.paper.experiment import Figure
 
 CURVES = pl.DataFrame(
     {

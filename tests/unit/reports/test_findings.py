@@ -77,15 +77,15 @@ def test_recovered_failures_are_said_beside_random_ones() -> None:
     assert "recovered 23 (38%); as many random latents recovered 15.5 (26%)." in better
     assert "did not help" in text_of(failures=[failure(15, 15)])
     assert "no random latents were run" in text_of(failures=[failure(15, None)])
-    rival = text_of(failures=[failure(23, 15, baselines={"ccf": {"recovered": 30}, "uf": {"recovered": 2}})])
-    assert "component filter (CCF), without latents, recovered 30" in rival
+    baseline = text_of(failures=[failure(23, 15, baselines={"ccf": {"recovered": 30}, "uf": {"recovered": 2}})])
+    assert "component filter (CCF), without latents, recovered 30" in baseline
     assert "own mask" in text_of(failures=[failure(23, 15, policy="oracle")])
     assert text_of(failures=[failure(0, 0, n=0)]) == ""
 
 
 def test_what_edits_worsened_is_said_and_counts() -> None:
-    rivals = {"ccf": {"recovered": 30, "worsened": 29}, "uf": {"recovered": 12, "worsened": 1}}
-    more = {"worsened": 20, "random_worsened": 2, "baselines": rivals | {"reconstruct_only": {"recovered": 60}}}
+    baselines = {"ccf": {"recovered": 30, "worsened": 29}, "uf": {"recovered": 12, "worsened": 1}}
+    more = {"worsened": 20, "random_worsened": 2, "baselines": baselines | {"reconstruct_only": {"recovered": 60}}}
     text = text_of(failures=[failure(23, 15, **more)])
     assert "recovered 23 (38%) and worsened 20; as many random latents recovered 15 (25%) and worsened 2" in text
     assert "did not help" in text

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from seglens.reports.verdicts import compared, rivals_of, steering_finding, steering_findings
+from seglens.reports.verdicts import baselines_of, compared, steering_finding, steering_findings
 
 
 def figures(pooled: float | None, empty1: float | None = None) -> dict[str, Any]:
@@ -32,12 +32,12 @@ def test_a_difference_below_the_printed_digit_is_none() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "baselines", "words"),
     [
-        (0.30, 0.45, {"logit_bias": 0.40, "random_latents": 0.31}, "beats every rival that was run, by +0.05"),
+        (0.30, 0.45, {"logit_bias": 0.40, "random_latents": 0.31}, "beats every baseline that was run, by +0.05"),
         (0.30, 0.45, {"logit_bias": 0.50, "random_latents": 0.31}, "does not beat logit bias"),
         (0.30, 0.45, {"logit_bias": 0.452, "random_latents": 0.31}, "level with logit bias"),
         (0.30, 0.45, {"logit_bias": 0.40, "random_latents": 0.46}, "not due to the chosen latents: random latents"),
         (0.30, 0.45, {"logit_bias": 0.40, "reconstruct_only": 0.45}, "not due to the chosen latents: reconstruction"),
-        (0.30, 0.45, {"random_latents": 0.31}, "No rival at the output was run"),
+        (0.30, 0.45, {"random_latents": 0.31}, "No baseline at the output was run"),
         (0.30, 0.45, {}, "Nothing was run beside it"),
         (0.45, 0.30, {"logit_bias": 0.20}, "made this class worse"),
         (0.30, 0.302, {"logit_bias": 0.20}, "changed hardly anything"),
@@ -66,10 +66,10 @@ def test_an_identity_is_said_to_be_none() -> None:
 
 def test_the_better_of_the_random_controls_counts() -> None:
     best_draw = entry(0.30, 0.45, random_latents=0.31, random_best=0.46)
-    assert rivals_of(best_draw, "edema")[1] == {"random_best": 0.46}
+    assert baselines_of(best_draw, "edema")[1] == {"random_best": 0.46}
     assert "not due to the chosen latents: the best draw of random latents did as well" in steering_finding(best_draw)
     mean = entry(0.30, 0.45, random_latents=0.33, random_best=0.31)
-    assert rivals_of(mean, "edema")[1] == {"random_latents": 0.33}
+    assert baselines_of(mean, "edema")[1] == {"random_latents": 0.33}
 
 
 def test_a_convention_that_tells_another_story_is_named() -> None:
@@ -79,11 +79,11 @@ def test_a_convention_that_tells_another_story_is_named() -> None:
     assert "another story" not in steering_finding(same)
 
 
-def test_the_best_rival_is_no_control() -> None:
-    best, controls = rivals_of(entry(0.1, 0.2, ccf=0.11, uf=0.15, random_latents=0.3, reconstruct_only=0.4), "edema")
+def test_the_best_baseline_is_no_control() -> None:
+    best, controls = baselines_of(entry(0.1, 0.2, ccf=0.11, uf=0.15, random_latents=0.3, reconstruct_only=0.4), "edema")
     assert best == ("uf", 0.15)
     assert controls == {"random_latents": 0.3, "reconstruct_only": 0.4}
-    assert rivals_of(entry(0.1, 0.2), "edema") == (None, {})
+    assert baselines_of(entry(0.1, 0.2), "edema") == (None, {})
 
 
 def test_the_oracle_is_a_gap_not_a_finding() -> None:

@@ -7,7 +7,7 @@ from tests.toys import LABELS, TINY_SEGFORMER
 from torch import nn
 
 from seglens.cohorts.slices import SliceSet
-from seglens.devices import fast_bf16
+from seglens.runtime.devices import fast_bf16
 from seglens.segmenters.architectures import build_segmenter
 from seglens.segmenters.scoring import evaluate
 from seglens.segmenters.segmenter import Segmenter
@@ -189,7 +189,7 @@ import torch
 from torch import nn
 
 from seglens.cohorts.slices import SliceSet
-from seglens.processes import alone, launched, sum_over_ranks
+from seglens.runtime.distributed import alone, launched, sum_over_ranks
 from seglens.segmenters.batch_norm import pooled_batch_norm
 from seglens.segmenters.loss import dice_cross_entropy
 from seglens.segmenters.segmenter import Segmenter

@@ -110,7 +110,7 @@ def test_edge_band_is_shallow_brain_and_never_empty(scene):
 @pytest.mark.parametrize("n", [3, 1])
 @pytest.mark.parametrize("grid", [(6, 5), (7, 9), (24, 20), (1, 1)])
 def test_linear_metrics_equal_those_of_upsampled_maps(scene, grid, n):
-    """The slow twin: every metric of appendix C by its formula on explicit full-resolution maps."""
+    """The slow reference: every metric of appendix C by its formula on explicit full-resolution maps."""
     masks, brains = scene[0][:n], scene[1][:n]
     z = torch.rand(n, *grid, 7, generator=torch.Generator().manual_seed(1)) + 0.01
     z[(z < 0.5) & (torch.arange(grid[0] * grid[1]).view(*grid, 1) > 0)] = 0

@@ -1,20 +1,20 @@
 import pytest
 import torch
 
-from seglens.steering.candidates import candidate_scales, class_lever
-from seglens.steering.levers import LatentEffects
+from seglens.steering.attribution import LatentAttribution
+from seglens.steering.candidates import candidate_scales, class_attribution
 
 
 def effects(hit, firing=None):
     zeros = torch.zeros(len(hit))
     regions = {"hit": torch.tensor(hit), "false_positive": zeros, "false_negative": zeros}
     rates = torch.ones(len(hit)) if firing is None else torch.tensor(firing)
-    return LatentEffects(regions, regions, dict.fromkeys(regions, 1), rates, zeros)
+    return LatentAttribution(regions, regions, dict.fromkeys(regions, 1), rates, zeros)
 
 
 def test_a_lever_keeps_the_strongest_latents_that_fire():
-    lever = class_lever(effects([0.5, -4.0, 8.0, 0.1], [1.0, 1.0, 0.0, 1.0]), n_latents=2)
-    assert lever.tolist() == [0.125, -1.0, 0.0, 0.0]
+    attribution = class_attribution(effects([0.5, -4.0, 8.0, 0.1], [1.0, 1.0, 0.0, 1.0]), n_latents=2)
+    assert attribution.tolist() == [0.125, -1.0, 0.0, 0.0]
 
 
 def test_candidates_scale_what_they_say():
@@ -28,4 +28,4 @@ def test_candidates_scale_what_they_say():
 
 
 def test_no_effect_is_no_lever():
-    assert class_lever(effects([0.0, 0.0])).tolist() == pytest.approx([0.0, 0.0])
+    assert class_attribution(effects([0.0, 0.0])).tolist() == pytest.approx([0.0, 0.0])

@@ -11,8 +11,15 @@ from seglens.segmenters.loss import dice_cross_entropy
 from seglens.segmenters.scoring import evaluate
 from seglens.segmenters.segmenter import Segmenter
 from seglens.steering import adjustables
-from seglens.steering.corrections import Seen, judge
-from seglens.steering.fitted import FitSettings, Labelled, choose_settings, class_weights, fit, fitted_correction
+from seglens.steering.fitted import (
+    InterventionFitSettings,
+    Labelled,
+    choose_settings,
+    class_weights,
+    fit,
+    fitted_intervention,
+)
+from seglens.steering.interventions import CachedBatch, evaluate_interventions
 from seglens.steering.sweep import UNEDITED
 
 PLANTED = 3
@@ -35,9 +42,9 @@ def everything(segmenter, dictionary, slices):
 
 
 def test_nothing_changes_at_the_start(segmenter, dictionary, selection):
-    seen = Seen(segmenter, selection.images([0, 1, 2]))
+    batch = CachedBatch(segmenter, selection.images([0, 1, 2]))
     for adjustable in everything(segmenter, dictionary, selection):
-        assert torch.equal(adjustable.predict(seen, adjustable.start), seen.logits), adjustable.name
+        assert torch.equal(adjustable.predict(batch, adjustable.start), batch.logits), adjustable.name
 
 
 def test_as_many_numbers_as_they_say(segmenter, dictionary, selection):
@@ -54,10 +61,10 @@ def test_as_many_numbers_as_they_say(segmenter, dictionary, selection):
 
 
 def test_channels_and_the_layer_act_one_after_the_other(segmenter, dictionary, selection):
-    seen, generator = Seen(segmenter, selection.images([0, 1, 2])), torch.Generator().manual_seed(0)
-    both = adjustables.channels_and_layer(segmenter, dictionary, seen.images[:1])
+    batch, generator = CachedBatch(segmenter, selection.images([0, 1, 2])), torch.Generator().manual_seed(0)
+    both = adjustables.channels_and_layer(segmenter, dictionary, batch.images[:1])
     values = {name: start + 0.1 * torch.randn(start.shape, generator=generator) for name, start in both.start.items()}
-    stem = segmenter.network.stem(seen.images).permute(0, 2, 3, 1)
+    stem = segmenter.network.stem(batch.images).permute(0, 2, 3, 1)
     step = adjustables.CHANNEL_STEP
     moved = stem * (1 + step * values["scale"]) + step * values["offset"] / dictionary.scale
     head = torch.func.functional_call(
@@ -65,14 +72,14 @@ def test_channels_and_the_layer_act_one_after_the_other(segmenter, dictionary, s
         {"weight": values["head.weight"], "bias": values["head.bias"]},
         (moved.permute(0, 3, 1, 2),),
     )
-    expected = torch.nn.functional.interpolate(head, size=seen.images.shape[-2:], mode="bilinear")
-    torch.testing.assert_close(both.predict(seen, values), expected, rtol=1e-4, atol=1e-5)
+    expected = torch.nn.functional.interpolate(head, size=batch.images.shape[-2:], mode="bilinear")
+    torch.testing.assert_close(both.predict(batch, values), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_where_no_latent_fires_there_is_nothing_to_fit_and_nothing_breaks(segmenter, dictionary, selection):
     quiet = replace_theta(dictionary, 1e6)
     labelled = Labelled(segmenter, selection, batch_size=16)
-    values = fit(adjustables.latents([quiet]), labelled.batches(), FitSettings(learning_rate=0.3, steps=2))
+    values = fit(adjustables.latents([quiet]), labelled.batches(), InterventionFitSettings(learning_rate=0.3, steps=2))
     assert all(not value.any() for value in values.values())
 
 
@@ -83,13 +90,13 @@ def replace_theta(dictionary, theta):
     return other
 
 
-def test_latents_fitted_on_some_patients_cure_others(segmenter, dictionary, selection, evaluation):
+def test_latents_fitted_on_some_patients_fix_others(segmenter, dictionary, selection, evaluation):
     # the masks are those of the planted latent three times as strong
     labelled = Labelled(segmenter, selection, batch_size=16)
     adjustable = adjustables.latents([dictionary], [[1, PLANTED, 5]], offsets=False)
-    values = fit(adjustable, labelled.batches(), FitSettings(learning_rate=0.3, steps=15))
+    values = fit(adjustable, labelled.batches(), InterventionFitSettings(learning_rate=0.3, steps=15))
     assert values["here scale"][1] > 1.0
-    scores = judge([adjustable.correction(values)], segmenter, evaluation)
+    scores = evaluate_interventions([adjustable.intervention(values)], segmenter, evaluation)
     assert foreground(scores, "latents") > foreground(scores, UNEDITED) + 0.02
 
 
@@ -99,13 +106,13 @@ def test_a_planted_scale_is_recovered(segmenter, dictionary, selection):
     adjustable = adjustables.latents([dictionary], [[1, PLANTED, 5]])
     wanted = {name: torch.tensor([0.0, 0.7, 0.0]) for name in adjustable.start}
     values = {name: value.clone().requires_grad_() for name, value in adjustable.start.items()}
-    seen, _ = labelled.batches()[0]
-    aim = adjustable.predict(seen, wanted).detach()
+    batch, _ = labelled.batches()[0]
+    aim = adjustable.predict(batch, wanted).detach()
     optimiser = torch.optim.LBFGS(values.values(), max_iter=30, line_search_fn="strong_wolfe")
 
     def loss():
         optimiser.zero_grad()
-        value = (adjustable.predict(seen, values) - aim).square().mean()
+        value = (adjustable.predict(batch, values) - aim).square().mean()
         value.backward()
         return value
 
@@ -118,7 +125,7 @@ def test_a_penalty_keeps_what_does_nothing_at_its_start(segmenter, dictionary, s
     labelled = Labelled(segmenter, selection)
     adjustable = adjustables.latents([dictionary])
     free, bound = (
-        fit(adjustable, labelled.batches(), FitSettings(learning_rate=0.1, steps=40, penalty=penalty))
+        fit(adjustable, labelled.batches(), InterventionFitSettings(learning_rate=0.1, steps=40, penalty=penalty))
         for penalty in (0.0, 3e-2)
     )
     far = [sum(value.abs().sum() for value in values.values()) for values in (free, bound)]
@@ -126,16 +133,16 @@ def test_a_penalty_keeps_what_does_nothing_at_its_start(segmenter, dictionary, s
 
 
 def test_a_gate_leaves_tokens_where_it_does_not_fire(segmenter, dictionary, selection):
-    seen = Seen(segmenter, selection.images([0, 1]))
+    batch = CachedBatch(segmenter, selection.images([0, 1]))
     gated = adjustables.latents([dictionary], gate=5)
     values = {name: torch.full_like(value, 0.7) for name, value in gated.start.items()}
-    untouched = seen.activation("here")
+    untouched = batch.activation("here")
     codes = dictionary.encode(untouched.flatten(0, 2)).to_dense()
     changed = []
     head = segmenter.network.head
     handle = head.register_forward_pre_hook(lambda _, inputs: changed.append(inputs[0].permute(0, 2, 3, 1)))
     try:
-        gated.predict(seen, values)
+        gated.predict(batch, values)
     finally:
         handle.remove()
     moved = (changed[-1] != untouched).any(dim=3).flatten()
@@ -148,7 +155,7 @@ def test_the_network_and_its_gradients_are_left_alone(segmenter, dictionary, sel
     asked = [parameter.requires_grad for parameter in segmenter.network.parameters()]
     labelled = Labelled(segmenter, selection)
     for adjustable in everything(segmenter, dictionary, selection):
-        fit(adjustable, labelled.batches(), FitSettings(learning_rate=0.1, steps=3))
+        fit(adjustable, labelled.batches(), InterventionFitSettings(learning_rate=0.1, steps=3))
     assert all(torch.equal(before[name], value) for name, value in segmenter.network.state_dict().items())
     assert [parameter.requires_grad for parameter in segmenter.network.parameters()] == asked
     assert all(parameter.grad is None for parameter in segmenter.network.parameters())
@@ -157,12 +164,12 @@ def test_the_network_and_its_gradients_are_left_alone(segmenter, dictionary, sel
 def test_the_last_layer_is_fitted_as_plain_training_would(segmenter, selection):
     labelled = Labelled(segmenter, selection, batch_size=16)
     adjustable = adjustables.layer(segmenter, selection.images([0]))
-    settings = FitSettings(learning_rate=0.01, steps=1)
+    settings = InterventionFitSettings(learning_rate=0.01, steps=1)
     batches = labelled.batches([0])
     values = fit(adjustable, batches, settings)
-    (seen, masks), head = batches[0], segmenter.network.head
+    (batch, masks), head = batches[0], segmenter.network.head
     optimiser = torch.optim.Adam(head.parameters(), lr=0.01)
-    dice_cross_entropy(segmenter.logits(seen.images), masks).backward()
+    dice_cross_entropy(segmenter.logits(batch.images), masks).backward()
     optimiser.step()
     torch.testing.assert_close(values["head.weight"], head.weight.detach())
 
@@ -171,7 +178,8 @@ def test_same_seed_same_numbers(segmenter, dictionary, selection):
     labelled = Labelled(segmenter, selection, batch_size=4)
     adjustable = adjustables.latents([dictionary])
     one, again, other = (
-        fit(adjustable, labelled.batches(), FitSettings(steps=5), seed=seed)["here scale"] for seed in (0, 0, 1)
+        fit(adjustable, labelled.batches(), InterventionFitSettings(steps=5), seed=seed)["here scale"]
+        for seed in (0, 0, 1)
     )
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
@@ -197,8 +205,8 @@ def test_where_nothing_helps_the_network_stays_as_it_is(segmenter, dictionary, s
     adjustable = adjustables.latents([dictionary])
     choice = choose_settings(adjustable, labelled, steps=3)
     assert not choice.helps
-    correction = fitted_correction(adjustable, labelled, choice)
-    scores = judge([correction], segmenter, selection)
+    intervention = fitted_intervention(adjustable, labelled, choice)
+    scores = evaluate_interventions([intervention], segmenter, selection)
     assert foreground(scores, "latents") == foreground(evaluate(segmenter, selection), "none")
 
 
@@ -206,7 +214,7 @@ def test_folds_never_share_a_patient(segmenter, selection):
     labelled = Labelled(segmenter, selection, batch_size=3)
     folds = [
         {selection.index["patient"][row] for row in range(len(selection)) if any(
-            torch.equal(selection.images([row])[0], image) for seen, _ in fold for image in seen.images
+            torch.equal(selection.images([row])[0], image) for batch, _ in fold for image in batch.images
         )}
         for fold in labelled.folds
     ]  # fmt: skip
@@ -235,9 +243,9 @@ def test_class_weights_average_to_one():
 def test_a_loss_that_is_no_number_is_said(segmenter, selection):
     labelled = Labelled(segmenter, selection)
     plain = adjustables.logits(segmenter)
-    broken = replace(plain, predict=lambda seen, values: plain.predict(seen, values) * torch.nan)
+    broken = replace(plain, predict=lambda batch, values: plain.predict(batch, values) * torch.nan)
     with pytest.raises(ValueError, match=r"logit_affine: the loss is nan at step 0; take a learning rate below 0\.1"):
-        fit(broken, labelled.batches(), FitSettings())
+        fit(broken, labelled.batches(), InterventionFitSettings())
 
 
 class Deeper(nn.Module):
@@ -258,14 +266,14 @@ def test_latents_of_two_depths_act_together(dictionary, selection):
     opened = adjustables.with_last_hidden(plain, selection.images([0]))
     assert opened.hash == plain.hash
     deep = SparseAutoencoder(5, 6, k=2, seed=1, hookpoint="last_hidden", segmenter_hash=plain.hash)
-    seen = Seen(opened, selection.images([0, 1]))
+    batch = CachedBatch(opened, selection.images([0, 1]))
     both = adjustables.latents([dictionary, deep])
     assert both.n_parameters == 2 * (24 + 6)
-    assert torch.equal(both.predict(seen, both.start), seen.logits)
+    assert torch.equal(both.predict(batch, both.start), batch.logits)
     moved = {name: torch.full_like(value, 0.3) for name, value in both.start.items()}
     first = {name: value if name.startswith("here") else torch.zeros_like(value) for name, value in moved.items()}
     alone = adjustables.latents([dictionary])
     torch.testing.assert_close(
-        both.predict(seen, first), alone.predict(seen, {name: moved[name] for name in alone.start})
+        both.predict(batch, first), alone.predict(batch, {name: moved[name] for name in alone.start})
     )
-    assert not torch.allclose(both.predict(seen, moved), both.predict(seen, first))
+    assert not torch.allclose(both.predict(batch, moved), both.predict(batch, first))

@@ -6,8 +6,8 @@ from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.segmenters.scoring import Truth
 from seglens.segmenters.segmenter import most_likely
-from seglens.steering.corrections import Correction, Seen, change_correction, judge
 from seglens.steering.edits import change_of
+from seglens.steering.interventions import CachedBatch, Intervention, change_intervention, evaluate_interventions
 from seglens.steering.label_free import (
     CRITERIA,
     Evidence,
@@ -20,7 +20,7 @@ from seglens.steering.label_free import (
     halves,
     match_latents,
     picked,
-    rehearse,
+    proxy_validate,
     sample_tokens,
 )
 
@@ -48,7 +48,7 @@ def edits(dictionary, make_edit):
     """The untouched prediction for latent 3 doubled, halved, ..."""
     values = (0.25, 0.5, 2.0, 4.0)
     return [
-        change_correction(
+        change_intervention(
             f"x{value:g}",
             "here",
             change_of(dictionary, [make_edit(dictionary, (3,), "multiply", value)]),
@@ -98,12 +98,12 @@ def test_a_match_makes_the_edited_activation_that_of_the_source(segmenter):
     target = source.clone()
     target[:, 4] *= 2
     match = match_latents(dictionary, target, source, prior_tokens=0.0)
-    correction = match.correction(dictionary)
+    intervention = match.intervention(dictionary)
     images = torch.randn(2, 2, 16, 16, generator=torch.Generator().manual_seed(1))
-    seen = Seen(segmenter, images)
+    batch = CachedBatch(segmenter, images)
     changes = []
-    seen.changed = lambda hookpoint, change: changes.append(change)
-    correction.predict(seen)
+    batch.changed = lambda hookpoint, change: changes.append(change)
+    intervention.predict(batch)
     grid = target[:32].view(2, 4, 4, 8)
     assert torch.allclose(changes[0](grid).reshape(-1, 8), source[:32], atol=1e-3)
 
@@ -116,8 +116,8 @@ def test_few_tokens_move_a_latent_less_and_strength_zero_not_at_all(segmenter, d
     assert torch.allclose(shrunk.factor, torch.ones(24), atol=1e-3)
     images = evaluation.images([0, 1])
     untouched = segmenter.logits(images)
-    assert torch.allclose(full.correction(dictionary, strength=0).logits(segmenter, images), untouched, atol=1e-5)
-    assert not torch.allclose(full.correction(dictionary).logits(segmenter, images), untouched, atol=1e-2)
+    assert torch.allclose(full.intervention(dictionary, strength=0).logits(segmenter, images), untouched, atol=1e-5)
+    assert not torch.allclose(full.intervention(dictionary).logits(segmenter, images), untouched, atol=1e-2)
 
 
 def test_a_latent_that_never_fires_is_left_alone():
@@ -203,12 +203,12 @@ def test_a_rehearsal_makes_from_one_half_and_judges_on_the_other(segmenter, eval
         given.append(slices)
         return edits[2]
 
-    values = rehearse({"doubled": make}, segmenter, evaluation)
+    values = proxy_validate({"doubled": make}, segmenter, evaluation)
     first, second = halves(evaluation)
     assert given[0].hash == first.hash
     assert not set(first.index["patient"]) & set(second.index["patient"])
     assert len(first) + len(second) == len(evaluation)
-    scores = judge([edits[2]], segmenter, second)
+    scores = evaluate_interventions([edits[2]], segmenter, second)
     assert values == {
         "none": scores.summary("none")["dice_pooled"]["foreground"],
         "doubled": scores.summary("x2")["dice_pooled"]["foreground"],
@@ -250,6 +250,10 @@ class Times(torch.nn.Module):
 
 def test_a_match_counts_its_numbers(dictionary):
     match = LatentMatch(torch.zeros(24), torch.ones(24))
-    correction = match.correction(dictionary, strength=0.5)
-    assert isinstance(correction, Correction)
-    assert (correction.name, correction.n_parameters, correction.supervision) == ("match latents 0.5", 48, "label_free")
+    intervention = match.intervention(dictionary, strength=0.5)
+    assert isinstance(intervention, Intervention)
+    assert (intervention.name, intervention.n_parameters, intervention.supervision) == (
+        "match latents 0.5",
+        48,
+        "label_free",
+    )

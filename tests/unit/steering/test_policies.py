@@ -23,7 +23,7 @@ def chosen(world):
     return choose_edit(*world.parts[:4], target="edema", n_latents=(1, 3))
 
 
-def test_the_planted_latent_is_found_and_cures(world, chosen):
+def test_the_planted_latent_is_found_and_fixes(world, chosen):
     segmenter, dictionary, evaluation = world.segmenter, world.dictionary, world.evaluation
     assert chosen.edit.latents == (PLANTED,)
     assert (chosen.edit.operation, chosen.edit.value) == ("multiply", 3.0)

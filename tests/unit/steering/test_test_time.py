@@ -7,13 +7,13 @@ from torch import nn
 from seglens.cohorts.slice_set import SliceSet
 from seglens.segmenters.segmenter import Segmenter, most_likely
 from seglens.steering.adjustables import latents
-from seglens.steering.corrections import Correction, Seen
 from seglens.steering.fitted import Adjustable
-from seglens.steering.restyling import style_of
+from seglens.steering.interventions import CachedBatch, Intervention
+from seglens.steering.style_transfer import style_of
 from seglens.steering.test_time import (
     Unlabelled,
     adapt,
-    adapted_correction,
+    adapted_intervention,
     augmentation_average,
     batch_statistics,
     entropy_loss,
@@ -45,8 +45,8 @@ def test_histogram_matching_maps_a_monotone_change_back(segmenter, evaluation):
     target, source = style_of(changed, nowhere(changed)), style_of(images, nowhere(images))
     pairs = [(own, other) for (own, _), (other, _) in zip(target.quantiles, source.quantiles, strict=True)]
     assert torch.allclose(matched_images(changed, pairs), images, atol=0.05)
-    correction = histogram_matching(target, source)
-    logits = correction.logits(segmenter, changed)
+    intervention = histogram_matching(target, source)
+    logits = intervention.logits(segmenter, changed)
     assert torch.allclose(logits, segmenter.logits(images), atol=0.05)
     assert not torch.allclose(segmenter.logits(changed), segmenter.logits(images), atol=0.1)
 
@@ -73,15 +73,15 @@ def test_an_average_of_a_symmetric_network_is_the_network():
 def test_batch_statistics_become_those_of_the_target(evaluation):
     segmenter = wrapped(nn.BatchNorm2d(4))
     before = {name: value.clone() for name, value in segmenter.network.state_dict().items()}
-    correction = batch_statistics(segmenter, evaluation, batch_size=len(evaluation))
+    intervention = batch_statistics(segmenter, evaluation, batch_size=len(evaluation))
     images = evaluation.images()
     segmenter.network.train()
     with torch.no_grad():
         by_hand = nn.functional.batch_norm(segmenter.network[0](images), None, None, training=True)
         by_hand = segmenter.network[2](by_hand)
     segmenter.network.eval()
-    assert torch.allclose(correction.logits(segmenter, images), by_hand, atol=1e-2)
-    assert correction.n_parameters == 8
+    assert torch.allclose(intervention.logits(segmenter, images), by_hand, atol=1e-2)
+    assert intervention.n_parameters == 8
     after = segmenter.network.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
@@ -101,7 +101,7 @@ def test_tent_lowers_the_entropy_and_leaves_the_network_alone(evaluation):
     entropies = []
     for steps in (0, 5, 30):
         values = adapt(adjustable, unlabelled, entropy_loss, learning_rate=0.02, steps=steps)
-        logits = adapted_correction(adjustable, values, "tent").logits(segmenter, evaluation.images())
+        logits = adapted_intervention(adjustable, values, "tent").logits(segmenter, evaluation.images())
         entropies.append(float(entropy_loss(logits, ~nowhere(logits))))
     untouched = segmenter.logits(evaluation.images()).detach()
     assert entropies[0] == pytest.approx(float(entropy_loss(untouched, ~nowhere(untouched))), rel=1e-5)
@@ -116,8 +116,8 @@ def test_the_term_for_shares_brings_the_mean_probabilities_back(segmenter, dicti
     segmenter = wrapped()
     start = {"bias": torch.tensor(1.0)}
 
-    def predict(seen, values):
-        return torch.cat([seen.logits[:, :2], seen.logits[:, 2:] + values["bias"]], dim=1)
+    def predict(batch, values):
+        return torch.cat([batch.logits[:, :2], batch.logits[:, 2:] + values["bias"]], dim=1)
 
     adjustable = Adjustable("bias", start, predict, (0.1,))
     unlabelled = Unlabelled(segmenter, evaluation, batch_size=len(evaluation))
@@ -142,14 +142,14 @@ def test_a_collapse_is_answered_with_the_untouched_network(segmenter, evaluation
     unlabelled = Unlabelled(segmenter, evaluation)
     images = evaluation.images([0, 1, 2])
 
-    def nothing(seen):
-        return torch.cat([seen.logits[:, :1] + 100, seen.logits[:, 1:]], dim=1)
+    def nothing(batch):
+        return torch.cat([batch.logits[:, :1] + 100, batch.logits[:, 1:]], dim=1)
 
-    def same(seen):
-        return seen.logits * 2
+    def same(batch):
+        return batch.logits * 2
 
-    collapsed = guarded(Correction("nothing", 1, "label_free", nothing), unlabelled)
-    kept = guarded(Correction("same", 1, "label_free", same), unlabelled)
+    collapsed = guarded(Intervention("nothing", 1, "label_free", nothing), unlabelled)
+    kept = guarded(Intervention("same", 1, "label_free", same), unlabelled)
     assert torch.equal(collapsed.logits(segmenter, images), segmenter.logits(images))
     assert torch.equal(kept.logits(segmenter, images), segmenter.logits(images) * 2)
     assert (collapsed.name, collapsed.n_parameters) == ("nothing", 1)
@@ -168,14 +168,14 @@ def test_masks_of_the_target_change_nothing(evaluation):
         labels=evaluation.labels,
     )
     adjustable = norm_affines(segmenter)
-    seen = Seen(segmenter, evaluation.images([0]))
+    batch = CachedBatch(segmenter, evaluation.images([0]))
     results = []
     for slices in (evaluation, other):
         values = adapt(adjustable, Unlabelled(segmenter, slices), entropy_loss, learning_rate=0.01, steps=3)
         statistics = batch_statistics(segmenter, slices)
         results.append(
             SimpleNamespace(
-                tent=most_likely(adjustable.predict(seen, values)), statistics=statistics.predict(seen).detach()
+                tent=most_likely(adjustable.predict(batch, values)), statistics=statistics.predict(batch).detach()
             )
         )
     assert torch.equal(results[0].tent, results[1].tent)

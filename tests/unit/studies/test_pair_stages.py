@@ -7,7 +7,7 @@ from seglens.artifacts import new_artifact, read_artifact
 from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.fitting import FitSettings, fit_dictionary
 from seglens.diffing.sharing import align
-from seglens.progress import silent
+from seglens.runtime.progress import silent
 from seglens.studies.dictionary_stages import REORDERED, RESEEDED, ROTATED, alive_latents, variant_store
 from seglens.studies.pair_stages import PROBE_SLICES, Compared, _other_slices, compare, probe_of, same_start
 from seglens.studies.settings import SegmenterSettings

@@ -10,8 +10,8 @@ import torch
 from tests.pictures import THIRDS, discs, study_of_pictures
 
 from seglens.artifacts import locked
-from seglens.progress import silent
 from seglens.runs import Run
+from seglens.runtime.progress import silent
 from seglens.studies.demo import demo_settings
 from seglens.studies.parallel import Task, WorkerError, default_jobs, tasks_of, work_ahead
 from seglens.studies.settings import StudySettings

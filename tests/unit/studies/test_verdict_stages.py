@@ -9,7 +9,7 @@ import torch
 from seglens.runs import Run
 from seglens.segmenters.intervals import Interval
 from seglens.steering.automatic import Verdict
-from seglens.steering.corrections import Correction
+from seglens.steering.interventions import Intervention
 from seglens.studies import verdict_stages
 from seglens.studies.demo import demo_settings
 from seglens.studies.stages import Study
@@ -38,12 +38,16 @@ def asked(monkeypatch):
 
     def answer(segmenter, dictionary, selection, *, target, seed, progress):
         calls.append((segmenter, selection.hash, target))
-        correction = Correction("latents", 2, "held_out", lambda seen: seen.logits, {"stage2 scale": torch.ones(2)})
-        table = pl.DataFrame({"name": ["latents", "last_layer"], "side": ["edit", "rival"], "dice_pooled": [0.5, 0.45]})
-        lead = Interval(0.05, 0.01, 0.09, 9, 2000)
-        return Verdict(correction, "latents", "last_layer", lead, {"loss": "plain"}, table)
+        intervention = Intervention(
+            "latents", 2, "held_out", lambda batch: batch.logits, {"stage2 scale": torch.ones(2)}
+        )
+        table = pl.DataFrame(
+            {"name": ["latents", "last_layer"], "side": ["edit", "baseline"], "dice_pooled": [0.5, 0.45]}
+        )
+        improvement = Interval(0.05, 0.01, 0.09, 9, 2000)
+        return Verdict(intervention, "latents", "last_layer", improvement, {"loss": "plain"}, table)
 
-    monkeypatch.setattr(verdict_stages, "choose_correction", answer)
+    monkeypatch.setattr(verdict_stages, "choose_intervention", answer)
     monkeypatch.setattr(verdict_stages, "Study", FakeStudy)
     return calls
 
@@ -51,7 +55,7 @@ def asked(monkeypatch):
 def test_every_entry_is_asked_once_and_on_val_patients_only(asked, tmp_path):
     settings = demo_settings(0)
     said = verdict_stages.decide(settings, tmp_path / "run")
-    best = "the best of 1 edits, latents, beats the best of 1 rivals, last_layer, by +0.050"
+    best = "the best of 1 edits, latents, beats the best of 1 baselines, last_layer, by +0.050"
     assert said[0].startswith(f"adult on pediatric, edema: {best}")
     assert asked == [("adult", "val of pediatric", "edema"), ("pediatric", "val of adult", "edema")]
     assert verdict_stages.decide(settings, tmp_path / "run") == said

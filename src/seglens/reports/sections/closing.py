@@ -87,8 +87,8 @@ TERMS = (
     (
         "CCF, UF, logit bias",
         (
-            "Rivals at the output: keep large components; turn uncertain foreground into background; add a number to "
-            "a class's logit. Tuned on the same patients."
+            "Baselines at the output: keep large components; turn uncertain foreground into background; add a number "
+            "to a class's logit. Tuned on the same patients."
         ),
     ),
     (

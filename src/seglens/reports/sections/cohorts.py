@@ -33,11 +33,11 @@ def cohorts_section(run: Run, summary: Mapping[str, Any]) -> Section:
             blocks.append(_samples(cohort, SliceSet.read(run.artifact(stage))))
         else:
             blocks.append(Paragraph(f"No slices of {plain(cohort['name'])} are kept in this run.", "missing"))
-    lead = (
+    intro = (
         "Patients, not slices, are split: models and dictionaries learn from “train”, latents and strengths are chosen "
         "on “val”, and every figure is measured on “test”."
     )
-    return Section("cohorts", "Cohorts", lead, tuple(blocks))
+    return Section("cohorts", "Cohorts", intro, tuple(blocks))
 
 
 def class_keys(labels: Mapping[int, str]) -> tuple[Key, ...]:
@@ -155,19 +155,19 @@ def _quarantined(run: Run, cohorts: list[Mapping[str, Any]]) -> list[Block]:
         document = run.artifact(stage).document("check")
         left_out = set(document.get("quarantined") or [])
         for finding in document.get("findings") or []:
-            fate = "left out" if finding.get("case") in left_out else "kept"
-            cells = [str(finding.get(key) or UNDEFINED) for key in ("case", "file", "what", "cure")]
+            outcome = "left out" if finding.get("case") in left_out else "kept"
+            cells = [str(finding.get(key) or UNDEFINED) for key in ("case", "file", "what", "fix")]
             file = cells[1].replace("\\", "/").rsplit("/", 1)[-1]
             rows.append(
-                (head(plain(one["name"])), head(cells[0]), head(fate), head(file), head(cells[2]), head(cells[3]))
+                (head(plain(one["name"])), head(cells[0]), head(outcome), head(file), head(cells[2]), head(cells[3]))
             )
     if not rows:
         text = "Every file was checked before use, and nothing was found wrong."
         if missing:
             text = f"No check of the files is kept for {listed(missing)}."
         return [Paragraph(text, "note")]
-    columns = ("Cohort", "Case", "Fate", "File", "What is wrong", "Cure")
+    columns = ("Cohort", "Case", "Outcome", "File", "What is wrong", "Fix")
     found = table("Findings of the file check", columns, rows)
     if len(rows) > 12:
-        return [Fold(f"{len(rows)} findings of the file check, with their cures", (found,))]
+        return [Fold(f"{len(rows)} findings of the file check, with their fixes", (found,))]
     return [Heading("Files with faults"), found]

@@ -9,14 +9,14 @@ from seglens.reports.wording import count, number, percent, plain
 
 def dictionaries_section(summary: Mapping[str, Any]) -> Section:
     """One table, a row a dictionary."""
-    lead = (
+    intro = (
         "A dictionary (sparse autoencoder) writes an activation as a sum of a few latents out of many. It is good when "
         "the network still segments with the sum in place of the activation."
     )
     entries = summary.get("dictionaries") or []
     if not entries:
         blocks: tuple[Block, ...] = (Paragraph("No dictionary was fitted.", "missing"),)
-        return Section("dictionaries", "Dictionaries", lead, blocks)
+        return Section("dictionaries", "Dictionaries", intro, blocks)
     rows = [
         (
             head(plain(one["name"]), f"at {plain(one.get('hookpoint', '–'))}"),
@@ -45,4 +45,4 @@ def dictionaries_section(summary: Mapping[str, Any]) -> Section:
         "test slices. “Effective dimensions” (participation ratio): with only a few of them, variance is easily "
         "explained."
     )
-    return Section("dictionaries", "Dictionaries", lead, (table("Quality on the test slices", columns, rows, note),))
+    return Section("dictionaries", "Dictionaries", intro, (table("Quality on the test slices", columns, rows, note),))

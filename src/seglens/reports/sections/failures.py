@@ -13,9 +13,9 @@ from seglens.reports.sections.cohorts import class_keys
 from seglens.reports.verdicts import CONTROLS
 from seglens.reports.wording import UNDEFINED, count, defined, dig, number, percent, plain, plural, signed
 from seglens.runs import Run
-from seglens.steering.failures import FailureResult
+from seglens.steering.failure_recovery import FailureResult
 
-LEAD = (
+INTRO = (
     "The slices that a model segments worst, before and after latents are changed. Any change recovers some slices and "
     "worsens others by luck, so as many random latents are searched and changed in the same way beside it."
 )
@@ -37,7 +37,7 @@ def failures_section(run: Run, summary: Mapping[str, Any]) -> Section:
         groups.setdefault((str(entry.get("segmenter") or ""), str(entry.get("cohort"))), []).append(entry)
     if not groups:
         text = "No recovery of failures was run."
-        return Section("failures", "Recovered failures", LEAD, (Paragraph(text, "missing"),))
+        return Section("failures", "Recovered failures", INTRO, (Paragraph(text, "missing"),))
     blocks: list[Block] = []
     for (segmenter, cohort), entries in groups.items():
         stage = _stage(run, segmenter, cohort)
@@ -48,7 +48,7 @@ def failures_section(run: Run, summary: Mapping[str, Any]) -> Section:
         modes = [(plain(entry.get("policy")), entry["modes"]) for entry in entries if entry.get("modes")]
         if modes:
             blocks.append(Fold("By kind of error", (_modes(modes, str(entries[0].get("mode_rule") or "")),)))
-    return Section("failures", "Recovered failures", LEAD, tuple(blocks))
+    return Section("failures", "Recovered failures", INTRO, tuple(blocks))
 
 
 def _stage(run: Run, segmenter: str, cohort: str) -> str | None:
@@ -99,7 +99,7 @@ def _recovered(entries: list[Mapping[str, Any]]) -> Block:
     for name, outcome in (first.get("baselines") or {}).items():
         rows.append(
             (
-                head(plain(name), "control" if name in CONTROLS else "rival without latents"),
+                head(plain(name), "control" if name in CONTROLS else "baseline without latents"),
                 share_of(dig(outcome, "recovered"), n),
                 share_of(dig(outcome, "worsened"), n),
                 *_means(dig(outcome, "mean_after"), first),
@@ -137,7 +137,7 @@ def _note(entries: list[Mapping[str, Any]]) -> str:
                 f"{number(before, 3)} to {number(after, 3)}. "
             )
     return note + (
-        "The held-out edit was chosen on other patients, and so were the rivals' settings, by the same mean Dice of "
+        "The held-out edit was chosen on other patients, and so were the baselines' settings, by the same mean Dice of "
         "their worst slices; the oracle takes for each slice the strength that is best by that slice's own Dice, which "
         "nobody can do in practice."
     )

@@ -21,7 +21,7 @@ EXEMPLARS = 4
 OTHERS = 4
 """Latents of the background or of no class, at most."""
 SIDE = 144
-MINIMUM_FIRING = 1e-3
+MIN_FIRING = 1e-3
 """Share of tokens; latents that fire less often are shown only where nothing else is there."""
 CAPTION = (
     "Below: the slices on which each latent is strongest, with its activation painted over them (bright: strong; one "
@@ -34,14 +34,14 @@ TOTAL_PICTURES = 260
 
 def gallery_section(run: Run, summary: Mapping[str, Any]) -> Section:
     """Cards for each dictionary that has an atlas."""
-    lead = (
+    intro = (
         "Names are made by rules from where and on what a latent fires; they say what it goes with, not what it is "
         "for. “Lift” is how many times more often its activation lies on the class than chance would have it."
     )
     stages = run.stages("atlas/")
     if not stages:
         text = "No latents were described."
-        return Section("latents", "What the latents mean", lead, (Paragraph(text, "missing"),))
+        return Section("latents", "What the latents mean", intro, (Paragraph(text, "missing"),))
     trained_on = {one["name"]: one.get("trained_on") for one in summary.get("segmenters") or []}
     share = max(3, min(LATENTS, TOTAL_PICTURES // EXEMPLARS // len(stages)))
     blocks: list[Block] = [Paragraph(CAPTION, "note"), Drawing(activation_scale())]
@@ -51,7 +51,7 @@ def gallery_section(run: Run, summary: Mapping[str, Any]) -> Section:
         atlas = LatentAtlas.read(run.artifact(stage))
         slices = described_slices(run, str(cohort)) if f"slices/{cohort}" in run else None
         blocks.append(_cards(name, atlas, slices, share))
-    return Section("latents", "What the latents mean", lead, tuple(blocks))
+    return Section("latents", "What the latents mean", intro, tuple(blocks))
 
 
 def described_slices(run: Run, cohort: str) -> SliceSet:
@@ -76,7 +76,7 @@ def chosen_latents(table: pl.DataFrame, classes: list[str], wanted: int) -> list
     live = table.filter(
         ~pl.col("dead") & (pl.col("n_exemplars") > 0) if "n_exemplars" in table.columns else ~pl.col("dead")
     )
-    frequent = live.filter(pl.col("firing_rate") >= MINIMUM_FIRING)
+    frequent = live.filter(pl.col("firing_rate") >= MIN_FIRING)
     live = frequent if frequent.height else live
     ranked: dict[str, list[int]] = {}
     for name in classes:

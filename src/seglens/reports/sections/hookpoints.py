@@ -13,7 +13,7 @@ Effects = Sequence[Mapping[str, Any]]
 
 def hookpoints_section(summary: Mapping[str, Any]) -> Section:
     """One chart for each segmenter, one table for all."""
-    lead = (
+    intro = (
         "A hookpoint is a place in the network where its activation can be read and changed. Here each one is replaced "
         "by its mean: if Dice hardly falls, hardly anything passes through it, and changing latents there can do "
         "little."
@@ -21,7 +21,7 @@ def hookpoints_section(summary: Mapping[str, Any]) -> Section:
     measured = [one for one in summary.get("segmenters") or [] if one.get("effects")]
     if not measured:
         return Section(
-            "hookpoints", "Where the network is opened", lead, (Paragraph("No hookpoint was measured.", "missing"),)
+            "hookpoints", "Where the network is opened", intro, (Paragraph("No hookpoint was measured.", "missing"),)
         )
     how = (
         "Bars: how far foreground pooled Dice falls, on the val slices of the model's own cohort. Blue and bold: the "
@@ -29,7 +29,7 @@ def hookpoints_section(summary: Mapping[str, Any]) -> Section:
     )
     blocks: list[Block] = [Paragraph(how, "note"), *(_chart(one) for one in measured)]
     blocks.append(Fold("Every class at every hookpoint", tuple(_table(one) for one in measured)))
-    return Section("hookpoints", "Where the network is opened", lead, tuple(blocks))
+    return Section("hookpoints", "Where the network is opened", intro, tuple(blocks))
 
 
 def _chart(one: Mapping[str, Any]) -> Chart:

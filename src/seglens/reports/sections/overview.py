@@ -44,11 +44,11 @@ def run_section(summary: Mapping[str, Any], timings: Mapping[str, float]) -> Sec
     seconds = dict(timings or summary.get("timings") or {})
     if seconds:
         blocks.append(Fold("Time of each stage", (stage_times(seconds),)))
-    lead = (
+    intro = (
         "Each cohort has its own segmentation model. A sparse dictionary splits a model's inner activation into "
         "“latents”; the latents are named, compared between models, and changed to see what that does to the masks."
     )
-    return Section("run", "What was run", lead, tuple(blocks))
+    return Section("run", "What was run", intro, tuple(blocks))
 
 
 def stage_times(seconds: Mapping[str, float]) -> Chart:

@@ -11,19 +11,19 @@ from seglens.reports.wording import CONVENTIONS, UNDEFINED, classes_of, count, d
 def segmentation_section(summary: Mapping[str, Any]) -> Section:
     """A heat table cohort x cohort, then everything behind it."""
     segmenters = summary.get("segmenters") or []
-    lead = (
+    intro = (
         "How well each model segments its own cohort and the others. A model that does well at home and badly away has "
         "met a population shift; whether its latents can mend that is asked further down."
     )
     if not any(one.get("scores") for one in segmenters):
         blocks: tuple[Block, ...] = (Paragraph("No segmenter was scored.", "missing"),)
-        return Section("segmentation", "Segmentation", lead, blocks)
+        return Section("segmentation", "Segmentation", intro, blocks)
     cohorts = [one["name"] for one in summary.get("cohorts") or []]
     cohorts += [name for one in segmenters for name in one.get("scores") or {} if name not in cohorts]
     cohorts = list(dict.fromkeys(cohorts))
     details: list[Block] = [Fold(*_details(one)) for one in segmenters if one.get("scores")]
     return Section(
-        "segmentation", "Segmentation", lead, (_matrix(segmenters, cohorts), _conventions(segmenters), *details)
+        "segmentation", "Segmentation", intro, (_matrix(segmenters, cohorts), _conventions(segmenters), *details)
     )
 
 

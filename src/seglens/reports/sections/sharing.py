@@ -19,7 +19,7 @@ from seglens.reports.wording import (
     plain,
 )
 
-LEAD = (
+INTRO = (
     "Two models are compared latent by latent. A raw share misleads: two dictionaries that begin at the same random "
     "seed look alike before they have learnt anything. So every share stands between a floor (the same, on "
     "activations that were randomly rotated and hence share no meaning) and a ceiling (the same model and data twice)."
@@ -44,7 +44,7 @@ def sharing_section(summary: Mapping[str, Any]) -> Section:
     entries = summary.get("alignments") or []
     if not entries:
         text = "No pair of dictionaries was compared (it takes two)."
-        return Section("sharing", "Shared and specific latents", LEAD, (Paragraph(text, "missing"),))
+        return Section("sharing", "Shared and specific latents", INTRO, (Paragraph(text, "missing"),))
     rows = range_rows(summary)
     figure = Chart(TITLE, range_chart(rows), range_chart(rows, width=NARROW), CAPTION, KEYS)
     blocks: list[Block] = [figure, *_universal(summary), _matrix(entries), _numbers(entries)]
@@ -53,7 +53,7 @@ def sharing_section(summary: Mapping[str, Any]) -> Section:
         blocks.append(
             Fold("Other ways to match, with and without the threshold", (*methods, Paragraph(METHODS, "note")))
         )
-    return Section("sharing", "Shared and specific latents", LEAD, tuple(blocks))
+    return Section("sharing", "Shared and specific latents", INTRO, tuple(blocks))
 
 
 METHODS = (

@@ -1,4 +1,4 @@
-"""What changing latents did to a class: curves over alpha, and before and after beside every rival and control."""
+"""What changing latents did to a class: curves over alpha, and before and after beside every baseline and control."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ import polars as pl
 from seglens.reports.blocks import Block, Cell, Chart, Fold, Heading, Key, Paragraph, Section, head, table
 from seglens.reports.charts import NARROW, Level, Series, line_chart
 from seglens.reports.palette import BLUE, DASHES, INK, MUTED, SERIES
-from seglens.reports.verdicts import CONTROLS, RANDOM, named, rivals_of, steering_finding, unchanged
+from seglens.reports.verdicts import CONTROLS, RANDOM, baselines_of, named, steering_finding, unchanged
 from seglens.reports.wording import (
     CONVENTIONS,
     UNDEFINED,
@@ -25,7 +25,7 @@ from seglens.reports.wording import (
 )
 from seglens.runs import Run
 
-LEAD = (
+INTRO = (
     "A model is run on a cohort that it was not trained on, and latents of one class are changed. Latents and strength "
     "are chosen on some patients of that cohort and judged on others. Whatever can be had without latents stands "
     "beside it."
@@ -45,11 +45,11 @@ def steering_section(run: Run, summary: Mapping[str, Any]) -> Section:
         groups.setdefault((str(entry["source"]), str(entry["target"]), str(entry["class"])), []).append(entry)
     if not groups:
         text = "No class was steered."
-        return Section("steering", "Changing latents across populations", LEAD, (Paragraph(text, "missing"),))
+        return Section("steering", "Changing latents across populations", INTRO, (Paragraph(text, "missing"),))
     blocks: list[Block] = []
     for (source, target, name), entries in groups.items():
         blocks += _group(run, f"steering/{source}-{target}-{name}", name, _sorted(entries))
-    return Section("steering", "Changing latents across populations", LEAD, tuple(blocks))
+    return Section("steering", "Changing latents across populations", INTRO, tuple(blocks))
 
 
 def _sorted(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -77,7 +77,9 @@ def _group(run: Run, stage: str, name: str, entries: list[Mapping[str, Any]]) ->
     else:
         blocks += _curves(curves, name, entries)
     blocks.append(_outcomes(entries, name))
-    blocks.append(Fold("The rivals of each other edit, and what the edits did to all classes", _rivals(entries, name)))
+    blocks.append(
+        Fold("The baselines of each other edit, and what the edits did to all classes", _baselines(entries, name))
+    )
     return blocks
 
 
@@ -129,7 +131,7 @@ def _curve(own: pl.DataFrame, operation: str, name: str, entry: Mapping[str, Any
     levels = [] if before is None else [Level("untouched", before, INK, "")]
     values = {key: score(after, "dice_pooled", name) for key, after in (entry.get("baselines") or {}).items()}
     known = sorted(((value, key) for key, value in values.items() if value is not None), reverse=True)
-    places = {key: place for place, key in enumerate(values)}  # a rival keeps its look from chart to chart
+    places = {key: place for place, key in enumerate(values)}  # a baseline keeps its look from chart to chart
     for value, key in known:
         label = f"{named(key)}, at the tuned alpha" if key in RANDOM else named(key)
         place = places[key]
@@ -153,8 +155,8 @@ def _curve(own: pl.DataFrame, operation: str, name: str, entry: Mapping[str, Any
         chosen = " Nothing beat the untouched model on the selection patients, so no strength was chosen."
     caption = (
         f"{operation[:1].upper()}{operation[1:]}. Points: the class's pooled Dice on the evaluation slices at each "
-        f"strength; a description, nothing was chosen from it.{chosen} Level lines: the untouched model and each rival "
-        "or control, tuned on the same selection patients, best first."
+        f"strength; a description, nothing was chosen from it.{chosen} Level lines: the untouched model and each "
+        "baseline or control, tuned on the same selection patients, best first."
     )
     return Chart(title, drawn[760], drawn[NARROW], caption, tuple(keys))
 
@@ -178,7 +180,7 @@ def _conventions(own: pl.DataFrame, operation: str, name: str) -> Chart:
 
 
 OUTCOME_COLUMNS = (
-    "Policy or rival",
+    "Policy or baseline",
     "Edit or setting",
     *(f"Dice {name}" for name in CONVENTIONS.values()),
     "Precision",
@@ -194,11 +196,11 @@ def _outcomes(entries: list[Mapping[str, Any]], name: str) -> Block:
         rows.append(
             (head(plain(entry.get("policy")), chosen), head(*_edit(entry)), *_figures(entry.get("after"), before, name))
         )
-    best, _ = rivals_of(entries[0], name)
+    best, _ = baselines_of(entries[0], name)
     for key, after in (entries[0].get("baselines") or {}).items():
-        remark = "control" if key in CONTROLS else "rival without latents"
+        remark = "control" if key in CONTROLS else "baseline without latents"
         if best is not None and key == best[0]:
-            remark = "best rival without latents"
+            remark = "best baseline without latents"
         setting = _setting(entries[0], key) or UNDEFINED
         rows.append((head(named(key), remark), head(setting), *_figures(after, before, name)))
     note = (
@@ -237,7 +239,7 @@ def _figures(after: Any, before: Any, name: str) -> list[Cell]:
     return cells
 
 
-def _rivals(entries: list[Mapping[str, Any]], name: str) -> tuple[Block, ...]:
+def _baselines(entries: list[Mapping[str, Any]], name: str) -> tuple[Block, ...]:
     blocks: list[Block] = []
     seen: list[Any] = [entries[0].get("baselines")]
     for entry in entries[1:]:

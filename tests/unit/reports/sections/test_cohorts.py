@@ -35,7 +35,7 @@ def test_few_patients_give_more_than_one_slice_each() -> None:
     assert len(sample_rows(slices_of(["a"], [0], ["test"]), 4)) == 1
 
 
-def test_faults_are_listed_with_their_cure_and_without_folders(full_run: Run) -> None:
+def test_faults_are_listed_with_their_fix_and_without_folders(full_run: Run) -> None:
     section = cohorts_section(full_run, full_run.summary)
     found = next(b for b in section.blocks if b.kind == "table" and b.caption.startswith("Findings"))
     assert [cell.text for cell in found.rows[0]] == [

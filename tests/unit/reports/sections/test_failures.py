@@ -18,7 +18,7 @@ def test_pictures_show_before_after_and_reference(full_run: Run) -> None:
     assert pictures.pictures[0].uri != pictures.pictures[1].uri
 
 
-def test_recovered_stands_beside_random_and_rivals(full_run: Run) -> None:
+def test_recovered_stands_beside_random_and_baselines(full_run: Run) -> None:
     table = next(b for b in failures_section(full_run, full_run.summary).blocks if b.kind == "table")
     rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
     assert rows["held-out edit"] == ["3 (25%)", "–", "0.250", "+0.040", "1.7 (14%)", "–", "0.220"]

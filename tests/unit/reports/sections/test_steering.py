@@ -15,14 +15,14 @@ def test_curves_show_every_baseline_as_a_level(full_run: Run) -> None:
     assert "chosen (2.00)" in charts[0].caption
 
 
-def test_the_table_holds_each_policy_and_rival_with_its_difference(full_run: Run) -> None:
+def test_the_table_holds_each_policy_and_baseline_with_its_difference(full_run: Run) -> None:
     section = steering_section(full_run, full_run.summary)
     table = next(block for block in section.blocks if block.kind == "table")
     by_name = {row[0].text: row for row in table.rows}
     assert {"untouched", "held-out", "oracle", "logit bias", "random latents", "reconstruction only"} <= set(by_name)
     assert (by_name["logit bias"][2].text, by_name["logit bias"][2].sub) == ("0.056", "+0.003")
     assert by_name["logit bias"][1].text == "bias 0.00, 0.50, −0.50"
-    assert by_name["whole activation at its mean"][0].sub == "best rival without latents"
+    assert by_name["whole activation at its mean"][0].sub == "best baseline without latents"
     assert by_name["random latents"][0].sub == "control"
 
 

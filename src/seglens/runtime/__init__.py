@@ -1,0 +1,1 @@
+"""What everything stands on: processes, signals, memory, files that appear whole or not at all."""

@@ -1,0 +1,236 @@
+"""Which latents to pull: by what they fire on, and by what they do to a class.
+
+Class association alone picks weak latents (one may fire on edema and move nothing behind it), so it demands firing
+mass and lift, and stands beside the signed causal effect: gradient x code, on errors and hits of the selection slices.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from seglens.activations.replay import Replay
+from seglens.cohorts.slices import SliceSet
+from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.runtime.progress import Progress, silent
+from seglens.segmenters.scoring import Scores
+from seglens.segmenters.segmenter import Segmenter
+from seglens.semantics.atlas import LatentAtlas
+from seglens.shapes import Logits, Masks, TokenGrid
+from seglens.steering.edits import LatentEdit
+from seglens.steering.sweep import UNEDITED, sweep
+
+MIN_LIFT = 2.0
+MIN_MASS_RATIO = 0.1
+MIN_FIRING = 1e-4
+
+
+@dataclass(frozen=True)
+class LatentAttribution:
+    """First-order effect of every latent on a class, per pixel of three regions, over the selection slices.
+
+    ``scale[r][i]`` is the sum over tokens of code x gradient: how the class's log odds in region r rise when latent i
+    is multiplied by 1 + epsilon. ``shift[r][i]`` is the sum of gradients along the latent's direction: the same for
+    adding epsilon at every token. Both are divided by the region's pixels, and 0 where the region is empty.
+
+    Attributes:
+        scale: {"hit", "false_positive", "false_negative": [m]}.
+        shift: likewise.
+        pixels: {region: number of pixels}.
+        firing: [m] share of tokens at which a latent fires on these slices.
+        mass: [m] sum of its codes.
+        within: {region: [m]} mean code over the tokens of a region, each token counted by the region's share of it.
+        spread: [m] root mean square of the code over all tokens.
+    """
+
+    scale: dict[str, Float[Tensor, " m"]]
+    shift: dict[str, Float[Tensor, " m"]]
+    pixels: dict[str, int]
+    firing: Float[Tensor, " m"]
+    mass: Float[Tensor, " m"]
+    within: dict[str, Float[Tensor, " m"]] = field(default_factory=dict)
+    spread: Float[Tensor, " m"] = field(default_factory=lambda: torch.zeros(0))
+
+    def repair(self, kind: str) -> Float[Tensor, " m"]:
+        """What scaling or shifting up each latent repairs: false negatives gain log odds, false positives lose them.
+
+        Each region counts with its share of the wrong pixels; with no wrong pixel at all the hits stand in.
+
+        Args:
+            kind: ``"scale"`` or ``"shift"``.
+        """
+        effects = self.scale if kind == "scale" else self.shift
+        missed, invented = self.pixels["false_negative"], self.pixels["false_positive"]
+        if missed + invented == 0:
+            return effects["hit"]
+        return (missed * effects["false_negative"] - invented * effects["false_positive"]) / (missed + invented)
+
+
+REGIONS = ("hit", "false_positive", "false_negative")
+
+
+def latent_attribution(
+    segmenter: Segmenter,
+    dictionary: SparseAutoencoder,
+    slices: SliceSet,
+    *,
+    target: int | None,
+    batch_size: int = 16,
+    progress: Progress = silent,
+) -> LatentAttribution:
+    """Gradient x code of every latent: one backward pass from the logits to the hookpoint for each region.
+
+    Args:
+        segmenter: the untouched network.
+        dictionary: of one of its hookpoints.
+        slices: selection slices with masks.
+        target: label of the class; None for the whole foreground against background.
+        batch_size: slices at once.
+        progress: told after each batch.
+    """
+    replay = Replay(segmenter, dictionary.hookpoint)
+    m = dictionary.n_latents
+    sums = {kind: {region: torch.zeros(m, dtype=torch.float64) for region in REGIONS} for kind in ("scale", "shift")}
+    pixels = dict.fromkeys(REGIONS, 0)
+    fired, mass, n_tokens = torch.zeros(m), torch.zeros(m, dtype=torch.float64), 0
+    squares = torch.zeros(m, dtype=torch.float64)
+    within = {region: torch.zeros(m, dtype=torch.float64) for region in REGIONS}
+    covered = dict.fromkeys(REGIONS, 0.0)
+    for rows in slices.batches(batch_size):
+        replay.record(slices.images(rows).to(segmenter.device))
+        leaves: list[Tensor] = []
+
+        def leaf(grid: TokenGrid, leaves: list[Tensor] = leaves) -> TokenGrid:
+            leaves.append(grid.detach().clone().requires_grad_())
+            return leaves[-1]
+
+        with torch.enable_grad():
+            logits = replay.logits(leaf)
+            odds = _log_odds(logits, target)
+        tokens = leaves[0].detach().flatten(0, 2)
+        codes = dictionary.encode(tokens)
+        fired += codes.firing_counts()
+        n_tokens += codes.n
+        token_rows, columns = codes.token_rows(), codes.latents.long()
+        mass.index_add_(0, columns, codes.values.double())
+        squares.index_add_(0, columns, codes.values.double() ** 2)
+        regions = _regions(logits.detach(), slices.masks(rows).to(logits.device), target)
+        for region, where in regions.items():
+            count = int(where.sum())
+            if count == 0:
+                continue
+            pixels[region] += count
+            grid = (leaves[0].shape[1], leaves[0].shape[2])
+            share = functional.adaptive_avg_pool2d(where[:, None].double(), grid).flatten()
+            covered[region] += float(share.sum())
+            within[region].index_add_(0, columns, share[token_rows] * codes.values.double())
+            (gradient,) = torch.autograd.grad(odds[where].sum(), leaves[0], retain_graph=True)
+            along = gradient.flatten(0, 2) @ dictionary.W_dec.T / dictionary.scale  # d odds / d code, [n m]
+            sums["shift"][region] += along.sum(0).double()
+            sums["scale"][region].index_add_(0, columns, (along[token_rows, columns] * codes.values).double())
+        progress(rows[-1] + 1, len(slices))
+    means = {
+        kind: {region: (total / max(1, pixels[region])).float() for region, total in by_region.items()}
+        for kind, by_region in sums.items()
+    }
+    return LatentAttribution(
+        means["scale"],
+        means["shift"],
+        pixels,
+        fired / max(1, n_tokens),
+        mass.float(),
+        {region: (total / (covered[region] or 1.0)).float() for region, total in within.items()},
+        (squares / max(1, n_tokens)).sqrt().float(),
+    )
+
+
+def associated_latents(atlas: LatentAtlas, class_name: str) -> list[int]:
+    """Live latents by association with a class (paper, section 7), strongest first.
+
+    Only latents with lift >= 2 over the class's base rate and at least a tenth of the mean live latent's mass: without
+    that the list is led by nearly dead ones.
+
+    Raises:
+        ValueError: the atlas does not know the class.
+    """
+    column, lift = f"p_{class_name}", f"lift_{class_name}"
+    if column not in atlas.table.columns:
+        known = [name[2:] for name in atlas.table.columns if name.startswith("p_") and not name.endswith("_top")]
+        raise ValueError(f"no class {class_name!r} in the atlas; it has {', '.join(known)}")
+    live = atlas.table.filter(~pl.col("dead") & (pl.col("mass") > 0))
+    strong = live.filter((pl.col(lift) >= MIN_LIFT) & (pl.col("mass") >= MIN_MASS_RATIO * pl.col("mass").mean()))
+    return strong.sort([column, "latent"], descending=[True, False])["latent"].to_list()
+
+
+def causal_latents(effects: LatentAttribution, kind: str) -> tuple[list[int], list[int]]:
+    """Latents whose strengthening repairs, and those whose weakening does, each by size of the effect.
+
+    Args:
+        effects: of the class on the selection slices.
+        kind: ``"scale"`` for multiplying, ``"shift"`` for adding.
+    """
+    repair = torch.where(effects.firing >= MIN_FIRING, effects.repair(kind), 0.0)
+    order = repair.abs().sort(descending=True, stable=True).indices
+    order = order[repair[order] != 0]
+    up = repair[order] > 0
+    return order[up].tolist(), order[~up].tolist()
+
+
+def contrast_latents(effects: LatentAttribution, region: str = "false_positive") -> list[int]:
+    """Latents that fire more in a wrong region than where the class is rightly found, by their standardised difference.
+
+    Args:
+        effects: of the class on the selection slices.
+        region: ``"false_positive"`` or ``"false_negative"``.
+    """
+    difference = (effects.within[region] - effects.within["hit"]) / effects.spread.clamp_min(1e-12)
+    difference = torch.where(effects.firing >= MIN_FIRING, difference, 0.0)
+    order = difference.sort(descending=True, stable=True).indices
+    return order[difference[order] > 0].tolist()
+
+
+def ablated_latents(
+    segmenter: Segmenter,
+    dictionary: SparseAutoencoder,
+    slices: SliceSet,
+    latents: Sequence[int],
+    *,
+    objective: Callable[[Scores], Mapping[str, float]],
+    batch_size: int = 16,
+) -> tuple[list[int], list[int]]:
+    """What each latent is good for, measured: zero it alone and see what becomes of the objective.
+
+    Args:
+        segmenter: the untouched network.
+        dictionary: of one of its hookpoints.
+        slices: selection slices with masks.
+        latents: each is ablated by itself.
+        objective: from scores to one number an edit, larger is better.
+        batch_size: slices at once.
+
+    Returns:
+        Latents whose loss costs most, and those whose loss gains most, each by size of the change.
+    """
+    edits = {str(latent): LatentEdit(dictionary.hookpoint, dictionary.hash, (latent,), "zero") for latent in latents}
+    values = objective(sweep(segmenter, dictionary, slices, edits, batch_size=batch_size))
+    gains = {latent: values[str(latent)] - values[UNEDITED] for latent in latents}
+    useful = sorted((latent for latent in latents if gains[latent] < 0), key=lambda latent: (gains[latent], latent))
+    harmful = sorted((latent for latent in latents if gains[latent] > 0), key=lambda latent: (-gains[latent], latent))
+    return useful, harmful
+
+
+def _log_odds(logits: Logits, target: int | None) -> Float[Tensor, "B H W"]:
+    if target is None:
+        return logits[:, 1:].logsumexp(dim=1) - logits[:, 0]
+    others = [label for label in range(logits.shape[1]) if label != target]
+    return logits[:, target] - logits[:, others].logsumexp(dim=1)
+
+
+def _regions(logits: Logits, masks: Masks, target: int | None) -> dict[str, Tensor]:
+    predicted = logits.argmax(dim=1)
+    positive, true = (predicted > 0, masks > 0) if target is None else (predicted == target, masks == target)
+    return {"hit": positive & true, "false_positive": positive & ~true, "false_negative": ~positive & true}

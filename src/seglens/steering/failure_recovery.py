@@ -1,0 +1,397 @@
+"""The worst slices of a segmenter, how they fail, and how many an edit of latents recovers (paper, section 6.1)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from seglens.activations.hooks import activations
+from seglens.activations.replay import Replay
+from seglens.artifacts import Artifact, Draft
+from seglens.cohorts.slices import SliceSet
+from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.runtime.distributed import broadcast_from_main
+from seglens.runtime.progress import Progress, silent
+from seglens.segmenters.scoring import Scores, evaluate
+from seglens.segmenters.segmenter import Segmenter, most_likely
+from seglens.semantics.atlas import LatentAtlas
+from seglens.shapes import Masks
+from seglens.steering.adaptation import check_disjoint, tune_on, whole_activation
+from seglens.steering.attribution import latent_attribution
+from seglens.steering.baselines import mean_slice_foreground, random_latents
+from seglens.steering.edits import LatentEdit, change_of, check_edits, slice_change
+from seglens.steering.policies import N_LATENTS, oracle_choice, oracle_scores, slice_dice
+from seglens.steering.searching import candidates_of, random_searches, search
+from seglens.steering.shared_codes import SharedCodes
+from seglens.steering.sweep import UNEDITED, RowChange, always, part_of, sweep, sweep_changes
+
+PAPER_ALPHAS = (0.25, 0.5, 1.0, 2.0, 5.0)
+HELD_OUT_ALPHAS: Mapping[Any, tuple[float, ...]] = {"multiply": (0.25, 0.5, 2.0, 5.0), "add": (-1.0, -0.5, 0.5, 1.0)}
+MODE_RULE = "FP where at least two thirds of the errors are foreground that is predicted and not there, FN where at \
+most one third are; else mixed (a foreground pixel of a wrong class is one error of each kind)"
+N_EXAMPLES = 6
+POLICIES = ("held_out", "oracle")
+
+
+@dataclass(frozen=True)
+class FailureResult:
+    """What edits recovered of a segmenter's worst slices.
+
+    Attributes:
+        results: one dictionary a policy (held_out, oracle): segmenter, cohort, policy, n, n_eligible (slices with a
+            lesion, of which the n worst are the failures), dice_of_best_failure, recovered (gain of at least
+            minimum_gain), worsened (loss of at least as much), net (recovered - worsened), the same with random_ in
+            front (mean over the draws; random_recovered_draws, random_worsened_draws), random_best_recovered,
+            random_best_worsened, random_best_net (held_out only: the draw that is best on the selection slices),
+            mean_before, mean_after, random_mean_after, minimum_gain, recovered_means (the rule in words), edit,
+            operation, latents, alpha, is_identity, modes {FP, FN, mixed: {n, recovered, worsened, mean_before,
+            mean_after}}, mode_rule, baselines {name: {recovered, worsened, net, mean_after}}. Means are of the slices'
+            foreground Dice: mean over the classes in the slice's mask. held_out also: dice_all_before, dice_all_after
+            (pooled foreground Dice of the edit on all evaluation slices), firing_rate, random_firing_rates.
+        slices: one row a failing slice: row (of the evaluation set), case, patient, volume, mode, false_positive,
+            false_negative (pixels), dice_before, dice_held_out, dice_oracle, oracle_alpha, oracle_latents, and
+            dice_<name> of every control and baseline (``dice_ccf``, ``dice_random 0``; ``dice_oracle 2`` is the slice's
+            own latents at alpha 2 and ``dice_random oracle 0 2`` other latents).
+        examples: up to six slices evenly spaced from the largest to the smallest gain of held_out: rows [e] (of the
+            evaluation set), truth, before, held_out, oracle [e H W] uint8.
+    """
+
+    results: list[dict[str, Any]]
+    slices: pl.DataFrame
+    examples: Mapping[str, Tensor]
+
+    def write(self, draft: Draft) -> None:
+        """Write into an artifact of kind ``"failures"``."""
+        draft.save_document("results", self.results)
+        draft.save_table("slices", self.slices)
+        draft.save_tensors("examples", self.examples)
+
+    @classmethod
+    def read(cls, artifact: Artifact) -> "FailureResult":
+        """Read what ``write`` wrote."""
+        return cls(artifact.document("results"), artifact.table("slices"), artifact.tensors("examples"))
+
+
+def recover(
+    segmenter: Segmenter,
+    dictionary: SparseAutoencoder,
+    atlas: LatentAtlas,
+    selection: SliceSet,
+    evaluation: SliceSet,
+    *,
+    worst: int = 60,
+    minimum_gain: float = 0.05,
+    n_latents: Sequence[int] = N_LATENTS,
+    n_most_active: int = 5,
+    random_draws: int = 2,
+    source: str = "",
+    batch_size: int = 16,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> FailureResult:
+    """Steer a segmenter's worst slices, by two policies, beside random latents and output-level baselines.
+
+    ``oracle`` multiplies each slice's own most active latents by the best of 0.25, 0.5, 1, 2, 5 for that slice's mask
+    (the paper). ``held_out`` takes one edit, chosen on the worst slices of the selection patients for their mean
+    foreground Dice. Random latents follow the same policy: for ``held_out`` they are searched as freely as the edit,
+    for ``oracle`` drawn anew for each slice, with the same alphas. The baselines are tuned on what they are judged by:
+    the mean foreground Dice of the worst selection slices.
+
+    Args:
+        segmenter: the network.
+        dictionary: of one of its hookpoints.
+        atlas: of that dictionary; its dead latents are left out.
+        selection: labelled slices of selection patients.
+        evaluation: labelled slices of other patients; the worst of them are the failures.
+        worst: how many slices, of those with a lesion; fewer where there are fewer.
+        minimum_gain: a slice is recovered when its foreground Dice rises by at least this.
+        n_latents: how many latents ``held_out`` tries together.
+        n_most_active: how many of its latents ``oracle`` scales in each slice.
+        random_draws: searches over random latents; each takes as long as the search for the edit.
+        source: name of the segmenter in the results.
+        batch_size: slices at once.
+        seed: of the random latents.
+        progress: told as batches are done.
+
+    Raises:
+        ValueError: a patient in both sets, no slice with a lesion, or parts that do not belong together.
+    """
+    check_disjoint(selection, evaluation)
+    check_edits(segmenter, dictionary, [])
+    steps = len(selection) + len(evaluation) + 2 * worst
+    chosen_from, _ = worst_slices(segmenter, selection, worst, batch_size, part_of(progress, 0, steps))
+    done = len(selection)
+    failing, rows = worst_slices(segmenter, evaluation, worst, batch_size, part_of(progress, done, steps))
+    done += len(evaluation)
+
+    dead = set(atlas.table.filter(pl.col("dead"))["latent"].to_list())
+    # gradients may differ in their last bits between GPUs: one process ranks the latents for all
+    effects = broadcast_from_main(
+        lambda: latent_attribution(segmenter, dictionary, chosen_from, target=None, batch_size=batch_size)
+    )
+    by_mass = effects.mass.sort(descending=True, stable=True).indices.tolist()
+    chosen = search(
+        segmenter,
+        dictionary,
+        chosen_from,
+        candidates_of(
+            dictionary,
+            effects,
+            [("most active", by_mass)],
+            operations=HELD_OUT_ALPHAS,
+            n_latents=n_latents,
+            allowed=set(range(dictionary.n_latents)) - dead,
+        ),
+        effects,
+        objective=mean_slice_dice,
+        operations=list(HELD_OUT_ALPHAS),
+        batch_size=batch_size,
+        progress=part_of(progress, done, steps),
+    )
+    drawn = random_searches(
+        segmenter,
+        dictionary,
+        chosen_from,
+        chosen,
+        draws=random_draws,
+        objective=mean_slice_dice,
+        seed=seed,
+        batch_size=batch_size,
+    )
+    controls = [found.edit for found in drawn]
+    on_selection = [found.value_of(found.edit) for found in drawn]
+    tuned = tune_on(segmenter, chosen_from, target=None, objective=mean_slice_foreground, batch_size=batch_size)
+
+    mass, firing = slice_activity(segmenter, dictionary, failing, batch_size)
+    most = min(n_most_active, int((firing > 0).sum()) // 2)
+    own = mass.sort(dim=1, descending=True, stable=True).indices[:, :most]
+    of_slices = _random_of_slices(firing, own, random_draws, seed)
+    changes: dict[str, RowChange] = {"held_out": always(change_of(dictionary, [chosen.edit]))}
+    changes |= {f"random {number}": always(change_of(dictionary, [edit])) for number, edit in enumerate(controls)}
+    for name, latents in [("oracle", own), *((f"random oracle {d}", each) for d, each in enumerate(of_slices))]:
+        shared = SharedCodes(dictionary)
+        changes |= {f"{name} {alpha:g}": _of_slices(shared, latents, alpha) for alpha in PAPER_ALPHAS if alpha != 1}
+    changes |= whole_activation(dictionary)
+    scores = sweep_changes(
+        segmenter,
+        dictionary.hookpoint,
+        failing,
+        changes,
+        rules={name: rule.rule for name, rule in tuned.items()},
+        batch_size=batch_size,
+        progress=part_of(progress, steps - len(failing), steps),
+    )
+    tables = [scores]
+    for name in ["oracle", *(f"random oracle {number}" for number in range(random_draws))]:
+        names = [f"{name} {alpha:g}" for alpha in PAPER_ALPHAS if alpha != 1]
+        tables.append(oracle_scores(scores, names, target=None, name=name))
+    dice = _dice_by_slice(Scores.merged(tables))
+    table = _table(failing, rows, scores, dice, own)
+    everywhere = sweep(segmenter, dictionary, evaluation, {"held_out": chosen.edit}, batch_size=batch_size)
+    head = {
+        "segmenter": source,
+        "cohort": evaluation.name,
+        "n": len(failing),
+        "n_eligible": slice_dice(everywhere, None)["row"].n_unique(),
+        "dice_of_best_failure": dice[UNEDITED].max(),
+        "minimum_gain": minimum_gain,
+        "recovered_means": f"the slice's foreground Dice rises by at least {minimum_gain:g}",
+        "mode_rule": MODE_RULE,
+        "baselines": {
+            name: _recovery(dice, name, minimum_gain) | {"setting": dict(tuned[name].setting) if name in tuned else {}}
+            for name in (*tuned, *whole_activation(dictionary))
+        },
+    }
+    held_out = {
+        "policy": "held_out",
+        "edit": chosen.edit.name,
+        "operation": chosen.edit.operation,
+        "latents": list(chosen.edit.latents),
+        "alpha": chosen.edit.value,
+        "chosen_by": chosen.chosen_by(chosen.edit),
+        "is_identity": chosen.edit.is_identity,
+        "firing_rate": chosen.firing_rate(chosen.edit),
+        "random_firing_rates": [found.firing_rate(found.edit) for found in drawn],
+        "dice_all_before": everywhere.summary(UNEDITED)["dice_pooled"]["foreground"],
+        "dice_all_after": everywhere.summary("held_out")["dice_pooled"]["foreground"],
+    }
+    if drawn:
+        best = max(range(random_draws), key=lambda draw: on_selection[draw])
+        recovery = _recovery(dice, f"random {best}", minimum_gain)
+        held_out |= {f"random_best_{key}": recovery[key] for key in ("recovered", "worsened", "net", "mean_after")}
+    oracle = {
+        "policy": "oracle",
+        "edit": f"multiply, each slice's {own.shape[1]} most active latents, best alpha a slice",
+        "operation": "multiply",
+        "latents": None,
+        "alpha": None,
+        "chosen_by": "the evaluated slice's own mask",
+        "is_identity": own.shape[1] == 0,
+    }
+    results = [
+        head
+        | description
+        | _outcome(
+            dice, table, str(description["policy"]), random=prefix, draws=random_draws, minimum_gain=minimum_gain
+        )
+        for description, prefix in ((held_out, "random"), (oracle, "random oracle"))
+    ]
+    return FailureResult(results, table, _examples(segmenter, dictionary, failing, table, edit=chosen.edit, own=own))
+
+
+def worst_slices(
+    segmenter: Segmenter, slices: SliceSet, worst: int, batch_size: int = 16, progress: Progress = silent
+) -> tuple[SliceSet, list[int]]:
+    """The slices with a lesion and the lowest foreground Dice, and their rows; worst first.
+
+    Raises:
+        ValueError: no slice shows a lesion.
+    """
+    dice = slice_dice(evaluate(segmenter, slices, batch_size=batch_size, progress=progress), None).sort("dice", "row")
+    if dice.is_empty():
+        raise ValueError(f"none of the {len(slices)} slices of {slices.name!r} shows a lesion; failures need some")
+    rows = dice["row"].head(worst).to_list()
+    return slices.select(rows), rows
+
+
+def error_mode(false_positive: int, false_negative: int) -> str:
+    """``FP``, ``FN`` or ``mixed``: see ``MODE_RULE``; ``none`` without any wrong pixel."""
+    wrong = false_positive + false_negative
+    if wrong == 0:
+        return "none"
+    return "FP" if 3 * false_positive >= 2 * wrong else "FN" if 3 * false_positive <= wrong else "mixed"
+
+
+def mean_slice_dice(scores: Scores) -> dict[str, float]:
+    """Mean over slices of the foreground Dice, for each edit."""
+    means = slice_dice(scores, None).group_by("edit", maintain_order=True).agg(pl.col("dice").mean())
+    return dict(means.iter_rows())
+
+
+@torch.no_grad()
+def slice_activity(
+    segmenter: Segmenter, dictionary: SparseAutoencoder, slices: SliceSet, batch_size: int = 16
+) -> tuple[Float[Tensor, "B m"], Float[Tensor, " m"]]:
+    """Sum of every latent's codes over each slice, and the share of all tokens at which it fires."""
+    masses, fired, n_tokens = [], torch.zeros(dictionary.n_latents), 0
+    for batch in slices.batches(batch_size):
+        grid = activations(segmenter, dictionary.hookpoint, slices.images(batch).to(segmenter.device))
+        codes = dictionary.encode(grid.flatten(0, 2))
+        place = codes.token_rows() // (grid.shape[1] * grid.shape[2]) * dictionary.n_latents + codes.latents
+        sums = torch.zeros(len(batch) * dictionary.n_latents, dtype=torch.float64, device=place.device)
+        masses.append(sums.index_add_(0, place, codes.values.double()).view(len(batch), -1).float())
+        fired += codes.firing_counts().cpu()
+        n_tokens += codes.n
+    return torch.cat(masses), fired / n_tokens
+
+
+def _random_of_slices(
+    firing: Float[Tensor, " m"], own: Int[Tensor, "B s"], draws: int, seed: int
+) -> list[Int[Tensor, "B s"]]:
+    """For each slice as many other latents that fire about as often, drawn anew for each slice."""
+    sets = [
+        random_latents(firing, latents.tolist(), draws=draws, seed=seed + number) for number, latents in enumerate(own)
+    ]
+    return [torch.tensor([of_slice[draw] for of_slice in sets]) for draw in range(draws)]
+
+
+def _of_slices(shared: SharedCodes, latents: Int[Tensor, "B s"], alpha: float) -> RowChange:
+    return lambda rows: slice_change(shared.dictionary, latents[list(rows)], alpha, shared)
+
+
+def _dice_by_slice(scores: Scores) -> pl.DataFrame:
+    return slice_dice(scores, None).pivot("edit", index="row", values="dice").sort("row")
+
+
+def _recovery(dice: pl.DataFrame, name: str, minimum_gain: float) -> dict[str, Any]:
+    gain = dice[name] - dice[UNEDITED]
+    recovered, worsened = int((gain >= minimum_gain).sum()), int((gain <= -minimum_gain).sum())
+    mean_after = float(dice[name].sum()) / len(dice)
+    return {"recovered": recovered, "worsened": worsened, "net": recovered - worsened, "mean_after": mean_after}
+
+
+def _outcome(
+    dice: pl.DataFrame, table: pl.DataFrame, policy: str, *, random: str, draws: int, minimum_gain: float
+) -> dict[str, Any]:
+    controls = [_recovery(dice, f"{random} {number}", minimum_gain) for number in range(draws)]
+    modes = {}
+    for mode in ("FP", "FN", "mixed"):
+        rows = table.filter(pl.col("mode") == mode)
+        gain = rows[f"dice_{policy}"] - rows["dice_before"]
+        modes[mode] = {
+            "n": len(rows),
+            "recovered": int((gain >= minimum_gain).sum()),
+            "worsened": int((gain <= -minimum_gain).sum()),
+            "mean_before": float(rows["dice_before"].sum()) / len(rows) if len(rows) else None,
+            "mean_after": float(rows[f"dice_{policy}"].sum()) / len(rows) if len(rows) else None,
+        }
+    return _recovery(dice, policy, minimum_gain) | {
+        "mean_before": float(dice[UNEDITED].sum()) / len(dice),
+        "modes": modes,
+        **{
+            f"random_{key}": sum(control[key] for control in controls) / draws if draws else None
+            for key in ("recovered", "worsened", "net", "mean_after")
+        },
+        "random_recovered_draws": [control["recovered"] for control in controls],
+        "random_worsened_draws": [control["worsened"] for control in controls],
+    }
+
+
+def _table(
+    failing: SliceSet, rows: Sequence[int], scores: Scores, dice: pl.DataFrame, own: Int[Tensor, "B s"]
+) -> pl.DataFrame:
+    wrong = (
+        scores.table.filter((pl.col("edit") == UNEDITED) & (pl.col("label") > 0))
+        .group_by("row", maintain_order=True)
+        .agg(
+            (pl.col("predicted") - pl.col("tp")).sum().alias("false_positive"),
+            (pl.col("truth") - pl.col("tp")).sum().alias("false_negative"),
+        )
+        .sort("row")
+    )
+    taken = oracle_choice(scores, [f"oracle {alpha:g}" for alpha in PAPER_ALPHAS if alpha != 1], target=None)
+    alphas = {UNEDITED: 1.0} | {f"oracle {alpha:g}": alpha for alpha in PAPER_ALPHAS}
+    return failing.index.select("case", "patient", "volume").with_columns(
+        pl.Series("row", rows, dtype=pl.UInt32),
+        pl.Series("mode", [error_mode(p, n) for p, n in wrong.select("false_positive", "false_negative").iter_rows()]),
+        wrong["false_positive"],
+        wrong["false_negative"],
+        dice[UNEDITED].alias("dice_before"),
+        dice["held_out"].alias("dice_held_out"),
+        dice["oracle"].alias("dice_oracle"),
+        pl.Series("oracle_alpha", [alphas[edit] for edit in taken["edit"]]),
+        pl.Series("oracle_latents", own.tolist(), dtype=pl.List(pl.Int32)),
+        *(dice[name].alias(f"dice_{name}") for name in dice.columns if name not in ("row", UNEDITED, *POLICIES)),
+    )
+
+
+@torch.no_grad()
+def _examples(
+    segmenter: Segmenter,
+    dictionary: SparseAutoencoder,
+    failing: SliceSet,
+    table: pl.DataFrame,
+    *,
+    edit: LatentEdit,
+    own: Int[Tensor, "B s"],
+) -> dict[str, Tensor]:
+    gains = (table["dice_held_out"] - table["dice_before"]).to_list()
+    order = sorted(range(len(gains)), key=lambda number: (-gains[number], number))
+    count = min(N_EXAMPLES, len(order))
+    places = [order[round(i * (len(order) - 1) / max(1, count - 1))] for i in range(count)]
+    masks: dict[str, list[Masks]] = {"before": [], "held_out": [], "oracle": []}
+    replay = Replay(segmenter, dictionary.hookpoint)
+    for place in places:
+        before = replay.record(failing.images([place]).to(segmenter.device))
+        best = slice_change(dictionary, own[[place]], table["oracle_alpha"][place])
+        masks["before"].append(most_likely(before))
+        masks["held_out"].append(most_likely(replay.logits(change_of(dictionary, [edit]))))
+        masks["oracle"].append(most_likely(replay.logits(best)))
+    rows = torch.tensor(table["row"].to_list(), dtype=torch.int64)[places]
+    return {"rows": rows, "truth": failing.masks(places)} | {
+        name: torch.cat(part).cpu() for name, part in masks.items()
+    }

@@ -1,0 +1,165 @@
+import json
+
+import pytest
+import torch
+from polars.testing import assert_frame_equal
+
+from seglens.artifacts import new_artifact, read_artifact
+from seglens.segmenters.scoring import evaluate
+from seglens.steering.edits import LatentEdit, slice_change, steer
+from seglens.steering.failure_recovery import FailureResult, error_mode, recover, slice_activity, worst_slices
+from seglens.steering.policies import slice_dice
+
+SETTINGS = {"worst": 10, "n_latents": (1, 3), "n_most_active": 2, "random_draws": 2, "batch_size": 4, "source": "adult"}
+
+
+BASELINES = {"ccf", "uf", "logit_bias", "drop_class", "mean_ablation", "reconstruct_only"}
+
+
+@pytest.fixture(scope="module")
+def result(world):
+    return recover(*world.parts, **SETTINGS)
+
+
+def dices(segmenter, slices, rows, masks):
+    """Mean over the classes in the mask, slice by slice, with sets."""
+    found = []
+    for row, predicted in zip(rows, masks, strict=True):
+        truth = slices.masks([row])[0]
+        values = []
+        for label in (1, 2):
+            said, true = predicted == label, truth == label
+            if true.any():
+                values.append(float(2 * (said & true).sum() / (said.sum() + true.sum())))
+        found.append(sum(values) / len(values) if values else None)
+    return found
+
+
+def test_worst_slices_are_the_worst(segmenter, evaluation):
+    predicted = segmenter.predict(evaluation.images())
+    everything = dices(segmenter, evaluation, range(len(evaluation)), predicted)
+    order = sorted((d, row) for row, d in enumerate(everything) if d is not None)
+    _, rows = worst_slices(segmenter, evaluation, 6)
+    assert [everything[row] for row in rows] == pytest.approx([d for d, _ in order[:6]])
+    _, rows = worst_slices(segmenter, evaluation, 1000)
+    assert len(rows) == len(order)
+
+
+def test_results_count_slices_that_gain_enough(segmenter, dictionary, evaluation, result):
+    held_out, oracle = result.results
+    assert [held_out["policy"], oracle["policy"]] == ["held_out", "oracle"]
+    _, rows = worst_slices(segmenter, evaluation, 10)
+    assert result.slices["row"].to_list() == rows
+    before = dices(segmenter, evaluation, rows, segmenter.predict(evaluation.images(rows)))
+    edit = LatentEdit("here", dictionary.hash, tuple(held_out["latents"]), held_out["operation"], held_out["alpha"])
+    with steer(segmenter, dictionary, [edit]):
+        after = dices(segmenter, evaluation, rows, segmenter.predict(evaluation.images(rows)))
+    assert result.slices["dice_before"].to_list() == pytest.approx(before)
+    assert result.slices["dice_held_out"].to_list() == pytest.approx(after)
+    assert held_out["recovered"] == sum(a - b >= 0.05 for a, b in zip(after, before, strict=True))
+    assert held_out["worsened"] == sum(a - b <= -0.05 for a, b in zip(after, before, strict=True))
+    assert held_out["recovered"] > held_out["random_recovered"]
+    assert held_out["dice_of_best_failure"] == pytest.approx(max(before))
+    assert held_out["n_eligible"] == int(evaluation.masks().flatten(1).any(1).sum())
+    assert held_out["dice_all_before"] == evaluate(segmenter, evaluation).summary()["dice_pooled"]["foreground"]
+    with steer(segmenter, dictionary, [edit]):
+        everywhere = evaluate(segmenter, evaluation).summary()["dice_pooled"]["foreground"]
+    assert held_out["dice_all_after"] == everywhere
+    assert held_out["random_best_net"] == held_out["random_best_recovered"] - held_out["random_best_worsened"]
+    assert held_out["random_best_recovered"] in held_out["random_recovered_draws"]
+    assert not held_out["is_identity"]
+    assert held_out["mean_before"] == pytest.approx(sum(before) / 10)
+    assert held_out["mean_after"] == pytest.approx(sum(after) / 10)
+    for row in result.results:
+        assert row["n"] == 10
+        assert row["random_recovered"] == sum(row["random_recovered_draws"]) / 2
+        assert set(row["baselines"]) == BASELINES
+        assert row["random_worsened"] == sum(row["random_worsened_draws"]) / 2
+        assert row["random_net"] == row["random_recovered"] - row["random_worsened"]
+        for recovery in (row, *row["baselines"].values()):
+            assert recovery["net"] == recovery["recovered"] - recovery["worsened"]
+        assert sum(mode["n"] for mode in row["modes"].values()) == 10
+        assert sum(mode["recovered"] for mode in row["modes"].values()) == row["recovered"]
+
+
+def test_the_oracle_takes_each_slices_best_alpha_of_its_own_latents(segmenter, dictionary, evaluation, result):
+    from seglens.activations.hooks import edit
+
+    mass, firing = slice_activity(segmenter, dictionary, evaluation, batch_size=3)
+    for row in result.slices.iter_rows(named=True):
+        grid = segmenter.network.stem(evaluation.images([row["row"]])).movedim(1, -1).detach()
+        own = dictionary.encode(grid.flatten(0, 2)).to_dense().sum(0)
+        assert torch.allclose(mass[row["row"]], own, atol=1e-4)
+        latents = own.sort(descending=True, stable=True).indices[:2]
+        assert row["oracle_latents"] == latents.tolist()
+        best = {}
+        for alpha in (1.0, 0.25, 0.5, 2.0, 5.0):
+            with edit(segmenter, "here", slice_change(dictionary, latents[None], alpha)):
+                predicted = segmenter.predict(evaluation.images([row["row"]]))
+            best[alpha] = dices(segmenter, evaluation, [row["row"]], predicted)[0]
+        assert row["dice_oracle"] == pytest.approx(max(best.values()))
+        assert best[row["oracle_alpha"]] == pytest.approx(max(best.values()))
+    assert firing.shape == (dictionary.n_latents,)
+
+
+def test_examples_are_the_masks_of_their_rows(segmenter, dictionary, evaluation, result):
+    examples = result.examples
+    rows = examples["rows"].tolist()
+    assert len(rows) == len(set(rows)) == 6
+    assert torch.equal(examples["truth"], evaluation.masks(rows))
+    assert torch.equal(examples["before"], segmenter.predict(evaluation.images(rows)))
+    for name in ("held_out", "oracle"):
+        found = dices(segmenter, evaluation, rows, examples[name])
+        table = {row["row"]: row[f"dice_{name}"] for row in result.slices.iter_rows(named=True)}
+        assert found == pytest.approx([table[row] for row in rows])
+    table = {row["row"]: row["dice_held_out"] - row["dice_before"] for row in result.slices.iter_rows(named=True)}
+    gains = [table[row] for row in rows]
+    assert gains == sorted(gains, reverse=True)
+    assert (gains[0], gains[-1]) == (max(table.values()), min(table.values()))
+
+
+def test_held_out_does_not_see_evaluation_masks(world, result):
+    evaluation = world.evaluation
+    masks = evaluation.masks()
+    masks[masks == 1] = 2
+    other = evaluation.from_tensors(
+        evaluation.images(), masks, evaluation.brains(), evaluation.index,
+        name=evaluation.name, sequences=evaluation.sequences, labels=evaluation.labels,
+    )  # fmt: skip
+    again = recover(*world.parts[:4], other, **SETTINGS)
+    for key in ("edit", "latents", "alpha"):
+        assert again.results[0][key] == result.results[0][key]
+    assert again.results[0]["mean_after"] != result.results[0]["mean_after"]
+
+
+def test_written_and_read(result, tmp_path):
+    with new_artifact(tmp_path / "failures", kind="failures", inputs={}) as draft:
+        result.write(draft)
+    read = FailureResult.read(read_artifact(tmp_path / "failures", "failures"))
+    assert read.results == json.loads(json.dumps(result.results))
+    assert_frame_equal(read.slices, result.slices)
+    assert all(torch.equal(read.examples[name], result.examples[name]) for name in result.examples)
+
+
+@pytest.mark.parametrize(
+    ("false_positive", "false_negative", "mode"),
+    [(10, 0, "FP"), (2, 1, "FP"), (199, 100, "mixed"), (1, 1, "mixed"), (1, 2, "FN"), (0, 5, "FN"), (0, 0, "none")],
+)
+def test_error_modes(false_positive, false_negative, mode):
+    assert error_mode(false_positive, false_negative) == mode
+
+
+def test_slices_without_lesions_and_shared_patients_are_refused(segmenter, dictionary, atlas, selection, evaluation):
+    empty = evaluation.from_tensors(
+        evaluation.images(), torch.zeros_like(evaluation.masks()), evaluation.brains(), evaluation.index,
+        name="empty", sequences=evaluation.sequences, labels=evaluation.labels,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="none of the 20 slices"):
+        recover(segmenter, dictionary, atlas, selection, empty, **SETTINGS)
+    with pytest.raises(ValueError, match="patients"):
+        recover(segmenter, dictionary, atlas, selection, selection, **SETTINGS)
+
+
+def test_evaluation_of_nothing_failing_is_still_defined(segmenter, evaluation):
+    scores = evaluate(segmenter, evaluation)
+    assert slice_dice(scores, None)["dice"].is_between(0, 1).all()
