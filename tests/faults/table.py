@@ -76,6 +76,10 @@ ROWS: Mapping[int, str] = {
     52: "explorer: foreign requests, paths and scripts",
     53: "language model down, slow, malformed, prompt injection in ids",
     54: "model hub offline",
+    58: "JPEG that is cut short, of inks, turned by EXIF",
+    59: "mask with shades, from resizing or JPEG",
+    60: "colour pictures as one sequence, grey ones as three",
+    61: "layout of an installed package that cannot be used",
 }
 
 HEAD = """\

@@ -167,7 +167,11 @@ def _one_channel(ref: ImageRef, pixels: NDArray[Any]) -> NDArray[Any]:
                 "save it without an alpha channel; for an image, `channels` may also name one",
             )
         raise VolumeError(
-            ref.path, "which_channel", f"has {n} different channels", 'name one, such as `channels={"FLAIR": 1}`'
+            ref.path,
+            "which_channel",
+            f"has {n} different channels",
+            'for an image name one, such as `channels={"FLAIR": 1}`, or read colours as the sequences R, G and B; '
+            "save a mask as one grey channel",
         )
     if not 0 <= ref.channel < n:
         raise VolumeError(

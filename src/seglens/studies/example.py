@@ -28,6 +28,14 @@ cohorts:
   #       channels: {FLAIR: 1}
   #       labels: {0: background, 1: tumour}
   #       mask_values: {0: 0, 255: 1}
+  # photographs (sequences: [R, G, B]); masks that were resized or saved as JPEG need a threshold:
+  # polyps:
+  #   sources:
+  #     - path: data/polyps
+  #       images: "images/{patient}.jpg"
+  #       masks: "masks/{patient}.jpg"
+  #       labels: {0: background, 1: polyp}
+  #       mask_threshold: 128
   # phantoms, with one factor switched:
   # noisy:
   #   phantom: {population: adult, subjects: 60, factors: {noise: ssa}}
