@@ -102,6 +102,7 @@ class Figure:
 def generated_run(path: Path) -> Run:
     """A finished run of one cohort and two segmenters: "wide" with 20,480 latents, and "b0" as it comes."""
     from seglens.artifacts import new_artifact
+    from seglens.dictionaries.lens import Lens
     from seglens.runs import Run, Stage
     from seglens.segmenters.architectures import build_segmenter
     from seglens.semantics.atlas import describe
@@ -116,7 +117,7 @@ def generated_run(path: Path) -> Run:
                 str(case["architecture"]), sequences=SEQUENCES, labels=LABELS, size=SIZE, settings=widths
             )
             dictionary = fitted(case, segmenter, slices)
-            atlas = describe(dictionary, segmenter, slices, batch_size=4)
+            atlas = describe(Lens(segmenter, dictionary), slices, batch_size=4)
             stages += [
                 (f"segmenter/{name}", "segmenter", segmenter),
                 (f"dictionary/{name}", "dictionary", dictionary),

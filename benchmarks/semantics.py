@@ -22,10 +22,11 @@ LOOP_LATENTS, LOOP_SLICES = 64, 40
 
 def atlas(case: Mapping[str, Any]) -> Repeat:
     """seglens: `describe`, encoding included."""
+    from seglens.dictionaries.lens import Lens
     from seglens.semantics.atlas import describe
 
-    slices, segmenter, dictionary = cohort(case), source(case), fitted(case)
-    return lambda: describe(dictionary, segmenter, slices, top_k=case["top_k"])
+    slices, lens = cohort(case), Lens(source(case), fitted(case))
+    return lambda: describe(lens, slices, top_k=case["top_k"])
 
 
 def loop(case: Mapping[str, Any]) -> Repeat:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from seglens.cohorts.slice_set import SliceSet
+    from seglens.dictionaries.lens import Lens
     from seglens.dictionaries.sae import SparseAutoencoder
     from seglens.segmenters.segmenter import Segmenter
     from seglens.steering.edits import LatentEdit
@@ -24,27 +25,29 @@ FIRING_SHARE = 0.03
 
 def sweep(case: Mapping[str, Any]) -> Repeat:
     """seglens: one call, from slices to every Dice convention's counts."""
+    from seglens.dictionaries.lens import Lens
     from seglens.steering.sweep import sweep as swept
 
     segmenter, slices = network(case), cohort(case)
-    dictionary = fitted(case, segmenter, slices)
-    edits = grid(case, dictionary)
-    return lambda: swept(segmenter, dictionary, slices, edits, batch_size=case["batch_size"])
+    lens = Lens(segmenter, fitted(case, segmenter, slices))
+    edits = grid(case, lens)
+    return lambda: swept(lens, slices, edits, batch_size=case["batch_size"])
 
 
 def full_passes(case: Mapping[str, Any]) -> Repeat:
     """A hook that encodes, edits and decodes, and a full forward pass, for every edit; every other edit is timed."""
+    from seglens.dictionaries.lens import Lens
     from seglens.segmenters.scoring import evaluate
     from seglens.steering.edits import steer
 
     segmenter, slices = network(case), cohort(case)
-    dictionary = fitted(case, segmenter, slices)
-    edits = list(grid(case, dictionary).values())[::2]
+    lens = Lens(segmenter, fitted(case, segmenter, slices))
+    edits = list(grid(case, lens).values())[::2]
 
     def repeat() -> object:
         scores = []
         for edit in edits:
-            with steer(segmenter, dictionary, [edit]):
+            with steer(lens, edit):
                 scores.append(evaluate(segmenter, slices, batch_size=case["batch_size"]))
         return scores
 
@@ -155,7 +158,7 @@ def fitted(case: Mapping[str, Any], segmenter: "Segmenter", slices: "SliceSet") 
     return dictionary
 
 
-def grid(case: Mapping[str, Any], dictionary: "SparseAutoencoder") -> dict[str, "LatentEdit"]:
+def grid(case: Mapping[str, Any], lens: "Lens") -> dict[str, "LatentEdit"]:
     """As many alphas of both operations; none of them is neutral, which would cost nothing."""
     import torch
 
@@ -163,7 +166,7 @@ def grid(case: Mapping[str, Any], dictionary: "SparseAutoencoder") -> dict[str, 
 
     alphas = torch.linspace(-1, 2.9, case["alphas"]).tolist()
     latents = range(0, case["latents"], case["latents"] // 60)
-    return alpha_grid(dictionary, {"some": latents}, {"multiply": alphas, "add": [alpha - 0.99 for alpha in alphas]})
+    return alpha_grid(lens, {"some": latents}, {"multiply": alphas, "add": [alpha - 0.99 for alpha in alphas]})
 
 
 def _case(architecture: str, hookpoint: str, alphas: int = 41, slices: int = 8) -> dict[str, Any]:

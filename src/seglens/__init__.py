@@ -28,6 +28,8 @@ _HOMES = {
     "activations.effects": ["choose_hookpoint", "hookpoint_effects"],
     "dictionaries.codes": ["Codes"],
     "dictionaries.sae": ["SparseAutoencoder"],
+    "dictionaries.lens": ["Lens", "View", "fit_lens"],
+    "dictionaries.latent_table": ["LatentTable", "latent_table"],
     "dictionaries.archetypal": ["fit_archetypal"],
     "dictionaries.fitting": ["FitPlan", "FitSettings", "fit_dictionaries", "fit_dictionary"],
     "dictionaries.quality": ["dictionary_quality"],

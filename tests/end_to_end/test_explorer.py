@@ -17,6 +17,7 @@ from fastapi.testclient import TestClient
 
 from seglens import cli
 from seglens.cohorts.slice_set import SliceSet
+from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.explorer import effects
 from seglens.explorer.access import Guard
@@ -140,7 +141,7 @@ def test_the_mask_is_that_of_the_steered_network_bit_for_bit(client, quick_run):
         asked = {"cohort": "pediatric", "row": row, "edits": [{"latents": latents, "value": value}]}
         arrays, about = packed(client.post("/api/segmenters/adult/steer", json=asked))
         edit = LatentEdit(dictionary.hookpoint, dictionary.hash, latents, "multiply", value)
-        with steer(segmenter, dictionary, [edit]):
+        with steer(Lens(segmenter, dictionary), edit):
             expected = segmenter.predict(slices.images([row]))[0]
         assert torch.equal(torch.from_numpy(arrays["mask"].copy()), expected)
         assert LatentEdit.from_description(about["edits"][0]) == edit
@@ -167,7 +168,7 @@ def test_effects_on_dice_are_those_of_whole_passes(client, quick_run):
             found[label] = 2 * int(((said == value) & (true == value)).sum()) / both if both and value else None
         return found
 
-    with steer(segmenter, dictionary, [LatentEdit(dictionary.hookpoint, dictionary.hash, (strongest,), "zero")]):
+    with steer(Lens(segmenter, dictionary), LatentEdit(dictionary.hookpoint, dictionary.hash, (strongest,), "zero")):
         after = dice()
     before = dice()
     answer = client.get(address, params={"latents": [strongest, 2]}).json()
@@ -190,7 +191,7 @@ def test_what_two_ask_for_at_once_is_measured_once(quick_run, monkeypatch):
 
     def counted(segmenter, dictionary, slices, edits, *, batch_size):
         measured.extend(edits)
-        return sweep(segmenter, dictionary, slices, edits, batch_size=batch_size)
+        return sweep(Lens(segmenter, dictionary), slices, edits, batch_size=batch_size)
 
     monkeypatch.setattr(effects, "sweep", counted)
     with TestClient(create_app(quick_run.path), base_url=HERE) as client, ThreadPoolExecutor(2) as pool:

@@ -16,6 +16,7 @@ from seglens.activations.store import ActivationStore
 from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.batch_topk import BatchTopK
 from seglens.dictionaries.fitting import FitSettings, fit_dictionary
+from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.quality import dictionary_quality
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.sharing import METHODS, align
@@ -64,7 +65,7 @@ def test_row_28_data_of_other_channels_or_classes(name, dictionary):
     }
     asks_for_images = {
         "extract": lambda: extract(segmenter, slices, "stage1"),
-        "describe": lambda: describe(dictionary, segmenter, slices, top_k=1),
+        "describe": lambda: describe(Lens(segmenter, dictionary), slices, top_k=1),
     }
     for do in (asks_for_masks if name == "labels" else asks_for_masks | asks_for_images).values():
         with pytest.raises(
@@ -214,7 +215,7 @@ def test_row_34_dead_latents_are_reported():
     quality = dictionary_quality(dictionary, store, segmenter=segmenter, slices=slices)
     assert quality["dead_share"] >= 0.5
     assert not any(isinstance(value, float) and math.isnan(value) for value in quality.values())
-    table = describe(dictionary, segmenter, slices, top_k=2).table
+    table = describe(Lens(segmenter, dictionary), slices, top_k=2).table
     dead = table.filter(pl.col("latent") % 2 == 0)
     assert dead["dead"].all()
     assert set(dead["name"]) == {"dead"}
@@ -236,9 +237,11 @@ def test_row_36_identity(operation, value, segmenter, dictionary):
     latents = () if operation == "zero" else tuple(range(16))
     with torch.no_grad():
         before = segmenter.logits(images)
-        with steer(segmenter, dictionary, [LatentEdit("stage1", dictionary.hash, latents, operation, value)]):
+        with steer(Lens(segmenter, dictionary), LatentEdit("stage1", dictionary.hash, latents, operation, value)):
             assert torch.equal(segmenter.logits(images), before)
-        with steer(segmenter, dictionary, [LatentEdit("stage1", dictionary.hash, tuple(range(16)), "multiply", 2.0)]):
+        with steer(
+            Lens(segmenter, dictionary), LatentEdit("stage1", dictionary.hash, tuple(range(16)), "multiply", 2.0)
+        ):
             assert not torch.equal(segmenter.logits(images), before)
 
 
@@ -255,7 +258,7 @@ def test_row_37_what_does_not_belong_together(segmenter, dictionary):
     ]
     with (
         pytest.raises(ValueError, match=r"has latents .16.; legal are 0..15") as caught,
-        steer(segmenter, dictionary, edits),
+        steer(Lens(segmenter, dictionary), *edits),
     ):
         pass
     assert "is for 'stage2', the dictionary for 'stage1'" in str(caught.value)
@@ -263,7 +266,7 @@ def test_row_37_what_does_not_belong_together(segmenter, dictionary):
     refused = pytest.raises(
         ValueError, match=f"fitted to segmenter {other.segmenter_hash[:12]}, this one is {segmenter.hash[:12]}"
     )
-    with refused, steer(segmenter, other, [LatentEdit("stage1", other.hash, (0,), "zero")]):
+    with refused, steer(Lens(segmenter, other), LatentEdit("stage1", other.hash, (0,), "zero")):
         pass
     with pytest.raises(ValueError, match="tokens are 9 wide; this dictionary of 'stage1' takes 8"):
         dictionary.encode(torch.zeros(2, 9))

@@ -14,6 +14,7 @@ from seglens.activations.live import live_activations
 from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.slice_set import SliceSet
 from seglens.cohorts.source_options import SourceOptions
+from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.runtime.oom import Halving, NotEnoughMemoryError
 from seglens.segmenters.gradient import LossGradient
@@ -124,9 +125,9 @@ def test_row_45_sweeps(segmenter, slices):
         6, 12, k=3, seed=0, hookpoint="middle", segmenter_hash=segmenter.hash, store_hash="none"
     )
     edits = [LatentEdit("middle", dictionary.hash, (1, 4), "multiply", value) for value in (0.0, 3.0)]
-    whole = sweep(segmenter, dictionary, slices, edits, batch_size=6)
+    whole = sweep(Lens(segmenter, dictionary), slices, edits, batch_size=6)
     with room_for(3):
-        assert sweep(segmenter, dictionary, slices, edits, batch_size=6).table.equals(whole.table)
+        assert sweep(Lens(segmenter, dictionary), slices, edits, batch_size=6).table.equals(whole.table)
 
 
 @pytest.mark.parametrize("batch_size", [5, 6])

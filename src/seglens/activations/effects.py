@@ -14,10 +14,11 @@ from torch import Tensor
 from seglens.activations.hooks import Change, capture
 from seglens.activations.replay import Replay, record_together
 from seglens.cohorts.slices import SliceSet
-from seglens.runtime.progress import Progress, silent
+from seglens.runtime.progress import Progress, part_of, silent
+from seglens.segmenters.inference import all_batches, each_batch
 from seglens.segmenters.scoring import Counts, count_scores, pooled_dice
 from seglens.segmenters.segmenter import Segmenter, most_likely
-from seglens.shapes import Logits, TokenGrid
+from seglens.shapes import Images, Logits, TokenGrid
 
 MIN_WIDTH = 32
 """With the least k of `auto`, 4, an eighth of the width is active at a token; in less, codes are hardly sparse."""
@@ -40,7 +41,6 @@ def _filled(mean: Tensor, tokens: TokenGrid) -> TokenGrid:
     return mean.to(tokens).expand_as(tokens)
 
 
-@torch.no_grad()
 def hookpoint_effects(
     segmenter: Segmenter,
     slices: SliceSet,
@@ -58,7 +58,7 @@ def hookpoint_effects(
         slices: with masks.
         hookpoints: which; None: all.
         batch_size: slices a pass.
-        progress: told after each batch, once for its means and once for every hookpoint.
+        progress: told of every slice once for the means and once for every hookpoint.
 
     Returns:
         One row a hookpoint and foreground class, and one with class ``"foreground"`` (the mean of the classes that are
@@ -74,38 +74,39 @@ def hookpoint_effects(
         segmenter.module_at(name)
     if not names:
         return pl.DataFrame(schema=SCHEMA)
-    batches = list(slices.batches(batch_size))
-    total = (1 + len(names)) * len(batches)
-
+    total = (1 + len(names)) * len(slices)
     sums: dict[str, Tensor] = {}
     n_tokens: dict[str, int] = {}
-    per_slice: dict[str, int] = {}
-    for number, rows in enumerate(batches):
+
+    def summed(_rows: Sequence[int], images: Images) -> dict[str, tuple[Tensor, int]]:
         with ExitStack() as stack:
             captures = {name: stack.enter_context(capture(segmenter, name)) for name in names}
-            segmenter.logits(slices.images(rows).to(segmenter.device))
-        for name, captured in captures.items():
-            per_slice[name] = captured.tokens.shape[1:-1].numel()
-            tokens = captured.tokens.flatten(0, -2)
-            sums[name] = sums.get(name, 0) + tokens.double().sum(0)
-            n_tokens[name] = n_tokens.get(name, 0) + len(tokens)
-        progress(number + 1, total)
+            segmenter.logits(images)
+        tokens = {name: captured.tokens.flatten(0, -2) for name, captured in captures.items()}
+        return {name: (own.double().sum(0), len(own)) for name, own in tokens.items()}
+
+    step = part_of(progress, 0, total)
+    for _, batch in each_batch(summed, segmenter, slices, batch_size=batch_size, what="hookpoints", progress=step):
+        for name, (own, n) in batch.items():
+            sums[name] = sums.get(name, 0) + own
+            n_tokens[name] = n_tokens.get(name, 0) + n
 
     # a hookpoint is ablated by what follows it alone: all else of a batch is computed once, for all hookpoints
     replays = {name: Replay(segmenter, name) for name in names}
     changes = {name: to_mean((sums[name] / n_tokens[name]).float()) for name in names}
-    untouched: list[Counts] = []
-    ablated: dict[str, list[Counts]] = {name: [] for name in names}
-    for number, rows in enumerate(batches):
-        logits = record_together(list(replays.values()), slices.images(rows).to(segmenter.device))
-        untouched.append(_counts(logits, slices, rows))
+
+    def counted(rows: Sequence[int], images: Images) -> list[Counts]:
+        counts = [_counts(record_together(list(replays.values()), images), slices, rows)]
         for order, (name, replay) in enumerate(replays.items()):
-            ablated[name].append(_counts(replay.logits(changes[name]), slices, rows))
-            progress(len(batches) + number * len(names) + order + 1, total)
-    before = pooled_dice(torch.cat(untouched), slices.labels)
-    after = {name: pooled_dice(torch.cat(counts), slices.labels) for name, counts in ablated.items()}
+            counts.append(_counts(replay.logits(changes[name]), slices, rows))
+            progress(len(slices) + rows[0] * len(names) + (order + 1) * len(rows), total)
+        return counts
+
+    parts = all_batches(counted, segmenter, slices, batch_size=batch_size, what="hookpoints")
+    before, *afters = (pooled_dice(torch.cat(counts), slices.labels) for counts in zip(*parts, strict=True))
+    after = dict(zip(names, afters, strict=True))
     table = [
-        (name, label, len(sums[name]), per_slice[name], before[label], after[name][label])
+        (name, label, len(sums[name]), n_tokens[name] // len(slices), before[label], after[name][label])
         for name in names
         for label in before
     ]

@@ -1,6 +1,6 @@
 """From slices to an ActivationStore, on one process or several."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from seglens.activations.store import KIND, SHARD_BYTES, ActivationStore
 from seglens.artifacts import Draft, hash_tensors, new_artifact, read_artifact
 from seglens.cohorts.slices import SliceSet
 from seglens.runtime.distributed import barrier, broadcast_from_main, gather_object, is_main_process, rank_range
-from seglens.runtime.oom import Halving
 from seglens.runtime.progress import Progress, silent
 from seglens.runtime.resources import require_disk, require_memory
+from seglens.segmenters.inference import BatchWork, each_batch
 from seglens.segmenters.segmenter import Segmenter
 from seglens.shapes import TokenGrid
 
@@ -92,6 +92,32 @@ def extract(
     return ActivationStore.read(read_artifact(folder, KIND))
 
 
+def each_grid(
+    segmenter: Segmenter, slices: SliceSet, hookpoint: str, *, batch_size: int = 32, progress: Progress = silent
+) -> Iterator[tuple[Sequence[int], TokenGrid]]:
+    """Rows and activation ``[B h w d_in]`` of all slices in order, batch by batch, on the segmenter's device.
+
+    Args:
+        segmenter: the network; each pass stops at the hookpoint.
+        slices: of its sequences; masks are not used.
+        hookpoint: one of the segmenter's.
+        batch_size: slices a pass; in halves once the device has no memory for a batch.
+        progress: told after each batch, in slices.
+
+    Raises:
+        ValueError: unknown hookpoint, or other sequences than the segmenter's.
+    """
+    segmenter.check_data(slices.name, slices.sequences)
+    return each_batch(
+        lambda _rows, images: activations(segmenter, hookpoint, images),
+        segmenter,
+        slices,
+        batch_size=batch_size,
+        what="activations",
+        progress=progress,
+    )
+
+
 class ForwardPass:
     """A segmenter on batches of one set of slices, up to a hookpoint.
 
@@ -110,21 +136,18 @@ class ForwardPass:
         if len(slices) == 0:
             raise ValueError(f"{slices.name!r} has no slices; nothing to extract")
         self.segmenter, self.slices, self.hookpoint = segmenter, slices, hookpoint
-        self._device = segmenter.device  # finding it walks through all modules: once, not once a batch
-        self._halving = Halving("activations", "give a smaller batch_size")
+        self._batches = BatchWork(
+            lambda _rows, images: activations(segmenter, hookpoint, images), segmenter, slices, what="activations"
+        )
 
-    @torch.no_grad()
     def __call__(self, rows: Sequence[int]) -> TokenGrid:
         """The activation of some slices ``[B h w d_in]``: on the segmenter's device, a view where that is enough.
 
         Raises:
             NotEnoughMemoryError: the device has no memory for half of them.
         """
-        parts = self._halving.parts(self._part, rows)
+        parts = [grids for _, grids in self._batches.parts(rows)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _part(self, rows: Sequence[int]) -> TokenGrid:
-        return activations(self.segmenter, self.hookpoint, self.slices.images(rows).to(self._device))
 
     def refuse_non_finite(self, shard: Shard, rows: Sequence[int]) -> None:
         """Name the slices whose tokens, as they are kept, are not finite.

@@ -1,5 +1,6 @@
 """How much of the activation, and of the segmentation, a dictionary keeps."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.dictionaries.token_source import TokenSource
-from seglens.shapes import TokenGrid
+from seglens.shapes import Images, TokenGrid
 
 if TYPE_CHECKING:
     from seglens.cohorts.slices import SliceSet
@@ -109,7 +110,7 @@ def _dice_figures(
 ) -> dict[str, float | None]:
     from seglens.activations.effects import to_mean
     from seglens.activations.replay import Replay
-    from seglens.runtime.distributed import gather_object, rank_range
+    from seglens.segmenters.inference import all_batches
     from seglens.segmenters.scoring import count_scores, scores_from_counts
     from seglens.segmenters.segmenter import most_likely
 
@@ -119,18 +120,16 @@ def _dice_figures(
 
     segmenter.check_data(slices.name, slices.sequences, slices.labels)
     replay = Replay(segmenter, dictionary.hookpoint)
-    batches = list(slices.batches(SLICES))
-    own: dict[int, list[Tensor]] = {}
-    for number in rank_range(len(batches)):
-        rows = batches[number]
-        outcomes = [replay.record(slices.images(rows).to(segmenter.device))]
+
+    def counted(rows: Sequence[int], images: Images) -> list[Tensor]:
+        outcomes = [replay.record(images)]
         outcomes += [replay.logits(change) for change in (reconstructed, to_mean(centre))]
-        own[number] = [
-            count_scores(most_likely(logits).cpu(), slices.masks(rows), slices.labels) for logits in outcomes
-        ]
+        return [count_scores(most_likely(logits).cpu(), slices.masks(rows), slices.labels) for logits in outcomes]
+
+    parts = all_batches(counted, segmenter, slices, batch_size=SLICES, what="quality")
     untouched, kept, ablated = (
         scores_from_counts(torch.cat(counts), slices).summary()["dice_pooled"]["foreground"]
-        for counts in zip(*gather_object(own), strict=True)
+        for counts in zip(*parts, strict=True)
     )
     share = None
     if untouched is not None and kept is not None and ablated is not None:

@@ -7,7 +7,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from seglens.activations.hooks import activations
+from seglens.activations.extraction import each_grid
 from seglens.activations.store import ActivationStore
 from seglens.artifacts import hash_of
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
@@ -87,6 +87,4 @@ class ActivationCache:
 
     def _batches(self, name: str, slices: SliceSet) -> Iterator[TokenGrid]:
         segmenter, hookpoint = self._study.segmenter(name), self._study.hookpoint(name)
-        for rows in slices.batches(BATCH):
-            with torch.no_grad():
-                yield activations(segmenter, hookpoint, slices.images(rows).to(segmenter.device)).cpu().float()
+        return (grid.cpu().float() for _, grid in each_grid(segmenter, slices, hookpoint, batch_size=BATCH))

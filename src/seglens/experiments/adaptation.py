@@ -14,7 +14,7 @@ import torch
 
 from seglens.artifacts import Artifact, Draft
 from seglens.cohorts.slice_set import SliceSet
-from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.dictionaries.lens import Lens
 from seglens.experiments.adaptation_latents import DEEP, deep_dictionary, differing_latents, untrained_like
 from seglens.experiments.adaptation_tables import (
     ORACLE,
@@ -31,7 +31,6 @@ from seglens.experiments.transfers import Transfer, by_transfer, patients_of, tr
 from seglens.runtime.progress import Progress
 from seglens.segmenters.intervals import FIGURES
 from seglens.segmenters.scoring import Scores
-from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import describe
 from seglens.steering.adjustables import LAST_HIDDEN, with_last_hidden
 from seglens.steering.attribution import associated_latents
@@ -133,7 +132,7 @@ def adapted(study: Study, transfer: Transfer, plan: Mapping[str, Any]) -> Artifa
 
     It holds scores.parquet (all methods and seeds), methods.json, and in full curve.parquet and alphas.parquet.
     """
-    dictionary = study.dictionary(transfer.segmenter)
+    dictionary = study.lens(transfer.segmenter).dictionary
     selection, evaluation = patients_of(study, transfer)
     inputs = dict(plan) | {
         "dictionary": dictionary.hash,
@@ -155,16 +154,16 @@ def adapted(study: Study, transfer: Transfer, plan: Mapping[str, Any]) -> Artifa
         common: dict[str, Any] = {"target": transfer.label, "deep": deep, "steps": plan["steps"]}
         known = {"deep": deep is not None, "untrained": deep is not None}
         names = possible(FULL if transfer.in_full else SHORT, segmenter, **known)
-        specific = differing_latents(segmenter, dictionary, own, selection)
+        lens = Lens(segmenter, dictionary)
+        specific = differing_latents(lens, own, selection)
         unfitted_baselines = unfitted(
             segmenter, few_of(selection, UNLABELLED_SLICES), few_of(training, UNLABELLED_SLICES)
         )
         methods = [
-            *constant_methods(segmenter, dictionary, selection, target=transfer.label, specific=specific),
+            *constant_methods(lens, selection, target=transfer.label, specific=specific),
             *(Method(baseline.name, "baseline", [baseline]) for baseline in unfitted_baselines),
             *fitted_methods(
-                segmenter,
-                dictionary,
+                lens,
                 selection,
                 names,
                 untrained=untrained,
@@ -177,12 +176,12 @@ def adapted(study: Study, transfer: Transfer, plan: Mapping[str, Any]) -> Artifa
         interventions = [intervention for method in methods for intervention in method.interventions]
         scores = evaluate_interventions(interventions, segmenter, evaluation)
         if transfer.in_full:
-            table, oracle = swept_alphas(segmenter, dictionary, selection, evaluation, transfer.label)
+            table, oracle = swept_alphas(lens, selection, evaluation, transfer.label)
             draft.save_table("alphas", table)
             scores = Scores.merged([scores, oracle])
             curve = learning_curve(
                 lambda few, seed: fitted_methods(
-                    segmenter, dictionary, few, possible(CURVE, segmenter, **known), seeds=(seed,), **common
+                    lens, few, possible(CURVE, segmenter, **known), seeds=(seed,), **common
                 ),
                 methods,
                 selection,
@@ -232,19 +231,17 @@ def learning_curve(
     return interventions
 
 
-def swept_alphas(
-    segmenter: Segmenter, dictionary: SparseAutoencoder, selection: SliceSet, evaluation: SliceSet, target: str
-) -> tuple[pl.DataFrame, Scores]:
+def swept_alphas(lens: Lens, selection: SliceSet, evaluation: SliceSet, target: str) -> tuple[pl.DataFrame, Scores]:
     """ALS and MLS of the class's most associated latents over alpha, on the evaluation slices: a description.
 
     Returns:
         One row an operation, alpha and class with every figure; and the scores of the paper's oracle: the best alpha a
         slice by that slice's own mask, of either operation.
     """
-    atlas = describe(dictionary, segmenter, selection, top_k=1)
+    atlas = describe(lens, selection, top_k=1)
     chosen = associated_latents(atlas, target)[:ASSOCIATED]
-    grid = alpha_grid(dictionary, {"associated": chosen}, ALPHAS)  # type: ignore[arg-type]
-    scores = sweep(segmenter, dictionary, evaluation, grid)
+    grid = alpha_grid(lens, {"associated": chosen}, ALPHAS)  # type: ignore[arg-type]
+    scores = sweep(lens, evaluation, grid)
     rows = []
     for operation, values in ALPHAS.items():
         neutral = 1.0 if operation == "multiply" else 0.0
@@ -254,7 +251,7 @@ def swept_alphas(
                 row = {"operation": operation, "alpha": alpha, "class": name}
                 rows.append(row | {figure: summary[figure][name] for figure in FIGURES})
     table = pl.DataFrame(rows, schema_overrides=dict.fromkeys(FIGURES, pl.Float64))
-    return table, oracle_scores(scores, list(grid), target=label_of(segmenter, target), name=ORACLE)
+    return table, oracle_scores(scores, list(grid), target=label_of(lens.segmenter, target), name=ORACLE)
 
 
 def _described(method: Method) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from seglens.artifacts import Draft
 from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.calibration import calibrate
 from seglens.dictionaries.fitting import FitSettings, fit_dictionary
+from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.differential import differential_latents
 from seglens.experiments.differential_bench import responses_of
@@ -55,17 +56,14 @@ def untrained_like(dictionary: SparseAutoencoder, opened: Segmenter, slices: Sli
     return untrained.to(dictionary.W_enc.device)
 
 
-def differing_latents(
-    segmenter: Segmenter, dictionary: SparseAutoencoder, own: SliceSet, selection: SliceSet
-) -> list[int]:
+def differing_latents(lens: Lens, own: SliceSet, selection: SliceSet) -> list[int]:
     """Latents that diffing calls specific: those that answer most differently in the two cohorts' patients first.
 
     By the rank test that survives the planted truth (`differential_latents`), in the segmenter's one code, so that
     nothing that was trained on the patients judged on is asked.
 
     Args:
-        segmenter: of another cohort than the selection slices.
-        dictionary: of one of its hookpoints.
+        lens: a segmenter through the dictionary of one of its hookpoints.
         own: slices of its own cohort that it was not trained on.
         selection: slices of the target cohort for choosing.
 
@@ -74,8 +72,8 @@ def differing_latents(
     """
     sides = []
     for slices in (own, selection):
-        seen = Probed(Compared(slices.name, segmenter, dictionary, torch.zeros(0), slices), [slices])
-        sides.append(responses_of(seen.codes(dictionary, seen.grid), slices, seen.grid))
+        seen = Probed(Compared(slices.name, lens, torch.zeros(0), slices), [slices])
+        sides.append(responses_of(seen.codes(lens.dictionary, seen.grid), slices, seen.grid))
     if min(len(side.patients) for side in sides) < 2:
         return []
     effect = (pl.col("auroc") - 0.5).abs()

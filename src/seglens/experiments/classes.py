@@ -72,28 +72,28 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
 
 def _swept(study: Study, name: str, weakest: str) -> Artifact:
     """Scores of every factor on the test slices, and the factor that is best on the val slices."""
-    segmenter, dictionary, seed = study.segmenter(name), study.dictionary(name), study.settings.seed
+    lens, seed = study.lens(name), study.settings.seed
     selection, evaluated = study.own_slices(name, "val"), study.own_slices(name, "test")
-    label = label_of(segmenter, weakest)
+    label = label_of(lens.segmenter, weakest)
 
     def make(draft: Draft, progress: Progress) -> None:
-        atlas = describe(dictionary, segmenter, selection, top_k=1)
+        atlas = describe(lens, selection, top_k=1)
         latents = associated_latents(atlas, weakest)[:N_LATENTS]
         if not latents:
             raise NotApplicableError(f"no latent of {name} goes with {weakest}")
         firing = torch.tensor(atlas.table.sort("latent")["firing_rate"].to_list())
         (drawn,) = random_latents(firing, latents, draws=1, seed=seed)
         edits = {
-            words: LatentEdit(dictionary.hookpoint, dictionary.hash, tuple(own), "multiply", factor)
+            words: LatentEdit(lens.hookpoint, lens.dictionary_hash, tuple(own), "multiply", factor)
             for kind, own in (("", latents), (RANDOM, drawn))
             for words, factor in ((kind + words, factor) for words, factor in FACTORS.items())
         }
-        on_selection = pooled_objective(sweep(segmenter, dictionary, selection, edits), weakest)
+        on_selection = pooled_objective(sweep(lens, selection, edits), weakest)
         best = max([UNEDITED, *FACTORS], key=lambda words: on_selection[words])
         best_random = max([UNEDITED, *(RANDOM + words for words in FACTORS)], key=on_selection.__getitem__)
-        tuned = tune_on(segmenter, selection, target=label)
+        tuned = tune_on(lens.segmenter, selection, target=label)
         rules = {words: tuned[rule].rule for rule, words in RULES.items()}
-        scores = sweep(segmenter, dictionary, evaluated, edits, rules=rules, progress=progress)
+        scores = sweep(lens, evaluated, edits, rules=rules, progress=progress)
         draft.save_table("scores", scores.table)
         draft.save_document(
             "chosen",
@@ -106,7 +106,7 @@ def _swept(study: Study, name: str, weakest: str) -> Artifact:
         )
 
     inputs = {
-        "dictionary": dictionary.hash,
+        "dictionary": lens.dictionary_hash,
         "selection": selection.hash,
         "evaluation": evaluated.hash,
         "class": weakest,

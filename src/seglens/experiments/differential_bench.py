@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seglens.activations.hooks import activations
+from seglens.activations.extraction import each_grid
 from seglens.activations.live import live_activations
 from seglens.activations.store import ActivationStore
 from seglens.artifacts import Draft
@@ -179,13 +179,8 @@ class Bench:
 
     def tokens(self, model: str, hookpoint: str, slices: SliceSet) -> Tensor:
         """A model's activations of some slices, [B h w d_in]."""
-        segmenter = self.segmenter(model)
-        with torch.no_grad():
-            parts = [
-                activations(segmenter, hookpoint, slices.images(rows).to(segmenter.device)).cpu()
-                for rows in slices.batches(BATCH)
-            ]
-        return torch.cat(parts)
+        grids = each_grid(self.segmenter(model), slices, hookpoint, batch_size=BATCH)
+        return torch.cat([grid.cpu() for _, grid in grids])
 
     def responses(self, model: str, hookpoint: str, cohort: str) -> Responses:
         """How strongly the latents of a model's dictionary answer in each patient of a cohort."""

@@ -79,7 +79,7 @@ def one_transfer(study: Study, transfer: Transfer) -> None:
 def label_free_study(study: Study, transfer: Transfer, plan: Mapping[str, Any]) -> Artifact:
     """Entries of one transfer, chosen and judged: scores.parquet and entries.json."""
     name = transfer.segmenter
-    dictionary = study.dictionary(name)
+    lens = study.lens(name)
     selection, evaluation = (
         few_of(slices, most)
         for slices, most in zip(patients_of(study, transfer), (UNLABELLED_SLICES, EVALUATION_SLICES), strict=True)
@@ -87,7 +87,7 @@ def label_free_study(study: Study, transfer: Transfer, plan: Mapping[str, Any]) 
     source = few_of(study.own_slices(name, "train"), SOURCE_SLICES)
     atlas = LatentAtlas.read(study.atlas(name))
     inputs = dict(plan) | {
-        "dictionary": dictionary.hash,
+        "dictionary": lens.dictionary_hash,
         "source": source.hash,
         "selection": selection.hash,
         "evaluation": evaluation.hash,
@@ -95,17 +95,16 @@ def label_free_study(study: Study, transfer: Transfer, plan: Mapping[str, Any]) 
     }
 
     def make(draft: Draft, progress: Progress) -> None:
-        segmenter = study.segmenter(name)
         unlabelled = without_masks(selection)
-        proxy = proxy_for(segmenter, source, unlabelled, seed=plan["seeds"][0])
-        world = World(segmenter, dictionary, atlas, source, unlabelled, proxy, plan["seeds"], plan["steps"])
+        proxy = proxy_for(lens.segmenter, source, unlabelled, seed=plan["seeds"][0])
+        world = World(lens, atlas, source, unlabelled, proxy, plan["seeds"], plan["steps"])
         parts: Sequence[Callable[[World], list[Entry]]] = (picks, matches, fits, adaptations, baselines)
         entries: list[Entry] = []
         for number, make_entries in enumerate(parts):
             entries += make_entries(world)
             progress(number + 1, len(parts) + 1)
         entries += oracles(world, evaluation)
-        scores, entries = evaluated(segmenter, entries, evaluation)
+        scores, entries = evaluated(lens.segmenter, entries, evaluation)
         draft.save_table("scores", scores.table)
         draft.save_document("entries", [_described(entry) for entry in entries])
 

@@ -8,7 +8,7 @@ import polars as pl
 import torch
 
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
-from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.dictionaries.lens import Lens
 from seglens.segmenters.scoring import Scores, predict_slices
 from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas
@@ -82,8 +82,7 @@ class World:
     """What a policy may look at: the network and its own cohort, and images of the target.
 
     Attributes:
-        segmenter: trained on the source cohort.
-        dictionary: its own.
+        lens: a segmenter that was trained on the source cohort, through its dictionary.
         atlas: of that dictionary, on the source cohort.
         source: labelled slices of the source cohort.
         unlabelled: slices of the target's selection patients, their masks empty.
@@ -92,8 +91,7 @@ class World:
         steps: of every fit to labelled slices.
     """
 
-    segmenter: Segmenter
-    dictionary: SparseAutoencoder
+    lens: Lens
     atlas: LatentAtlas
     source: SliceSet
     unlabelled: SliceSet
@@ -136,7 +134,7 @@ def proxy_for(segmenter: Segmenter, source: SliceSet, unlabelled: SliceSet, *, s
 def picks(world: World) -> list[Entry]:
     """Every criterion's pick among the same edits, and the pick by Dice on the proxy."""
     grid = grid_of(world)
-    segmenter, few = world.segmenter, few_of(world.source, CALIBRATION_SLICES)
+    segmenter, few = world.lens.segmenter, few_of(world.source, CALIBRATION_SLICES)
     temperature = calibrated_temperature(segmenter, few)
     source = evidence_of([], segmenter, few, temperature=temperature)[UNEDITED]
     found = evidence_of(list(grid.values()), segmenter, world.unlabelled, temperature=temperature)
@@ -154,38 +152,34 @@ def picks(world: World) -> list[Entry]:
 
 def grid_of(world: World) -> dict[str, Intervention]:
     """Edits to pick from, all made of the source cohort."""
-    names = [name for label, name in world.segmenter.labels.items() if label != 0]
+    names = [name for label, name in world.lens.segmenter.labels.items() if label != 0]
     few = few_of(world.source, CALIBRATION_SLICES)
-    effects = {
-        name: latent_attribution(world.segmenter, world.dictionary, few, target=label_of(world.segmenter, name))
-        for name in names
-    }
+    effects = {name: latent_attribution(world.lens, few, target=label_of(world.lens.segmenter, name)) for name in names}
     associated = {name: associated_latents(world.atlas, name) for name in names}
-    scaled = adjustables.latents([world.dictionary], offsets=False)
+    scaled = adjustables.latents([world.lens.dictionary], offsets=False)
     (key,) = scaled.start
     return {
         name: adapted_intervention(scaled, {key: scale - 1}, name)
-        for name, scale in candidate_scales(world.dictionary.n_latents, associated, effects).items()
+        for name, scale in candidate_scales(world.lens.dictionary.n_latents, associated, effects).items()
     }
 
 
 def matches(world: World) -> list[Entry]:
     """Latents given the firing rate and mean of the source."""
-    hookpoint = world.dictionary.hookpoint
-    target, source = (sample_tokens(world.segmenter, hookpoint, slices) for slices in (world.unlabelled, world.source))
-    match = match_latents(world.dictionary, target, source)
+    target, source = (sample_tokens(world.lens, slices) for slices in (world.unlabelled, world.source))
+    match = match_latents(world.lens.dictionary, target, source)
 
     def matched(strength: float, name: str) -> list[Intervention]:
-        return [match.intervention(world.dictionary, strength=strength, name=name)]
+        return [match.intervention(world.lens.dictionary, strength=strength, name=name)]
 
     return _by_strength("latents matched to the source", matched)
 
 
 def fits(world: World) -> list[Entry]:
     """Latents and the last layer fitted to the proxy, and latents fitted to the plain source as a control."""
-    latents = adjustables.latents([world.dictionary])
-    layer = adjustables.layer(world.segmenter, world.unlabelled.images([0]).to(world.segmenter.device))
-    proxy, plain = (Labelled(world.segmenter, slices) for slices in (world.proxy, world.source))
+    latents = adjustables.latents([world.lens.dictionary])
+    layer = adjustables.layer(world.lens.segmenter, world.unlabelled.images([0]).to(world.lens.segmenter.device))
+    proxy, plain = (Labelled(world.lens.segmenter, slices) for slices in (world.proxy, world.source))
     fitted = [_fitted(latents, proxy, FIT_RATE, world.steps, seed) for seed in world.seeds]
 
     def scaled(strength: float, name: str) -> list[Intervention]:
@@ -208,16 +202,16 @@ def fits(world: World) -> list[Entry]:
 def adaptations(world: World) -> list[Entry]:
     """Entropy minimisation of latents and of norm affines; rates by validation on the proxy."""
     few = few_of(world.source, CALIBRATION_SLICES)
-    images = few.images().to(world.segmenter.device)
+    images = few.images().to(world.lens.segmenter.device)
     with torch.no_grad():
-        shares = mean_probabilities(world.segmenter.logits(images), few.brains().to(images.device))
-    latents = adjustables.latents([world.dictionary])
-    unlabelled = Unlabelled(world.segmenter, world.unlabelled, batch_size=ADAPTATION_BATCH)
+        shares = mean_probabilities(world.lens.segmenter.logits(images), few.brains().to(images.device))
+    latents = adjustables.latents([world.lens.dictionary])
+    unlabelled = Unlabelled(world.lens.segmenter, world.unlabelled, batch_size=ADAPTATION_BATCH)
     entries = []
     for one in (
         _Adaptation("entropy of latents", "edit", latents, entropy_loss, LATENT_RATES),
         _Adaptation("entropy and class shares by latents", "edit", latents, share_loss(shares), LATENT_RATES),
-        _Adaptation("TENT", "baseline", norm_affines(world.segmenter), entropy_loss, TENT_RATES),
+        _Adaptation("TENT", "baseline", norm_affines(world.lens.segmenter), entropy_loss, TENT_RATES),
     ):
         rate = one.proxy_validated_rate(world)
         interventions = [one.intervention(unlabelled, rate, seed) for seed in world.seeds]
@@ -245,25 +239,25 @@ class _Adaptation:
         """The rate that does best on the proxy for the target."""
 
         def at(rate: float, slices: SliceSet) -> Intervention:
-            images = Unlabelled(world.segmenter, slices, batch_size=ADAPTATION_BATCH)
+            images = Unlabelled(world.lens.segmenter, slices, batch_size=ADAPTATION_BATCH)
             return self.intervention(images, rate, world.seeds[0])
 
         tried = {f"{rate:g}": partial(at, rate) for rate in self.rates}
-        values = proxy_validate(tried, world.segmenter, few_of(world.proxy, CALIBRATION_SLICES))
+        values = proxy_validate(tried, world.lens.segmenter, few_of(world.proxy, CALIBRATION_SLICES))
         return max(self.rates, key=lambda rate: values[f"{rate:g}"])
 
 
 def baselines(world: World) -> list[Entry]:
     """What needs no choice."""
-    found = unfitted(world.segmenter, world.unlabelled, world.source)
+    found = unfitted(world.lens.segmenter, world.unlabelled, world.source)
     return [Entry(intervention.name, "baseline", [intervention], (LATENTS,)) for intervention in found]
 
 
 def oracles(world: World, evaluation: SliceSet) -> list[Entry]:
     """Latents and last layer fitted to the very masks that they are judged on."""
-    labelled = Labelled(world.segmenter, evaluation)
-    latents = adjustables.latents([world.dictionary])
-    layer = adjustables.layer(world.segmenter, evaluation.images([0]).to(world.segmenter.device))
+    labelled = Labelled(world.lens.segmenter, evaluation)
+    latents = adjustables.latents([world.lens.dictionary])
+    layer = adjustables.layer(world.lens.segmenter, evaluation.images([0]).to(world.lens.segmenter.device))
     return [
         _entry(name, "oracle", adjustable, [_fitted(adjustable, labelled, rate, world.steps, world.seeds[0])], ())
         for name, adjustable, rate in ((LATENTS, latents, FIT_RATE), (LAYER, layer, LAYER_RATE))

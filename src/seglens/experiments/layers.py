@@ -8,6 +8,7 @@ import polars as pl
 
 from seglens.activations.live import live_activations
 from seglens.artifacts import Draft
+from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.experiments.experiment import Experiment, ExperimentResult, Figure, part
 from seglens.experiments.segmenters import example_segmenter
@@ -100,7 +101,7 @@ def _atlas(study: Study, name: str, hookpoint: str) -> LatentAtlas:
     dictionary = SparseAutoencoder.read(part(study, f"layer-dictionary/{name}-{hookpoint}", "dictionary", inputs, fit))
 
     def make(draft: Draft, progress: Progress) -> None:
-        describe(dictionary, segmenter, unseen, top_k=study.settings.atlas_top_k, progress=progress).write(draft)
+        describe(Lens(segmenter, dictionary), unseen, top_k=study.settings.atlas_top_k, progress=progress).write(draft)
 
     inputs = {"dictionary": dictionary.hash, "slices": unseen.hash, "top_k": study.settings.atlas_top_k}
     return LatentAtlas.read(part(study, f"layer-atlas/{name}-{hookpoint}", "atlas", inputs, make))

@@ -15,6 +15,7 @@ from seglens.activations.effects import choose_hookpoint, hookpoint_effects
 from seglens.activations.live import live_activations
 from seglens.artifacts import Draft
 from seglens.cohorts.slice_set import SliceSet
+from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.quality import dictionary_quality
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.experiments.celeba import draw_faces, folder_hash, read_faces
@@ -135,7 +136,7 @@ def _dictionary(study: Study, segmenter: Segmenter, train: SliceSet, hookpoint: 
 
 def _atlas(study: Study, dictionary: SparseAutoencoder, segmenter: Segmenter, test: SliceSet) -> LatentAtlas:
     def make(draft: Draft, progress: Progress) -> None:
-        describe(dictionary, segmenter, test, top_k=study.settings.atlas_top_k, progress=progress).write(draft)
+        describe(Lens(segmenter, dictionary), test, top_k=study.settings.atlas_top_k, progress=progress).write(draft)
 
     inputs = {"dictionary": dictionary.hash, "slices": test.hash, "top_k": study.settings.atlas_top_k}
     return LatentAtlas.read(part(study, "faces/atlas", "atlas", inputs, make))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from itertools import combinations
 
 from seglens.dictionaries.codes import Codes
+from seglens.dictionaries.lens import Lens
 from seglens.diffing.functional import common_grid
 from seglens.experiments.experiment import NotApplicableError
 from seglens.studies.pair_stages import Compared, Probed, origin_of, probe_of, same_start
@@ -49,9 +50,9 @@ def probe_codes(study: Study, source: str, target: str) -> tuple[tuple[Codes, Co
     for name in (source, target):
         dictionary, alive = study.with_alive(name)
         probe = probe_of(study.own_slices(name, "test"))
-        sides.append(Compared(name, study.segmenter(name), dictionary, alive, probe))
+        sides.append(Compared(name, Lens(study.segmenter(name), dictionary), alive, probe))
     probes = list({side.probe.hash: side.probe for side in sides}.values())
     seen = [Probed(side, probes) for side in sides]
     grid = common_grid(seen[0].grid, seen[1].grid)
-    codes = seen[0].codes(sides[0].dictionary, grid), seen[1].codes(sides[1].dictionary, grid)
+    codes = seen[0].codes(sides[0].lens.dictionary, grid), seen[1].codes(sides[1].lens.dictionary, grid)
     return codes, grid[0] * grid[1]

@@ -10,7 +10,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from seglens.activations.hooks import activations
+from seglens.activations.extraction import each_grid
 from seglens.artifacts import Draft
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.alignment import Alignment
@@ -78,18 +78,17 @@ def correlations(
 
 
 def _pair(study: Study, receiver: str, giver: str, alignment: Alignment) -> tuple[pl.DataFrame, pl.DataFrame]:
-    segmenter, own, other = study.segmenter(receiver), study.dictionary(receiver), study.dictionary(giver)
+    lens, other = study.lens(receiver), study.dictionary(giver)
+    own = lens.dictionary
     slices, seed = probe_of(study.own_slices(receiver, "test")), study.settings.seed
     pairs = {kind: pairs_of(alignment.pairs, shared=kind == "shared") for kind in ("shared", "not shared")}
     if alignment.source != receiver:
         pairs = {kind: (target, source) for kind, (source, target) in pairs.items()}
 
     def make(draft: Draft, progress: Progress) -> None:
-        with torch.no_grad():
-            grids = [
-                activations(segmenter, own.hookpoint, slices.images(rows).to(segmenter.device)).cpu().flatten(0, 2)
-                for rows in slices.batches(16)
-            ]
+        grids = [
+            grid.cpu().flatten(0, 2) for _, grid in each_grid(lens.segmenter, slices, lens.hookpoint, batch_size=16)
+        ]
         maps = [
             table.select(pl.lit(kind).alias("latents"), pl.lit(words).alias("partner"), "correlation")
             for kind, both in pairs.items()
@@ -97,13 +96,13 @@ def _pair(study: Study, receiver: str, giver: str, alignment: Alignment) -> tupl
         ]
         draft.save_table("maps", pl.concat(maps))
         edits = {
-            f"{kind}, {operation}": LatentEdit(own.hookpoint, own.hash, tuple(both[0].tolist()), operation)
+            f"{kind}, {operation}": LatentEdit(lens.hookpoint, lens.dictionary_hash, tuple(both[0].tolist()), operation)
             for kind, both in pairs.items()
             for operation in ("swap", "zero")
         }
         partners = {int(a): int(b) for both in pairs.values() for a, b in zip(*both, strict=True)}
         source = swap_source(other, partners)
-        draft.save_table("scores", sweep(segmenter, own, slices, edits, source=source, progress=progress).table)
+        draft.save_table("scores", sweep(lens, slices, edits, source=source, progress=progress).table)
 
     inputs = {
         "dictionaries": [own.hash, other.hash],

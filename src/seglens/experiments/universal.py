@@ -108,19 +108,19 @@ def _alignments(study: Study) -> list[Alignment]:
 
 
 def _scores(study: Study, name: str, slices: SliceSet, sets: Mapping[str, tuple[int, ...]]) -> Scores:
-    segmenter, dictionary = study.segmenter(name), study.dictionary(name)
+    lens = study.lens(name)
     edits = {
-        f"{kind} {alpha:g}": LatentEdit(dictionary.hookpoint, dictionary.hash, latents, "multiply", alpha)
+        f"{kind} {alpha:g}": LatentEdit(lens.hookpoint, lens.dictionary_hash, latents, "multiply", alpha)
         for kind, latents in sets.items()
         for alpha in ALPHAS
     }
 
     def make(draft: Draft, progress: Progress) -> None:
-        draft.save_table("scores", sweep(segmenter, dictionary, slices, edits, progress=progress).table)
+        draft.save_table("scores", sweep(lens, slices, edits, progress=progress).table)
 
     inputs = {
-        "dictionary": dictionary.hash,
-        "segmenter": segmenter.hash,
+        "dictionary": lens.dictionary_hash,
+        "segmenter": lens.segmenter.hash,
         "slices": slices.hash,
         "sets": {kind: list(latents) for kind, latents in sets.items()},
         "alphas": list(ALPHAS),

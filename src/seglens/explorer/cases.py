@@ -181,7 +181,7 @@ def steer(segmenter: str, wanted: WantedSteering, state: CurrentState) -> Respon
     edits = [
         LatentEdit(
             opened.hookpoint,
-            opened.identity,
+            opened.lens.dictionary_hash,
             tuple(edit.latents),
             edit.operation,
             edit.value,

@@ -104,9 +104,10 @@ def measured_effects(opened: Opened) -> pl.DataFrame:
 
 def _dice(run: OpenedRun, opened: Opened, rows: list[int], latents: list[int]) -> list[dict[str, float | None]]:
     """Pooled Dice by class of the untouched network and, after it, without each of these latents; call it `alone`."""
-    zeroed = {str(latent): LatentEdit(opened.hookpoint, opened.identity, (latent,), "zero") for latent in latents}
+    identity = opened.lens.dictionary_hash
+    zeroed = {str(latent): LatentEdit(opened.hookpoint, identity, (latent,), "zero") for latent in latents}
     slices = run.slices(opened.cohort).select(rows)
-    scores = sweep(opened.segmenter, opened.dictionary, slices, zeroed, batch_size=BATCH)
+    scores = sweep(opened.lens, slices, zeroed, batch_size=BATCH)
     return [scores.summary(edit)["dice_pooled"] for edit in (UNEDITED, *zeroed)]
 
 

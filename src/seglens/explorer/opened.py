@@ -16,6 +16,7 @@ from seglens.activations.replay import Replay
 from seglens.cohorts.case import Cohort
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.codes import Codes
+from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.runs import Run
 from seglens.runtime.malloc import give_back_freed_memory
@@ -73,7 +74,7 @@ class Opened:
 
     def __post_init__(self) -> None:
         self._lock = RUNNING
-        self._reading = {what: Lock() for what in ("segmenter", "dictionary", "atlas", "identity")}
+        self._reading = {what: Lock() for what in ("segmenter", "dictionary", "atlas", "lens")}
         self._read: dict[str, Any] = {}
         self._replay: Replay | None = None
         self._at: tuple[str, int] | None = None
@@ -96,18 +97,19 @@ class Opened:
         return self._once("atlas", lambda: LatentAtlas.read(self.run.artifact(f"atlas/{self.name}")))
 
     @property
-    def identity(self) -> str:
-        """The dictionary's hash, which edits name; nothing changes it here, and to hash 200 MB takes half a second.
+    def lens(self) -> Lens:
+        """The network through its dictionary, whose hash is computed once: to hash 200 MB takes half a second.
 
         Raises:
             ValueError: it was fitted to another network.
         """
 
-        def identified() -> str:
-            check_edits(self.segmenter, self.dictionary)
-            return self.dictionary.hash
+        def seen() -> Lens:
+            lens = Lens(self.segmenter, self.dictionary)
+            _ = lens.dictionary_hash
+            return lens
 
-        return self._once("identity", identified)
+        return self._once("lens", seen)
 
     @property
     def dictionary_hash(self) -> str:
@@ -154,9 +156,8 @@ class Opened:
         """Codes of one slice, token after token, and the token grid's size; those of the last slice are kept."""
         with self._lock, torch.no_grad():
             if self._codes is None or self._codes[0] != (slices.hash, row):
-                grid = activations(self.segmenter, self.dictionary.hookpoint, slices.images([row]))
-                codes = self.dictionary.encode(grid.flatten(0, 2))
-                self._codes = (slices.hash, row), (codes, (grid.shape[1], grid.shape[2]))
+                view = self.lens.view(slices.images([row]))
+                self._codes = (slices.hash, row), (view.codes, view.grid)
             return self._codes[1]
 
     def maps(self, slices: SliceSet, rows: list[int], latent: int) -> Float32[np.ndarray, "n h w"]:
@@ -173,17 +174,14 @@ class Opened:
 
     def surveyed(self, slices: SliceSet, rows: list[int], progress: Progress = silent) -> Float32[np.ndarray, "n m"]:
         """Sum of each latent's codes in each of these slices."""
+        views = self.lens.over(slices.select(rows), batch_size=BATCH, progress=progress)
         parts = []
-        for start in range(0, len(rows), BATCH):
-            progress(start, len(rows))
-            with self._lock, torch.no_grad():
-                images = slices.images(rows[start : start + BATCH])
-                grid = activations(self.segmenter, self.dictionary.hookpoint, images)
-                codes = self.dictionary.encode(grid.flatten(0, 2))
-            owner = codes.token_rows() // (grid.shape[1] * grid.shape[2])
-            flat = owner * codes.n_latents + codes.latents
-            sums = torch.bincount(flat, weights=codes.values.double(), minlength=len(images) * codes.n_latents)
-            parts.append(sums.float().view(len(images), codes.n_latents).numpy())
+        while True:
+            with self._lock:
+                view = next(views, None)
+                if view is None:
+                    break
+                parts.append(view.mass().numpy())
         give_back_freed_memory()
         return np.concatenate(parts)
 
@@ -192,9 +190,7 @@ class Opened:
 
         The part of the network that the hookpoint does not reach is computed once a slice.
         """
-        outside = [latent for edit in edits for latent in edit.latents if latent >= self.dictionary.n_latents]
-        if outside or any(edit.dictionary_hash != self.identity for edit in edits):
-            check_edits(self.segmenter, self.dictionary, edits)  # says what does not fit
+        check_edits(self.lens, edits)
         with self._lock, torch.no_grad():
             if self._replay is None:
                 self._replay = Replay(self.segmenter, self.dictionary.hookpoint)
@@ -249,7 +245,7 @@ class OpenedRun:
         for opened in self._opened.values():
             with suppress(Exception):  # told to whoever asks for it
                 # the dictionary first: while it is read it takes its memory twice
-                _ = opened.atlas, opened.dictionary, opened.identity
+                _ = opened.atlas, opened.dictionary, opened.lens
 
     def opened(self, name: str) -> Opened:
         """One segmenter."""

@@ -11,5 +11,14 @@ class Progress(Protocol):
         """Report; must return quickly and never raise."""
 
 
+def part_of(progress: Progress, before: int, whole: int) -> Progress:
+    """Progress of one step of several: ``before`` of ``whole`` are done when it starts."""
+
+    def report(done: int, total: int, **figures: float) -> None:
+        progress(before + done, whole, **figures)
+
+    return report
+
+
 def silent(done: int, total: int, **figures: float) -> None:
     """Report nothing."""

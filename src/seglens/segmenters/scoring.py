@@ -4,7 +4,7 @@ A slice where a class is absent from both mask and prediction has no Dice. Count
 class"; so every convention is always given, each with the number of slices, volumes or classes behind it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,11 @@ from torch import Tensor
 
 from seglens.cohorts.slices import SliceSet
 from seglens.notebook import html_table
-from seglens.runtime.distributed import gather_object, rank_range
-from seglens.runtime.oom import Halving
 from seglens.runtime.progress import Progress, silent
 from seglens.segmenters import surface
+from seglens.segmenters.inference import all_batches, each_batch
 from seglens.segmenters.segmenter import Segmenter
-from seglens.shapes import Masks
+from seglens.shapes import Images, Masks
 
 Counts = Int64[Tensor, "B K 3"]
 """Pixels of each slice and class: true positives, predicted, truth."""
@@ -242,21 +241,12 @@ def predict_slices(segmenter: Segmenter, slices: SliceSet, batch_size: int = 32,
         ValueError: slices of other sequences than the segmenter's.
     """
     segmenter.check_data(slices.name, slices.sequences)
-    parts, predicted = [], _predictor(segmenter, slices)
-    for rows in slices.batches(batch_size):
-        parts.append(predicted(rows))
-        progress(rows[-1] + 1, len(slices))
-    return torch.cat(parts)
 
+    def predicted(_rows: Sequence[int], images: Images) -> Masks:
+        return segmenter.predict(images).cpu()
 
-def _predictor(segmenter: Segmenter, slices: SliceSet) -> Callable[[Sequence[int]], Masks]:
-    """From rows to predicted labels on the CPU; in halves where the device has no memory for as many."""
-    halving = Halving("predictions", "give a smaller batch_size")
-
-    def part(rows: Sequence[int]) -> Masks:
-        return segmenter.predict(slices.images(rows).to(segmenter.device)).cpu()
-
-    return lambda rows: torch.cat(halving.parts(part, rows))
+    parts = each_batch(predicted, segmenter, slices, batch_size=batch_size, progress=progress)
+    return torch.cat([masks for _, masks in parts])
 
 
 def score_predictions(
@@ -339,13 +329,12 @@ def evaluate(
     segmenter.check_data(slices.name, slices.sequences, slices.labels)
     if device is not None:
         segmenter.to(device)
-    batches = list(slices.batches(batch_size))
-    own, predicted = {}, _predictor(segmenter, slices)
-    for number in rank_range(len(batches)):
-        rows = batches[number]
-        own[number] = _measured(predicted(rows), slices, rows, hd95)
-        progress(rows[-1] + 1, len(slices))
-    return _scores_of(gather_object(own), slices, edit_name)
+
+    def measured(rows: Sequence[int], images: Images) -> Measured:
+        return _measured(segmenter.predict(images).cpu(), slices, rows, hd95)
+
+    measurements = all_batches(measured, segmenter, slices, batch_size=batch_size, progress=progress)
+    return _scores_of(measurements, slices, edit_name)
 
 
 def _measured(predicted: Masks, slices: SliceSet, rows: Sequence[int], with_hd95: bool) -> Measured:

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from seglens.artifacts import Artifact, Draft
 from seglens.cohorts.slices import SliceSet
-from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.dictionaries.lens import Lens
 from seglens.notebook import html_table
 from seglens.runtime.progress import Progress, silent
-from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.describing import base_rates, latent_table, measure
 from seglens.semantics.exemplars import RankBy
 from seglens.semantics.localisation import localise
@@ -115,8 +114,7 @@ class LatentAtlas:
 
 
 def describe(
-    dictionary: SparseAutoencoder,
-    segmenter: Segmenter,
+    lens: Lens,
     slices: SliceSet,
     *,
     top_k: int = 8,
@@ -127,8 +125,7 @@ def describe(
     """Measure what every latent means on these slices (paper, section 3.5 and appendix C).
 
     Args:
-        dictionary: of one hookpoint of the segmenter.
-        segmenter: the network that it was fitted to.
+        lens: a segmenter through the dictionary of one of its hookpoints.
         slices: with masks and brains; preferably not those that the network was trained on.
         top_k: exemplar slices a latent.
         batch_size: slices a pass; memory holds one batch and the exemplars, whatever the number of slices.
@@ -136,22 +133,14 @@ def describe(
         progress: told of the slices done.
 
     Raises:
-        ValueError: the dictionary belongs to another network, the slices have other sequences or none is there.
+        ValueError: the slices have other sequences than the segmenter, or none is there.
 
     Example:
-        >>> atlas = describe(dictionary, segmenter, slices)  # doctest: +SKIP
+        >>> atlas = describe(lens, slices)  # doctest: +SKIP
         >>> atlas.of(17)["name"]  # doctest: +SKIP
         'edema, left, deep, localised'
     """
-    if dictionary.segmenter_hash and dictionary.segmenter_hash != segmenter.hash:
-        raise ValueError(
-            f"this dictionary was fitted to segmenter {dictionary.segmenter_hash[:12]}, not to {segmenter.hash[:12]}; "
-            "give the segmenter whose activations it was fitted to"
-        )
-    segmenter.check_data(slices.name, slices.sequences)
-    measured = measure(
-        dictionary, segmenter, slices, top_k=top_k, batch_size=batch_size, rank_by=rank_by, progress=progress
-    )
+    measured = measure(lens, slices, top_k=top_k, batch_size=batch_size, rank_by=rank_by, progress=progress)
     places, scores, maps, sums = measured.exemplars.result()
     local = localise(maps, places[:, 2], slices)
     exemplars = pl.DataFrame(
@@ -170,11 +159,11 @@ def describe(
         labels=dict(slices.labels),
         base_rates=base_rates(measured, slices.labels),
         context={
-            "dictionary_hash": dictionary.hash,
-            "segmenter_hash": segmenter.hash,
+            "dictionary_hash": lens.dictionary_hash,
+            "segmenter_hash": lens.segmenter.hash,
             "slices_hash": slices.hash,
             "cohort": slices.name,
-            "hookpoint": dictionary.hookpoint,
+            "hookpoint": lens.hookpoint,
             "top_k": top_k,
             "rank_by": rank_by,
             "size": list(slices.size),

@@ -11,11 +11,9 @@ from einops import rearrange
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from seglens.activations.hooks import activations
 from seglens.cohorts.slices import SliceSet
-from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.dictionaries.lens import Lens
 from seglens.runtime.progress import Progress
-from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.exemplars import RankBy, TopExemplars
 from seglens.semantics.geometry import (
     brain_depth,
@@ -57,8 +55,7 @@ class Measured:
 
 
 def measure(
-    dictionary: SparseAutoencoder,
-    segmenter: Segmenter,
+    lens: Lens,
     slices: SliceSet,
     *,
     top_k: int,
@@ -69,8 +66,7 @@ def measure(
     """Pass over the slices once: forward up to the hookpoint, encode, sum over pooled regions, keep the exemplars.
 
     Args:
-        dictionary: of the segmenter's activation at its hookpoint.
-        segmenter: on the device where it is to run.
+        lens: a segmenter through the dictionary of one of its hookpoints.
         slices: with masks, at least one.
         top_k: exemplars kept of each latent.
         batch_size: slices a pass.
@@ -80,18 +76,14 @@ def measure(
     Raises:
         ValueError: no slices.
     """
-    m, n_regions = dictionary.n_latents, len(region_names(slices.labels))
+    m, n_regions = lens.dictionary.n_latents, len(region_names(slices.labels))
     sums = torch.zeros(m, n_regions, dtype=torch.float64)
     mass, firings = torch.zeros(m, dtype=torch.float64), torch.zeros(m, dtype=torch.int64)
     region_pixels = torch.zeros(n_regions, dtype=torch.float64)
     exemplars: TopExemplars | None = None
     grid, n_tokens = (0, 0), 0
-    device = dictionary.W_enc.device
-    for rows in slices.batches(batch_size):
-        with torch.no_grad():
-            tokens = activations(segmenter, dictionary.hookpoint, slices.images(rows).to(segmenter.device))
-        grid = (tokens.shape[1], tokens.shape[2])
-        codes = dictionary.encode(rearrange(tokens, "B h w d_in -> (B h w) d_in").to(device)).to("cpu")
+    for view in lens.over(slices, batch_size=batch_size, progress=progress):
+        codes, rows, grid = view.codes.to("cpu"), view.rows, view.grid
         pooled, pixels = _pooled(slices, rows, grid)
         region_pixels += pixels
         sums += mass_in_regions(codes, pooled)
@@ -100,7 +92,6 @@ def measure(
         n_tokens += codes.n
         exemplars = exemplars or TopExemplars(m, top_k, grid, n_regions, rank_by)
         exemplars.update(codes, rows, pooled)
-        progress(rows[-1] + 1, len(slices))
     if exemplars is None:
         raise ValueError(f"{slices.name!r} has no slices; nothing to describe")
     return Measured(sums, mass, firings, region_pixels, exemplars, grid, n_tokens)

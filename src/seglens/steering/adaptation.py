@@ -12,9 +12,9 @@ import torch
 
 from seglens.artifacts import Artifact, Draft
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
-from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.runtime.distributed import gather_object, rank_range
-from seglens.runtime.progress import Progress, silent
+from seglens.dictionaries.lens import Lens
+from seglens.runtime.progress import Progress, part_of, silent
+from seglens.segmenters.inference import all_batches
 from seglens.segmenters.scoring import Scores
 from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas
@@ -33,7 +33,7 @@ from seglens.steering.edits import LatentEdit, change_of, check_edits
 from seglens.steering.policies import ALPHAS, N_LATENTS, choose_edit, label_of, oracle_scores, pooled_objective
 from seglens.steering.searching import NEUTRAL, random_searches
 from seglens.steering.shared_codes import SharedCodes
-from seglens.steering.sweep import UNEDITED, RowChange, always, identity_edit, part_of, sweep_changes
+from seglens.steering.sweep import UNEDITED, RowChange, always, identity_edit, sweep_changes
 
 OPERATIONS = ("multiply", "add")
 Summary = dict[str, Any]
@@ -76,8 +76,7 @@ class SteeringResult:
 
 
 def steer_between(
-    segmenter: Segmenter,
-    dictionary: SparseAutoencoder,
+    lens: Lens,
     atlas: LatentAtlas,
     selection: SliceSet,
     evaluation: SliceSet,
@@ -99,8 +98,7 @@ def steer_between(
     draw that is best on the selection slices. All are tuned on the selection slices.
 
     Args:
-        segmenter: trained on another cohort, the source.
-        dictionary: of one of its hookpoints.
+        lens: a segmenter through the dictionary of one of its hookpoints.
         atlas: of that dictionary.
         selection: labelled slices of the target cohort, from which everything is chosen.
         evaluation: slices of other patients of it, on which everything is judged.
@@ -117,12 +115,11 @@ def steer_between(
         ValueError: a patient in both sets, or parts that do not belong together.
     """
     check_disjoint(selection, evaluation)
-    check_edits(segmenter, dictionary, [])
-    label = label_of(segmenter, target)
+    check_edits(lens)
+    label = label_of(lens.segmenter, target)
     steps = len(selection) + len(evaluation)
     chosen = choose_edit(
-        segmenter,
-        dictionary,
+        lens,
         atlas,
         selection,
         target=target,
@@ -131,10 +128,9 @@ def steer_between(
         batch_size=batch_size,
         progress=part_of(progress, 0, steps),
     )
-    tuned = tune_on(segmenter, selection, target=label, batch_size=batch_size)
+    tuned = tune_on(lens.segmenter, selection, target=label, batch_size=batch_size)
     drawn = random_searches(
-        segmenter,
-        dictionary,
+        lens,
         selection,
         chosen,
         draws=random_draws,
@@ -142,7 +138,6 @@ def steer_between(
         seed=seed,
         batch_size=batch_size,
     )
-    identity = dictionary.hash
     edits: dict[str, LatentEdit] = {}
     points: list[dict[str, Any]] = []
     for operation, edit in chosen.by_operation.items():
@@ -153,14 +148,13 @@ def steer_between(
             for alpha in alphas[operation] if edit.latents else ():
                 point = {name: f"{name} {operation} {alpha:g}" for name in names}
                 for name, key in point.items():
-                    edits[key] = LatentEdit(dictionary.hookpoint, identity, latents[name], operation, alpha)
+                    edits[key] = LatentEdit(lens.hookpoint, lens.dictionary_hash, latents[name], operation, alpha)
                 points.append(
                     {"operation": operation, "latents": kind, "alpha": float(alpha), "edits": [*point.values()]}
                 )
             points.append({"operation": operation, "latents": kind, "alpha": NEUTRAL[operation], "edits": [UNEDITED]})
     scores = _evaluated(
-        segmenter,
-        dictionary,
+        lens,
         evaluation,
         edits,
         label=label,
@@ -247,7 +241,6 @@ def check_disjoint(selection: SliceSet, evaluation: SliceSet) -> None:
         )
 
 
-@torch.no_grad()
 def tune_on(
     segmenter: Segmenter,
     selection: SliceSet,
@@ -260,23 +253,19 @@ def tune_on(
     rows, columns = selection.size
     most = max(batch_size, TUNING_BYTES // (4 * segmenter.n_classes * rows * columns))
     used = selection.select(evenly_spaced(len(selection), most))
-    batches = list(used.batches(batch_size))
-    own = {
-        number: segmenter.logits(used.images(batches[number]).to(segmenter.device)).cpu()
-        for number in rank_range(len(batches))
-    }
-    return tune_rules(torch.cat(gather_object(own)), used.masks(), target=target, objective=objective)
+    logits = all_batches(lambda _rows, images: segmenter.logits(images).cpu(), segmenter, used, batch_size=batch_size)
+    return tune_rules(torch.cat(logits), used.masks(), target=target, objective=objective)
 
 
-def whole_activation(dictionary: SparseAutoencoder) -> dict[str, RowChange]:
+def whole_activation(lens: Lens) -> dict[str, RowChange]:
     """Controls that choose no latents: the activation replaced by its mean, or by what the dictionary makes of it."""
 
     def to_mean(grid: TokenGrid) -> TokenGrid:
-        return dictionary.centre.to(grid.dtype).expand_as(grid)
+        return lens.dictionary.centre.to(grid.dtype).expand_as(grid)
 
     return {
         "mean_ablation": always(to_mean),
-        "reconstruct_only": always(change_of(dictionary, [identity_edit(dictionary, replace=True)])),
+        "reconstruct_only": always(change_of(lens.dictionary, [identity_edit(lens, replace=True)])),
     }
 
 
@@ -296,8 +285,7 @@ def mean_summary(summaries: Sequence[Summary]) -> Summary:
 
 
 def _evaluated(
-    segmenter: Segmenter,
-    dictionary: SparseAutoencoder,
+    lens: Lens,
     evaluation: SliceSet,
     edits: Mapping[str, LatentEdit],
     *,
@@ -307,18 +295,18 @@ def _evaluated(
     progress: Progress,
 ) -> Scores:
     def flipped(images: Images) -> Logits:
-        return flip_logits(segmenter, images)
+        return flip_logits(lens.segmenter, images)
 
-    shared = SharedCodes(dictionary)
+    shared = SharedCodes(lens.dictionary)
     changes: dict[str, RowChange] = {
-        name: always(change_of(dictionary, [edit], shared=shared)) for name, edit in edits.items()
+        name: always(change_of(lens.dictionary, [edit], shared=shared)) for name, edit in edits.items()
     }
-    changes |= whole_activation(dictionary)
+    changes |= whole_activation(lens)
     rules: dict[str, Rule] = {name: rule.rule for name, rule in tuned.items()}
     rules |= {"drop_class": drop_class(label), "predict_nothing": predict_nothing}
     return sweep_changes(
-        segmenter,
-        dictionary.hookpoint,
+        lens.segmenter,
+        lens.hookpoint,
         evaluation,
         changes,
         rules=rules,

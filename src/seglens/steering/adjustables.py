@@ -9,6 +9,7 @@ import torch
 from seglens.activations.hooks import Change, edit
 from seglens.activations.replay import last_layer
 from seglens.dictionaries.codes import Codes, weighted_rows
+from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.segmenters.segmenter import Hookpoint, Segmenter
 from seglens.segmenters.substituted import Substituted
@@ -95,16 +96,16 @@ def _latent_change(
     return change
 
 
-def channels(segmenter: Segmenter, dictionary: SparseAutoencoder, name: str = "channel_affine") -> Adjustable:
+def channels(lens: Lens, name: str = "channel_affine") -> Adjustable:
     """A scale and an offset of each channel of the raw activation: what a dictionary's own edit must beat."""
-    width = dictionary.W_dec.shape[1]
+    width = lens.dictionary.W_dec.shape[1]
     start = {
-        "scale": torch.zeros(width, device=segmenter.device),
-        "offset": torch.zeros(width, device=segmenter.device),
+        "scale": torch.zeros(width, device=lens.segmenter.device),
+        "offset": torch.zeros(width, device=lens.segmenter.device),
     }
 
     def predict(batch: CachedBatch, values: Values) -> Logits:
-        return batch.changed(dictionary.hookpoint, _affine_change(dictionary, values))
+        return batch.changed(lens.hookpoint, _affine_change(lens.dictionary, values))
 
     return Adjustable(name, start, predict, CHANNEL_RATES, PENALTIES)
 
@@ -153,23 +154,20 @@ def layer(segmenter: Segmenter, images: Images, name: str = "last_layer") -> Adj
     return Adjustable(name, start, predict, LAYER_RATES, PENALTIES)
 
 
-def channels_and_layer(
-    segmenter: Segmenter, dictionary: SparseAutoencoder, images: Images, name: str = "channels_and_layer"
-) -> Adjustable:
+def channels_and_layer(lens: Lens, images: Images, name: str = "channels_and_layer") -> Adjustable:
     """`channels` and `layer` at once: what latents at two depths must beat, for they act at the same two.
 
     Args:
-        segmenter: the network.
-        dictionary: whose hookpoint's channels are meant.
+        lens: a segmenter through the dictionary of one of its hookpoints.
         images: any slice, to find the layer.
         name: of the adjustable.
     """
-    first, last = channels(segmenter, dictionary), layer(segmenter, images)
-    network = Substituted(segmenter.network)
+    first, last = channels(lens), layer(lens.segmenter, images)
+    network = Substituted(lens.segmenter.network)
 
     def predict(batch: CachedBatch, values: Values) -> Logits:
-        change = _affine_change(dictionary, {kind: CHANNEL_STEP * values[kind] for kind in first.start})
-        replay = batch.replay(dictionary.hookpoint)
+        change = _affine_change(lens.dictionary, {kind: CHANNEL_STEP * values[kind] for kind in first.start})
+        replay = batch.replay(lens.hookpoint)
         return network.logits(lambda: replay.logits(change), {path: values[path] for path in last.start})
 
     return Adjustable(name, {**first.start, **last.start}, predict, LAYER_RATES, PENALTIES)

@@ -15,12 +15,12 @@ from torch.nn import functional
 
 from seglens.activations.replay import Replay
 from seglens.cohorts.slices import SliceSet
-from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.dictionaries.lens import Lens
 from seglens.runtime.progress import Progress, silent
+from seglens.segmenters.inference import each_batch
 from seglens.segmenters.scoring import Scores
-from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas
-from seglens.shapes import Logits, Masks, TokenGrid
+from seglens.shapes import Images, Logits, Masks, TokenGrid
 from seglens.steering.edits import LatentEdit
 from seglens.steering.sweep import UNEDITED, sweep
 
@@ -74,8 +74,7 @@ REGIONS = ("hit", "false_positive", "false_negative")
 
 
 def latent_attribution(
-    segmenter: Segmenter,
-    dictionary: SparseAutoencoder,
+    lens: Lens,
     slices: SliceSet,
     *,
     target: int | None,
@@ -85,66 +84,73 @@ def latent_attribution(
     """Gradient x code of every latent: one backward pass from the logits to the hookpoint for each region.
 
     Args:
-        segmenter: the untouched network.
-        dictionary: of one of its hookpoints.
+        lens: a segmenter through the dictionary of one of its hookpoints.
         slices: selection slices with masks.
         target: label of the class; None for the whole foreground against background.
         batch_size: slices at once.
         progress: told after each batch.
     """
-    replay = Replay(segmenter, dictionary.hookpoint)
-    m = dictionary.n_latents
-    sums = {kind: {region: torch.zeros(m, dtype=torch.float64) for region in REGIONS} for kind in ("scale", "shift")}
-    pixels = dict.fromkeys(REGIONS, 0)
-    fired, mass, n_tokens = torch.zeros(m), torch.zeros(m, dtype=torch.float64), 0
-    squares = torch.zeros(m, dtype=torch.float64)
-    within = {region: torch.zeros(m, dtype=torch.float64) for region in REGIONS}
-    covered = dict.fromkeys(REGIONS, 0.0)
-    for rows in slices.batches(batch_size):
-        replay.record(slices.images(rows).to(segmenter.device))
+    replay = Replay(lens.segmenter, lens.hookpoint)
+    dictionary = lens.dictionary
+
+    def summed(rows: Sequence[int], images: Images) -> dict[str, Tensor]:
+        replay.record(images)
         leaves: list[Tensor] = []
 
-        def leaf(grid: TokenGrid, leaves: list[Tensor] = leaves) -> TokenGrid:
+        def leaf(grid: TokenGrid) -> TokenGrid:
             leaves.append(grid.detach().clone().requires_grad_())
             return leaves[-1]
 
         with torch.enable_grad():
             logits = replay.logits(leaf)
             odds = _log_odds(logits, target)
-        tokens = leaves[0].detach().flatten(0, 2)
-        codes = dictionary.encode(tokens)
-        fired += codes.firing_counts()
-        n_tokens += codes.n
-        token_rows, columns = codes.token_rows(), codes.latents.long()
-        mass.index_add_(0, columns, codes.values.double())
-        squares.index_add_(0, columns, codes.values.double() ** 2)
+        codes = dictionary.encode(leaves[0].detach().flatten(0, 2))
+        token_rows, columns, values = codes.token_rows(), codes.latents.long(), codes.values.double()
+
+        def over_tokens(weights: Tensor) -> Tensor:
+            return torch.zeros(codes.n_latents, dtype=torch.float64, device=weights.device).index_add_(
+                0, columns, weights
+            )
+
+        sums = {"fired": codes.firing_counts(), "mass": over_tokens(values), "squares": over_tokens(values**2)}
+        sums["tokens"] = torch.tensor(codes.n)
         regions = _regions(logits.detach(), slices.masks(rows).to(logits.device), target)
         for region, where in regions.items():
-            count = int(where.sum())
-            if count == 0:
+            sums[f"pixels {region}"] = where.sum()
+            if not where.any():
                 continue
-            pixels[region] += count
             grid = (leaves[0].shape[1], leaves[0].shape[2])
             share = functional.adaptive_avg_pool2d(where[:, None].double(), grid).flatten()
-            covered[region] += float(share.sum())
-            within[region].index_add_(0, columns, share[token_rows] * codes.values.double())
-            (gradient,) = torch.autograd.grad(odds[where].sum(), leaves[0], retain_graph=True)
+            with torch.enable_grad():
+                (gradient,) = torch.autograd.grad(odds[where].sum(), leaves[0], retain_graph=True)
             along = gradient.flatten(0, 2) @ dictionary.W_dec.T / dictionary.scale  # d odds / d code, [n m]
-            sums["shift"][region] += along.sum(0).double()
-            sums["scale"][region].index_add_(0, columns, (along[token_rows, columns] * codes.values).double())
-        progress(rows[-1] + 1, len(slices))
-    means = {
-        kind: {region: (total / max(1, pixels[region])).float() for region, total in by_region.items()}
-        for kind, by_region in sums.items()
-    }
+            sums[f"covered {region}"] = share.sum()
+            sums[f"within {region}"] = over_tokens(share[token_rows] * values)
+            sums[f"shift {region}"] = along.sum(0).double()
+            sums[f"scale {region}"] = over_tokens((along[token_rows, columns] * codes.values).double())
+        return {name: value.cpu() for name, value in sums.items()}
+
+    totals: dict[str, Tensor] = {}
+    for _, batch in each_batch(
+        summed, lens.segmenter, slices, batch_size=batch_size, what="effects of latents", progress=progress
+    ):
+        for name, value in batch.items():
+            totals[name] = totals[name] + value if name in totals else value
+    pixels = {region: int(totals.get(f"pixels {region}", 0)) for region in REGIONS}
+    n_tokens = max(1, int(totals.get("tokens", 0)))
+    none = torch.zeros(dictionary.n_latents, dtype=torch.float64)
+
+    def mean(kind: str, region: str, n: float | int) -> Float[Tensor, " m"]:
+        return (totals.get(f"{kind} {region}", none) / (n or 1)).float()
+
     return LatentAttribution(
-        means["scale"],
-        means["shift"],
+        {region: mean("scale", region, pixels[region]) for region in REGIONS},
+        {region: mean("shift", region, pixels[region]) for region in REGIONS},
         pixels,
-        fired / max(1, n_tokens),
-        mass.float(),
-        {region: (total / (covered[region] or 1.0)).float() for region, total in within.items()},
-        (squares / max(1, n_tokens)).sqrt().float(),
+        totals.get("fired", none).float() / n_tokens,
+        totals.get("mass", none).float(),
+        {region: mean("within", region, float(totals.get(f"covered {region}", 0))) for region in REGIONS},
+        (totals.get("squares", none) / n_tokens).sqrt().float(),
     )
 
 
@@ -194,8 +200,7 @@ def contrast_latents(effects: LatentAttribution, region: str = "false_positive")
 
 
 def ablated_latents(
-    segmenter: Segmenter,
-    dictionary: SparseAutoencoder,
+    lens: Lens,
     slices: SliceSet,
     latents: Sequence[int],
     *,
@@ -205,8 +210,7 @@ def ablated_latents(
     """What each latent is good for, measured: zero it alone and see what becomes of the objective.
 
     Args:
-        segmenter: the untouched network.
-        dictionary: of one of its hookpoints.
+        lens: a segmenter through the dictionary of one of its hookpoints.
         slices: selection slices with masks.
         latents: each is ablated by itself.
         objective: from scores to one number an edit, larger is better.
@@ -215,8 +219,8 @@ def ablated_latents(
     Returns:
         Latents whose loss costs most, and those whose loss gains most, each by size of the change.
     """
-    edits = {str(latent): LatentEdit(dictionary.hookpoint, dictionary.hash, (latent,), "zero") for latent in latents}
-    values = objective(sweep(segmenter, dictionary, slices, edits, batch_size=batch_size))
+    edits = {str(latent): LatentEdit(lens.hookpoint, lens.dictionary_hash, (latent,), "zero") for latent in latents}
+    values = objective(sweep(lens, slices, edits, batch_size=batch_size))
     gains = {latent: values[str(latent)] - values[UNEDITED] for latent in latents}
     useful = sorted((latent for latent in latents if gains[latent] < 0), key=lambda latent: (gains[latent], latent))
     harmful = sorted((latent for latent in latents if gains[latent] > 0), key=lambda latent: (-gains[latent], latent))

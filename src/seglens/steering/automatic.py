@@ -11,11 +11,10 @@ from typing import Any
 import polars as pl
 
 from seglens.cohorts.slice_set import SliceSet
-from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.dictionaries.lens import Lens
 from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.intervals import Interval, patient_bootstrap, patient_interval
 from seglens.segmenters.scoring import Scores
-from seglens.segmenters.segmenter import Segmenter
 from seglens.steering.comparison import STEPS, Method, Side, constant_methods, fitted_methods
 from seglens.steering.interventions import Intervention, evaluate_interventions
 
@@ -61,8 +60,7 @@ class Verdict:
 
 
 def choose_intervention(
-    segmenter: Segmenter,
-    dictionary: SparseAutoencoder,
+    lens: Lens,
     selection: SliceSet,
     *,
     target: str,
@@ -77,8 +75,7 @@ def choose_intervention(
     """Choose a latent edit by the held-out rule, or say that none helps.
 
     Args:
-        segmenter: of another cohort.
-        dictionary: of one of its hookpoints.
+        lens: a segmenter through the dictionary of one of its hookpoints.
         selection: labelled slices of the target cohort, of at least ``folds`` patients with 2 slices or more.
         target: name of the class that ranks latents.
         comparison: chooses methods; None takes constant edits, fitted latents and all baselines with few parameters.
@@ -94,8 +91,8 @@ def choose_intervention(
     """
 
     def every(slices: SliceSet) -> list[Method]:
-        fitted = fitted_methods(segmenter, dictionary, slices, NAMES, target=target, steps=steps, seeds=(seed,))
-        return [*constant_methods(segmenter, dictionary, slices, target=target, batch_size=batch_size), *fitted]
+        fitted = fitted_methods(lens, slices, NAMES, target=target, steps=steps, seeds=(seed,))
+        return [*constant_methods(lens, slices, target=target, batch_size=batch_size), *fitted]
 
     chosen_on = comparison or every
     patients = sorted(selection.index["patient"].unique())
@@ -111,7 +108,7 @@ def choose_intervention(
         found = chosen_on(others)
         sides |= {method.name: method.side for method in found}
         scored = evaluate_interventions(
-            [method.interventions[0] for method in found], segmenter, evaluated, batch_size=batch_size
+            [method.interventions[0] for method in found], lens.segmenter, evaluated, batch_size=batch_size
         )
         parts.append(_renumbered(scored, selection, patients[fold::folds]))
         progress(fold + 1, folds + 1)

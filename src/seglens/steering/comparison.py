@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
+from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.segmenter import Segmenter
@@ -73,8 +74,7 @@ def side_of(name: str) -> Side:
 
 
 def fitted_methods(
-    segmenter: Segmenter,
-    dictionary: SparseAutoencoder,
+    lens: Lens,
     selection: SliceSet,
     names: Sequence[str] = FITTED,
     *,
@@ -91,33 +91,32 @@ def fitted_methods(
     ``latents``: scale and offset of every latent. ``latent_scales``: scales only. ``top_latents``: scale and offset of
     the latents with the largest gradient x code on the class, as many numbers as the last layer has.
     ``latents_last_hidden``: scale and offset of every latent of ``deep``. ``latents_two_depths``: of every latent of
-    ``dictionary`` and of ``deep``; ``untrained_two_depths``: of every row of ``untrained``, which tells what of a gain
+    ``lens`` and of ``deep``; ``untrained_two_depths``: of every row of ``untrained``, which tells what of a gain
     needs a fitted dictionary. ``logit_affine``, ``channel_affine``, ``last_layer``, ``channels_and_layer``: see
     `adjustables`. ``norm_affines``: weights and biases of all normalisation layers. ``whole_suffix``: every weight
     behind the hookpoint.
 
     Args:
-        segmenter: of another cohort.
-        dictionary: of one of its hookpoints.
+        lens: a segmenter through the dictionary of one of its hookpoints.
         selection: labelled slices of the target cohort; all that is looked at.
         names: which, of `FITTED`.
         target: the class whose gradient ranks ``top_latents``.
-        deep: of a hookpoint behind that of ``dictionary``, such as `adjustables.LAST_HIDDEN`.
+        deep: of a hookpoint behind that of ``lens``, such as `adjustables.LAST_HIDDEN`.
         untrained: dictionaries of the same two hookpoints as they are drawn, with their thresholds set.
         steps: of every fit.
         longer: names that are fitted once more with the chosen settings and `LONGER` times the steps, as controls.
         seeds: of the final fits; settings are chosen with the first.
         progress: told after each method.
     """
-    known = possible(FITTED, segmenter, deep=deep is not None, untrained=bool(untrained))
+    known = possible(FITTED, lens.segmenter, deep=deep is not None, untrained=bool(untrained))
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"no fitted method {', '.join(unknown)}; with these dictionaries: {', '.join(known)}")
-    dictionaries = Dictionaries(dictionary, deep, untrained)
-    labelled = Labelled(segmenter, selection)
+    dictionaries = Dictionaries(lens, deep, untrained)
+    labelled = Labelled(lens.segmenter, selection)
     found = []
     for number, name in enumerate(names):
-        adjustable = _adjustable(name, segmenter, dictionaries, labelled.slices, target)
+        adjustable = _adjustable(name, dictionaries, labelled.slices, target)
         choice = choose_settings(adjustable, labelled, steps=steps, seed=seeds[0])
         interventions = [
             fitted_intervention(
@@ -136,8 +135,7 @@ def fitted_methods(
 
 
 def constant_methods(
-    segmenter: Segmenter,
-    dictionary: SparseAutoencoder,
+    lens: Lens,
     selection: SliceSet,
     *,
     target: str,
@@ -151,18 +149,15 @@ def constant_methods(
     latents; the edit and the rules are chosen for the pooled Dice of the foreground, as the fitted ones are.
 
     Args:
-        segmenter: of another cohort.
-        dictionary: of one of its hookpoints.
+        lens: a segmenter through the dictionary of one of its hookpoints.
         selection: labelled slices of the target cohort; all that is looked at.
         target: name of the class.
         specific: latents that diffing calls specific, best first.
         batch_size: slices at once.
     """
-    label = label_of(segmenter, target)
-    edit, chosen_by = choose_constant(
-        segmenter, dictionary, selection, target=target, specific=specific, batch_size=batch_size
-    )
-    change = change_of(dictionary, [edit])
+    label = label_of(lens.segmenter, target)
+    edit, chosen_by = choose_constant(lens, selection, target=target, specific=specific, batch_size=batch_size)
+    change = change_of(lens.dictionary, [edit])
     n_chosen = len(edit.latents) + 1 + (edit.gate is not None)
     found = [
         Method(
@@ -170,23 +165,23 @@ def constant_methods(
             "edit",
             [
                 change_intervention(
-                    "constant_edit", dictionary.hookpoint, change, n_parameters=n_chosen, supervision="held_out"
+                    "constant_edit", lens.hookpoint, change, n_parameters=n_chosen, supervision="held_out"
                 )
             ],
             {"edit": edit.description(), "chosen_by": chosen_by},
         )
     ]
-    counts = {"ccf": 2, "uf": 1, "logit_bias": segmenter.n_classes - 1}  # the background keeps its logit
-    for name, tuned in tune_on(segmenter, selection, target=None, batch_size=batch_size).items():
+    counts = {"ccf": 2, "uf": 1, "logit_bias": lens.segmenter.n_classes - 1}  # the background keeps its logit
+    for name, tuned in tune_on(lens.segmenter, selection, target=None, batch_size=batch_size).items():
         if name in counts:
             rule = rule_intervention(name, tuned.rule, n_parameters=counts[name], supervision="held_out")
             found.append(Method(name, "baseline", [rule], dict(tuned.setting)))
 
     def to_mean(grid: TokenGrid) -> TokenGrid:
-        return dictionary.centre.to(grid.dtype).expand_as(grid)
+        return lens.dictionary.centre.to(grid.dtype).expand_as(grid)
 
     plain = [
-        change_intervention("mean_ablation", dictionary.hookpoint, to_mean, n_parameters=0, supervision="none"),
+        change_intervention("mean_ablation", lens.hookpoint, to_mean, n_parameters=0, supervision="none"),
         rule_intervention("drop_class", drop_class(label), n_parameters=0, supervision="none"),
         rule_intervention("predict_nothing", predict_nothing, n_parameters=0, supervision="none"),
     ]
@@ -194,8 +189,7 @@ def constant_methods(
 
 
 def choose_constant(
-    segmenter: Segmenter,
-    dictionary: SparseAutoencoder,
+    lens: Lens,
     selection: SliceSet,
     *,
     target: str,
@@ -203,8 +197,8 @@ def choose_constant(
     batch_size: int = 16,
 ) -> tuple[LatentEdit, str]:
     """The best constant edit on the selection slices by foreground Dice, and how its latents were chosen."""
-    label = label_of(segmenter, target)
-    effects = latent_attribution(segmenter, dictionary, selection, target=label, batch_size=batch_size)
+    label = label_of(lens.segmenter, target)
+    effects = latent_attribution(lens, selection, target=label, batch_size=batch_size)
     strongest = effects.scale["hit"].abs() + effects.repair("scale").abs()
     leading = strongest.sort(descending=True, stable=True).indices[:ABLATED].tolist()
 
@@ -212,12 +206,11 @@ def choose_constant(
         return pooled_objective(scores, target)
 
     few = selection.select(evenly_spaced(len(selection), ABLATION_SLICES))
-    useful, harmful = ablated_latents(segmenter, dictionary, few, leading, objective=objective, batch_size=batch_size)
+    useful, harmful = ablated_latents(lens, few, leading, objective=objective, batch_size=batch_size)
     invented, missed = (contrast_latents(effects, region) for region in ("false_positive", "false_negative"))
     chosen = choose_edit(
-        segmenter,
-        dictionary,
-        describe(dictionary, segmenter, selection, top_k=1),
+        lens,
+        describe(lens, selection, top_k=1),
         selection,
         target=target,
         rankings=[
@@ -244,48 +237,45 @@ def possible(names: Sequence[str], segmenter: Segmenter, *, deep: bool, untraine
 class Dictionaries(NamedTuple):
     """Of one segmenter: at a hookpoint, behind it, and at both as they are drawn."""
 
-    first: SparseAutoencoder
+    lens: Lens
     deep: SparseAutoencoder | None
     untrained: Sequence[SparseAutoencoder]
 
     @property
     def both(self) -> list[SparseAutoencoder]:
         """The fitted ones."""
-        return [self.first] if self.deep is None else [self.first, self.deep]
+        return [self.lens.dictionary] if self.deep is None else [self.lens.dictionary, self.deep]
 
 
-def _adjustable(
-    name: str, segmenter: Segmenter, dictionaries: Dictionaries, slices: SliceSet, target: str
-) -> Adjustable:
-    dictionary = dictionaries.first
+def _adjustable(name: str, dictionaries: Dictionaries, slices: SliceSet, target: str) -> Adjustable:
+    lens = dictionaries.lens
+    segmenter, dictionary = lens.segmenter, lens.dictionary
     one = slices.images([0]).to(segmenter.device)
     makers: dict[str, Callable[[], Adjustable]] = {
         "latents": lambda: adjustables.latents([dictionary]),
         "latent_scales": lambda: adjustables.latents([dictionary], offsets=False, name=name),
         "top_latents": lambda: adjustables.latents(
             [dictionary],
-            [_leading(segmenter, dictionary, slices, target, adjustables.layer(segmenter, one))],
+            [_leading(lens, slices, target, adjustables.layer(segmenter, one))],
             name=name,
         ),
         "latents_last_hidden": lambda: adjustables.latents(dictionaries.both[1:], name=name),
         "latents_two_depths": lambda: adjustables.latents(dictionaries.both, name=name),
         "untrained_two_depths": lambda: adjustables.latents(dictionaries.untrained, name=name),
         "logit_affine": lambda: adjustables.logits(segmenter),
-        "channel_affine": lambda: adjustables.channels(segmenter, dictionary),
+        "channel_affine": lambda: adjustables.channels(lens),
         "last_layer": lambda: adjustables.layer(segmenter, one),
-        "channels_and_layer": lambda: adjustables.channels_and_layer(segmenter, dictionary, one),
+        "channels_and_layer": lambda: adjustables.channels_and_layer(lens, one),
         "norm_affines": lambda: replace(norm_affines(segmenter, name), learning_rates=NORM_RATES),
-        "whole_suffix": lambda: adjustables.suffix(segmenter, dictionary.hookpoint, one),
+        "whole_suffix": lambda: adjustables.suffix(segmenter, lens.hookpoint, one),
     }
     return makers[name]()
 
 
-def _leading(
-    segmenter: Segmenter, dictionary: SparseAutoencoder, slices: SliceSet, target: str, like: Adjustable
-) -> list[int]:
+def _leading(lens: Lens, slices: SliceSet, target: str, like: Adjustable) -> list[int]:
     """Latents with the largest gradient x code; scale and offset of all of them are as many numbers as ``like`` has."""
     few = slices.select(evenly_spaced(len(slices), ABLATION_SLICES))
-    effects = latent_attribution(segmenter, dictionary, few, target=label_of(segmenter, target))
+    effects = latent_attribution(lens, few, target=label_of(lens.segmenter, target))
     size = torch.stack([effect.abs() for effect in effects.scale.values()]).sum(0)
     return sorted(size.sort(descending=True, stable=True).indices[: max(1, like.n_parameters // 2)].tolist())
 

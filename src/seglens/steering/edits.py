@@ -14,8 +14,8 @@ from seglens.activations.hooks import Change
 from seglens.activations.hooks import edit as edit_activation
 from seglens.artifacts import hash_of
 from seglens.dictionaries.codes import Codes
+from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.segmenters.segmenter import Segmenter
 from seglens.shapes import TokenGrid, Tokens
 from seglens.steering.shared_codes import Contribution, SharedCodes, codes_of
 
@@ -165,35 +165,29 @@ def swap_source(other: SparseAutoencoder, pairs: Mapping[int, int]) -> SwapSourc
     return source
 
 
-def check_edits(segmenter: Segmenter, dictionary: SparseAutoencoder, *groups: Sequence[LatentEdit]) -> None:
+def check_edits(lens: Lens, *groups: Sequence[LatentEdit]) -> None:
     """Refuse edits that do not belong to this dictionary and this segmenter.
 
     Args:
-        segmenter: the network.
-        dictionary: whose latents are edited.
+        lens: a segmenter through the dictionary of one of its hookpoints.
         groups: edits; those of one group act together.
 
     Raises:
         ValueError: all that does not fit, in one message.
     """
     problems = []
-    if dictionary.segmenter_hash != segmenter.hash:
-        problems.append(
-            f"the dictionary was fitted to segmenter {dictionary.segmenter_hash[:12] or '(unknown)'}, "
-            f"this one is {segmenter.hash[:12]}; fit a dictionary to its activations"
-        )
-    identity = dictionary.hash
+    identity = lens.dictionary_hash
     for edit in (edit for group in groups for edit in group):
         if edit.dictionary_hash != identity:
             problems.append(f"edit {edit.name!r} is for dictionary {edit.dictionary_hash[:12]}, not {identity[:12]}")
-        if edit.hookpoint != dictionary.hookpoint:
-            problems.append(
-                f"edit {edit.name!r} is for {edit.hookpoint!r}, the dictionary for {dictionary.hookpoint!r}"
-            )
+        if edit.hookpoint != lens.hookpoint:
+            problems.append(f"edit {edit.name!r} is for {edit.hookpoint!r}, the dictionary for {lens.hookpoint!r}")
         named = (*edit.latents, *(() if edit.gate is None else (edit.gate,)))
-        outside = [latent for latent in named if latent >= dictionary.n_latents]
+        outside = [latent for latent in named if latent >= lens.dictionary.n_latents]
         if outside:
-            problems.append(f"edit {edit.name!r} has latents {outside[:5]}; legal are 0..{dictionary.n_latents - 1}")
+            problems.append(
+                f"edit {edit.name!r} has latents {outside[:5]}; legal are 0..{lens.dictionary.n_latents - 1}"
+            )
     if any(len({edit.mode for edit in group}) > 1 for group in groups):
         problems.append("edits of both modes, difference and replace, at one hookpoint; use one mode for all")
     if problems:
@@ -242,10 +236,8 @@ def slice_change(
 
 @contextmanager
 def steer(
-    segmenter: Segmenter,
-    dictionary: SparseAutoencoder,
-    edits: Sequence[Any],
-    *,
+    lens: Lens,
+    *edits: Any,
     source: SwapSource | None = None,
 ) -> Iterator[None]:
     """Run a segmenter with some latents changed.
@@ -253,8 +245,7 @@ def steer(
     Where no code changes (identity edits, or latents that do not fire) the network computes the very same bits.
 
     Args:
-        segmenter: the network that the dictionary was fitted to.
-        dictionary: whose latents are edited.
+        lens: a segmenter through the dictionary of one of its hookpoints.
         edits: LatentEdits, applied in this order; a ChosenEdit stands for the edit it holds.
         source: codes for swap edits.
 
@@ -262,13 +253,13 @@ def steer(
         ValueError: an edit of another dictionary, hookpoint or segmenter, or a latent out of range.
 
     Example:
-        >>> edit = LatentEdit("stage2", dictionary.hash, (4, 17), "multiply", 0.5)  # doctest: +SKIP
-        >>> with steer(segmenter, dictionary, [edit]):  # doctest: +SKIP
+        >>> edit = LatentEdit("stage2", lens.dictionary_hash, (4, 17), "multiply", 0.5)  # doctest: +SKIP
+        >>> with steer(lens, edit):  # doctest: +SKIP
         ...     masks = segmenter.predict(images)
     """
     plain = [edit if isinstance(edit, LatentEdit) else edit.edit for edit in edits]
-    check_edits(segmenter, dictionary, plain)
-    with edit_activation(segmenter, dictionary.hookpoint, change_of(dictionary, plain, source)):
+    check_edits(lens, plain)
+    with edit_activation(lens.segmenter, lens.hookpoint, change_of(lens.dictionary, plain, source)):
         yield
 
 

@@ -9,13 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from seglens.activations.hooks import activations
 from seglens.activations.replay import Replay
 from seglens.artifacts import Artifact, Draft
 from seglens.cohorts.slices import SliceSet
-from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.dictionaries.lens import Lens
 from seglens.runtime.distributed import broadcast_from_main
-from seglens.runtime.progress import Progress, silent
+from seglens.runtime.progress import Progress, part_of, silent
 from seglens.segmenters.scoring import Scores, evaluate
 from seglens.segmenters.segmenter import Segmenter, most_likely
 from seglens.semantics.atlas import LatentAtlas
@@ -27,7 +26,7 @@ from seglens.steering.edits import LatentEdit, change_of, check_edits, slice_cha
 from seglens.steering.policies import N_LATENTS, oracle_choice, oracle_scores, slice_dice
 from seglens.steering.searching import candidates_of, random_searches, search
 from seglens.steering.shared_codes import SharedCodes
-from seglens.steering.sweep import UNEDITED, RowChange, always, part_of, sweep, sweep_changes
+from seglens.steering.sweep import UNEDITED, RowChange, always, sweep, sweep_changes
 
 PAPER_ALPHAS = (0.25, 0.5, 1.0, 2.0, 5.0)
 HELD_OUT_ALPHAS: Mapping[Any, tuple[float, ...]] = {"multiply": (0.25, 0.5, 2.0, 5.0), "add": (-1.0, -0.5, 0.5, 1.0)}
@@ -77,8 +76,7 @@ class FailureResult:
 
 
 def recover(
-    segmenter: Segmenter,
-    dictionary: SparseAutoencoder,
+    lens: Lens,
     atlas: LatentAtlas,
     selection: SliceSet,
     evaluation: SliceSet,
@@ -102,8 +100,7 @@ def recover(
     the mean foreground Dice of the worst selection slices.
 
     Args:
-        segmenter: the network.
-        dictionary: of one of its hookpoints.
+        lens: a segmenter through the dictionary of one of its hookpoints.
         atlas: of that dictionary; its dead latents are left out.
         selection: labelled slices of selection patients.
         evaluation: labelled slices of other patients; the worst of them are the failures.
@@ -121,30 +118,27 @@ def recover(
         ValueError: a patient in both sets, no slice with a lesion, or parts that do not belong together.
     """
     check_disjoint(selection, evaluation)
-    check_edits(segmenter, dictionary, [])
+    check_edits(lens)
     steps = len(selection) + len(evaluation) + 2 * worst
-    chosen_from, _ = worst_slices(segmenter, selection, worst, batch_size, part_of(progress, 0, steps))
+    chosen_from, _ = worst_slices(lens.segmenter, selection, worst, batch_size, part_of(progress, 0, steps))
     done = len(selection)
-    failing, rows = worst_slices(segmenter, evaluation, worst, batch_size, part_of(progress, done, steps))
+    failing, rows = worst_slices(lens.segmenter, evaluation, worst, batch_size, part_of(progress, done, steps))
     done += len(evaluation)
 
     dead = set(atlas.table.filter(pl.col("dead"))["latent"].to_list())
     # gradients may differ in their last bits between GPUs: one process ranks the latents for all
-    effects = broadcast_from_main(
-        lambda: latent_attribution(segmenter, dictionary, chosen_from, target=None, batch_size=batch_size)
-    )
+    effects = broadcast_from_main(lambda: latent_attribution(lens, chosen_from, target=None, batch_size=batch_size))
     by_mass = effects.mass.sort(descending=True, stable=True).indices.tolist()
     chosen = search(
-        segmenter,
-        dictionary,
+        lens,
         chosen_from,
         candidates_of(
-            dictionary,
+            lens,
             effects,
             [("most active", by_mass)],
             operations=HELD_OUT_ALPHAS,
             n_latents=n_latents,
-            allowed=set(range(dictionary.n_latents)) - dead,
+            allowed=set(range(lens.dictionary.n_latents)) - dead,
         ),
         effects,
         objective=mean_slice_dice,
@@ -153,8 +147,7 @@ def recover(
         progress=part_of(progress, done, steps),
     )
     drawn = random_searches(
-        segmenter,
-        dictionary,
+        lens,
         chosen_from,
         chosen,
         draws=random_draws,
@@ -164,21 +157,21 @@ def recover(
     )
     controls = [found.edit for found in drawn]
     on_selection = [found.value_of(found.edit) for found in drawn]
-    tuned = tune_on(segmenter, chosen_from, target=None, objective=mean_slice_foreground, batch_size=batch_size)
+    tuned = tune_on(lens.segmenter, chosen_from, target=None, objective=mean_slice_foreground, batch_size=batch_size)
 
-    mass, firing = slice_activity(segmenter, dictionary, failing, batch_size)
+    mass, firing = slice_activity(lens, failing, batch_size)
     most = min(n_most_active, int((firing > 0).sum()) // 2)
     own = mass.sort(dim=1, descending=True, stable=True).indices[:, :most]
     of_slices = _random_of_slices(firing, own, random_draws, seed)
-    changes: dict[str, RowChange] = {"held_out": always(change_of(dictionary, [chosen.edit]))}
-    changes |= {f"random {number}": always(change_of(dictionary, [edit])) for number, edit in enumerate(controls)}
+    changes: dict[str, RowChange] = {"held_out": always(change_of(lens.dictionary, [chosen.edit]))}
+    changes |= {f"random {number}": always(change_of(lens.dictionary, [edit])) for number, edit in enumerate(controls)}
     for name, latents in [("oracle", own), *((f"random oracle {d}", each) for d, each in enumerate(of_slices))]:
-        shared = SharedCodes(dictionary)
+        shared = SharedCodes(lens.dictionary)
         changes |= {f"{name} {alpha:g}": _of_slices(shared, latents, alpha) for alpha in PAPER_ALPHAS if alpha != 1}
-    changes |= whole_activation(dictionary)
+    changes |= whole_activation(lens)
     scores = sweep_changes(
-        segmenter,
-        dictionary.hookpoint,
+        lens.segmenter,
+        lens.hookpoint,
         failing,
         changes,
         rules={name: rule.rule for name, rule in tuned.items()},
@@ -191,7 +184,7 @@ def recover(
         tables.append(oracle_scores(scores, names, target=None, name=name))
     dice = _dice_by_slice(Scores.merged(tables))
     table = _table(failing, rows, scores, dice, own)
-    everywhere = sweep(segmenter, dictionary, evaluation, {"held_out": chosen.edit}, batch_size=batch_size)
+    everywhere = sweep(lens, evaluation, {"held_out": chosen.edit}, batch_size=batch_size)
     head = {
         "segmenter": source,
         "cohort": evaluation.name,
@@ -203,7 +196,7 @@ def recover(
         "mode_rule": MODE_RULE,
         "baselines": {
             name: _recovery(dice, name, minimum_gain) | {"setting": dict(tuned[name].setting) if name in tuned else {}}
-            for name in (*tuned, *whole_activation(dictionary))
+            for name in (*tuned, *whole_activation(lens))
         },
     }
     held_out = {
@@ -240,7 +233,7 @@ def recover(
         )
         for description, prefix in ((held_out, "random"), (oracle, "random oracle"))
     ]
-    return FailureResult(results, table, _examples(segmenter, dictionary, failing, table, edit=chosen.edit, own=own))
+    return FailureResult(results, table, _examples(lens, failing, table, edit=chosen.edit, own=own))
 
 
 def worst_slices(
@@ -272,20 +265,15 @@ def mean_slice_dice(scores: Scores) -> dict[str, float]:
     return dict(means.iter_rows())
 
 
-@torch.no_grad()
 def slice_activity(
-    segmenter: Segmenter, dictionary: SparseAutoencoder, slices: SliceSet, batch_size: int = 16
+    lens: Lens, slices: SliceSet, batch_size: int = 16, progress: Progress = silent
 ) -> tuple[Float[Tensor, "B m"], Float[Tensor, " m"]]:
     """Sum of every latent's codes over each slice, and the share of all tokens at which it fires."""
-    masses, fired, n_tokens = [], torch.zeros(dictionary.n_latents), 0
-    for batch in slices.batches(batch_size):
-        grid = activations(segmenter, dictionary.hookpoint, slices.images(batch).to(segmenter.device))
-        codes = dictionary.encode(grid.flatten(0, 2))
-        place = codes.token_rows() // (grid.shape[1] * grid.shape[2]) * dictionary.n_latents + codes.latents
-        sums = torch.zeros(len(batch) * dictionary.n_latents, dtype=torch.float64, device=place.device)
-        masses.append(sums.index_add_(0, place, codes.values.double()).view(len(batch), -1).float())
-        fired += codes.firing_counts().cpu()
-        n_tokens += codes.n
+    masses, fired, n_tokens = [], torch.zeros(lens.dictionary.n_latents), 0
+    for view in lens.over(slices, batch_size=batch_size, progress=progress):
+        masses.append(view.mass())
+        fired += view.codes.firing_counts().cpu()
+        n_tokens += view.codes.n
     return torch.cat(masses), fired / n_tokens
 
 
@@ -371,8 +359,7 @@ def _table(
 
 @torch.no_grad()
 def _examples(
-    segmenter: Segmenter,
-    dictionary: SparseAutoencoder,
+    lens: Lens,
     failing: SliceSet,
     table: pl.DataFrame,
     *,
@@ -384,12 +371,12 @@ def _examples(
     count = min(N_EXAMPLES, len(order))
     places = [order[round(i * (len(order) - 1) / max(1, count - 1))] for i in range(count)]
     masks: dict[str, list[Masks]] = {"before": [], "held_out": [], "oracle": []}
-    replay = Replay(segmenter, dictionary.hookpoint)
+    replay = Replay(lens.segmenter, lens.hookpoint)
     for place in places:
-        before = replay.record(failing.images([place]).to(segmenter.device))
-        best = slice_change(dictionary, own[[place]], table["oracle_alpha"][place])
+        before = replay.record(failing.images([place]).to(lens.segmenter.device))
+        best = slice_change(lens.dictionary, own[[place]], table["oracle_alpha"][place])
         masks["before"].append(most_likely(before))
-        masks["held_out"].append(most_likely(replay.logits(change_of(dictionary, [edit]))))
+        masks["held_out"].append(most_likely(replay.logits(change_of(lens.dictionary, [edit]))))
         masks["oracle"].append(most_likely(replay.logits(best)))
     rows = torch.tensor(table["row"].to_list(), dtype=torch.int64)[places]
     return {"rows": rows, "truth": failing.masks(places)} | {

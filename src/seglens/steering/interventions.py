@@ -15,8 +15,8 @@ from torch import Tensor
 from seglens.activations.hooks import Change
 from seglens.activations.replay import Replay
 from seglens.cohorts.slice_set import SliceSet
-from seglens.runtime.distributed import gather_object, rank_range
 from seglens.runtime.progress import Progress, silent
+from seglens.segmenters.inference import all_batches
 from seglens.segmenters.scoring import Scores, Truth, scores_from_counts
 from seglens.segmenters.segmenter import Hookpoint, Segmenter, most_likely
 from seglens.shapes import Images, Logits, TokenGrid
@@ -132,7 +132,6 @@ def rule_intervention(name: str, rule: Rule, *, n_parameters: int, supervision: 
     return Intervention(name, n_parameters, supervision, predict)
 
 
-@torch.no_grad()
 def evaluate_interventions(
     interventions: Sequence[Intervention],
     segmenter: Segmenter,
@@ -160,18 +159,17 @@ def evaluate_interventions(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"interventions need different names, none of them {UNEDITED!r}; twice: {twice}")
-    batches = list(evaluation.batches(batch_size))
     plans: dict[str, Replay] = {}
-    own: dict[int, dict[str, torch.Tensor]] = {}
-    for number in rank_range(len(batches)):
-        rows = batches[number]
-        truth = Truth.of(evaluation.masks(rows).to(segmenter.device), evaluation.labels)
-        batch = CachedBatch(segmenter, evaluation.images(rows).to(segmenter.device), plans)
-        counts = own.setdefault(number, {UNEDITED: truth.counts(most_likely(batch.logits)).cpu()})
-        for intervention in interventions:
-            counts[intervention.name] = truth.counts(most_likely(intervention.predict(batch))).cpu()
-        progress(rows[-1] + 1, len(evaluation))
-    parts = gather_object(own)
+
+    def counted(rows: Sequence[int], images: Images) -> dict[str, Tensor]:
+        truth = Truth.of(evaluation.masks(rows).to(images.device), evaluation.labels)
+        batch = CachedBatch(segmenter, images, plans)
+        labels = {UNEDITED: batch.logits} | {
+            intervention.name: intervention.predict(batch) for intervention in interventions
+        }
+        return {name: truth.counts(most_likely(logits)).cpu() for name, logits in labels.items()}
+
+    parts = all_batches(counted, segmenter, evaluation, batch_size=batch_size, what="interventions", progress=progress)
     return Scores.merged(
         [scores_from_counts(torch.cat([part[name] for part in parts]), evaluation, edit_name=name) for name in names]
     )

@@ -10,16 +10,19 @@ from dataclasses import dataclass
 
 import polars as pl
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
+from torch.nn import functional
 
-from seglens.activations.hooks import activations
+from seglens.activations.extraction import each_grid
 from seglens.activations.replay import Replay
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
+from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.segmenters.inference import each_batch
 from seglens.segmenters.scoring import count_scores
 from seglens.segmenters.segmenter import Segmenter, most_likely
-from seglens.shapes import Logits, Masks, TokenGrid, Tokens
+from seglens.shapes import Images, Logits, Masks, TokenGrid, Tokens
 from seglens.steering.baselines import normalised_entropy
 from seglens.steering.interventions import CachedBatch, Intervention, evaluate_interventions
 from seglens.steering.style_transfer import brains_of
@@ -121,13 +124,11 @@ def match_latents(
     return LatentMatch(torch.cat(shifts), torch.cat(factors))
 
 
-@torch.no_grad()
-def sample_tokens(segmenter: Segmenter, hookpoint: str, slices: SliceSet, *, batch_size: int = 16) -> Tokens:
+def sample_tokens(lens: Lens, slices: SliceSet, *, batch_size: int = 16) -> Tokens:
     """Raw activations [n d_in] of slices, at most `MAX_TOKENS`, evenly spaced over all; no mask is read."""
     parts = []
     most = max(1, MAX_TOKENS * batch_size // max(1, len(slices)))
-    for rows in slices.batches(batch_size):
-        grid = activations(segmenter, hookpoint, slices.images(rows).to(segmenter.device))
+    for _, grid in each_grid(lens.segmenter, slices, lens.hookpoint, batch_size=batch_size):
         tokens = grid.reshape(-1, grid.shape[-1])
         parts.append(tokens[evenly_spaced(len(tokens), most)])
     return torch.cat(parts)
@@ -151,7 +152,6 @@ class Evidence:
     entropy: float
 
 
-@torch.no_grad()
 def evidence_of(
     interventions: Sequence[Intervention],
     segmenter: Segmenter,
@@ -172,34 +172,38 @@ def evidence_of(
     n_classes, labels = segmenter.n_classes, segmenter.labels
     untouched = Intervention("untouched", 0, "none", lambda batch: batch.logits)
     sums = {
-        name: torch.zeros(n_classes, 6, dtype=torch.float64) for name in (UNEDITED, *(c.name for c in interventions))
+        name: torch.zeros(n_classes, 7, dtype=torch.float64) for name in (UNEDITED, *(c.name for c in interventions))
     }
-    entropies = dict.fromkeys(sums, 0.0)
     plans: dict[str, Replay] = {}
     mirrored_plans: dict[str, Replay] = {}
     pixels = 0
-    for rows in slices.batches(batch_size):
-        images = slices.images(rows).to(segmenter.device)
+
+    def measured(_rows: Sequence[int], images: Images) -> tuple[int, dict[str, Tensor]]:
         brains = brains_of(images)
-        pixels += int(brains.sum())
+        found = {}
         plain, mirrored = CachedBatch(segmenter, images, plans), CachedBatch(segmenter, images.flip(-1), mirrored_plans)
         for name, intervention in zip(sums, (untouched, *interventions), strict=True):
             logits = intervention.predict(plain)
             labels_now = most_likely(logits)
             again = most_likely(intervention.predict(mirrored)).flip(-1)
             within = torch.bincount(labels_now[brains].long(), minlength=n_classes)
-            sums[name][:, 0] += within.cpu()
-            sums[name][:, 1:3] += _hit_and_mass(logits / temperature, labels_now).cpu()
-            sums[name][:, 3:] += count_scores(labels_now, again, labels).sum(0).double().cpu()
-            entropies[name] += float(normalised_entropy(logits)[brains].sum())
+            both = count_scores(labels_now, again, labels).sum(0)
+            entropy = normalised_entropy(logits)[brains].sum().expand(n_classes)
+            parts = [within[:, None], _hit_and_mass(logits / temperature, labels_now), both, entropy[:, None]]
+            found[name] = torch.cat([part.double().cpu() for part in parts], dim=1)
+        return int(brains.sum()), found
+
+    for _, (n, batch) in each_batch(measured, segmenter, slices, batch_size=batch_size, what="evidence"):
+        pixels += n
+        sums = {name: total + batch[name] for name, total in sums.items()}
     found = {}
     for name, total in sums.items():
-        within, hit, mass, both, labels_now, again = total.unbind(1)
+        within, hit, mass, both, labels_now, again, entropy = total.unbind(1)
         found[name] = Evidence(
             within / max(1, pixels),
             2 * both / (labels_now + again).clamp_min(1),
             2 * hit / (mass + labels_now).clamp_min(1),
-            entropies[name] / max(1, pixels),
+            float(entropy[0]) / max(1, pixels),
         )
     return found
 
@@ -207,23 +211,24 @@ def evidence_of(
 TEMPERATURES = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 
 
-@torch.no_grad()
 def calibrated_temperature(segmenter: Segmenter, source: SliceSet, *, batch_size: int = 16) -> float:
     """The temperature at which the Dice that the source expects of itself is nearest to the one that it has.
 
     Only the source's masks are read. Dice: pooled, mean over the foreground classes.
     """
-    n_classes = segmenter.n_classes
-    counts = torch.zeros(n_classes, 3, dtype=torch.float64)
-    soft = {temperature: torch.zeros(n_classes, 2, dtype=torch.float64) for temperature in TEMPERATURES}
-    for rows in source.batches(batch_size):
-        logits = segmenter.logits(source.images(rows).to(segmenter.device))
+
+    def measured(rows: Sequence[int], images: Images) -> Float64[Tensor, "n K 3"]:
+        logits = segmenter.logits(images)
         labels_now = most_likely(logits)
-        counts += (
-            count_scores(labels_now, source.masks(rows).to(labels_now.device), segmenter.labels).sum(0).double().cpu()
-        )
-        for temperature, sums in soft.items():
-            sums.add_(_hit_and_mass(logits / temperature, labels_now).cpu())
+        counts = count_scores(labels_now, source.masks(rows).to(labels_now.device), segmenter.labels).sum(0).double()
+        soft = [_hit_and_mass(logits / temperature, labels_now) for temperature in TEMPERATURES]
+        return torch.stack([counts, *(functional.pad(sums, (0, 1)) for sums in soft)]).cpu()
+
+    parts = each_batch(measured, segmenter, source, batch_size=batch_size, what="temperature")
+    totals = torch.zeros(1 + len(TEMPERATURES), segmenter.n_classes, 3, dtype=torch.float64)
+    for _, part in parts:
+        totals += part
+    counts, soft = totals[0], dict(zip(TEMPERATURES, totals[1:], strict=True))
     tp, predicted, truth = counts[1:].unbind(1)
     wanted = float((2 * tp / (predicted + truth).clamp_min(1)).mean())
     expected = {

@@ -5,12 +5,11 @@ Dice (the paper, as far as it says): not a method that can be deployed.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import polars as pl
 
 from seglens.cohorts.slice_set import SliceSet
-from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.dictionaries.lens import Lens
 from seglens.runtime.distributed import broadcast_from_main
 from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.scoring import Scores
@@ -30,13 +29,11 @@ N_LATENTS = (10, 60)
 
 
 def choose_edit(
-    segmenter: Segmenter,
-    dictionary: SparseAutoencoder,
+    lens: Lens,
     atlas: LatentAtlas,
     selection: SliceSet,
     *,
     target: str,
-    policy: Literal["held_out"] = "held_out",
     n_latents: Sequence[int] = N_LATENTS,
     operations: Sequence[Operation] = ("multiply", "add"),
     alphas: Mapping[str, Sequence[float]] = ALPHAS,
@@ -55,12 +52,10 @@ def choose_edit(
     ``objective``; where nothing beats the untouched network, the winner is an identity.
 
     Args:
-        segmenter: the network that the dictionary was fitted to.
-        dictionary: whose latents are edited.
+        lens: a segmenter through the dictionary of one of its hookpoints.
         atlas: of that dictionary.
         selection: slices of the target cohort's selection patients, with masks.
         target: name of the class.
-        policy: only ``held_out`` gives one edit; for the oracle see `oracle_scores`.
         n_latents: how many latents to try together.
         operations: of ``multiply`` and ``add``.
         alphas: values of each operation.
@@ -73,28 +68,20 @@ def choose_edit(
         progress: told while candidates are scored.
 
     Raises:
-        ValueError: an unknown policy, class or operation.
+        ValueError: an unknown class or operation.
     """
-    if policy != "held_out":
-        raise ValueError(
-            f"policy {policy!r} gives no single edit; use 'held_out', oracle_scores() for the oracle, "
-            "or choose_intervention() for 'auto'"
-        )
-    label = label_of(segmenter, target)
+    label = label_of(lens.segmenter, target)
     unknown = [operation for operation in operations if operation not in alphas]
     if unknown:
         raise ValueError(f"no alphas for {', '.join(unknown)}; give them, or choose among {', '.join(alphas)}")
     # gradients may differ in their last bits between GPUs: one process ranks the latents for all
-    effects = broadcast_from_main(
-        lambda: latent_attribution(segmenter, dictionary, selection, target=label, batch_size=batch_size)
-    )
-    allowed = set(range(dictionary.n_latents) if candidates is None else candidates)
+    effects = broadcast_from_main(lambda: latent_attribution(lens, selection, target=label, batch_size=batch_size))
+    allowed = set(range(lens.dictionary.n_latents) if candidates is None else candidates)
     return search(
-        segmenter,
-        dictionary,
+        lens,
         selection,
         candidates_of(
-            dictionary,
+            lens,
             effects,
             [("association", associated_latents(atlas, target)), *rankings],
             operations={operation: alphas[operation] for operation in operations},

@@ -7,14 +7,13 @@ from typing import Any
 import polars as pl
 
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
-from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.runtime.progress import Progress, silent
+from seglens.dictionaries.lens import Lens
+from seglens.runtime.progress import Progress, part_of, silent
 from seglens.segmenters.scoring import Scores
-from seglens.segmenters.segmenter import Segmenter
 from seglens.steering.attribution import LatentAttribution, causal_latents
 from seglens.steering.baselines import random_latents
 from seglens.steering.edits import LatentEdit, Operation
-from seglens.steering.sweep import UNEDITED, part_of, sweep
+from seglens.steering.sweep import UNEDITED, sweep
 
 NEUTRAL: Mapping[str, float] = {"multiply": 1.0, "add": 0.0}
 COARSE_SLICES = 32
@@ -68,7 +67,7 @@ class Candidate:
 
 
 def candidates_of(
-    dictionary: SparseAutoencoder,
+    lens: Lens,
     effects: LatentAttribution,
     rankings: Sequence[tuple[str, Sequence[int]]],
     *,
@@ -83,7 +82,7 @@ def candidates_of(
     fire are edited together, so that as many random ones are left as a control.
 
     Args:
-        dictionary: whose latents they are.
+        lens: whose latents they are.
         effects: on the selection slices; they give the causal rankings.
         rankings: further rankings by name, best latent first, tried with every alpha.
         operations: alphas of each operation.
@@ -91,9 +90,8 @@ def candidates_of(
         allowed: latents that may be chosen.
         gates: latents; the causal rankings are also tried where each of them fires, and nowhere else.
     """
-    live = effects.firing > 0
+    live, identity = effects.firing > 0, lens.dictionary_hash
     most = int(live.sum()) // 2
-    identity = dictionary.hash
     found = []
     for operation, alphas in operations.items():
         neutral = NEUTRAL[operation]
@@ -109,7 +107,8 @@ def candidates_of(
             values = [value for value in alphas if value != neutral and (value - neutral) * direction >= 0]
             found += [
                 Candidate(
-                    LatentEdit(dictionary.hookpoint, identity, tuple(usable[:size]), operation, value, gate=gate), name
+                    LatentEdit(lens.hookpoint, identity, tuple(usable[:size]), operation, value, gate=gate),
+                    name,
                 )
                 for size in sorted({min(n, len(usable), most) for n in n_latents} - {0})
                 for value in values
@@ -118,8 +117,7 @@ def candidates_of(
 
 
 def search(
-    segmenter: Segmenter,
-    dictionary: SparseAutoencoder,
+    lens: Lens,
     selection: SliceSet,
     candidates: Sequence[Candidate],
     effects: LatentAttribution,
@@ -131,8 +129,7 @@ def search(
 ) -> ChosenEdit:
     """Score candidates on evenly spaced slices, each operation's best on all; take the best (see `choose_edit`)."""
     (found,) = _searches(
-        segmenter,
-        dictionary,
+        lens,
         selection,
         [candidates],
         effects,
@@ -145,8 +142,7 @@ def search(
 
 
 def random_searches(
-    segmenter: Segmenter,
-    dictionary: SparseAutoencoder,
+    lens: Lens,
     selection: SliceSet,
     chosen: ChosenEdit,
     *,
@@ -176,8 +172,7 @@ def random_searches(
             candidates.append(Candidate(replace(edit, latents=sets[key]), "random"))
         tried.append(candidates)
     return _searches(
-        segmenter,
-        dictionary,
+        lens,
         selection,
         tried,
         chosen.effects,
@@ -188,8 +183,7 @@ def random_searches(
 
 
 def _searches(
-    segmenter: Segmenter,
-    dictionary: SparseAutoencoder,
+    lens: Lens,
     selection: SliceSet,
     candidates: Sequence[Sequence[Candidate]],
     effects: LatentAttribution,
@@ -210,7 +204,7 @@ def _searches(
         step = part_of(progress, before, len(selection))
         some = {name: edits[name] for name in names}
         part = selection.select(chosen)
-        table = sweep(segmenter, dictionary, part, some, batch_size=batch_size, progress=step).table
+        table = sweep(lens, part, some, batch_size=batch_size, progress=step).table
         numbers = pl.Series(chosen, dtype=pl.UInt32)
         return Scores(table.with_columns(numbers.gather(table["row"]).alias("row")))
 
@@ -224,7 +218,7 @@ def _searches(
     final = objective(Scores.merged(both))
     return [
         _chosen(
-            dictionary,
+            lens,
             some,
             effects,
             coarse=first,
@@ -247,7 +241,7 @@ def _finalists(
 
 
 def _chosen(
-    dictionary: SparseAutoencoder,
+    lens: Lens,
     candidates: Sequence[Candidate],
     effects: LatentAttribution,
     *,
@@ -266,7 +260,7 @@ def _chosen(
         else:
             latents = by_name[entered[0]].edit.latents if entered else ()
             by_operation[operation] = LatentEdit(
-                dictionary.hookpoint, dictionary.hash, latents, operation, NEUTRAL[operation]
+                lens.hookpoint, lens.dictionary_hash, latents, operation, NEUTRAL[operation]
             )
     best = max(by_operation.values(), key=lambda edit: full.get(edit.name, full[UNEDITED]))
     stages = [("coarse", name, coarse[name]) for name in (UNEDITED, *sorted(by_name))]

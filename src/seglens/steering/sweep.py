@@ -8,10 +8,9 @@ import torch
 from seglens.activations.hooks import Change
 from seglens.activations.replay import Replay
 from seglens.cohorts.slices import SliceSet
-from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.runtime.distributed import gather_object, rank_range
-from seglens.runtime.oom import Halving
+from seglens.dictionaries.lens import Lens
 from seglens.runtime.progress import Progress, silent
+from seglens.segmenters.inference import all_batches
 from seglens.segmenters.scoring import Scores, Truth, scores_from_counts
 from seglens.segmenters.segmenter import Segmenter, most_likely
 from seglens.shapes import Images, Logits
@@ -29,8 +28,7 @@ UNEDITED = "none"
 
 
 def sweep(
-    segmenter: Segmenter,
-    dictionary: SparseAutoencoder,
+    lens: Lens,
     slices: SliceSet,
     edits: Sequence[LatentEdit | None] | Mapping[str, LatentEdit | Sequence[LatentEdit] | None],
     *,
@@ -45,8 +43,7 @@ def sweep(
     In a torch.distributed group the batches are dealt to the processes, and every process returns all scores.
 
     Args:
-        segmenter: the network that the dictionary was fitted to.
-        dictionary: whose latents are edited.
+        lens: a segmenter through the dictionary of one of its hookpoints.
         slices: with masks.
         edits: each is scored under its ``name``, or under its key; None and identities of mode ``difference`` are the
             untouched network. The untouched network is always scored, as ``none``.
@@ -66,15 +63,15 @@ def sweep(
     if not isinstance(edits, Mapping):
         edits = {edit.name: edit for edit in edits if edit is not None}
     groups = {name: [edit] if isinstance(edit, LatentEdit) else list(edit or ()) for name, edit in edits.items()}
-    check_edits(segmenter, dictionary, *groups.values())
-    shared = SharedCodes(dictionary)
+    check_edits(lens, *groups.values())
+    shared = SharedCodes(lens.dictionary)
     changes = {
-        name: always(change_of(dictionary, group, source, shared)) if _acts(group) else None
+        name: always(change_of(lens.dictionary, group, source, shared)) if _acts(group) else None
         for name, group in groups.items()
     }
     return sweep_changes(
-        segmenter,
-        dictionary.hookpoint,
+        lens.segmenter,
+        lens.hookpoint,
         slices,
         changes,
         rules=rules or {},
@@ -84,7 +81,6 @@ def sweep(
     )
 
 
-@torch.no_grad()
 def sweep_changes(
     segmenter: Segmenter,
     hookpoint: str,
@@ -104,13 +100,10 @@ def sweep_changes(
     if twice:
         raise ValueError(f"edits and baselines need different names, none of them {UNEDITED!r}; twice: {twice}")
     replay = Replay(segmenter, hookpoint)
-    batches = list(slices.batches(batch_size))
-    halving = Halving("edits", "give a smaller batch_size")
 
-    def counted(rows: Sequence[int]) -> dict[str, torch.Tensor]:
+    def counted(rows: Sequence[int], images: Images) -> dict[str, torch.Tensor]:
         counts: dict[str, torch.Tensor] = {}
-        images = slices.images(rows).to(segmenter.device)
-        truth = Truth.of(slices.masks(rows).to(segmenter.device), slices.labels)
+        truth = Truth.of(slices.masks(rows).to(images.device), slices.labels)
         unedited = replay.record(images)
         predictions = {UNEDITED: most_likely(unedited)}
         predictions |= {name: rule(unedited) for name, rule in rules.items()}
@@ -124,27 +117,21 @@ def sweep_changes(
                 counts[name] = truth.counts(most_likely(replay.logits(change(rows)))).cpu()
         return counts
 
-    own: dict[int, dict[str, torch.Tensor]] = {}
-    for number in rank_range(len(batches)):
-        rows = batches[number]
-        counts = halving.parts(counted, rows)
-        own[number] = {name: torch.cat([part[name] for part in counts]) for name in names}
-        progress(rows[-1] + 1, len(slices))
-    parts = gather_object(own)
+    parts = all_batches(counted, segmenter, slices, batch_size=batch_size, what="edits", progress=progress)
     return Scores.merged(
         [scores_from_counts(torch.cat([part[name] for part in parts]), slices, edit_name=name) for name in names]
     )
 
 
 def alpha_grid(
-    dictionary: SparseAutoencoder,
+    lens: Lens,
     latents: Mapping[str, Sequence[int]],
     alphas: Mapping[Operation, Sequence[float | int]],
 ) -> dict[str, LatentEdit]:
     """Every operation and alpha of several sets of latents, for one `sweep`.
 
     Args:
-        dictionary: whose latents they are.
+        lens: whose latents they are.
         latents: name of a set to its latents.
         alphas: operation to its values, in the dictionary's scaled units.
 
@@ -156,18 +143,17 @@ def alpha_grid(
 
     Example:
         >>> alphas = {"multiply": (0, 0.5, 2), "add": (-1, 1)}
-        >>> grid = alpha_grid(dictionary, {"edema": (4, 17)}, alphas)  # doctest: +SKIP
-        >>> scores = sweep(segmenter, dictionary, slices, grid)  # doctest: +SKIP
+        >>> grid = alpha_grid(lens, {"edema": (4, 17)}, alphas)  # doctest: +SKIP
+        >>> scores = sweep(lens, slices, grid)  # doctest: +SKIP
         >>> scores.summary("edema multiply 0.5")["dice_pooled"]  # doctest: +SKIP
     """
-    identity = dictionary.hash
     edits: dict[str, LatentEdit] = {}
     for (name, own), (operation, values) in product(latents.items(), alphas.items()):
         for alpha in values:
             key = f"{name} {operation} {alpha:g}"
             if key in edits:
                 raise ValueError(f"two edits would be called {key!r}; give alphas that differ in six digits")
-            edits[key] = LatentEdit(dictionary.hookpoint, identity, tuple(own), operation, alpha)
+            edits[key] = LatentEdit(lens.hookpoint, lens.dictionary_hash, tuple(own), operation, alpha)
     return edits
 
 
@@ -176,20 +162,9 @@ def always(change: Change) -> RowChange:
     return lambda _rows: change
 
 
-def part_of(progress: Progress, before: int, whole: int) -> Progress:
-    """Progress of one step of several: ``before`` of ``whole`` are done when it starts."""
-
-    def report(done: int, total: int, **figures: float) -> None:
-        progress(before + done, whole, **figures)
-
-    return report
-
-
-def identity_edit(dictionary: SparseAutoencoder, *, replace: bool = False) -> LatentEdit:
+def identity_edit(lens: Lens, *, replace: bool = False) -> LatentEdit:
     """An edit of nothing; with ``replace`` the reconstruct-only control: decoded codes in place of the activation."""
-    return LatentEdit(
-        dictionary.hookpoint, dictionary.hash, (), "multiply", 1.0, "replace" if replace else "difference"
-    )
+    return LatentEdit(lens.hookpoint, lens.dictionary_hash, (), "multiply", 1.0, "replace" if replace else "difference")
 
 
 def _acts(group: Sequence[LatentEdit]) -> bool:

@@ -10,10 +10,10 @@ from torch import Tensor
 from seglens.artifacts import Draft
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.codes import Codes
+from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.alignment import Alignment
 from seglens.runtime.progress import Progress
-from seglens.segmenters.segmenter import Segmenter
 from seglens.studies.dictionary_stages import REORDERED, RESEEDED, ROTATED
 from seglens.studies.settings import SegmenterSettings
 
@@ -31,8 +31,7 @@ class Compared:
 
     Attributes:
         name: of its segmenter.
-        segmenter: whose activations it stands for.
-        dictionary: plain fit.
+        lens: the segmenter through its plain fit.
         alive: bool [m].
         probe: unseen slices of its cohort.
         variants: the rotated, reordered and reseeded fits, which bound what a shared fraction can mean; empty where the
@@ -40,8 +39,7 @@ class Compared:
     """
 
     name: str
-    segmenter: Segmenter
-    dictionary: SparseAutoencoder
+    lens: Lens
     alive: Tensor
     probe: SliceSet
     variants: Mapping[str, Variant] = field(default_factory=dict)
@@ -77,7 +75,7 @@ def compare(
     probes = [source.probe] if source.probe.hash == target.probe.hash else [source.probe, target.probe]
     seen = Probed(source, probes), Probed(target, probes)
     grid = common_grid(seen[0].grid, seen[1].grid)
-    codes = seen[0].codes(source.dictionary, grid), seen[1].codes(target.dictionary, grid)
+    codes = seen[0].codes(source.lens.dictionary, grid), seen[1].codes(target.lens.dictionary, grid)
     elsewhere = _other_slices(codes[1], grid[0] * grid[1], [len(slices) for slices in probes])
     figures, functional = _by_function(codes, elsewhere)
     bounds: dict[str, list[float]] = {}
@@ -135,15 +133,11 @@ class Probed:
     """What one side's network computes at its hookpoint on the probes: one pass for any number of dictionaries."""
 
     def __init__(self, side: Compared, probes: Sequence[SliceSet]):
-        from seglens.activations.hooks import activations
+        from seglens.activations.extraction import each_grid
 
-        with torch.no_grad():
-            grids = [
-                activations(side.segmenter, side.dictionary.hookpoint, slices.images(rows).to(side.segmenter.device))
-                for slices in probes
-                for rows in slices.batches(32)
-            ]
-        tokens = torch.cat([grid.cpu() for grid in grids])
+        hookpoint = side.lens.hookpoint
+        grids = (grid.cpu() for slices in probes for _, grid in each_grid(side.lens.segmenter, slices, hookpoint))
+        tokens = torch.cat(list(grids))
         self.grid = (tokens.shape[1], tokens.shape[2])
         self._tokens = tokens.flatten(0, 2)
 
@@ -177,7 +171,7 @@ def _weight_bounds(source: Compared, target: Compared, tau: float) -> dict[str, 
     def share(one: Variant, other: Variant) -> float:
         return align(one[0], other[0], tau=tau, alive_source=one[1], alive_target=other[1]).shared_share
 
-    plain = [(side.dictionary, side.alive) for side in (source, target)]
+    plain = [(side.lens.dictionary, side.alive) for side in (source, target)]
     return {
         "floor": [share(plain[0], target.variants[ROTATED]), share(plain[1], source.variants[ROTATED])],
         "ceiling": [share(own, side.variants[REORDERED]) for own, side in zip(plain, (source, target), strict=True)],
@@ -192,8 +186,8 @@ def _by_weights(source: Compared, target: Compared, tau: float, seed: int) -> tu
     from seglens.diffing.sharing import align
 
     alignment = align(
-        source.dictionary,
-        target.dictionary,
+        source.lens.dictionary,
+        target.lens.dictionary,
         tau=tau,
         alive_source=source.alive,
         alive_target=target.alive,
@@ -201,8 +195,8 @@ def _by_weights(source: Compared, target: Compared, tau: float, seed: int) -> tu
         target_name=target.name,
     )
     methods = alignment_metrics(
-        source.dictionary,
-        target.dictionary,
+        source.lens.dictionary,
+        target.lens.dictionary,
         tau=tau,
         alive_source=source.alive,
         alive_target=target.alive,

@@ -15,6 +15,7 @@ from seglens.activations.live import live_activations
 from seglens.activations.store import ActivationStore
 from seglens.artifacts import Artifact, Draft, new_artifact
 from seglens.cohorts.slice_set import SliceSet
+from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.runs import Run, Stage
 from seglens.runtime.devices import usable_device
@@ -224,6 +225,11 @@ class Study:
 
         return SparseAutoencoder.read(self._do(stage, make, together=True))
 
+    def lens(self, name: str) -> Lens:
+        """A segmenter through its dictionary."""
+        segmenter = self.segmenter(name)
+        return Lens(segmenter, self.dictionary(name).to(segmenter.device))
+
     def quality(self, name: str) -> Artifact:
         """How well a dictionary stands for the activation on the test split, and the untrained segmenter's control."""
         segmenter, dictionary, slices = self.segmenter(name), self.dictionary(name), self.own_slices(name, "test")
@@ -253,13 +259,13 @@ class Study:
 
     def atlas(self, name: str) -> Artifact:
         """What each latent means, on slices that neither the segmenter nor the dictionary was trained on."""
-        segmenter, dictionary, slices = self.segmenter(name), self.dictionary(name), self.unseen_slices(name)
+        lens, slices = self.lens(name), self.unseen_slices(name)
         top_k = self.settings.atlas_top_k
 
         def make(draft: Draft, progress: Progress) -> None:
-            describe(dictionary, segmenter, slices, top_k=top_k, progress=progress).write(draft)
+            describe(lens, slices, top_k=top_k, progress=progress).write(draft)
 
-        inputs = {"dictionary": dictionary.hash, "slices": slices.hash, "top_k": top_k}
+        inputs = {"dictionary": lens.dictionary_hash, "slices": slices.hash, "top_k": top_k}
         return self.draft(Stage(f"atlas/{name}", "atlas", inputs), make)
 
     def alignment(self, source: str, target: str) -> Artifact:
@@ -310,16 +316,16 @@ class Study:
         So the latents' meanings are measured on the val patients too: an atlas of the test slices would let their masks
         rank the latents.
         """
-        segmenter, dictionary = self.segmenter(name), self.dictionary(name)
+        lens = self.lens(name)
         selection, evaluated = self.slices(cohort).split("val"), self.slices(cohort).split("test")
         seed = self.settings.seed
 
         def make(draft: Draft, progress: Progress) -> None:
-            meanings = broadcast_from_main(lambda: describe(dictionary, segmenter, selection, top_k=1))
-            correct(segmenter, dictionary, meanings, selection, evaluated, seed=seed, progress=progress).write(draft)
+            meanings = broadcast_from_main(lambda: describe(lens, selection, top_k=1))
+            correct(lens, meanings, selection, evaluated, seed=seed, progress=progress).write(draft)
 
         inputs = asked | {
-            "dictionary": dictionary.hash,
+            "dictionary": lens.dictionary_hash,
             "selection": selection.hash,
             "evaluation": evaluated.hash,
             "seed": seed,
@@ -357,7 +363,7 @@ class Study:
     def _side(self, name: str, variants: Sequence[str]) -> Compared:
         dictionary, alive = self.with_alive(name, PLAIN)
         bounds = {variant: self.with_alive(name, variant) for variant in variants}
-        return Compared(name, self.segmenter(name), dictionary, alive, self._probe(name), bounds)
+        return Compared(name, Lens(self.segmenter(name), dictionary), alive, self._probe(name), bounds)
 
     def _probe(self, name: str) -> SliceSet:
         return probe_of(self.own_slices(name, "test"))

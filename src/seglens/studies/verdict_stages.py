@@ -38,9 +38,9 @@ def decide(settings: StudySettings, out: Path, *, announce: Announce = unseen) -
 
 def verdict(study: Study, segmenter: str, cohort: str, label: str) -> Artifact:
     """One entry's verdict: verdict.json, methods.parquet, and where an edit helps its fitted numbers."""
-    dictionary, selection = study.dictionary(segmenter), study.slices(cohort).split("val")
+    lens, selection = study.lens(segmenter), study.slices(cohort).split("val")
     inputs = {
-        "dictionary": dictionary.hash,
+        "dictionary": lens.dictionary_hash,
         "selection": selection.hash,
         "label": label,
         "seed": study.settings.seed,
@@ -49,8 +49,7 @@ def verdict(study: Study, segmenter: str, cohort: str, label: str) -> Artifact:
 
     def make(draft: Draft, progress: Progress) -> None:
         found = choose_intervention(
-            study.segmenter(segmenter),
-            dictionary,
+            lens,
             selection,
             target=label,
             seed=study.settings.seed,

@@ -173,6 +173,7 @@ def predict(
     """Write a mask for every case on its file's own grid, steered or not; exit 3 if a case is quarantined."""
     from seglens.artifacts import read_artifact
     from seglens.cohorts.checks import check_cohort
+    from seglens.dictionaries.lens import Lens
     from seglens.dictionaries.sae import SparseAutoencoder
     from seglens.segmenters.prediction import predict_cohort
     from seglens.segmenters.segmenter import Segmenter
@@ -189,7 +190,7 @@ def predict(
     display = StageDisplay()
     with ExitStack() as stack:
         if dictionary is not None:
-            stack.enter_context(steer(network, SparseAutoencoder.read(read_artifact(dictionary)), acting))
+            stack.enter_context(steer(Lens(network, SparseAutoencoder.read(read_artifact(dictionary))), *acting))
         with display(f"check {found.name}") as progress:
             report = check_cohort(found, with_masks=False, progress=progress)
         if report.findings:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from seglens.cohorts.slices import SliceSet
+from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.experiments.adaptation import learning_curve
 from seglens.experiments.adaptation_latents import differing_latents, untrained_like
@@ -232,14 +233,14 @@ def seen_through():
 
 def test_latents_of_what_differs_come_first():
     segmenter, dictionary = seen_through()
-    ranked = differing_latents(segmenter, dictionary, cohort("own", 0, 8, 0.0), cohort("target", 1, 8, 1.0))
+    ranked = differing_latents(Lens(segmenter, dictionary), cohort("own", 0, 8, 0.0), cohort("target", 1, 8, 1.0))
     assert set(ranked[:2]) == {2, 3}
     assert set(ranked) == {0, 1, 2, 3}
 
 
 def test_one_patient_differs_from_nobody():
     segmenter, dictionary = seen_through()
-    assert differing_latents(segmenter, dictionary, cohort("own", 0, 8, 0.0), cohort("target", 1, 1, 1.0)) == []
+    assert differing_latents(Lens(segmenter, dictionary), cohort("own", 0, 8, 0.0), cohort("target", 1, 1, 1.0)) == []
 
 
 def test_the_edit_is_chosen_by_the_inner_split_and_not_by_who_is_judged():

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from seglens.artifacts import new_artifact, read_artifact
 from seglens.cohorts.slices import SliceSet
+from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.segmenters.segmenter import Hookpoint, Segmenter
 from seglens.semantics import geometry, localisation
@@ -51,7 +52,7 @@ def dictionary(segmenter):
 
 @pytest.fixture(scope="module")
 def atlas(dictionary, segmenter, slices):
-    return describe(dictionary, segmenter, slices, top_k=3, batch_size=2)
+    return describe(Lens(segmenter, dictionary), slices, top_k=3, batch_size=2)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,7 @@ def test_dead_latents_are_named_so_and_have_nulls(atlas):
 
 
 def test_one_slice_and_more_exemplars_asked_for_than_slices(dictionary, segmenter, slices, z):
-    alone = describe(dictionary, segmenter, slices.select([2]), top_k=5)
+    alone = describe(Lens(segmenter, dictionary), slices.select([2]), top_k=5)
     fires = z[2].sum((0, 1)) > 0
     assert torch.equal(torch.tensor(alone.table["n_exemplars"].to_list()), fires.int())
     for latent in fires.nonzero()[:, 0].tolist():
@@ -146,13 +147,13 @@ def test_one_slice_and_more_exemplars_asked_for_than_slices(dictionary, segmente
 def test_a_dictionary_in_which_nothing_fires(segmenter, slices):
     silent = SparseAutoencoder(5, 12, k=3, hookpoint="middle", segmenter_hash=segmenter.hash)
     silent.theta.fill_(1e6)
-    atlas = describe(silent, segmenter, slices, top_k=3, batch_size=2)
+    atlas = describe(Lens(segmenter, silent), slices, top_k=3, batch_size=2)
     assert atlas.table["dead"].all() and len(atlas.exemplars) == len(atlas.maps) == 0
     assert set(atlas.table["name"]) == {"dead"} and atlas.table["entropy"].null_count() == 12
 
 
 def test_batch_size_changes_nothing_that_matters(atlas, dictionary, segmenter, slices):
-    other = describe(dictionary, segmenter, slices, top_k=3, batch_size=7)
+    other = describe(Lens(segmenter, dictionary), slices, top_k=3, batch_size=7)
     assert other.exemplars.equals(atlas.exemplars) and torch.equal(other.maps, atlas.maps)
     assert other.table["name"].equals(atlas.table["name"])
 
@@ -160,8 +161,7 @@ def test_batch_size_changes_nothing_that_matters(atlas, dictionary, segmenter, s
 def test_same_twice_and_reports_progress(atlas, dictionary, segmenter, slices):
     seen = []
     again = describe(
-        dictionary,
-        segmenter,
+        Lens(segmenter, dictionary),
         slices,
         top_k=3,
         batch_size=2,
@@ -181,7 +181,7 @@ def test_written_and_read_it_is_the_same(atlas, tmp_path):
 
 
 def test_peak_ranks_by_the_largest_code(dictionary, segmenter, slices, z):
-    by_peak = describe(dictionary, segmenter, slices, top_k=1, rank_by="peak")
+    by_peak = describe(Lens(segmenter, dictionary), slices, top_k=1, rank_by="peak")
     for latent, row in by_peak.exemplars.select("latent", "row").rows():
         assert row == int(z[..., latent].amax((1, 2)).argmax())
 
@@ -197,8 +197,8 @@ def test_mass_by_category_sums_to_one(atlas):
 def test_refuses_what_does_not_belong_together(atlas, dictionary, segmenter, slices):
     other = SparseAutoencoder(5, 12, k=3, hookpoint="middle", segmenter_hash="0" * 64)
     with pytest.raises(ValueError, match="fitted to segmenter 000000000000"):
-        describe(other, segmenter, slices)
+        Lens(segmenter, other)
     with pytest.raises(ValueError, match="no slices"):
-        describe(dictionary, segmenter, slices.select([]))
+        describe(Lens(segmenter, dictionary), slices.select([]))
     with pytest.raises(ValueError, match=r"0\.\.11"):
         atlas.of(12)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from seglens.cohorts.slices import SliceSet
+from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas
@@ -59,7 +60,7 @@ def _slices(segmenter, dictionary, *, seed, patients, per_patient=4, name="targe
     count = patients * per_patient
     images = torch.randn(count, 2, 16, 16, generator=generator)
     images = nn.functional.avg_pool2d(images, 3, 1, 1) * 2
-    with steer(segmenter, dictionary, [_edit(dictionary, (PLANTED,), "multiply", 3.0)]):
+    with steer(Lens(segmenter, dictionary), _edit(dictionary, (PLANTED,), "multiply", 3.0)):
         masks = segmenter.predict(images)
     patient = [f"{name}{seed}-{number // per_patient}" for number in range(count)]
     index = pl.DataFrame({"case": patient, "patient": patient})
@@ -100,7 +101,7 @@ class World:
 
     @property
     def parts(self):
-        return self.segmenter, self.dictionary, self.atlas, self.selection, self.evaluation
+        return Lens(self.segmenter, self.dictionary), self.atlas, self.selection, self.evaluation
 
 
 @pytest.fixture(scope="session")

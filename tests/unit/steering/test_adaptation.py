@@ -6,6 +6,7 @@ import torch
 from polars.testing import assert_frame_equal
 
 from seglens.artifacts import new_artifact, read_artifact
+from seglens.dictionaries.lens import Lens
 from seglens.segmenters.scoring import evaluate
 from seglens.steering.adaptation import SteeringResult, mean_summary, steer_between
 from seglens.steering.edits import LatentEdit, steer
@@ -45,7 +46,7 @@ def test_figures_are_those_of_a_plain_steered_evaluation(segmenter, dictionary, 
     row = by(result, "held_out", "multiply")
     assert (row["latents"], row["alpha"]) == ([3], 3.0)
     assert row["before"] == evaluate(segmenter, evaluation).summary()
-    with steer(segmenter, dictionary, [LatentEdit.from_description(row["edit_description"])]):
+    with steer(Lens(segmenter, dictionary), LatentEdit.from_description(row["edit_description"])):
         assert row["after"] == evaluate(segmenter, evaluation).summary()
     assert row["after"]["dice_pooled"]["edema"] == 1.0
     assert row["baselines"]["random_latents"]["dice_pooled"]["edema"] < 1.0
@@ -73,7 +74,7 @@ def test_nothing_is_chosen_on_evaluation_masks(world, result):
         evaluation.images(), evaluation.masks()[order], evaluation.brains(), evaluation.index,
         name=evaluation.name, sequences=evaluation.sequences, labels=evaluation.labels,
     )  # fmt: skip
-    other = steer_between(*world.parts[:4], shuffled, **SETTINGS)
+    other = steer_between(*world.parts[:3], shuffled, **SETTINGS)
     assert_frame_equal(other.selection, result.selection)
     for operation in ("multiply", "add"):
         mine, its = by(result, "held_out", operation), by(other, "held_out", operation)
@@ -121,14 +122,14 @@ def test_two_runs_agree(world, result):
 
 def test_a_patient_in_both_sets_is_refused(segmenter, dictionary, atlas, selection, evaluation):
     with pytest.raises(ValueError, match="target1-0"):
-        steer_between(segmenter, dictionary, atlas, selection, selection, **SETTINGS)
+        steer_between(Lens(segmenter, dictionary), atlas, selection, selection, **SETTINGS)
     with pytest.raises(ValueError, match="0 evaluation slices"):
-        steer_between(segmenter, dictionary, atlas, selection, evaluation.select([]), **SETTINGS)
+        steer_between(Lens(segmenter, dictionary), atlas, selection, evaluation.select([]), **SETTINGS)
 
 
 def test_where_no_latent_fires_the_result_is_the_untouched_network(segmenter, dictionary, atlas, selection, evaluation):
     dictionary.theta.fill_(1e6)
-    result = steer_between(segmenter, dictionary, atlas, selection, evaluation, **SETTINGS)
+    result = steer_between(Lens(segmenter, dictionary), atlas, selection, evaluation, **SETTINGS)
     for row in result.results:
         assert row["after"] == row["before"] == row["baselines"]["random_latents"]
         assert row["latents"] == []

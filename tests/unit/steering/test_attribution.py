@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from seglens.activations.hooks import edit
+from seglens.dictionaries.lens import Lens
 from seglens.steering.attribution import (
     REGIONS,
     LatentAttribution,
@@ -53,7 +54,7 @@ def test_effects_equal_finite_differences(segmenter, dictionary, selection, targ
         selection.images(), masks, selection.brains(), selection.index, name="x", sequences=("T1", "FLAIR"),
         labels=selection.labels,
     )  # fmt: skip
-    effects = latent_attribution(segmenter, dictionary, slices, target=target, batch_size=5)
+    effects = latent_attribution(Lens(segmenter, dictionary), slices, target=target, batch_size=5)
     assert all(effects.pixels.values())
     step = 1e-5
     codes = dictionary.encode(segmenter.network.stem(slices.images()).movedim(1, -1).flatten(0, 2).detach())
@@ -69,7 +70,7 @@ def test_effects_equal_finite_differences(segmenter, dictionary, selection, targ
 
 
 def test_the_planted_latent_repairs_most(segmenter, dictionary, selection):
-    effects = latent_attribution(segmenter, dictionary, selection, target=2)
+    effects = latent_attribution(Lens(segmenter, dictionary), selection, target=2)
     up, down = causal_latents(effects, "scale")
     assert up[0] == PLANTED
     assert not set(up) & set(down)

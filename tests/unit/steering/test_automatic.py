@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from seglens.cohorts.slices import SliceSet
+from seglens.dictionaries.lens import Lens
 from seglens.segmenters.scoring import SCHEMA, Scores
 from seglens.steering import automatic
 from seglens.steering.automatic import choose_intervention
@@ -45,7 +46,9 @@ def without(comparison, name):
 
 
 def test_the_fix_is_chosen_and_fixes_others(segmenter, dictionary, selection, evaluation, comparison):
-    verdict = choose_intervention(segmenter, dictionary, selection, target="edema", comparison=comparison, folds=2)
+    verdict = choose_intervention(
+        Lens(segmenter, dictionary), selection, target="edema", comparison=comparison, folds=2
+    )
     assert (verdict.edit, verdict.baseline) == ("fix", "none")
     assert verdict.improvement.low > 0
     assert verdict.intervention.name == "fix"
@@ -58,7 +61,7 @@ def test_the_fix_is_chosen_and_fixes_others(segmenter, dictionary, selection, ev
 
 def test_no_edit_helps_and_that_is_said(segmenter, dictionary, selection, comparison):
     verdict = choose_intervention(
-        segmenter, dictionary, selection, target="edema", comparison=without(comparison, "fix"), folds=2
+        Lens(segmenter, dictionary), selection, target="edema", comparison=without(comparison, "fix"), folds=2
     )
     assert verdict.intervention is None
     assert verdict.sentence.startswith(
@@ -73,8 +76,7 @@ def test_an_edit_that_only_equals_a_baseline_is_not_taken(segmenter, dictionary,
         "refit", "baseline", [change_intervention("refit", "here", change, n_parameters=1, supervision="held_out")]
     )
     verdict = choose_intervention(
-        segmenter,
-        dictionary,
+        Lens(segmenter, dictionary),
         selection,
         target="edema",
         comparison=lambda slices: [*comparison(slices), baseline],
@@ -101,7 +103,7 @@ def test_of_three_patients_a_gain_in_each_is_not_enough(world, comparison, monke
 
     monkeypatch.setattr(automatic, "evaluate_interventions", evaluated)
     verdict = choose_intervention(
-        world.segmenter, world.dictionary, three, target="core", comparison=comparison, folds=3
+        Lens(world.segmenter, world.dictionary), three, target="core", comparison=comparison, folds=3
     )
     assert (verdict.edit, verdict.improvement.n_patients) == ("fix", 3)
     assert verdict.improvement.value == pytest.approx(sum(hits) / 300 - 0.5)
@@ -111,7 +113,7 @@ def test_of_three_patients_a_gain_in_each_is_not_enough(world, comparison, monke
 
 def test_nothing_is_judged_on_the_patients_that_it_was_chosen_on(segmenter, dictionary, selection, comparison):
     choose_intervention(
-        segmenter, dictionary, selection, target="edema", comparison=without(comparison, "fix"), folds=2
+        Lens(segmenter, dictionary), selection, target="edema", comparison=without(comparison, "fix"), folds=2
     )
     patients = sorted(set(selection.index["patient"]))
     assert comparison.seen == [patients[1::2], patients[0::2]]
@@ -129,14 +131,14 @@ def test_masks_of_evaluation_patients_change_nothing(segmenter, dictionary, sele
 
     def comparison(slices):
         names = ("latents", "logit_affine")
-        return fitted_methods(segmenter, dictionary, slices, names, target="edema", steps=2)
+        return fitted_methods(Lens(segmenter, dictionary), slices, names, target="edema", steps=2)
 
     verdicts = []
     for elsewhere in (evaluation.masks(), torch.zeros_like(evaluation.masks())):
         slices = whole(torch.cat([selection.masks(), elsewhere]))
         chosen = slices.select(range(len(selection)))
         verdicts.append(
-            choose_intervention(segmenter, dictionary, chosen, target="edema", comparison=comparison, folds=2)
+            choose_intervention(Lens(segmenter, dictionary), chosen, target="edema", comparison=comparison, folds=2)
         )
     assert verdicts[0].table.equals(verdicts[1].table)
     assert verdicts[0].improvement == verdicts[1].improvement
@@ -148,4 +150,4 @@ def test_masks_of_evaluation_patients_change_nothing(segmenter, dictionary, sele
 
 def test_too_few_patients(segmenter, dictionary, selection, comparison):
     with pytest.raises(ValueError, match="5 folds need as many"):
-        choose_intervention(segmenter, dictionary, selection, target="edema", comparison=comparison, folds=5)
+        choose_intervention(Lens(segmenter, dictionary), selection, target="edema", comparison=comparison, folds=5)

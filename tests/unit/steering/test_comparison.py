@@ -1,5 +1,6 @@
 import pytest
 
+from seglens.dictionaries.lens import Lens
 from seglens.segmenters.scoring import evaluate
 from seglens.steering.comparison import (
     FITTED,
@@ -13,7 +14,7 @@ from seglens.steering.interventions import evaluate_interventions
 
 
 def test_the_constant_edit_and_the_rules_beside_it(segmenter, dictionary, selection, evaluation):
-    found = constant_methods(segmenter, dictionary, selection, target="edema", specific=[7, 2])
+    found = constant_methods(Lens(segmenter, dictionary), selection, target="edema", specific=[7, 2])
     assert [one.name for one in found] == [
         "constant_edit",
         "ccf",
@@ -32,7 +33,7 @@ def test_the_constant_edit_and_the_rules_beside_it(segmenter, dictionary, select
 
 def test_every_fitted_one_has_its_seeds_and_its_side(segmenter, dictionary, selection):
     names = [name for name in FITTED if name not in (*NEED_DEEP, *NEED_UNTRAINED, "norm_affines")]
-    found = fitted_methods(segmenter, dictionary, selection, names, target="edema", steps=1, seeds=(0, 4))
+    found = fitted_methods(Lens(segmenter, dictionary), selection, names, target="edema", steps=1, seeds=(0, 4))
     assert [one.name for one in found] == names
     assert [one.side for one in found] == [side_of(name) for name in names]
     assert [intervention.name for intervention in found[0].interventions] == ["latents", "latents, seed 4"]
@@ -48,4 +49,4 @@ def test_every_fitted_one_has_its_seeds_and_its_side(segmenter, dictionary, sele
 
 def test_unknown_names_are_refused(segmenter, dictionary, selection):
     with pytest.raises(ValueError, match="no fitted method latents_two_depths, magic; with these dictionaries"):
-        fitted_methods(segmenter, dictionary, selection, ["latents_two_depths", "magic"], target="edema")
+        fitted_methods(Lens(segmenter, dictionary), selection, ["latents_two_depths", "magic"], target="edema")

@@ -5,6 +5,7 @@ import torch
 
 from seglens.activations.hooks import capture
 from seglens.dictionaries.codes import Codes
+from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.segmenters.architectures import build_segmenter
 from seglens.steering.edits import LatentEdit, change_of, slice_change, steer, swap_source
@@ -78,7 +79,7 @@ def test_steering_adds_the_decoded_difference(world, operation, value, where, ma
     with capture(segmenter, "here") as seen:
         segmenter.predict(images())
         before = seen.tokens.flatten(0, 2)
-        with steer(segmenter, dictionary, [edit], source=source):
+        with steer(Lens(segmenter, dictionary), edit, source=source):
             segmenter.predict(images())
             after = seen.tokens.flatten(0, 2)
     z = dictionary.encode(before).to_dense()
@@ -106,7 +107,7 @@ def test_an_identity_edit_changes_no_bit(architecture, hookpoint, identity, make
     operation, value, latents = identity
     segmenter, dictionary = real(architecture, hookpoint)
     before = segmenter.logits(images(size=32))
-    with steer(segmenter, dictionary, [make_edit(dictionary, latents, operation, value)]):
+    with steer(Lens(segmenter, dictionary), make_edit(dictionary, latents, operation, value)):
         assert torch.equal(segmenter.logits(images(size=32)), before)
     assert make_edit(dictionary, latents, operation, value).is_identity
 
@@ -117,10 +118,10 @@ def test_latents_that_do_not_fire_change_no_bit_and_others_change_the_mask(archi
     before = segmenter.logits(images(size=32))
     own_hooks = sum(len(module._forward_hooks) for module in segmenter.network.modules())  # of transformers
     edit = make_edit(dictionary, range(16), "multiply", 3.0)
-    with steer(segmenter, dictionary, [edit]):
+    with steer(Lens(segmenter, dictionary), edit):
         assert not torch.equal(segmenter.logits(images(size=32)), before)
     dictionary.theta.fill_(1e9)
-    with steer(segmenter, dictionary, [make_edit(dictionary, range(16), "multiply", 3.0)]):
+    with steer(Lens(segmenter, dictionary), make_edit(dictionary, range(16), "multiply", 3.0)):
         assert torch.equal(segmenter.logits(images(size=32)), before)
     assert sum(len(module._forward_hooks) for module in segmenter.network.modules()) == own_hooks
 
@@ -141,7 +142,7 @@ def test_an_edit_reaches_the_next_stage_and_the_decoder(passes_before, make_edit
 
         return hook
 
-    with steer(segmenter, dictionary, [edit]), capture(segmenter, "stage2") as own:
+    with steer(Lens(segmenter, dictionary), edit), capture(segmenter, "stage2") as own:
         handles = [
             network.get_submodule("segformer.stages.2").register_forward_pre_hook(note("stage")),
             network.decode_head.register_forward_pre_hook(note("decoder")),
@@ -185,7 +186,7 @@ def test_each_slice_has_its_own_latents(dictionary, make_edit):
 
 
 def test_no_hook_is_left_behind(segmenter, dictionary, make_edit):
-    with pytest.raises(RuntimeError, match="inside"), steer(segmenter, dictionary, [make_edit(dictionary)]):
+    with pytest.raises(RuntimeError, match="inside"), steer(Lens(segmenter, dictionary), make_edit(dictionary)):
         assert any(module._forward_hooks for module in segmenter.network.modules())
         raise RuntimeError("inside")
     assert not any(module._forward_hooks for module in segmenter.network.modules())
@@ -217,30 +218,30 @@ def test_words_are_checked(dictionary, monkeypatch, make_edit):
 
 
 def test_what_does_not_belong_together_is_refused_in_one_message(segmenter, dictionary, make_edit):
+    lens = Lens(segmenter, dictionary)
     other = LatentEdit("elsewhere", "f" * 64, (99,), "multiply", 2.0)
-    stranger = SparseAutoencoder(8, 24, k=4, hookpoint="here", segmenter_hash="a" * 64)
-    with pytest.raises(ValueError, match="elsewhere") as caught, steer(segmenter, stranger, [other]):
+    with pytest.raises(ValueError, match="elsewhere") as caught, steer(lens, other):
         pass
-    for part in ("fitted to segmenter aaaaaaaaaaaa", "for dictionary ffffffffffff", "[99]", "0..23"):
+    for part in ("for dictionary ffffffffffff", "[99]", "0..23"):
         assert part in str(caught.value)
     both = [make_edit(dictionary), make_edit(dictionary, mode="replace")]
-    with pytest.raises(ValueError, match="one mode"), steer(segmenter, dictionary, both):
+    with pytest.raises(ValueError, match="one mode"), steer(lens, *both):
         pass
 
 
 def test_a_swap_needs_codes_and_partners(segmenter, dictionary, make_edit):
     swap = make_edit(dictionary, (1, 2), "swap", 0.0)
-    with pytest.raises(ValueError, match="source"), steer(segmenter, dictionary, [swap]):
+    with pytest.raises(ValueError, match="source"), steer(Lens(segmenter, dictionary), swap):
         segmenter.predict(images())
     source = swap_source(dictionary, {1: 1})
-    with pytest.raises(ValueError, match=r"\[2\]"), steer(segmenter, dictionary, [swap], source=source):
+    with pytest.raises(ValueError, match=r"\[2\]"), steer(Lens(segmenter, dictionary), swap, source=source):
         segmenter.predict(images())
 
 
 def test_a_swap_with_itself_changes_nothing(segmenter, dictionary, make_edit):
     swap = make_edit(dictionary, (1, 2), "swap", 0.0)
     before = segmenter.logits(images())
-    with steer(segmenter, dictionary, [swap], source=swap_source(dictionary, {1: 1, 2: 2})):
+    with steer(Lens(segmenter, dictionary), swap, source=swap_source(dictionary, {1: 1, 2: 2})):
         assert torch.equal(segmenter.logits(images()), before)
 
 

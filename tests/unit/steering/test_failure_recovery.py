@@ -5,6 +5,7 @@ import torch
 from polars.testing import assert_frame_equal
 
 from seglens.artifacts import new_artifact, read_artifact
+from seglens.dictionaries.lens import Lens
 from seglens.segmenters.scoring import evaluate
 from seglens.steering.edits import LatentEdit, slice_change, steer
 from seglens.steering.failure_recovery import FailureResult, error_mode, recover, slice_activity, worst_slices
@@ -52,7 +53,7 @@ def test_results_count_slices_that_gain_enough(segmenter, dictionary, evaluation
     assert result.slices["row"].to_list() == rows
     before = dices(segmenter, evaluation, rows, segmenter.predict(evaluation.images(rows)))
     edit = LatentEdit("here", dictionary.hash, tuple(held_out["latents"]), held_out["operation"], held_out["alpha"])
-    with steer(segmenter, dictionary, [edit]):
+    with steer(Lens(segmenter, dictionary), edit):
         after = dices(segmenter, evaluation, rows, segmenter.predict(evaluation.images(rows)))
     assert result.slices["dice_before"].to_list() == pytest.approx(before)
     assert result.slices["dice_held_out"].to_list() == pytest.approx(after)
@@ -62,7 +63,7 @@ def test_results_count_slices_that_gain_enough(segmenter, dictionary, evaluation
     assert held_out["dice_of_best_failure"] == pytest.approx(max(before))
     assert held_out["n_eligible"] == int(evaluation.masks().flatten(1).any(1).sum())
     assert held_out["dice_all_before"] == evaluate(segmenter, evaluation).summary()["dice_pooled"]["foreground"]
-    with steer(segmenter, dictionary, [edit]):
+    with steer(Lens(segmenter, dictionary), edit):
         everywhere = evaluate(segmenter, evaluation).summary()["dice_pooled"]["foreground"]
     assert held_out["dice_all_after"] == everywhere
     assert held_out["random_best_net"] == held_out["random_best_recovered"] - held_out["random_best_worsened"]
@@ -85,7 +86,7 @@ def test_results_count_slices_that_gain_enough(segmenter, dictionary, evaluation
 def test_the_oracle_takes_each_slices_best_alpha_of_its_own_latents(segmenter, dictionary, evaluation, result):
     from seglens.activations.hooks import edit
 
-    mass, firing = slice_activity(segmenter, dictionary, evaluation, batch_size=3)
+    mass, firing = slice_activity(Lens(segmenter, dictionary), evaluation, batch_size=3)
     for row in result.slices.iter_rows(named=True):
         grid = segmenter.network.stem(evaluation.images([row["row"]])).movedim(1, -1).detach()
         own = dictionary.encode(grid.flatten(0, 2)).to_dense().sum(0)
@@ -126,7 +127,7 @@ def test_held_out_does_not_see_evaluation_masks(world, result):
         evaluation.images(), masks, evaluation.brains(), evaluation.index,
         name=evaluation.name, sequences=evaluation.sequences, labels=evaluation.labels,
     )  # fmt: skip
-    again = recover(*world.parts[:4], other, **SETTINGS)
+    again = recover(*world.parts[:3], other, **SETTINGS)
     for key in ("edit", "latents", "alpha"):
         assert again.results[0][key] == result.results[0][key]
     assert again.results[0]["mean_after"] != result.results[0]["mean_after"]
@@ -155,9 +156,9 @@ def test_slices_without_lesions_and_shared_patients_are_refused(segmenter, dicti
         name="empty", sequences=evaluation.sequences, labels=evaluation.labels,
     )  # fmt: skip
     with pytest.raises(ValueError, match="none of the 20 slices"):
-        recover(segmenter, dictionary, atlas, selection, empty, **SETTINGS)
+        recover(Lens(segmenter, dictionary), atlas, selection, empty, **SETTINGS)
     with pytest.raises(ValueError, match="patients"):
-        recover(segmenter, dictionary, atlas, selection, selection, **SETTINGS)
+        recover(Lens(segmenter, dictionary), atlas, selection, selection, **SETTINGS)
 
 
 def test_evaluation_of_nothing_failing_is_still_defined(segmenter, evaluation):

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from seglens.cohorts.slices import SliceSet
+from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.segmenters.loss import dice_cross_entropy
 from seglens.segmenters.scoring import evaluate
@@ -33,10 +34,10 @@ def everything(segmenter, dictionary, slices):
     one = slices.images([0])
     return [
         adjustables.latents([dictionary]),
-        adjustables.channels(segmenter, dictionary),
+        adjustables.channels(Lens(segmenter, dictionary)),
         adjustables.logits(segmenter),
         adjustables.layer(segmenter, one),
-        adjustables.channels_and_layer(segmenter, dictionary, one),
+        adjustables.channels_and_layer(Lens(segmenter, dictionary), one),
         adjustables.suffix(segmenter, "here", one),
     ]
 
@@ -62,7 +63,7 @@ def test_as_many_numbers_as_they_say(segmenter, dictionary, selection):
 
 def test_channels_and_the_layer_act_one_after_the_other(segmenter, dictionary, selection):
     batch, generator = CachedBatch(segmenter, selection.images([0, 1, 2])), torch.Generator().manual_seed(0)
-    both = adjustables.channels_and_layer(segmenter, dictionary, batch.images[:1])
+    both = adjustables.channels_and_layer(Lens(segmenter, dictionary), batch.images[:1])
     values = {name: start + 0.1 * torch.randn(start.shape, generator=generator) for name, start in both.start.items()}
     stem = segmenter.network.stem(batch.images).permute(0, 2, 3, 1)
     step = adjustables.CHANNEL_STEP

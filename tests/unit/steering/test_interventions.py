@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from seglens.dictionaries.lens import Lens
 from seglens.segmenters.scoring import evaluate
 from seglens.steering.baselines import drop_class, logit_bias, predict_nothing
 from seglens.steering.edits import change_of, steer
@@ -30,7 +31,7 @@ def test_a_intervention_counts_as_a_whole_pass_would(segmenter, dictionary, eval
     edit, intervention = fix
     scores = evaluate_interventions([intervention], segmenter, evaluation, batch_size=5)
     assert rows_of(scores, "none") == rows_of(evaluate(segmenter, evaluation, batch_size=5), "none")
-    with steer(segmenter, dictionary, [edit]):
+    with steer(Lens(segmenter, dictionary), edit):
         alone = evaluate(segmenter, evaluation, batch_size=5)
     assert rows_of(scores, "fix") == rows_of(alone, "none")
     assert scores.summary("fix")["dice_pooled"]["edema"] == 1.0

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from seglens.cohorts.slice_set import SliceSet
+from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.segmenters.scoring import Truth
 from seglens.segmenters.segmenter import most_likely
@@ -78,7 +79,7 @@ def test_a_planted_shift_of_one_latent_is_undone(kind, planted):
 
 
 def test_matched_codes_have_the_rate_and_the_mean_of_the_source(segmenter, dictionary, evaluation):
-    tokens = sample_tokens(segmenter, "here", evaluation)
+    tokens = sample_tokens(Lens(segmenter, dictionary), evaluation)
     source = tokens * 1.3 - 0.1
     match = match_latents(dictionary, tokens, source, prior_tokens=0.0)
     own = dictionary.pre_activations(tokens) + match.shift
@@ -109,7 +110,7 @@ def test_a_match_makes_the_edited_activation_that_of_the_source(segmenter):
 
 
 def test_few_tokens_move_a_latent_less_and_strength_zero_not_at_all(segmenter, dictionary, evaluation):
-    tokens = sample_tokens(segmenter, "here", evaluation)
+    tokens = sample_tokens(Lens(segmenter, dictionary), evaluation)
     full = match_latents(dictionary, tokens, tokens * 1.5, prior_tokens=0.0)
     shrunk = match_latents(dictionary, tokens, tokens * 1.5, prior_tokens=1e9)
     assert float((full.factor - 1).abs().max()) > 0.1
@@ -192,7 +193,7 @@ def test_masks_of_the_target_change_nothing(segmenter, dictionary, evaluation, e
     found = [evidence_of(edits, segmenter, slices) for slices in (evaluation, other)]
     for criterion in CRITERIA.values():
         assert criterion(found[0], source) == criterion(found[1], source)
-    tokens = [sample_tokens(segmenter, "here", slices) for slices in (evaluation, other)]
+    tokens = [sample_tokens(Lens(segmenter, dictionary), slices) for slices in (evaluation, other)]
     assert torch.equal(*tokens)
 
 

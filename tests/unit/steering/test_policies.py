@@ -3,6 +3,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
+from seglens.dictionaries.lens import Lens
 from seglens.segmenters.scoring import Scores, evaluate
 from seglens.steering.edits import steer
 from seglens.steering.policies import (
@@ -20,7 +21,7 @@ PLANTED = 3
 
 @pytest.fixture(scope="module")
 def chosen(world):
-    return choose_edit(*world.parts[:4], target="edema", n_latents=(1, 3))
+    return choose_edit(*world.parts[:3], target="edema", n_latents=(1, 3))
 
 
 def test_the_planted_latent_is_found_and_fixes(world, chosen):
@@ -29,7 +30,7 @@ def test_the_planted_latent_is_found_and_fixes(world, chosen):
     assert (chosen.edit.operation, chosen.edit.value) == ("multiply", 3.0)
     assert chosen.chosen_by(chosen.edit) == "causal"
     before = evaluate(segmenter, evaluation).summary()["dice_pooled"]["edema"]
-    with steer(segmenter, dictionary, [chosen]):
+    with steer(Lens(segmenter, dictionary), chosen):
         after = evaluate(segmenter, evaluation).summary()["dice_pooled"]["edema"]
     assert before < after
     assert after == 1.0
@@ -64,7 +65,7 @@ def test_where_nothing_helps_the_choice_is_an_identity(segmenter, dictionary, at
         selection.images(), segmenter.predict(selection.images()), selection.brains(), selection.index,
         name="right", sequences=selection.sequences, labels=selection.labels,
     )  # fmt: skip
-    chosen = choose_edit(segmenter, dictionary, atlas, right, target="edema", n_latents=(1,))
+    chosen = choose_edit(Lens(segmenter, dictionary), atlas, right, target="edema", n_latents=(1,))
     assert chosen.edit.is_identity
     assert all(edit.is_identity for edit in chosen.by_operation.values())
     assert chosen.chosen_by(chosen.edit) == "nothing beat the untouched network"
@@ -72,8 +73,7 @@ def test_where_nothing_helps_the_choice_is_an_identity(segmenter, dictionary, at
 
 def test_only_allowed_latents_and_operations(segmenter, dictionary, atlas, selection):
     chosen = choose_edit(
-        segmenter,
-        dictionary,
+        Lens(segmenter, dictionary),
         atlas,
         selection,
         target="edema",
@@ -88,16 +88,16 @@ def test_only_allowed_latents_and_operations(segmenter, dictionary, atlas, selec
 
 def test_dead_dictionaries_give_an_identity(segmenter, dictionary, atlas, selection):
     dictionary.theta.fill_(1e6)
-    chosen = choose_edit(segmenter, dictionary, atlas, selection, target="edema")
+    chosen = choose_edit(Lens(segmenter, dictionary), atlas, selection, target="edema")
     assert chosen.edit.is_identity
     assert chosen.edit.latents == ()
 
 
 def test_misuse_is_explained(segmenter, dictionary, atlas, selection):
     with pytest.raises(ValueError, match="core, edema"):
-        choose_edit(segmenter, dictionary, atlas, selection, target="oedema")
+        choose_edit(Lens(segmenter, dictionary), atlas, selection, target="oedema")
     with pytest.raises(ValueError, match="no alphas for add"):
-        choose_edit(segmenter, dictionary, atlas, selection, target="edema", alphas={"multiply": (2.0,)})
+        choose_edit(Lens(segmenter, dictionary), atlas, selection, target="edema", alphas={"multiply": (2.0,)})
 
 
 def table(rows):
@@ -160,12 +160,12 @@ def test_an_edit_is_chosen_for_the_objective_that_is_asked_for(world):
     def worst(scores):
         return {edit: -value for edit, value in foreground_objective(scores).items()}
 
-    found = choose_edit(*world.parts[:4], target="edema", n_latents=(1, 3), objective=worst)
+    found = choose_edit(*world.parts[:3], target="edema", n_latents=(1, 3), objective=worst)
     assert found.selection["objective"].max() <= 0
 
 
 def test_random_latents_are_searched_as_freely_as_the_edit(world, chosen):
-    parts = (world.segmenter, world.dictionary, world.selection, chosen)
+    parts = (world.parts[0], world.selection, chosen)
     settings = {"objective": lambda scores: pooled_objective(scores, "edema"), "seed": 1}
     draws = random_searches(*parts, draws=2, **settings)
 
@@ -196,7 +196,7 @@ def test_random_sets_that_do_not_help_are_identities(world, chosen):
         return {name: float(name == "none") for name in scores.table["edit"].unique()}
 
     (found,) = random_searches(
-        world.segmenter, world.dictionary, world.selection, chosen, draws=1, objective=nothing, seed=0
+        Lens(world.segmenter, world.dictionary), world.selection, chosen, draws=1, objective=nothing, seed=0
     )
     assert found.edit.is_identity
     assert found.edit.latents

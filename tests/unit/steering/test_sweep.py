@@ -4,13 +4,14 @@ import torch
 
 from seglens.activations.hooks import activations
 from seglens.cohorts.slices import SliceSet
+from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.segmenters.architectures import build_segmenter
 from seglens.segmenters.scoring import evaluate
 from seglens.segmenters.segmenter import most_likely
 from seglens.steering.baselines import drop_class, flip_logits
 from seglens.steering.edits import LatentEdit, slice_change, steer, swap_source
-from seglens.steering.sweep import alpha_grid, always, identity_edit, part_of, sweep, sweep_changes
+from seglens.steering.sweep import alpha_grid, always, identity_edit, sweep, sweep_changes
 
 
 def counts(scores, edit):
@@ -21,12 +22,11 @@ def counts(scores, edit):
 def test_every_edit_counts_as_a_full_pass_would(segmenter, dictionary, selection, make_edit):
     edits = [make_edit(dictionary, value=value) for value in (-1.0, 3.0)] + [
         None,
-        identity_edit(dictionary, replace=True),
+        identity_edit(Lens(segmenter, dictionary), replace=True),
     ]
     seen = []
     scores = sweep(
-        segmenter,
-        dictionary,
+        Lens(segmenter, dictionary),
         selection,
         edits,
         batch_size=5,
@@ -40,7 +40,7 @@ def test_every_edit_counts_as_a_full_pass_would(segmenter, dictionary, selection
     ]
     assert counts(scores, "none") == counts(evaluate(segmenter, selection), "none")
     for edit in (edits[0], edits[1], edits[3]):
-        with steer(segmenter, dictionary, [edit]):
+        with steer(Lens(segmenter, dictionary), edit):
             alone = evaluate(segmenter, selection, edit_name=edit.name, batch_size=5)
         assert counts(scores, edit.name) == counts(alone, edit.name)
         assert counts(scores, edit.name) != counts(scores, "none")
@@ -49,8 +49,8 @@ def test_every_edit_counts_as_a_full_pass_would(segmenter, dictionary, selection
 
 def test_named_groups_of_edits_act_together(segmenter, dictionary, selection, make_edit):
     group = [make_edit(dictionary, (1,), "add", 2.0), make_edit(dictionary, (3,), "zero", 0.0)]
-    scores = sweep(segmenter, dictionary, selection, {"both": group, "same": make_edit(dictionary, value=1.0)})
-    with steer(segmenter, dictionary, group):
+    scores = sweep(Lens(segmenter, dictionary), selection, {"both": group, "same": make_edit(dictionary, value=1.0)})
+    with steer(Lens(segmenter, dictionary), *group):
         assert counts(scores, "both") == counts(evaluate(segmenter, selection, edit_name="both"), "both")
     assert counts(scores, "same") == counts(scores, "none")
 
@@ -79,10 +79,10 @@ def test_every_kind_of_edit_at_every_batch_size(segmenter, dictionary, selection
         "nothing": None,
         "no edits": [],
     }
-    scores = sweep(segmenter, dictionary, selection, edits, source=source, batch_size=batch_size)
+    scores = sweep(Lens(segmenter, dictionary), selection, edits, source=source, batch_size=batch_size)
     for name, edit in edits.items():
         group = [edit] if isinstance(edit, LatentEdit) else edit or []
-        with steer(segmenter, dictionary, group, source=source):
+        with steer(Lens(segmenter, dictionary), *group, source=source):
             alone = evaluate(segmenter, selection, edit_name=name, batch_size=batch_size)
         assert counts(scores, name) == counts(alone, name), name
     for name in ("identities", "nothing", "no edits"):
@@ -102,7 +102,9 @@ def test_logits_of_a_sweep_are_those_of_a_steered_pass_in_every_bit(architecture
     dictionary = SparseAutoencoder(grid.shape[1], 40, k=4, hookpoint=hookpoint, segmenter_hash=segmenter.hash)
     dictionary.theta.fill_(float(dictionary.pre_activations(grid).quantile(0.9)))
     edits = alpha_grid(
-        dictionary, {"a": (0, 3, 7), "b": range(20)}, {"multiply": (-1, 0, 0.5, 2.75), "add": (-1, 0.25)}
+        Lens(segmenter, dictionary),
+        {"a": (0, 3, 7), "b": range(20)},
+        {"multiply": (-1, 0, 0.5, 2.75), "add": (-1, 0.25)},
     )
     seen = []
 
@@ -111,11 +113,11 @@ def test_logits_of_a_sweep_are_those_of_a_steered_pass_in_every_bit(architecture
         return most_likely(logits)
 
     monkeypatch.setattr("seglens.steering.sweep.most_likely", kept)
-    sweep(segmenter, dictionary, slices, edits, batch_size=3)
+    sweep(Lens(segmenter, dictionary), slices, edits, batch_size=3)
     expected = []
     for rows in ([0, 1, 2], [3, 4]):
         for group in ([], *([edit] for edit in edits.values())):
-            with torch.no_grad(), steer(segmenter, dictionary, group):
+            with torch.no_grad(), steer(Lens(segmenter, dictionary), *group):
                 expected.append(segmenter.logits(images[rows]))
     assert len(seen) == len(expected) == 2 * 13
     assert all(torch.equal(one, other) for one, other in zip(seen, expected, strict=True))
@@ -133,19 +135,20 @@ def selection_of(images, labels):
 def test_identities_cost_nothing(segmenter, dictionary, selection, make_edit):
     passes = []
     segmenter.network.head.register_forward_pre_hook(lambda *_: passes.append(1))
-    sweep(segmenter, dictionary, selection, {"a": make_edit(dictionary, value=2.0)}, batch_size=16)
+    sweep(Lens(segmenter, dictionary), selection, {"a": make_edit(dictionary, value=2.0)}, batch_size=16)
     one = len(passes)
     passes.clear()
     edits = {"a": make_edit(dictionary, value=2.0), "b": make_edit(dictionary, value=1.0), "c": None}
-    sweep(segmenter, dictionary, selection, edits, batch_size=16)
+    sweep(Lens(segmenter, dictionary), selection, edits, batch_size=16)
     assert len(passes) == one
     passes.clear()
     sweep_changes(segmenter, "here", selection, {"a": None, "b": always(lambda grid: grid * 2)}, batch_size=16)
     assert len(passes) == one
 
 
-def test_a_grid_holds_every_alpha_of_every_set(dictionary):
-    grid = alpha_grid(dictionary, {"first": (4, 1), "second": [7]}, {"multiply": (0, 2.5), "add": (-1,)})
+def test_a_grid_holds_every_alpha_of_every_set(segmenter, dictionary):
+    lens = Lens(segmenter, dictionary)
+    grid = alpha_grid(lens, {"first": (4, 1), "second": [7]}, {"multiply": (0, 2.5), "add": (-1,)})
     assert {name: (edit.latents, edit.operation, edit.value) for name, edit in grid.items()} == {
         "first multiply 0": ((1, 4), "multiply", 0.0),
         "first multiply 2.5": ((1, 4), "multiply", 2.5),
@@ -156,7 +159,7 @@ def test_a_grid_holds_every_alpha_of_every_set(dictionary):
     }
     assert {(edit.hookpoint, edit.dictionary_hash) for edit in grid.values()} == {("here", dictionary.hash)}
     with pytest.raises(ValueError, match="'first add 1'"):
-        alpha_grid(dictionary, {"first": (4,)}, {"add": (1, 1.0000001)})
+        alpha_grid(lens, {"first": (4,)}, {"add": (1, 1.0000001)})
 
 
 def test_rules_and_passes_are_scored_on_the_untouched_network(segmenter, dictionary, selection):
@@ -164,7 +167,12 @@ def test_rules_and_passes_are_scored_on_the_untouched_network(segmenter, diction
         return flip_logits(segmenter, images)
 
     scores = sweep(
-        segmenter, dictionary, selection, [], rules={"drop": drop_class(2)}, passes={"flip": flipped}, batch_size=7
+        Lens(segmenter, dictionary),
+        selection,
+        [],
+        rules={"drop": drop_class(2)},
+        passes={"flip": flipped},
+        batch_size=7,
     )
     dropped = scores.table.filter((pl.col("edit") == "drop") & (pl.col("class") == "edema"))
     assert dropped["predicted"].sum() == 0
@@ -193,17 +201,11 @@ def test_changes_know_their_rows(segmenter, dictionary, selection):
 
 def test_a_name_given_twice_is_refused(segmenter, dictionary, selection):
     with pytest.raises(ValueError, match="different names"):
-        sweep(segmenter, dictionary, selection, {"drop": None}, rules={"drop": drop_class(1)})
+        sweep(Lens(segmenter, dictionary), selection, {"drop": None}, rules={"drop": drop_class(1)})
 
 
 def test_other_slices_or_other_dictionaries_are_refused(segmenter, dictionary, selection, make_edit):
     edit = make_edit(dictionary)
     dictionary.theta.fill_(0.3)
     with pytest.raises(ValueError, match="for dictionary"):
-        sweep(segmenter, dictionary, selection, [edit])
-
-
-def test_progress_of_a_step():
-    seen = []
-    part_of(lambda done, total, **figures: seen.append((done, total, figures)), 10, 40)(5, 7, loss=0.5)
-    assert seen == [(15, 40, {"loss": 0.5})]
+        sweep(Lens(segmenter, dictionary), selection, [edit])

@@ -6,6 +6,7 @@ import torch
 from seglens.artifacts import new_artifact, read_artifact
 from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.fitting import FitSettings, fit_dictionary
+from seglens.dictionaries.lens import Lens
 from seglens.diffing.sharing import align
 from seglens.runtime.progress import silent
 from seglens.studies.dictionary_stages import REORDERED, RESEEDED, ROTATED, alive_latents, variant_store
@@ -32,7 +33,8 @@ def with_variants(name, store, segmenter, slices, seed=0):
         REORDERED: fitted(store, seed=seed, order_seed=seed + 1),
         RESEEDED: fitted(store, seed=seed + 1),
     }
-    return Compared(name, segmenter, *fitted(store, seed=seed), slices, variants)
+    dictionary, alive = fitted(store, seed=seed)
+    return Compared(name, Lens(segmenter, dictionary), alive, slices, variants)
 
 
 def test_a_model_with_itself_is_all_shared_and_stands_beside_its_nulls(tmp_path, store, segmenter, slices):
@@ -42,7 +44,7 @@ def test_a_model_with_itself_is_all_shared_and_stands_beside_its_nulls(tmp_path,
     pair = artifact.document("pair")
     assert artifact.table("pairs")["shared"].all()
     rotated, alive = side.variants[ROTATED]
-    by_hand = align(side.dictionary, rotated, tau=0.8, alive_source=side.alive, alive_target=alive)
+    by_hand = align(side.lens.dictionary, rotated, tau=0.8, alive_source=side.alive, alive_target=alive)
     assert document["floor"] == by_hand.shared_share  # after so few steps the seed alone makes latents alike
     assert document["ceiling"] > document["ceiling_other_seed"]
     assert pair["figures"]["functional"] > pair["figures"]["functional_floor"]
@@ -60,7 +62,8 @@ def test_bounds_do_not_depend_on_which_side_is_the_source(tmp_path, store, segme
 
 
 def test_without_one_activation_space_only_function_is_compared(tmp_path, store, segmenter, slices):
-    side = Compared("a", segmenter, *fitted(store), slices)
+    dictionary, alive = fitted(store)
+    side = Compared("a", Lens(segmenter, dictionary), alive, slices)
     artifact = written(tmp_path / "pair", (side, side))
     assert artifact.document("pair")["comparable_by_weights"] is False
     assert not (artifact.path / "pairs.parquet").exists()

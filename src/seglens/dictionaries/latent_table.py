@@ -1,0 +1,190 @@
+"""Latents of one or several hookpoints, pooled over slices, predicted components, volumes or patients."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from seglens.activations.hooks import capture
+from seglens.cohorts.slices import SliceSet
+from seglens.dictionaries.codes import Codes
+from seglens.dictionaries.lens import Lens
+from seglens.runtime.progress import Progress, silent
+from seglens.segmenters.inference import each_batch
+from seglens.segmenters.segmenter import most_likely
+from seglens.shapes import Images, Masks
+
+Pool = Literal["mass", "peak", "rate"]
+Unit = Literal["slice", "component", "volume", "patient"]
+POOLS: tuple[Pool, ...] = ("mass", "peak", "rate")
+
+
+@dataclass(frozen=True)
+class LatentTable:
+    """How strongly latents answer in each unit.
+
+    Attributes:
+        units: one row a unit. ``by="slice"``: row, case, patient, volume. ``"component"``: these and component (number
+            within the slice, from 1), label (its most frequent predicted class, of equal ones the first), pixels.
+            ``"volume"``: volume, case, patient. ``"patient"``: patient.
+        latents: one row a column of the values: hookpoint, latent, dictionary_hash.
+        values: for each pool a matrix [u c], float32. A token counts in a component by the share of its cell that the
+            component covers, else by 1. ``mass``: sum of codes over tokens. ``peak``: largest code of any token that
+            counts, 0 where none fires. ``rate``: share of the counted tokens at which the latent fires, 0..1.
+    """
+
+    units: pl.DataFrame
+    latents: pl.DataFrame
+    values: dict[Pool, Float[Tensor, "u c"]]
+
+
+Sums = Float64[Tensor, "4 u c"]
+"""Of some units: tokens that count, mass, weight of the tokens at which a latent fires, and peak."""
+
+Members = tuple[Int64[Tensor, " t"], Int64[Tensor, " t"], Float64[Tensor, " t"]]
+"""Units, tokens and weights: which tokens of a batch count in which of its units, and how much."""
+
+
+def latent_table(
+    lenses: Sequence[Lens],
+    slices: SliceSet,
+    *,
+    pool: Sequence[Pool] = POOLS,
+    by: Unit = "slice",
+    batch_size: int = 32,
+    progress: Progress = silent,
+) -> LatentTable:
+    """Pool every latent of some lenses over units of a set of slices; one pass for all lenses.
+
+    Args:
+        lenses: of one segmenter, each of a hookpoint of its own.
+        slices: masks are not used.
+        pool: what is given of each latent, see `LatentTable`.
+        by: the units. ``"component"``: connected components (by edges) of the predicted foreground of each slice.
+        batch_size: slices a pass.
+        progress: told after each batch, in slices.
+
+    Returns:
+        A table of as many columns as the lenses have latents, lens after lens. Slices without predicted foreground have
+        no components; other units come in the order in which they first appear.
+
+    Raises:
+        ValueError: no lens, lenses of several segmenters or twice the same hookpoint, or slices of other sequences.
+
+    Example:
+        >>> table = latent_table([lens], slices, by="patient")  # doctest: +SKIP
+        >>> table.values["rate"].shape  # doctest: +SKIP
+        torch.Size([12, 512])
+    """
+    hookpoints = [lens.hookpoint for lens in lenses]
+    if not lenses or len({lens.segmenter.hash for lens in lenses}) > 1 or len(set(hookpoints)) < len(hookpoints):
+        raise ValueError(
+            f"{len(lenses)} lenses at {', '.join(hookpoints) or 'no hookpoint'}; give at least one, all of one "
+            "segmenter, each of another hookpoint"
+        )
+    segmenter = lenses[0].segmenter
+    segmenter.check_data(slices.name, slices.sequences)
+
+    def summed(rows: Sequence[int], images: Images) -> tuple[list[dict[str, int]], Sums]:
+        with ExitStack() as stack:
+            seen = [stack.enter_context(capture(segmenter, hookpoint)) for hookpoint in hookpoints]
+            predicted = most_likely(segmenter.logits(images)).cpu()
+        found = list(_components(predicted)) if by == "component" else []
+        units = [{"row": rows[place], **described} for place, described, _ in found]
+        if by != "component":
+            units = [{"row": row} for row in rows]
+        parts = []
+        for lens, captured in zip(lenses, seen, strict=True):
+            grid = (captured.tokens.shape[1], captured.tokens.shape[2])
+            members = _in_components(found, grid) if by == "component" else _in_slices(len(rows), grid)
+            codes = lens.dictionary.encode(captured.tokens.flatten(0, 2)).to("cpu")
+            parts.append(_pooled(codes, members, len(units)))
+        return units, torch.cat(parts, dim=2)
+
+    index = slices.index.select("row", "case", "patient", "volume")
+    described: list[dict[str, int]] = []
+    sums: list[Sums] = []
+    batches = each_batch(summed, segmenter, slices, batch_size=batch_size, what="latents", progress=progress)
+    if by in ("slice", "component"):
+        for _, (own, part) in batches:
+            described += own
+            sums.append(part)
+        schema: dict[str, type[pl.DataType]] = {"row": pl.UInt32}
+        if by == "component":
+            schema |= {"component": pl.Int32, "label": pl.UInt8, "pixels": pl.Int64}
+        units = pl.DataFrame(described, schema=schema).join(index, on="row", how="left", maintain_order="left")
+    else:
+        columns_of = {"volume": ["volume", "case", "patient"], "patient": ["patient"]}
+        units = index.select(columns_of[by]).unique(by, keep="first", maintain_order=True)
+        numbers = {name: number for number, name in enumerate(units[by])}
+        unit_of_row = torch.tensor([numbers[name] for name in index[by]])
+        for _, (own, part) in batches:
+            sums = sums or [torch.zeros(4, len(units), part.shape[2], dtype=torch.float64)]
+            _add(sums[0], part, unit_of_row[[unit["row"] for unit in own]])
+    tokens, mass, fired, peak = torch.cat(sums, dim=1)
+    made = {"mass": mass, "peak": peak, "rate": fired / tokens.clamp_min(1e-12)}
+    latents = [
+        (lens.hookpoint, latent, lens.dictionary_hash) for lens in lenses for latent in range(lens.dictionary.n_latents)
+    ]
+    columns = {"hookpoint": pl.String, "latent": pl.Int32, "dictionary_hash": pl.String}
+    return LatentTable(
+        units, pl.DataFrame(latents, schema=columns, orient="row"), {name: made[name].float() for name in pool}
+    )
+
+
+def _components(predicted: Masks) -> Iterator[tuple[int, dict[str, int], Tensor]]:
+    """Place of the slice in the batch, description and mask [H W] of every component of predicted foreground."""
+    from scipy.ndimage import label
+
+    for place, mask in enumerate(predicted):
+        numbered, n = label((mask > 0).numpy())
+        for number in range(1, n + 1):
+            where = torch.from_numpy(np.asarray(numbered) == number)
+            classes = torch.bincount(mask[where].long())
+            yield place, {"component": number, "label": int(classes.argmax()), "pixels": int(where.sum())}, where
+
+
+def _in_slices(n_slices: int, grid: tuple[int, int]) -> Members:
+    every = torch.arange(n_slices * grid[0] * grid[1])
+    return every // (grid[0] * grid[1]), every, torch.ones(len(every), dtype=torch.float64)
+
+
+def _in_components(found: Sequence[tuple[int, dict[str, int], Tensor]], grid: tuple[int, int]) -> Members:
+    if not found:
+        none = torch.zeros(0, dtype=torch.int64)
+        return none, none, none.double()
+    masks = torch.stack([where for _, _, where in found])[:, None].double()
+    shares = functional.adaptive_avg_pool2d(masks, grid).flatten(1)
+    units, cells = shares.nonzero().unbind(1)
+    places = torch.tensor([place for place, _, _ in found])
+    return units, places[units] * grid[0] * grid[1] + cells, shares[units, cells]
+
+
+def _pooled(codes: Codes, members: Members, n_units: int) -> Sums:
+    units, tokens, weights = members
+    counts = codes.offsets.diff()[tokens]
+    before = counts.cumsum(0) - counts
+    entries = (codes.offsets[tokens] - before).repeat_interleave(counts) + torch.arange(int(counts.sum()))
+    places = units.repeat_interleave(counts) * codes.n_latents + codes.latents[entries].long()
+    weight, values = weights.repeat_interleave(counts), codes.values[entries].double()
+    counted = torch.zeros(n_units, dtype=torch.float64).index_add_(0, units, weights)
+    empty = torch.zeros(n_units * codes.n_latents, dtype=torch.float64)
+    sums = [
+        counted.repeat_interleave(codes.n_latents),
+        empty.index_add(0, places, weight * values),
+        empty.index_add(0, places, weight),
+        empty.scatter_reduce(0, places, values, "amax"),
+    ]
+    return torch.stack(sums).view(4, n_units, codes.n_latents)
+
+
+def _add(total: Float64[Tensor, "4 units c"], part: Sums, units: Int64[Tensor, " u"]) -> None:
+    total[:3].index_add_(1, units, part[:3])
+    total[3].scatter_reduce_(0, units[:, None].expand_as(part[3]), part[3], "amax")
