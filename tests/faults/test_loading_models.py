@@ -19,7 +19,8 @@ from seglens.dictionaries.fitting import FitSettings, fit_dictionary
 from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.quality import dictionary_quality
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.diffing.sharing import METHODS, align
+from seglens.diffing.methods import alignment_methods
+from seglens.diffing.sharing import align
 from seglens.segmenters.scoring import evaluate
 from seglens.segmenters.segmenter import Hookpoint, Segmenter
 from seglens.segmenters.training import TrainingSettings, train_segmenter
@@ -273,7 +274,7 @@ def test_row_37_what_does_not_belong_together(segmenter, dictionary):
     assert not segmenter.module_at("stage1")._forward_hooks
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", alignment_methods("weights"))
 def test_row_38_unequal_width_and_zero_rows(method):
     """Dictionaries of unequal width are matched; who has no partner is listed, zero rows are left out and counted."""
     narrow, wide = SparseAutoencoder(8, 6, k=2), SparseAutoencoder(8, 10, k=2)

@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.diffing.matching import Match
-from seglens.diffing.sharing import METHODS, live_latents, projections
+from seglens.diffing.matching import Match, Matcher
+from seglens.diffing.methods import AlignmentMethod, alignment_methods
+from seglens.diffing.sharing import live_latents, projections
 
 FILTERS = ("none", "tau", "shared")
 """Which latents are measured: all matched; those with both cosines >= tau; those that also agree (S)."""
@@ -94,7 +95,7 @@ def alignment_metrics(
     target: SparseAutoencoder,
     *,
     tau: float = 0.8,
-    methods: Sequence[str] = tuple(METHODS),
+    methods: Sequence[AlignmentMethod] | None = None,
     alive_source: Bool[Tensor, " m_source"] | None = None,
     alive_target: Bool[Tensor, " m_target"] | None = None,
     n_trials: int = 5,
@@ -107,7 +108,7 @@ def alignment_metrics(
         source: dictionary whose latents are matched.
         target: the other.
         tau: cosine threshold of the filters.
-        methods: of ``sharing.METHODS``.
+        methods: by weights; None: ``alignment_methods("weights")``.
         alive_source: True where a source latent fires.
         alive_target: the same of the target.
         n_trials: bootstrap subsamples of both dictionaries for stability; the same ones for every method.
@@ -119,11 +120,8 @@ def alignment_metrics(
         collision (0..1), predictability (cosine); null where no latent is left.
 
     Raises:
-        ValueError: unknown method, or subsample not in (0, 1].
+        ValueError: subsample not in (0, 1].
     """
-    unknown = [method for method in methods if method not in METHODS]
-    if unknown:
-        raise ValueError(f"unknown methods {', '.join(unknown)}; there are {', '.join(METHODS)}")
     if not 0 < subsample <= 1 or n_trials < 0:
         raise ValueError(f"subsample {subsample} must be in (0, 1] and n_trials {n_trials} at least 0")
     encoder, decoder = projections(
@@ -132,21 +130,19 @@ def alignment_metrics(
     draws = _draws(encoder.shape, n_trials, subsample, seed)
     rows: list[Mapping[str, object]] = []
     trials_of: dict[object, list[_Trial]] = {}  # two methods use the same matcher: its trials are run once
-    for method in methods:
-        matcher = METHODS[method]
+    for method in methods or alignment_methods("weights").values():
+        matcher = method.match
         if matcher not in trials_of:
-            trials_of[matcher] = [_trial(method, encoder, decoder, a, b) for a, b in draws]
+            trials_of[matcher] = [_trial(matcher, encoder, decoder, a, b) for a, b in draws]
         match, by_decoder = matcher(encoder), matcher(decoder)
         for name, kept in _filters(encoder, decoder, match, by_decoder, tau).items():
             rows.append(
                 {
-                    "method": method,
+                    "method": method.name,
                     "filter": name,
                     "n": int(kept.sum()),
                     "agreement": agreement(match, by_decoder, kept),
-                    "stability": stability(
-                        match, kept, trials_of[matcher], dual=method == "hungarian_dual", by_decoder=by_decoder
-                    ),
+                    "stability": stability(match, kept, trials_of[matcher], dual=method.dual, by_decoder=by_decoder),
                     "collision": collision(match, kept),
                     "predictability": predictability(encoder, decoder, match, kept),
                 }
@@ -177,7 +173,7 @@ def _draws(
 
 
 def _trial(
-    method: str,
+    match: Matcher,
     encoder: Cosines,
     decoder: Cosines,
     rows: Int64[np.ndarray, " r"],
@@ -185,7 +181,7 @@ def _trial(
 ) -> _Trial:
     matches = []
     for similarity in (encoder, decoder):
-        part = METHODS[method](np.ascontiguousarray(similarity[np.ix_(rows, columns)]))
+        part = match(np.ascontiguousarray(similarity[np.ix_(rows, columns)]))
         whole = np.full(len(similarity), -1, dtype=np.int64)
         whole[rows] = np.where(part >= 0, columns[part] if len(columns) else -1, -1)
         matches.append(whole)

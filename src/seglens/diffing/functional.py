@@ -15,7 +15,7 @@ from torch import Tensor
 
 from seglens.dictionaries.codes import Codes
 from seglens.diffing.alignment import Alignment
-from seglens.diffing.matching import hungarian
+from seglens.diffing.matching import Matcher, hungarian
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,20 @@ class FunctionalAlignment:
         return self.pairs.filter(pl.col("correlation") >= correlation).height / possible if possible else 0.0
 
 
-def functional_alignment(source: Codes, target: Codes, *, minimum_firings: int = 2) -> FunctionalAlignment:
+def functional_alignment(
+    source: Codes, target: Codes, *, match: Matcher = hungarian, minimum_firings: int = 2
+) -> FunctionalAlignment:
     """Match latents by the correlation of their codes on the same tokens.
 
     Args:
         source: codes of the probe tokens by one dictionary.
         target: codes of the same tokens, in the same order, by the other.
+        match: from the correlations ``[n_a n_b]`` to the column of each row, -1 for none.
         minimum_firings: latents active at fewer tokens are left out and not counted as live.
 
     Returns:
-        The optimal assignment (Hungarian) and its mean correlation. An optimal assignment over noise is above 0:
-        compare with the same figure on tokens of other slices.
+        The matching (by default the optimal assignment) and its mean correlation. An optimal assignment over noise is
+        above 0: compare with the same figure on tokens of other slices.
 
     Raises:
         ValueError: different numbers of tokens.
@@ -61,11 +64,11 @@ def functional_alignment(source: Codes, target: Codes, *, minimum_firings: int =
     a, b = _matrix(source), _matrix(target)
     live_a, live_b = _live(a, minimum_firings), _live(b, minimum_firings)
     correlation = _correlations(a[:, live_a], b[:, live_b])
-    match = hungarian(correlation)
-    rows = (match >= 0).nonzero()[0]
-    values = correlation[rows, match[rows]]
+    partners = match(correlation)
+    rows = (partners >= 0).nonzero()[0]
+    values = correlation[rows, partners[rows]]
     pairs = pl.DataFrame(
-        {"source_latent": live_a[rows], "target_latent": live_b[match[rows]], "correlation": values},
+        {"source_latent": live_a[rows], "target_latent": live_b[partners[rows]], "correlation": values},
         schema={"source_latent": pl.Int32, "target_latent": pl.Int32, "correlation": pl.Float32},
     )
     mean = float(values.mean(dtype=np.float64)) if len(values) else None

@@ -11,19 +11,12 @@ from torch import Tensor
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.alignment import Alignment, calibrated_share
 from seglens.diffing.functional import FunctionalAlignment, functional_alignment, weight_matched_function
-from seglens.diffing.matching import (
-    Match,
-    Matcher,
-    cosine,
-    greedy,
-    hungarian,
-    sinkhorn,
-)
+from seglens.diffing.matching import Match, Matcher, cosine
+from seglens.diffing.methods import Evidence, alignment_method
 from seglens.diffing.universal import specific_latents, universal_latents
 from seglens.runtime.resources import require_memory
 
 __all__ = [
-    "METHODS",
     "Alignment",
     "FunctionalAlignment",
     "align",
@@ -44,13 +37,6 @@ PAIR_COLUMNS: Mapping[str, type[pl.DataType]] = {
     "similarity_dec": pl.Float32,
     "shared": pl.Boolean,
 }
-METHODS: Mapping[str, Matcher] = {
-    "hungarian_dual": hungarian,
-    "greedy": greedy,
-    "sinkhorn": sinkhorn,
-    "encoder_only": hungarian,
-}
-"""How each method matches one projection; ``encoder_only`` asks nothing of the decoder."""
 
 
 def live_latents(dictionary: SparseAutoencoder, alive: Bool[Tensor, " m"] | None = None) -> Int64[np.ndarray, " live"]:
@@ -114,7 +100,7 @@ def align(
         source: dictionary whose latents are matched.
         target: dictionary that they are matched to; may be wider or narrower.
         tau: least cosine, -1..1.
-        method: one of ``METHODS``.
+        method: name of one of ``alignment_methods("weights")``.
         alive_source: True where a source latent fires; the others are left out and counted.
         alive_target: the same of the target.
         source_name: cohort or model, for the record.
@@ -123,23 +109,21 @@ def align(
     Raises:
         ValueError: unknown method, tau out of range, dictionaries of different d_in, or a mask of another length.
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
+    row = alignment_method(method, "weights")
     if not -1 <= tau <= 1:
         raise ValueError(f"tau is {tau}; a cosine threshold must be in -1..1")
     live_source, live_target = live_latents(source, alive_source), live_latents(target, alive_target)
     encoders, decoders = zip(latent_vectors(source, live_source), latent_vectors(target, live_target), strict=True)
     # One projection after the other: both arrays at once are 3.2 GiB at m = 20,480.
-    by_encoder, cosines = _matched(method, *encoders)
+    by_encoder, cosines = _matched(row.match, *encoders)
     matched = by_encoder >= 0
     rows, columns = matched.nonzero()[0], by_encoder[matched]
     similarity_enc = cosines[rows, columns]
     del cosines
-    by_decoder, cosines = _matched(method, *decoders)
+    by_decoder, cosines = _matched(row.match, *decoders)
     similarity_dec = cosines[rows, columns]
-    shared = similarity_enc >= np.float32(tau)
-    if method != "encoder_only":
-        shared &= (by_decoder[rows] == columns) & (similarity_dec >= np.float32(tau))
+    similarity = {"encoder": similarity_enc, "decoder": similarity_dec}
+    shared = row.accept(Evidence(similarity, by_decoder[rows] == columns), tau)
     dec_columns = by_decoder[rows]
     dec_target = np.where(dec_columns >= 0, live_target[dec_columns], -1) if len(live_target) else dec_columns
     pairs = pl.DataFrame(
@@ -169,9 +153,9 @@ def align(
 
 
 def _matched(
-    method: str, a: Float[Tensor, "n_a d_in"], b: Float[Tensor, "n_b d_in_too"]
+    match: Matcher, a: Float[Tensor, "n_a d_in"], b: Float[Tensor, "n_b d_in_too"]
 ) -> tuple[Match, Float32[np.ndarray, "n_a n_b"]]:
     """The matching of one projection, and the cosine of every pair."""
-    require_memory(3 * 4 * len(a) * len(b), f"matching {len(a)} with {len(b)} latents by {method}")
+    require_memory(3 * 4 * len(a) * len(b), f"matching {len(a)} with {len(b)} latents")
     similarity = cosine(a, b)
-    return METHODS[method](similarity), similarity
+    return match(similarity), similarity

@@ -10,14 +10,16 @@ import torch
 
 from seglens.dictionaries.codes import Codes
 from seglens.diffing.functional import functional_alignment, pair_correlations
-from seglens.diffing.sharing import METHODS, align
+from seglens.diffing.methods import ROWS, alignment_methods
+from seglens.diffing.sharing import align
 from seglens.experiments.experiment import Experiment, ExperimentResult, Figure, Published
 from seglens.experiments.pairs import pair_name, pairs_alike, probe_codes
 from seglens.runtime.progress import Progress
 from seglens.studies.stages import Study
 
-OURS, GREEDY, FUNCTIONAL = "Hungarian dual (the paper's)", "greedy", "by function"
-NAMES = {"hungarian_dual": OURS, "greedy": GREEDY, "sinkhorn": "Sinkhorn", "encoder_only": "Hungarian, encoder only"}
+OURS, GREEDY, FUNCTIONAL = (
+    next(row.title for row in ROWS if row.name == name) for name in ("hungarian_dual", "greedy", "functional")
+)
 FILTERS = {"none": "none", "tau": "cosine", "shared": "cosine and agreement"}
 
 
@@ -88,7 +90,7 @@ def _pair(study: Study, source: str, target: str) -> pl.DataFrame:
     metrics = study.alignment(source, target).table("methods")
     (one, alive_one), (other, alive_other) = study.with_alive(source), study.with_alive(target)
     matched = []
-    for method in METHODS:
+    for method in alignment_methods("weights"):
         pairs = align(
             one, other, tau=study.settings.tau, method=method, alive_source=alive_one, alive_target=alive_other
         ).pairs
@@ -98,7 +100,8 @@ def _pair(study: Study, source: str, target: str) -> pl.DataFrame:
     codes, per_slice = probe_codes(study, source, target)
     by_function = functional_rows(codes, per_slice)
     rows = pl.concat([with_function(metrics, pl.concat(matched), codes), by_function], how="diagonal")
-    return rows.with_columns(pl.col("filter").replace(FILTERS), pl.col("method").replace(NAMES)).rename(
+    titles = {name: row.title for name, row in alignment_methods().items()}
+    return rows.with_columns(pl.col("filter").replace(FILTERS), pl.col("method").replace(titles)).rename(
         {"n": "latents"}
     )
 

@@ -5,7 +5,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.diffing.sharing import METHODS, align, live_latents
+from seglens.diffing.methods import alignment_methods
+from seglens.diffing.sharing import align, live_latents
 
 
 def dictionary(m, seed=0, d_in=8):
@@ -63,7 +64,7 @@ def test_shared_set_equals_brute_force(n_source, n_target, tau):
     assert len(sizes) > 1  # the cases part
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", list(alignment_methods("weights")))
 def test_a_permuted_dictionary_is_realigned_exactly(method):
     source = dictionary(200, d_in=16)
     target = near(source, 3, noise=0.0)
