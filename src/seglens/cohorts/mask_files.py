@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seglens.cohorts.axial import from_axial
 from seglens.cohorts.case import Case, ImageRef
 from seglens.cohorts.image2d import SUFFIXES, as_stored
 from seglens.cohorts.volumes import MAX_BYTES, read_header
@@ -91,9 +92,8 @@ def _write_nifti(path: Path, values: NDArray[Any], like: ImageRef, max_bytes: in
     import nibabel
 
     own = read_header(like.path, max_bytes=max_bytes)
-    canonical = values.transpose(2, 1, 0)[::-1, ::-1]
     to_own = nibabel.orientations.ornt_transform(_CANONICAL, nibabel.io_orientation(own.affine))
-    data = nibabel.apply_orientation(canonical, to_own)
+    data = nibabel.apply_orientation(from_axial(values), to_own)
     if data.shape != own.shape:
         raise ValueError(f"{path.name}: the mask is {data.shape}, the image {like.path.name} {own.shape}")
     header = nibabel.Nifti1Header.from_fileobj(io.BytesIO(own.raw), check=False)

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from seglens.cohorts.slice_stack import Stack
 from seglens.cohorts.volumes import VolumeError
@@ -29,7 +28,7 @@ def onto_grid(path: Path, stack: Stack, reference: Stack, *, nearest: bool) -> S
 
     assert stack.affine is not None
     assert reference.affine is not None
-    to_own = np.linalg.inv(_axial_affine(stack)) @ _axial_affine(reference)
+    to_own = np.linalg.inv(stack.affine) @ reference.affine
     # grid-constant: a place that rounding puts a hair outside of the first voxel is not yet outside
     values = ndimage.affine_transform(
         stack.values,
@@ -46,11 +45,3 @@ def onto_grid(path: Path, stack: Stack, reference: Stack, *, nearest: bool) -> S
             path, "lost_in_resampling", f"{what} on the other grid", "fix its header: they lie in different places"
         )
     return replace(stack, values=values, affine=reference.affine, spacing_mm=reference.spacing_mm)
-
-
-def _axial_affine(stack: Stack) -> NDArray[np.float64]:
-    """From slice, row, column of the axial view to mm."""
-    assert stack.affine is not None
-    _, height, width = stack.values.shape
-    to_canonical = np.array([[0, 0, -1, width - 1], [0, -1, 0, height - 1], [1, 0, 0, 0], [0, 0, 0, 1]], np.float64)
-    return stack.affine @ to_canonical

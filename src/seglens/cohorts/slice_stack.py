@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from seglens.cohorts.axial import axial_affine, canonical_affine, to_axial
 from seglens.cohorts.case import ImageRef
 from seglens.cohorts.image2d import SUFFIXES, read_planes
 from seglens.cohorts.source_options import STRICT, Reading
@@ -27,7 +28,7 @@ class Stack:
         values: [D H W] float32; rows from anterior to posterior, columns from the patient's right to left; a 2-D file
             gives one slice, as it is.
         spacing_mm: between rows, between columns; None where the file does not say (2-D).
-        affine: of the canonical volume; None for a 2-D file.
+        affine: [4 4] of ``values``: from slice, row and column to mm; None for a 2-D file.
         sha256: of the file's bytes.
         n_zeroed: voxels that were NaN or infinite and are 0 now.
     """
@@ -79,10 +80,12 @@ def read_stacks(
         zero_nonfinite=zero_nonfinite,
         max_bytes=reading.max_bytes,
     )
-    return [
-        Stack(one.axial(), (one.spacing_mm[1], one.spacing_mm[0]), one.affine, one.sha256, one.n_zeroed)
-        for one in volumes
-    ]
+    stacks = []
+    for one in volumes:
+        values = to_axial(one.data)
+        spacing_mm = (one.spacing_mm[1], one.spacing_mm[0])
+        stacks.append(Stack(values, spacing_mm, axial_affine(one.affine, values.shape), one.sha256, one.n_zeroed))
+    return stacks
 
 
 def grid_problem(path: Path, stack: Stack, first: Stack, first_path: Path) -> VolumeError | None:
@@ -95,7 +98,8 @@ def grid_problem(path: Path, stack: Stack, first: Stack, first_path: Path) -> Vo
             "resample it to that grid, or read the cohort with resample",
         )
     if stack.affine is not None and first.affine is not None:
-        difference = float(np.abs(stack.affine - first.affine).max())
+        shape = stack.values.shape  # compared as files give them: an origin at the volume's other end differs by more
+        difference = float(np.abs(canonical_affine(stack.affine, shape) - canonical_affine(first.affine, shape)).max())
         if difference > AFFINE_TOLERANCE:
             return VolumeError(
                 path,

@@ -82,13 +82,6 @@ class Volume:
     sha256: str
     n_zeroed: int = 0
 
-    def axial(self) -> NDArray[np.float32]:
-        """Slices [D H W] from inferior to superior, as a radiologist sees them.
-
-        Rows run from anterior to posterior, columns from the patient's right to left.
-        """
-        return np.ascontiguousarray(self.data[::-1, ::-1, :].transpose(2, 1, 0))
-
 
 @dataclass(frozen=True)
 class Header:

@@ -10,6 +10,7 @@ import numpy as np
 from fastapi import APIRouter, Response
 from numpy.typing import NDArray
 
+from seglens.cohorts.axial import canonical_affine, from_axial
 from seglens.cohorts.case import Case
 from seglens.cohorts.case_reader import CaseContent, read_case
 from seglens.cohorts.volumes import VolumeError, read_header
@@ -56,7 +57,7 @@ def as_nifti(values: NDArray[np.float32] | NDArray[np.uint8], affine: NDArray[np
 
     Args:
         values: [D H W], see `seglens.cohorts.slice_stack.Stack`.
-        affine: [4 4] of the volume in canonical orientation, whose rows and columns run the other way.
+        affine: [4 4] of the slices: from slice, row and column to mm.
     """
     import nibabel
 
@@ -66,8 +67,7 @@ def as_nifti(values: NDArray[np.float32] | NDArray[np.uint8], affine: NDArray[np
             if np.iinfo(kind).min <= values.min() and values.max() <= np.iinfo(kind).max:
                 kept = values.astype(kind)
                 break
-    canonical = kept.transpose(2, 1, 0)[::-1, ::-1, :]  # undoes Volume.axial
-    made = nibabel.nifti1.Nifti1Image(canonical, affine)
+    made = nibabel.nifti1.Nifti1Image(from_axial(kept), canonical_affine(affine, kept.shape))
     made.header.set_xyzt_units("mm")
     return made.to_bytes()
 

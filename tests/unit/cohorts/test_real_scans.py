@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from seglens.cohorts.axial import to_axial
 from seglens.cohorts.case import WHOLE_TUMOUR_LABELS
 from seglens.cohorts.checks import check_cohort
 from seglens.cohorts.layouts import read_cohort
@@ -65,8 +66,8 @@ def test_cohorts(*, name: str, arguments: dict, n_cases: int, n_patients: int, n
 def test_a_sagittal_healthy_volume() -> None:
     folder = Path(FOLDER or "") / "ixi"
     volume = read_volume(folder / "hd_bet_IXI002-Guys-0828-T1.nii.gz")
-    brain = read_volume(folder / "hd_bet_mask_IXI002-Guys-0828-T1.nii.gz").axial() > 0
-    stack = volume.axial()
+    brain = to_axial(read_volume(folder / "hd_bet_mask_IXI002-Guys-0828-T1.nii.gz").data) > 0
+    stack = to_axial(volume.data)
     assert stack.shape == brain.shape == (256, 256, 150)
     assert (stack[~brain] == 0).mean() > 0.99
     widths = [np.ptp(np.flatnonzero(brain.any(axis))) for axis in ((0, 2), (0, 1))]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from seglens.cohorts import volumes
+from seglens.cohorts.axial import to_axial
 from seglens.cohorts.volumes import VolumeError, read_volume
 
 SHAPE = (5, 6, 4)
@@ -93,10 +94,10 @@ def test_axial_slices_are_radiological(tmp_path: Path, write_nifti) -> None:
     # a voxel at the patient's right, front, top; in a RAS array that is the largest index on every axis
     data = np.zeros(SHAPE, np.float32)
     data[-1, -1, -1] = 1
-    ras = read_volume(write_nifti(tmp_path / "r.nii", data, np.eye(4))).axial()
+    ras = to_axial(read_volume(write_nifti(tmp_path / "r.nii", data, np.eye(4))).data)
     assert ras.shape == (4, 6, 5)
     assert ras[-1, 0, 0] == 1  # top slice, front row, right of the patient at the left of the picture
-    lps = read_volume(write_nifti(tmp_path / "l.nii", data[::-1, ::-1], np.diag([-1.0, -1.0, 1.0, 1.0]))).axial()
+    lps = to_axial(read_volume(write_nifti(tmp_path / "l.nii", data[::-1, ::-1], np.diag([-1.0, -1.0, 1.0, 1.0]))).data)
     np.testing.assert_array_equal(ras, lps)
 
 
