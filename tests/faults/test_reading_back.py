@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -15,7 +16,7 @@ from seglens.cohorts.case import Case, Cohort, ImageRef
 from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.mask_files import write_mask
 from seglens.cohorts.slice_stack import read_stack
-from seglens.cohorts.slices import Preprocessing, prepare_slices
+from seglens.cohorts.slices import Preprocessing, SliceSampling, prepare_slices
 from seglens.cohorts.source_options import SourceOptions
 from seglens.segmenters.architectures import build_segmenter
 from seglens.segmenters.prediction import predict_cohort
@@ -71,7 +72,14 @@ class Threshold(torch.nn.Module):
 
 def knowing(size: int) -> Segmenter:
     labels = {0: "background", 1: "necrotic_core", 2: "edema", 3: "enhancing"}
-    return Segmenter.wrap(Threshold(), sequences=("T1",), labels=labels, hookpoints={}, size=size)
+    return Segmenter.wrap(
+        Threshold(),
+        sequences=("T1",),
+        labels=labels,
+        hookpoints={},
+        size=size,
+        preprocessing=Preprocessing(("T1",), size, foreground="brain"),
+    )
 
 
 @pytest.mark.parametrize("axes", ["LPS", "LAS", "PIR"])
@@ -91,8 +99,8 @@ def test_row_15_predictions_are_those_of_the_slices(tmp_path: Path, axes: str) -
     assert set(np.unique(np.asarray(written.dataobj))) == {0, 1, 2, 4}
     # read again as a mask, it gives what the network says of the slices
     write_nifti(tmp_path / "c/a/a_seg.nii.gz", np.asarray(written.dataobj), written.affine)
-    settings = Preprocessing(("T1",), size=28, minimum_brain_share=0.0, lesion_free_share=0.0)
-    slices = prepare_slices(read_cohort(tmp_path / "c"), settings)
+    sampling = SliceSampling(minimum_foreground_share=0.0, lesion_free_share=0.0)
+    slices = prepare_slices(read_cohort(tmp_path / "c"), segmenter.preprocessing, sampling)
     assert len(slices) == 12
     inside = slices.brains()
     assert torch.equal(segmenter.predict(slices.images())[inside], slices.masks()[inside])
@@ -128,7 +136,12 @@ def test_row_15_pictures_go_back_as_png(tmp_path: Path, orientation: str) -> Non
     network.weight.data = torch.tensor([[[[0.0]]], [[[1.0]]]])
     network.bias.data = torch.tensor([0.0, 0.0])
     segmenter = Segmenter.wrap(
-        network, sequences=("T1",), labels={0: "background", 1: "tumour"}, hookpoints={}, size=12
+        network,
+        sequences=("T1",),
+        labels={0: "background", 1: "tumour"},
+        hookpoints={},
+        size=12,
+        preprocessing=Preprocessing(("T1",), 12, foreground="none"),
     )
     predict_cohort(segmenter, cohort, folder=tmp_path / "out")
     everything = np.concatenate([np.asarray(Image.open(tmp_path / f"c/p_{n}.png")).ravel() for n in range(2)])
@@ -164,6 +177,7 @@ def test_predict_quarantines_steers_and_refuses(tmp_path: Path, capsys: pytest.C
     (root / "a/a_seg.nii.gz").unlink()  # masks are not needed
     cohort = read_cohort(root, sequences=["T1"])
     segmenter = build_segmenter("segformer-b0", sequences=("T1",), labels=cohort.labels, size=32, seed=0)
+    segmenter = replace(segmenter, preprocessing=Preprocessing(("T1",), 32, foreground="brain"))
     segmenter.save(tmp_path / "segmenter")
     network = tmp_path / "segmenter"
     assert predict(network, root, out=tmp_path / "plain") == 3
@@ -211,6 +225,7 @@ def test_predict_segments_a_test_folder_without_masks(tmp_path: Path) -> None:
     (root / "dataset.json").write_text(json.dumps(described))
     assert [case.id for case in read_cohort(root).cases] == ["a"]
     network = build_segmenter("segformer-b0", sequences=("T1",), labels=read_cohort(root).labels, size=32, seed=0)
+    network = replace(network, preprocessing=Preprocessing(("T1",), 32, foreground="brain"))
     network.save(tmp_path / "segmenter")
     assert predict(tmp_path / "segmenter", root, out=tmp_path / "out") == 0
     assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["a.nii.gz", "b.nii.gz"]

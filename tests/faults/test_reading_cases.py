@@ -13,7 +13,7 @@ from tests.faults.scans import LPS, codes, head, write_cohort, write_nifti
 from seglens.cohorts.case_reader import read_case
 from seglens.cohorts.checks import check_cohort
 from seglens.cohorts.layouts import read_cohort
-from seglens.cohorts.slices import Preprocessing, prepare_slices
+from seglens.cohorts.slices import Preprocessing, SliceSampling, prepare_slices
 from seglens.cohorts.source_options import SourceOptions
 from seglens.cohorts.volumes import VolumeError
 
@@ -83,8 +83,8 @@ def test_row_15_las_beside_ras(tmp_path: Path) -> None:
                 change = nibabel.orientations.ornt_transform(nibabel.io_orientation(image.affine), wanted)
                 (turned / "a").mkdir(parents=True, exist_ok=True)
                 nibabel.save(image.as_reoriented(change), turned / "a" / file.name)
-    both = Preprocessing(("T1", "T1c"), size=32, minimum_brain_share=0.0)
-    one, two = (prepare_slices(read_cohort(root), both) for root in (straight, turned))
+    both = Preprocessing(("T1", "T1c"), size=32), SliceSampling(minimum_foreground_share=0.0)
+    one, two = (prepare_slices(read_cohort(root), *both) for root in (straight, turned))
     assert one.hash == two.hash
 
 
@@ -135,8 +135,8 @@ def test_row_19_empty_mask(tmp_path: Path) -> None:
     write_nifti(root / "b/b_seg.nii.gz", np.zeros((24, 28, 12), np.uint8))
     cohort = read_cohort(root)
     assert check_cohort(cohort).findings == ()
-    many = Preprocessing(("T1",), size=32, minimum_brain_share=0.0, lesion_free_share=0.8)
-    slices = prepare_slices(cohort.with_splits({"test": ["a", "b"]}), many)
+    many = SliceSampling(minimum_foreground_share=0.0, lesion_free_share=0.8)
+    slices = prepare_slices(cohort.with_splits({"test": ["a", "b"]}), Preprocessing(("T1",), size=32), many)
     of_b = slices.select([row for row, case in enumerate(slices.index["case"]) if case == "b"])
     assert len(of_b) > 0
     assert int(of_b.masks().max()) == 0

@@ -251,7 +251,7 @@ def test_row_11_nonfinite_voxels(tmp_path: Path) -> None:
 
 def test_row_11_nonfinite_zero_counts_and_tells(tmp_path: Path) -> None:
     """With nonfinite zero they become 0, are counted in a note, and the case is kept; masks are never mended so."""
-    from seglens.cohorts.slices import Preprocessing, prepare_slices
+    from seglens.cohorts.slices import Preprocessing, SliceSampling, prepare_slices
 
     root = write_cohort(tmp_path / "c", ["a", "b", "c", "d"])
     nonfinite(root / "a/a_t1.nii.gz")
@@ -262,8 +262,8 @@ def test_row_11_nonfinite_zero_counts_and_tells(tmp_path: Path) -> None:
     assert codes(report, "note") == {"a": ["nonfinite_zeroed"]}
     assert f"2 of {24 * 28 * 12} voxels" in report.findings[0].what
     assert "nonfinite_zeroed, kept" in report.text()
-    settings = Preprocessing(("T1",), size=32, minimum_brain_share=0.0)
-    slices = prepare_slices(cohort, settings, quarantined=report.quarantined)
+    settings = Preprocessing(("T1",), size=32), SliceSampling(minimum_foreground_share=0.0)
+    slices = prepare_slices(cohort, *settings, quarantined=report.quarantined)
     assert "a" in set(slices.index["case"])
     assert bool(slices.images().isfinite().all())
 

@@ -1,5 +1,6 @@
 """Whether there is room: asked before anything is started, answered with figures."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from tests.toys import TINY_SEGFORMER, slices_of, store_of, tiny_segmenter
 from seglens.activations.extraction import extract
 from seglens.artifacts import new_artifact
 from seglens.cohorts.layouts import read_cohort
-from seglens.cohorts.slice_set import Preprocessing
+from seglens.cohorts.preprocessing import Preprocessing
 from seglens.cohorts.slices import prepare_slices
 from seglens.dictionaries.fitting import FitSettings, fit_dictionary
 from seglens.dictionaries.sae import SparseAutoencoder
@@ -103,6 +104,7 @@ def test_row_33_masks_of_files(no_disk, tmp_path):
     segmenter = build_segmenter(
         "segformer-b0", sequences=("T1",), labels=cohort.labels, size=32, settings=TINY_SEGFORMER
     )
+    segmenter = replace(segmenter, preprocessing=Preprocessing(("T1",), 32, foreground="brain"))
     with pytest.raises(
         InsufficientResourcesError, match=r"masks of 2 cases: about 32\.\d MiB of disk are needed, 32\.0 MiB are free"
     ):

@@ -68,7 +68,7 @@ def hookpoint_effects(
     Raises:
         ValueError: unknown hookpoint, or slices of other sequences or labels.
     """
-    segmenter.check_data(slices.name, slices.sequences, slices.labels)
+    segmenter.check_data(slices.name, slices.sequences, slices.labels, preprocessing=slices.preprocessing)
     names = list(segmenter.hookpoints if hookpoints is None else hookpoints)
     for name in names:
         segmenter.module_at(name)

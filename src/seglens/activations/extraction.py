@@ -107,7 +107,7 @@ def each_grid(
     Raises:
         ValueError: unknown hookpoint, or other sequences than the segmenter's.
     """
-    segmenter.check_data(slices.name, slices.sequences)
+    segmenter.check_data(slices.name, slices.sequences, preprocessing=slices.preprocessing)
     return each_batch(
         lambda _rows, images: activations(segmenter, hookpoint, images),
         segmenter,
@@ -131,7 +131,7 @@ class ForwardPass:
     """
 
     def __init__(self, segmenter: Segmenter, slices: SliceSet, hookpoint: str):
-        segmenter.check_data(slices.name, slices.sequences)
+        segmenter.check_data(slices.name, slices.sequences, preprocessing=slices.preprocessing)
         segmenter.module_at(hookpoint)  # an unknown hookpoint is refused before anything is computed
         if len(slices) == 0:
             raise ValueError(f"{slices.name!r} has no slices; nothing to extract")

@@ -1,13 +1,16 @@
 """What is wrong with a cohort's files: everything at once, each with its fix."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from seglens.cohorts.blanking import FIX, WARNED_SHARE, BlankedLabel, blanked_labels
 from seglens.cohorts.case import Case, Cohort
 from seglens.cohorts.case_reader import CaseContent, read_contents
 from seglens.cohorts.findings import CheckReport, Finding, Severity
+from seglens.cohorts.foreground import AUTO, RULES, check_rule, is_stripped_brain
+from seglens.cohorts.normalisation_groups import groups_of
 from seglens.cohorts.volumes import VolumeError
 from seglens.runtime.progress import Progress, silent
 
@@ -22,6 +25,7 @@ def check_cohort(
     *,
     known: Mapping[Path, str] = NOTHING_KNOWN,
     with_masks: bool = True,
+    foreground: str = AUTO,
     progress: Progress = silent,
 ) -> CheckReport:
     """Read every file of every case once, to its end, and list what is wrong.
@@ -29,25 +33,45 @@ def check_cohort(
     Args:
         cohort: to be checked, in the sequences that it names.
         known: sha256 of files that were looked at before; one that has changed since is a finding.
-        with_masks: the masks must be there too.
+        with_masks: the masks must be there too; label pixels that the foreground rule blanks are counted. Without them
+            a note says where the rule ``brain`` is used on what is no stripped brain.
+        foreground: the rule, see `Preprocessing`.
         progress: told of each case.
 
     Returns:
         The findings; the cases they name are to be left out of `prepare_slices`.
+
+    Raises:
+        ValueError: no such foreground rule.
     """
+    check_rule(foreground)
     findings = [_outside(link) for link in cohort.unfollowed]
     sha256: dict[Path, str] = {}
     duplicates = _Duplicates()
-    for number, case in enumerate(cohort.cases):
-        content = read_contents(case, cohort.sequences, cohort.labels, with_mask=with_masks)
-        findings += dict.fromkeys(_findings(case, content))  # a file's fault is one, however many channels it has
-        findings += [
-            _changed(case, path) for path, digest in content.sha256.items() if known.get(path, digest) != digest
-        ]
-        findings += duplicates.found(case, content)
-        sha256 |= content.sha256
-        progress(number + 1, len(cohort.cases), findings=float(len(findings)))
-    report = CheckReport(cohort.name, tuple(case.id for case in cohort.cases), tuple(findings), sha256)
+    shown = _Foreground(foreground, cohort)
+    n_read = 0
+    for unit in groups_of(cohort.cases):
+        sound = []
+        for case in unit:
+            content = read_contents(case, cohort.sequences, cohort.labels, with_mask=with_masks)
+            findings += dict.fromkeys(_findings(case, content))  # a file's fault is one, however many channels it has
+            findings += [
+                _changed(case, path) for path, digest in content.sha256.items() if known.get(path, digest) != digest
+            ]
+            findings += duplicates.found(case, content)
+            sha256 |= content.sha256
+            if not content.faults:
+                sound.append((case, content))
+            n_read += 1
+            progress(n_read, len(cohort.cases), findings=float(len(findings)))
+        if sound:
+            shown.look(sound)
+    findings += shown.findings()
+    cases = tuple(case.id for case in cohort.cases)
+    order = {name: number for number, name in enumerate(cases)}
+    findings.sort(key=lambda finding: order.get(finding.case, -1))
+    rule = shown.rule if shown.with_masks else None
+    report = CheckReport(cohort.name, cases, tuple(findings), sha256, rule, tuple(shown.blanked))
     split = cohort.without(report.quarantined).split_of()
     return replace(report, findings=tuple(_with_split_severity(finding, split) for finding in findings))
 
@@ -109,6 +133,42 @@ class _Duplicates:
                 other.id,
             )
             return
+
+
+class _Foreground:
+    """Settles the foreground rule, and counts the label pixels that it blanks."""
+
+    def __init__(self, rule: str, cohort: Cohort):
+        self.rule = "brain" if rule == AUTO else rule
+        self.blanked: list[BlankedLabel] = []
+        self.with_masks = False
+        self._body: list[str] = []
+        self._automatic = rule == AUTO
+        self._cohort = cohort
+
+    def look(self, unit: Sequence[tuple[Case, CaseContent]]) -> None:
+        """Take the sound cases of one volume into account."""
+        parts = [[content.stacks[name].values for name in self._cohort.sequences] for _, content in unit]
+        masks = [content.mask for _, content in unit if content.mask is not None]
+        if self.rule == "brain" and (self._automatic or not masks) and not is_stripped_brain(parts):
+            if self._automatic:
+                self.rule, self.blanked = "none", []
+            else:
+                self._body += [case.id for case, _ in unit]
+        if masks:
+            self.with_masks = True
+            for (case, _), mask, inside in zip(unit, masks, RULES[self.rule](parts), strict=True):
+                self.blanked += blanked_labels(case.id, mask, inside, self._cohort.labels)
+
+    def findings(self) -> Iterable[Finding]:
+        """One a case and label of which more than a trace is blanked."""
+        for one in self.blanked:
+            if one.share >= WARNED_SHARE:
+                what = f"the foreground rule {self.rule} blanks {one.text}: the network is not shown what it is to find"
+                yield Finding(one.case, None, "label_blanked", what, FIX, "note")
+        for case in self._body:
+            what = "is no stripped brain: the rule brain shows the body only, and blanks smaller pieces and dark edges"
+            yield Finding(case, None, "not_stripped", what, "look at it, or train with another foreground", "note")
 
 
 def _with_split_severity(finding: Finding, split: Mapping[str, str]) -> Finding:

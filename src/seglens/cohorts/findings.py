@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seglens.artifacts import write_text_whole
+from seglens.cohorts.blanking import BlankedLabel, blanked_json, blanked_text, read_blanked
 
 Severity = Literal["note", "quarantine", "refuse"]
 """The case is kept; it is left out and the rest goes on; nothing goes on before somebody has decided."""
@@ -45,12 +46,17 @@ class CheckReport:
         cases: ids of every case looked at.
         findings: in order of the cases.
         sha256: of each file that could be read.
+        foreground: the rule under which it was looked for blanked label pixels (``auto`` is settled here); None where
+            no masks were looked at.
+        blanked: the label pixels that this rule blanks.
     """
 
     cohort: str
     cases: tuple[str, ...]
     findings: tuple[Finding, ...]
     sha256: Mapping[Path, str]
+    foreground: str | None = None
+    blanked: tuple[BlankedLabel, ...] = ()
 
     @property
     def quarantined(self) -> frozenset[str]:
@@ -85,6 +91,8 @@ class CheckReport:
             "n_cases": len(self.cases),
             "quarantined": sorted(self.quarantined),
             "refused": bool(self.refused),
+            "foreground": self.foreground,
+            "blanked": blanked_json(self.blanked),
             "findings": [
                 {**asdict(finding), "file": finding.file.name if finding.file else None} for finding in self.findings
             ],
@@ -97,14 +105,17 @@ class CheckReport:
             Finding(**{**finding, "file": Path(finding["file"]) if finding["file"] else None})
             for finding in document["findings"]
         )
-        return cls(document["cohort"], ("",) * document["n_cases"], findings, {})
+        cases = ("",) * document["n_cases"]
+        blanked = read_blanked(document["blanked"])
+        return cls(document["cohort"], cases, findings, {}, document["foreground"], blanked)
 
     def text(self) -> str:
         """For people: a line a finding and its fix below it; control characters in names are spelt out."""
         n = len(self.quarantined)
-        if not self.findings:
-            return f"{printable(self.cohort)}: {len(self.cases)} cases, nothing wrong"
-        lines = [f"{printable(self.cohort)}: {len(self.cases)} cases, {n} quarantined"]
+        state = f"{n} quarantined" if self.findings else "nothing wrong"
+        lines = [f"{printable(self.cohort)}: {len(self.cases)} cases, {state}"]
+        if self.foreground is not None:
+            lines.append(f"  foreground {self.foreground}: {blanked_text(self.blanked)}")
         for one in self.findings:
             outcome = "" if one.severity == "quarantine" else f", {OUTCOMES[one.severity]}"
             place = one.case + (f" ({one.file})" if one.file else "")

@@ -5,22 +5,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from seglens.cohorts.case import Case
+from seglens.cohorts.case import Case, Cohort
 from seglens.cohorts.case_reader import read_case
-from seglens.cohorts.normalising import Intensities, brains_of
+from seglens.cohorts.foreground import RULES, is_stripped_brain
+from seglens.cohorts.normalising import Intensities, resize
+from seglens.cohorts.preprocessing import Preprocessing
+from seglens.shapes import BrainMasks, Images, Masks
 
 
 @dataclass(frozen=True, eq=False)
 class GroupMember:
-    """The slices of one case.
+    """The slices of one case, read and ready to be shown to a network.
 
     Attributes:
         case: whose.
         sequences: each [D H W].
         masks: [D H W] labels; all background where they were not asked for.
-        brains: [D H W].
+        foreground: [D H W].
+        scales: one a sequence, the same for all parts of a unit; empty where the unit has no foreground.
+        size: side of a slice as the network sees it.
         spacing_mm: between rows, between columns; None where the file does not say.
         sha256: of each file.
     """
@@ -28,26 +34,36 @@ class GroupMember:
     case: Case
     sequences: list[NDArray[np.float32]]
     masks: NDArray[np.uint8]
-    brains: NDArray[np.bool_]
+    foreground: NDArray[np.bool_]
+    scales: tuple[Intensities, ...]
+    size: int
     spacing_mm: tuple[float, float] | None
     sha256: Mapping[Path, str]
 
     @property
     def shape(self) -> tuple[int, ...]:
         """D, H, W."""
-        return self.brains.shape
+        return self.foreground.shape
 
     def position(self, slice_number: int) -> int:
         """The place of a slice in its volume."""
         return slice_number if self.case.position is None else self.case.position
 
-    def normalised(
-        self, scales: Sequence[Intensities], chosen: Sequence[int] | NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        """Some of its slices [b C H W], one scale a sequence."""
-        brains = self.brains[chosen]
-        pairs = zip(scales, self.sequences, strict=True)
-        return np.stack([scale.normalise(values[chosen], brains) for scale, values in pairs], axis=1)
+    def prepared(self, chosen: Sequence[int] | NDArray[np.int64]) -> tuple[Images, Masks, BrainMasks]:
+        """Normalise and resize some of its slices: what training, evaluation and prediction alike show a network.
+
+        Args:
+            chosen: numbers of slices; the unit must have a foreground.
+
+        Returns:
+            Images [b C size size] float32, masks [b size size] uint8, foreground [b size size] bool.
+        """
+        inside = self.foreground[chosen]
+        pairs = zip(self.scales, self.sequences, strict=True)
+        images = np.stack([scale.normalise(values[chosen], inside) for scale, values in pairs], axis=1)
+        return resize(
+            torch.from_numpy(images), torch.from_numpy(self.masks[chosen]), torch.from_numpy(inside), self.size
+        )
 
 
 def groups_of(cases: Sequence[Case]) -> list[list[Case]]:
@@ -59,32 +75,53 @@ def groups_of(cases: Sequence[Case]) -> list[list[Case]]:
 
 
 def read_group(
-    unit: Sequence[Case], sequences: Sequence[str], labels: Mapping[int, str], *, with_masks: bool = True
+    unit: Sequence[Case], preprocessing: Preprocessing, labels: Mapping[int, str], *, with_masks: bool = True
 ) -> list[GroupMember]:
-    """The cases of a volume.
+    """Read the cases of a volume, find their foreground and what maps their intensities to z-scores.
+
+    Args:
+        unit: the cases.
+        preprocessing: with a foreground rule, not ``auto``.
+        labels: of the cohort.
+        with_masks: read the masks too.
 
     Raises:
         VolumeError: one that cannot be read.
     """
+    sequences = preprocessing.sequences
     read = [read_case(case, sequences, labels, with_mask=with_masks) for case in unit]
     pixels = [[content.stacks[sequence].values for sequence in sequences] for content in read]
+    foreground = RULES[preprocessing.foreground](pixels)
+    scales: tuple[Intensities, ...] = ()
+    if any(inside.any() for inside in foreground):
+        scales = tuple(
+            Intensities.of(values, foreground, preprocessing.clip_percentiles) for values in zip(*pixels, strict=True)
+        )
     return [
         GroupMember(
             case,
             values,
-            np.zeros(brain.shape, np.uint8) if content.mask is None else content.mask,
-            brain,
+            np.zeros(inside.shape, np.uint8) if content.mask is None else content.mask,
+            inside,
+            scales,
+            preprocessing.size,
             content.stacks[sequences[0]].spacing_mm,
             content.sha256,
         )
-        for case, content, values, brain in zip(unit, read, pixels, brains_of(pixels), strict=True)
+        for case, content, values, inside in zip(unit, read, pixels, foreground, strict=True)
     ]
 
 
-def scales_of(parts: Sequence[GroupMember], clip_percentiles: tuple[float, float]) -> list[Intensities]:
-    """One a sequence, over the brain of the whole unit, which must not be empty."""
-    brains = [part.brains for part in parts]
-    return [
-        Intensities.of(values, brains, clip_percentiles)
-        for values in zip(*(part.sequences for part in parts), strict=True)
-    ]
+def settled_foreground(cohort: Cohort) -> str:
+    """Choose the foreground rule that ``auto`` stands for: ``brain`` where every volume is a stripped brain.
+
+    Reads the images until one is none; `check_cohort` settles the same on its way.
+
+    Raises:
+        VolumeError: a case that cannot be read.
+    """
+    for unit in groups_of(cohort.cases):
+        read = [read_case(case, cohort.sequences, cohort.labels, with_mask=False) for case in unit]
+        if not is_stripped_brain([[content.stacks[name].values for name in cohort.sequences] for content in read]):
+            return "none"
+    return "brain"

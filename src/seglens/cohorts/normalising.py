@@ -1,4 +1,4 @@
-"""From raw intensities to what a network sees: brain, clipping, z-score, padding, resizing."""
+"""From raw intensities to what a network sees: clipping, z-score, padding, resizing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,75 +9,6 @@ from jaxtyping import Bool, Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
-
-_DARK = 0.05  # share of the 99.5th percentile below which a pixel counts as background
-_ZEROS_OF_DARK = 0.95
-
-
-def brains_of(parts: Sequence[Sequence[NDArray[np.float32]]]) -> list[NDArray[np.bool_]]:
-    """Where the brain is; where nothing is stripped, the body.
-
-    A volume whose dark voxels are nearly all exactly zero was stripped: its brain is what is not zero in any sequence.
-    Otherwise the background holds noise, and the body is, per slice, the largest piece that is bright enough.
-
-    Args:
-        parts: of one volume (one NIfTI, or the 2-D files of a patient): per part its sequences, each [D H W].
-
-    Returns:
-        Per part [D H W] bool.
-    """
-    brains = [np.zeros(part[0].shape, bool) for part in parts]
-    for sequence in zip(*parts, strict=True):
-        everything = np.concatenate([values.ravel() for values in sequence])
-        threshold = None if is_stripped(everything) else 0.5 * otsu_threshold(everything)
-        for number, values in enumerate(sequence):
-            brains[number] |= values != 0 if threshold is None else body_of(values, threshold)
-    return brains
-
-
-def is_stripped(values: NDArray[np.float32]) -> bool:
-    """Whether nearly all dark voxels are exactly zero."""
-    magnitude = np.abs(values)
-    dark = magnitude <= _DARK * _percentiles(magnitude, (99.5,))[0]
-    n_dark = int(np.count_nonzero(dark))
-    return n_dark == 0 or int(np.count_nonzero(values == 0)) >= _ZEROS_OF_DARK * n_dark
-
-
-def body_of(values: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
-    """Per slice the largest piece above a threshold, its holes filled.
-
-    Half of Otsu's threshold is meant: Otsu parts bright tissue from the rest, and dark tissue must stay inside.
-
-    Args:
-        values: [D H W].
-        threshold: of intensity.
-
-    Returns:
-        [D H W] bool.
-    """
-    from scipy import ndimage
-
-    body = np.zeros(values.shape, bool)
-    for number, plane in enumerate(values > threshold):
-        pieces, n = ndimage.label(ndimage.binary_opening(plane, iterations=2))
-        if n:
-            sizes = np.bincount(pieces.ravel())[1:]
-            body[number] = ndimage.binary_fill_holes(pieces == 1 + int(sizes.argmax()))
-    return body
-
-
-def otsu_threshold(values: NDArray[np.float32]) -> float:
-    """The threshold that parts a histogram of 256 bins into two classes of least variance (Otsu 1979)."""
-    low, high = _percentiles(values, (0.0, 99.5))
-    counts, edges = np.histogram(np.clip(values, low, high), bins=256)
-    centres = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(counts)
-    above = below[-1] - below
-    mass = np.cumsum(counts * centres)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = below * above * (mass / below - (mass[-1] - mass) / above) ** 2
-    best = np.flatnonzero(between[:-1] >= np.nanmax(between[:-1]) * (1 - 1e-9))
-    return float((centres[best[0]] + centres[best[-1]]) / 2)  # the middle of a gap, where every bin is as good
 
 
 @dataclass(frozen=True)
@@ -151,9 +82,3 @@ def _to_square(height: int, width: int) -> tuple[int, int, int, int]:
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2
     return left, side - width - left, top, side - height - top
-
-
-def _percentiles(values: NDArray[np.float32], percentiles: Sequence[float]) -> NDArray[np.float64]:
-    """Of at most a million of the values, evenly taken: enough for a threshold, and quick."""
-    flat = values.ravel()
-    return np.asarray(np.percentile(flat[:: max(1, flat.size // 10**6)], percentiles), np.float64)

@@ -1,7 +1,7 @@
 """A set of axial slices as tensors: in memory, or in shards on disk."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import ClassVar
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from seglens.artifacts import Artifact, Draft, hash_of, hash_tensors
+from seglens.cohorts.blanking import BlankedLabel, blanked_json, read_blanked
+from seglens.cohorts.preprocessing import Preprocessing
 from seglens.shapes import BrainMasks, Images, Masks
 
 KIND = "slices"
@@ -18,48 +20,6 @@ OPEN_SHARDS = 4
 """Of a set on disk so many stay mapped: what was ever read of a mapped file counts as the process's memory."""
 DOCUMENT = "slices"
 INDEX = "index"
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How volumes become slices.
-
-    Attributes:
-        sequences: which, in the order of the channels.
-        size: rows and columns of a slice after padding to a square and resizing.
-        clip_percentiles: intensities are clipped to these percentiles (0..100) of the brain's, then z-scored over it.
-        lesion_free_share: share (0..1) of all kept slices that show no lesion, as far as there are enough.
-        minimum_brain_share: a slice is kept when at least this share (0..1) of it is brain.
-        slices_per_volume: at most so many lesion slices a volume, evenly spaced over the lesion's extent; None: all.
-    """
-
-    sequences: tuple[str, ...]
-    size: int = 256
-    clip_percentiles: tuple[float, float] = (0.5, 99.5)
-    lesion_free_share: float = 0.2
-    minimum_brain_share: float = 0.02
-    slices_per_volume: int | None = None
-
-    def __post_init__(self) -> None:
-        low, high = self.clip_percentiles
-        problems = [
-            message
-            for bad, message in (
-                (not self.sequences, "sequences is empty; name at least one"),
-                (len(set(self.sequences)) < len(self.sequences), f"sequences {self.sequences} has one twice"),
-                (self.size < 8, f"size {self.size} must be at least 8"),
-                (not 0 <= low < high <= 100, f"clip_percentiles {(low, high)} must rise within 0..100"),
-                (not 0 <= self.lesion_free_share <= 1, f"lesion_free_share {self.lesion_free_share} must be in 0..1"),
-                (not 0 <= self.minimum_brain_share <= 1, f"minimum_brain_share {self.minimum_brain_share} not in 0..1"),
-                (
-                    self.slices_per_volume is not None and self.slices_per_volume < 1,
-                    f"slices_per_volume {self.slices_per_volume} must be at least 1, or None for all",
-                ),
-            )
-            if bad
-        ]
-        if problems:
-            raise ValueError("; ".join(problems))
 
 
 @dataclass(frozen=True)
@@ -114,6 +74,9 @@ class SliceSet:
             volume), spacing_row_mm, spacing_column_mm (Float32, of the resized pixels; null where unknown), split,
             origin (UInt32, row in the set first prepared).
         hash: identity of the content.
+        preprocessing: how they were made of files, a network trained on them keeps it; None where they were not made of
+            files, or nobody said how.
+        blanked: label pixels that the foreground rule blanked, in the whole cohort that the set was first prepared of.
     """
 
     name: str
@@ -123,6 +86,8 @@ class SliceSet:
     hash: str
     shards: "tuple[SliceShard, ...] | SliceShardFiles" = field(repr=False)
     places: Tensor = field(repr=False)  # [n] of each row of this set: its place in the concatenated shards
+    preprocessing: Preprocessing | None = None
+    blanked: tuple[BlankedLabel, ...] = ()
 
     COLUMNS: ClassVar[Mapping[str, type[pl.DataType]]] = {
         "row": pl.UInt32,
@@ -154,7 +119,7 @@ class SliceSet:
         return self._gather("masks", rows)
 
     def brains(self, rows: Sequence[int] | Tensor | None = None) -> BrainMasks:
-        """Brain (or body) masks [B H W] bool."""
+        """Foreground masks [B H W] bool: where images are shown, all else is 0."""
         return self._gather("brains", rows)
 
     def select(self, rows: Sequence[int] | Tensor) -> "SliceSet":
@@ -164,9 +129,7 @@ class SliceSet:
             return self
         index = self.index[chosen.numpy()].with_columns(pl.int_range(len(chosen), dtype=pl.UInt32).alias("row"))
         identity = hash_of({"slices": self.hash, "rows": chosen.tolist()})
-        return SliceSet(
-            self.name, self.sequences, self.labels, index, identity, self.shards, self.places[chosen].clone()
-        )
+        return replace(self, index=index, hash=identity, places=self.places[chosen].clone())
 
     def split(self, name: str) -> "SliceSet":
         """The slices of one split.
@@ -198,6 +161,7 @@ class SliceSet:
         name: str,
         sequences: Sequence[str],
         labels: Mapping[int, str],
+        preprocessing: Preprocessing | None = None,
     ) -> "SliceSet":
         """A set in memory.
 
@@ -210,18 +174,26 @@ class SliceSet:
             name: the cohort's.
             sequences: C names.
             labels: value to class name.
+            preprocessing: how the images were made of files, where that is known.
 
         Raises:
-            ValueError: lengths that do not fit, or a mask value without a label.
+            ValueError: lengths that do not fit, a mask value without a label, or a preprocessing of other sequences.
         """
         if not len(images) == len(masks) == len(brains) == len(index):
             raise ValueError(
                 f"{len(images)} images, {len(masks)} masks, {len(brains)} brain masks and {len(index)} rows of index; "
                 "give as many of each"
             )
+        if preprocessing is not None and preprocessing.sequences != tuple(sequences):
+            raise ValueError(
+                f"preprocessing has the sequences {preprocessing.sequences}, the images {tuple(sequences)}; give both "
+                "the same"
+            )
         shard = SliceShard(images.float(), masks, brains)
         index = complete_index(index)
-        return assemble([shard], index, name=name, sequences=tuple(sequences), labels=labels)
+        return assemble(
+            [shard], index, name=name, sequences=tuple(sequences), labels=labels, preprocessing=preprocessing
+        )
 
     def write(self, draft: Draft) -> None:
         """Write the shards, the index and what names them into a draft of kind ``slices``."""
@@ -240,8 +212,17 @@ class SliceSet:
         shards = SliceShardFiles(artifact, head["n_shards"])
         labels = {int(value): name for value, name in head["labels"].items()}
         index = artifact.table(INDEX)
-        sequences = tuple(head["sequences"])
-        return cls(head["name"], sequences, labels, index, head["hash"], shards, torch.arange(len(index)))
+        return cls(
+            head["name"],
+            tuple(head["sequences"]),
+            labels,
+            index,
+            head["hash"],
+            shards,
+            torch.arange(len(index)),
+            Preprocessing.from_json(head["preprocessing"]),
+            read_blanked(head["blanked"]),
+        )
 
     def _checked(self, rows: Sequence[int] | Tensor) -> Tensor:
         chosen = torch.as_tensor(rows, dtype=torch.int64).reshape(-1)
@@ -301,6 +282,8 @@ def assemble(
     name: str,
     sequences: tuple[str, ...],
     labels: Mapping[int, str],
+    preprocessing: Preprocessing | None = None,
+    blanked: Sequence[BlankedLabel] = (),
     shard_hashes: Sequence[str] | None = None,
 ) -> SliceSet:
     """A set of shards whose rows are in the order of ``index``; the hash follows from the content."""
@@ -312,9 +295,20 @@ def assemble(
             "labels": {str(value): label for value, label in labels.items()},
             "index": index.write_csv(),
             "shards": hashes,
+            "preprocessing": preprocessing and preprocessing.to_json(),
         }
     )
-    return SliceSet(name, sequences, dict(labels), index, identity, tuple(shards), torch.arange(len(index)))
+    return SliceSet(
+        name,
+        sequences,
+        dict(labels),
+        index,
+        identity,
+        tuple(shards),
+        torch.arange(len(index)),
+        preprocessing,
+        tuple(blanked),
+    )
 
 
 def write_head(draft: Draft, slices: SliceSet, n_shards: int) -> None:
@@ -328,6 +322,8 @@ def write_head(draft: Draft, slices: SliceSet, n_shards: int) -> None:
             "labels": {str(value): label for value, label in slices.labels.items()},
             "hash": slices.hash,
             "n_shards": n_shards,
+            "preprocessing": slices.preprocessing and slices.preprocessing.to_json(),
+            "blanked": blanked_json(slices.blanked),
         },
     )
 

@@ -1,9 +1,11 @@
 """Cohorts become slices: read, normalise, choose, resize, in memory or straight into shards on disk."""
 
+import logging
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,12 +17,14 @@ from numpy.typing import NDArray
 
 from seglens.artifacts import Draft, hash_tensors, new_artifact, read_artifact
 from seglens.cohorts.augmentation import augment
-from seglens.cohorts.case import Case, Cohort
-from seglens.cohorts.normalisation_groups import GroupMember, groups_of, read_group, scales_of
-from seglens.cohorts.normalising import Intensities, resize, resize_nearest
+from seglens.cohorts.blanking import FIX, BlankedLabel, blanked_labels, blanked_text
+from seglens.cohorts.case import Cohort
+from seglens.cohorts.foreground import AUTO
+from seglens.cohorts.normalisation_groups import GroupMember, groups_of, read_group, settled_foreground
+from seglens.cohorts.normalising import resize_nearest
+from seglens.cohorts.preprocessing import Preprocessing
 from seglens.cohorts.slice_set import (
     KIND,
-    Preprocessing,
     SliceSet,
     SliceShard,
     assemble,
@@ -36,12 +40,46 @@ from seglens.runtime.resources import require_disk
 UNASSIGNED = "none"
 NOTHING_KNOWN: Mapping[Path, str] = MappingProxyType({})
 
-__all__ = ["UNASSIGNED", "Preprocessing", "SliceSet", "augment", "prepare_slices"]
+__all__ = ["UNASSIGNED", "Preprocessing", "SliceSampling", "SliceSet", "augment", "prepare_slices"]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SliceSampling:
+    """Which slices of a cohort are kept; a network does not depend on it.
+
+    Attributes:
+        lesion_free_share: share (0..1) of all kept slices that show no lesion, as far as there are enough.
+        minimum_foreground_share: a slice is kept when at least this share (0..1) of it is foreground.
+        slices_per_volume: at most so many lesion slices a volume, evenly spaced over the lesion's extent; None: all.
+    """
+
+    lesion_free_share: float = 0.2
+    minimum_foreground_share: float = 0.02
+    slices_per_volume: int | None = None
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} {share} must be in 0..1"
+            for name, share in (
+                ("lesion_free_share", self.lesion_free_share),
+                ("minimum_foreground_share", self.minimum_foreground_share),
+            )
+            if not 0 <= share <= 1
+        ]
+        if self.slices_per_volume is not None and self.slices_per_volume < 1:
+            problems.append(f"slices_per_volume {self.slices_per_volume} must be at least 1, or None for all")
+        if problems:
+            raise ValueError("; ".join(problems))
+
+
+DEFAULT_SAMPLING = SliceSampling()
 
 
 def prepare_slices(
     cohort: Cohort,
     preprocessing: Preprocessing,
+    sampling: SliceSampling = DEFAULT_SAMPLING,
     *,
     folder: Path | None = None,
     quarantined: Set[str] = frozenset(),
@@ -51,14 +89,18 @@ def prepare_slices(
 ) -> SliceSet:
     """Read a cohort's cases and keep its slices.
 
-    Intensities are clipped and z-scored over the brain of a whole volume (of all slices of a patient where the files
-    are 2-D). Of each volume the slices with enough brain are candidates: those that show a lesion, thinned to
-    ``slices_per_volume``, and so many without any, drawn at random, that in each split ``lesion_free_share`` of the
-    kept slices show none, as far as the volumes seen so far allow. One volume is in memory at a time.
+    Intensities are clipped and z-scored over the foreground of a whole volume (of all slices of a patient where the
+    files are 2-D). Of each volume the slices with enough foreground are candidates: those that show a lesion, thinned
+    to ``slices_per_volume``, and so many without any, drawn at random, that in each split ``lesion_free_share`` of the
+    kept slices show none, as far as the volumes seen so far allow. One volume is in memory at a time. Label pixels
+    outside the foreground are counted in ``SliceSet.blanked``, and logged as a warning.
 
     Args:
         cohort: cases with masks.
-        preprocessing: sequences, size and choice of slices.
+        preprocessing: what the network is shown; for slices that a trained segmenter is to see, its own. The foreground
+            ``auto`` reads the images once more (until a volume is no stripped brain) to settle the rule; the set's own
+            ``preprocessing`` names it.
+        sampling: which slices are kept.
         folder: write an artifact of kind ``slices`` there, shard by shard, and return it as read from disk; None keeps
             everything in memory. Both have the same hash.
         quarantined: ids of cases to leave out (`CheckReport.quarantined`), as if they had never been there.
@@ -75,18 +117,21 @@ def prepare_slices(
         ArtifactError: ``folder`` exists.
     """
     cohort = cohort.with_sequences(preprocessing.sequences).without(quarantined)
-    cases = cohort.cases
+    if preprocessing.foreground == AUTO:
+        preprocessing = replace(preprocessing, foreground=settled_foreground(cohort))
+    preparation = partial(_prepare, cohort, preprocessing, sampling, sha256=sha256, seed=seed, progress=progress)
     if folder is None:
-        return _prepare(cohort, cases, preprocessing, sha256=sha256, seed=seed, progress=progress, draft=None)
+        return preparation(draft=None)
     inputs = {
         "cohort": cohort.name,
-        "cases": [case.id for case in cases],
+        "cases": [case.id for case in cohort.cases],
         "labels": {str(value): name for value, name in cohort.labels.items()},
-        "preprocessing": asdict(preprocessing),
+        "preprocessing": preprocessing.to_json(),
+        "sampling": asdict(sampling),
         "seed": seed,
     }
     with new_artifact(folder, kind=KIND, inputs=inputs) as draft:
-        _prepare(cohort, cases, preprocessing, sha256=sha256, seed=seed, progress=progress, draft=draft)
+        preparation(draft=draft)
     return SliceSet.read(read_artifact(folder, KIND))
 
 
@@ -110,8 +155,8 @@ class _Quota:
 
 def _prepare(
     cohort: Cohort,
-    cases: Sequence[Case],
     preprocessing: Preprocessing,
+    sampling: SliceSampling,
     *,
     sha256: Mapping[Path, str],
     seed: int,
@@ -119,13 +164,14 @@ def _prepare(
     draft: Draft | None,
 ) -> SliceSet:
     splits = cohort.split_of()
-    quota = _Quota(preprocessing.lesion_free_share)
+    quota = _Quota(sampling.lesion_free_share)
     size = preprocessing.size
     step = rows_per_shard(len(cohort.sequences), (size, size))
     shards: list[SliceShard] = []
     hashes: list[str] = []
     index: list[dict[str, Any]] = []
     waiting: list[SliceShard] = []
+    blanked: list[BlankedLabel] = []
 
     def close(shard: SliceShard) -> None:
         hashes.append(hash_tensors(shard.tensors()))
@@ -134,19 +180,18 @@ def _prepare(
         else:
             draft.save_tensors(shard_name(len(hashes) - 1), shard.tensors())
 
-    units = groups_of(cases)
+    units = groups_of(cohort.cases)
     for number, unit in enumerate(units):
-        parts = read_group(unit, cohort.sequences, cohort.labels)
+        parts = read_group(unit, preprocessing, cohort.labels)
         for path, digest in (own for part in parts for own in part.sha256.items()):
             if sha256.get(path, digest) != digest:
                 raise VolumeError(path, "changed", "was written to since it was checked", "run again when it rests")
-        if not any(part.brains.any() for part in parts):
-            parts = []
-        scales = scales_of(parts, preprocessing.clip_percentiles)
+        for part in parts:
+            blanked += blanked_labels(part.case.id, part.masks, part.foreground, cohort.labels)
         split = splits.get(unit[0].id, UNASSIGNED)
-        for part, chosen in _choose(parts, split, preprocessing, quota, seed):
-            waiting.append(_tensors(part, chosen, scales, size))
-            index += _rows(part, chosen, split, size)
+        for part, chosen in _choose([part for part in parts if part.scales], split, sampling, quota, seed):
+            waiting.append(SliceShard(*part.prepared(chosen)))
+            index += _rows(part, chosen, split)
         if number == 0 and draft is not None:
             n_bytes = len(units) * sum(tensor.nbytes for shard in waiting for tensor in shard.tensors().values())
             require_disk(draft.path, n_bytes, f"slices of {len(units)} volumes (fewer with slices_per_volume)")
@@ -156,14 +201,23 @@ def _prepare(
         progress(number + 1, len(units), slices=float(len(index)))
     if not index:
         raise ValueError(
-            f"{cohort.name}: no slice of {len(cases)} cases is kept; lower minimum_brain_share "
-            f"({preprocessing.minimum_brain_share}) or raise lesion_free_share ({preprocessing.lesion_free_share})"
+            f"{cohort.name}: no slice of {len(cohort.cases)} cases is kept; lower minimum_foreground_share "
+            f"({sampling.minimum_foreground_share}) or raise lesion_free_share ({sampling.lesion_free_share})"
         )
     if waiting:
         close(_take(waiting, sum(map(len, waiting)))[0])
+    if blanked:
+        log.warning("%s, foreground %s: %s; %s", cohort.name, preprocessing.foreground, blanked_text(blanked), FIX)
     table = complete_index(pl.DataFrame(index))
     slices = assemble(
-        shards, table, name=cohort.name, sequences=cohort.sequences, labels=cohort.labels, shard_hashes=hashes
+        shards,
+        table,
+        name=cohort.name,
+        sequences=cohort.sequences,
+        labels=cohort.labels,
+        preprocessing=preprocessing,
+        blanked=blanked,
+        shard_hashes=hashes,
     )
     if draft is not None:
         write_head(draft, slices, len(hashes))
@@ -171,7 +225,7 @@ def _prepare(
 
 
 def _choose(
-    parts: Sequence[GroupMember], split: str, preprocessing: Preprocessing, quota: _Quota, seed: int
+    parts: Sequence[GroupMember], split: str, sampling: SliceSampling, quota: _Quota, seed: int
 ) -> Iterator[tuple[GroupMember, NDArray[np.int64]]]:
     """Of each part the slices to keep, in order; parts without any are left out."""
     if not parts:
@@ -179,16 +233,16 @@ def _choose(
     lesion: list[tuple[int, int]] = []
     free: list[tuple[int, int]] = []
     for number, part in enumerate(parts):
-        enough = part.brains.mean((1, 2)) >= preprocessing.minimum_brain_share
+        enough = part.foreground.mean((1, 2)) >= sampling.minimum_foreground_share
         has = part.masks.max((1, 2)) > 0
-        shows = resize_nearest(torch.from_numpy(part.masks), preprocessing.size).flatten(1).amax(1).numpy() > 0
+        shows = resize_nearest(torch.from_numpy(part.masks), part.size).flatten(1).amax(1).numpy() > 0
         for depth in np.flatnonzero(enough).tolist():
             if shows[depth]:
                 lesion.append((number, depth))
             elif not has[depth]:  # a lesion that resizing loses is neither shown nor absent
                 free.append((number, depth))
-    limit = preprocessing.slices_per_volume
-    if preprocessing.lesion_free_share >= 1:
+    limit = sampling.slices_per_volume
+    if sampling.lesion_free_share >= 1:
         lesion = []
     elif limit is not None and len(lesion) > limit:
         lesion = [lesion[i] for i in np.linspace(0, len(lesion) - 1, limit).round().astype(int).tolist()]
@@ -207,14 +261,8 @@ def _choose(
             yield part, chosen
 
 
-def _tensors(part: GroupMember, chosen: NDArray[np.int64], scales: Sequence[Intensities], size: int) -> SliceShard:
-    images, brains = part.normalised(scales, chosen), part.brains[chosen]
-    masks = part.masks[chosen]
-    return SliceShard(*resize(torch.from_numpy(images), torch.from_numpy(masks), torch.from_numpy(brains), size))
-
-
-def _rows(part: GroupMember, chosen: NDArray[np.int64], split: str, size: int) -> list[dict[str, Any]]:
-    zoom = max(part.shape[1:]) / size
+def _rows(part: GroupMember, chosen: NDArray[np.int64], split: str) -> list[dict[str, Any]]:
+    zoom = max(part.shape[1:]) / part.size
     row_mm, column_mm = (None, None) if part.spacing_mm is None else (side * zoom for side in part.spacing_mm)
     return [
         {

@@ -90,7 +90,7 @@ def latent_table(
             "segmenter, each of another hookpoint"
         )
     segmenter = lenses[0].segmenter
-    segmenter.check_data(slices.name, slices.sequences)
+    segmenter.check_data(slices.name, slices.sequences, preprocessing=slices.preprocessing)
 
     def summed(rows: Sequence[int], images: Images) -> tuple[list[dict[str, int]], Sums]:
         with ExitStack() as stack:

@@ -131,7 +131,7 @@ class Lens:
             ValueError: other sequences than the segmenter's.
             NotEnoughMemoryError: the device has no memory for half a batch.
         """
-        self.segmenter.check_data(slices.name, slices.sequences)
+        self.segmenter.check_data(slices.name, slices.sequences, preprocessing=slices.preprocessing)
         for _, view in each_batch(
             lambda rows, images: self.view(images, rows),
             self.segmenter,

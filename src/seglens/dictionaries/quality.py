@@ -118,7 +118,7 @@ def _dice_figures(
         tokens = grid.flatten(0, 2).to(dictionary.W_enc)
         return dictionary.decode(dictionary.encode(tokens)).view(grid.shape).to(grid)
 
-    segmenter.check_data(slices.name, slices.sequences, slices.labels)
+    segmenter.check_data(slices.name, slices.sequences, slices.labels, preprocessing=slices.preprocessing)
     replay = Replay(segmenter, dictionary.hookpoint)
 
     def counted(rows: Sequence[int], images: Images) -> list[Tensor]:

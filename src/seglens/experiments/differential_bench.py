@@ -295,6 +295,7 @@ def joined(one: SliceSet, other: SliceSet, *, same_patients: bool = False) -> Sl
         name=f"{one.name} and {other.name}",
         sequences=one.sequences,
         labels=one.labels,
+        preprocessing=one.preprocessing,
     )
 
 
@@ -346,4 +347,4 @@ def _render(name: str, phantoms: _Phantoms, draft: Draft, progress: Progress) ->
             progress=progress,
         )
         cohort = read_cohort(folder, SourceOptions(layout="nnunet"), name=name, sequences=phantoms.sequences, seed=0)
-        prepare_slices(cohort, Preprocessing(sequences=phantoms.sequences, size=phantoms.size)).write(draft)
+        prepare_slices(cohort, Preprocessing(phantoms.sequences, phantoms.size, foreground="brain")).write(draft)

@@ -115,6 +115,7 @@ def without_masks(slices: SliceSet) -> SliceSet:
         name=slices.name,
         sequences=slices.sequences,
         labels=slices.labels,
+        preprocessing=slices.preprocessing,
     )
 
 

@@ -277,7 +277,7 @@ class OpenedRun:
     def shown_to(self, opened: Opened, cohort: str, row: int) -> SliceSet:
         """Slices that a segmenter can take: those of its sequences and size."""
         slices = self.slices(cohort, row)
-        opened.segmenter.check_data(slices.name, slices.sequences)
+        opened.segmenter.check_data(slices.name, slices.sequences, preprocessing=slices.preprocessing)
         return slices
 
     def unseen(self, cohort: str) -> list[int]:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from seglens.artifacts import Artifact, new_artifact, read_artifact
 from seglens.cohorts.case import Cohort
 from seglens.cohorts.mask_files import file_codes, mask_name, write_mask
-from seglens.cohorts.normalisation_groups import GroupMember, groups_of, read_group, scales_of
-from seglens.cohorts.normalising import Intensities, from_square, resize
-from seglens.cohorts.slice_set import Preprocessing
+from seglens.cohorts.normalisation_groups import GroupMember, groups_of, read_group
+from seglens.cohorts.normalising import from_square
+from seglens.cohorts.preprocessing import Preprocessing
 from seglens.runtime.oom import Halving
 from seglens.runtime.progress import Progress, silent
 from seglens.runtime.resources import require_disk
@@ -37,8 +37,9 @@ def predict_cohort(
 ) -> Artifact:
     """Segment every slice of every case, and write each case's mask on the grid of its first sequence's file.
 
-    Slices are normalised and resized as `prepare_slices` does; logits are brought back to the file's grid before the
-    most likely class is taken, so where the grid is as large as the network's slices nothing is interpolated.
+    Slices are prepared as the segmenter's own ``preprocessing`` says, as `prepare_slices` does; logits are brought back
+    to the file's grid before the most likely class is taken, so where the grid is as large as the network's slices
+    nothing is interpolated.
 
     Args:
         segmenter: may be steered by a context around this call.
@@ -54,17 +55,19 @@ def predict_cohort(
         VolumeError: a case that is not quarantined cannot be read.
         InsufficientResourcesError: the disk has no room for the masks.
         NotEnoughMemoryError: the device has none for half of the batch either.
-        ValueError: other sequences or labels than the segmenter's, a label without a value in the files, or no case.
+        ValueError: a segmenter without preprocessing, other sequences or labels than the segmenter's, a label without a
+            value in the files, or no case.
         ArtifactError: ``folder`` exists.
     """
     segmenter.check_data(cohort.name, cohort.sequences, cohort.labels)
     cases = [case for case in cohort.cases if case.id not in quarantined]
     if not cases:
         raise ValueError(f"{cohort.name}: none of {len(cohort.cases)} cases can be read; `seglens check` says why")
-    clip = Preprocessing(cohort.sequences).clip_percentiles  # as slices are cut by default
+    preprocessing = preprocessing_of(segmenter)
     codes = {case.id: file_codes(case, cohort.labels) for case in cases}
     inputs = {
         "segmenter": segmenter.hash,
+        "preprocessing": preprocessing.to_json(),
         "steering": [dict(edit) for edit in steering],
         "cohort": cohort.name,
         "cases": [case.id for case in cases],
@@ -77,11 +80,8 @@ def predict_cohort(
         rows = []
         units = groups_of(cases)
         for number, unit in enumerate(units):
-            parts = read_group(unit, cohort.sequences, cohort.labels, with_masks=False)
-            seen = any(part.brains.any() for part in parts)
-            scales = scales_of(parts, clip) if seen else []
-            for part in parts:
-                mask = _segmented(segmenter, part, scales, batch_size, halving) if seen else part.masks
+            for part in read_group(unit, preprocessing, cohort.labels, with_masks=False):
+                mask = _segmented(segmenter, part, batch_size, halving) if part.scales else part.masks
                 like = part.case.images[cohort.sequences[0]]
                 name = mask_name(part.case, like)
                 cap = part.case.reading.max_bytes
@@ -90,6 +90,20 @@ def predict_cohort(
             progress(number + 1, len(units), cases=float(len(rows)))
         draft.save_document(DOCUMENT, rows)
     return read_artifact(folder, KIND)
+
+
+def preprocessing_of(segmenter: Segmenter) -> Preprocessing:
+    """How files are prepared for a segmenter.
+
+    Raises:
+        ValueError: it does not say so.
+    """
+    if segmenter.preprocessing is None:
+        raise ValueError(
+            "this segmenter does not say how what its network was trained on was made of files; wrap it with "
+            "preprocessing=, such as Preprocessing(('T1c', 'FLAIR'), size=256, foreground='brain')"
+        )
+    return segmenter.preprocessing
 
 
 def _row(
@@ -103,22 +117,19 @@ def _row(
         "file": name,
         "values": {label: codes[value] for value, label in cohort.labels.items()},
         "voxels": {label: int(np.count_nonzero(mask == value)) for value, label in cohort.labels.items()},
-        "brain_seen": bool(part.brains.any()),
+        "foreground_seen": bool(part.foreground.any()),
         "sources": {sequence: {"file": path.name, "sha256": part.sha256[path]} for sequence, path in paths.items()},
     }
 
 
-def _segmented(
-    segmenter: Segmenter, part: GroupMember, scales: Sequence[Intensities], batch_size: int, halving: Halving
-) -> NDArray[np.uint8]:
+def _segmented(segmenter: Segmenter, part: GroupMember, batch_size: int, halving: Halving) -> NDArray[np.uint8]:
     """Labels [D H W] of all slices of a case."""
     depth, height, width = part.shape
 
     def labels(chosen: Sequence[int]) -> NDArray[np.uint8]:
-        images, brains = torch.from_numpy(part.normalised(scales, chosen)), torch.from_numpy(part.brains[chosen])
-        ready, _, _ = resize(images, torch.from_numpy(part.masks[chosen]), brains, segmenter.size)
+        images, _, _ = part.prepared(chosen)
         with torch.no_grad():
-            logits = from_square(segmenter.logits(ready.to(segmenter.device)), height, width)
+            logits = from_square(segmenter.logits(images.to(segmenter.device)), height, width)
         return most_likely(logits).cpu().numpy()
 
     batches = (list(range(start, min(start + batch_size, depth))) for start in range(0, depth, batch_size))

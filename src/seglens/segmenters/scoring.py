@@ -240,7 +240,7 @@ def predict_slices(segmenter: Segmenter, slices: SliceSet, batch_size: int = 32,
     Raises:
         ValueError: slices of other sequences than the segmenter's.
     """
-    segmenter.check_data(slices.name, slices.sequences)
+    segmenter.check_data(slices.name, slices.sequences, preprocessing=slices.preprocessing)
 
     def predicted(_rows: Sequence[int], images: Images) -> Masks:
         return segmenter.predict(images).cpu()
@@ -326,7 +326,7 @@ def evaluate(
     Raises:
         ValueError: other sequences or labels than the segmenter's.
     """
-    segmenter.check_data(slices.name, slices.sequences, slices.labels)
+    segmenter.check_data(slices.name, slices.sequences, slices.labels, preprocessing=slices.preprocessing)
     if device is not None:
         segmenter.to(device)
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seglens.artifacts import Artifact, Draft, hash_of, hash_tensors, new_artifact, read_artifact
+from seglens.cohorts.foreground import AUTO, RULES
+from seglens.cohorts.preprocessing import Preprocessing
 from seglens.foreign.tensors import refuse_non_finite
 from seglens.runtime.suggestions import did_you_mean
 from seglens.shapes import Images, Logits, Masks
@@ -45,6 +47,7 @@ class Segmenter:
         labels: label value to class name; values 0..K-1, the channels of its logits.
         hookpoints: name to place.
         size: side of the square slices that it was made for, pixels.
+        preprocessing: how what it was trained on was made of files, and how files are prepared for it; None: not known.
     """
 
     network: nn.Module
@@ -53,6 +56,7 @@ class Segmenter:
     labels: Mapping[int, str]
     hookpoints: Mapping[str, Hookpoint]
     size: int
+    preprocessing: Preprocessing | None = None
 
     def __post_init__(self) -> None:
         if sorted(self.labels) != list(range(len(self.labels))) or len(self.labels) < 2:
@@ -62,6 +66,17 @@ class Segmenter:
             )
         if not self.sequences:
             raise ValueError("sequences is empty; name the sequence of each channel, such as ('T1c', 'FLAIR')")
+        own = self.preprocessing
+        if own is not None and (own.sequences, own.size) != (self.sequences, self.size):
+            raise ValueError(
+                f"preprocessing has the sequences {own.sequences} and the size {own.size}, the segmenter "
+                f"{self.sequences} and {self.size}; give both the same"
+            )
+        if own is not None and own.foreground == AUTO:
+            raise ValueError(
+                f"preprocessing says foreground {AUTO}, which is settled when slices are prepared; name the rule that "
+                f"the network was trained with: {', '.join(RULES)}"
+            )
         for name, hookpoint in self.hookpoints.items():
             try:
                 self.network.get_submodule(hookpoint.module)
@@ -144,26 +159,37 @@ class Segmenter:
         """
         return self.network.get_submodule(self.place(hookpoint).module)
 
-    def check_data(self, name: str, sequences: Sequence[str], labels: Mapping[int, str] | None = None) -> None:
+    def check_data(
+        self,
+        name: str,
+        sequences: Sequence[str],
+        labels: Mapping[int, str] | None = None,
+        *,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
         """Refuse slices that this network was not made for, before the first batch.
 
         Args:
             name: what the data is called in the message.
             sequences: the data's channels.
             labels: the data's labels; None where the masks are not used.
+            preprocessing: how the data was made of files; None where that is not known.
 
         Raises:
-            ValueError: other sequences, another order of them, or other labels.
+            ValueError: other sequences, another order of them, other labels, or slices prepared otherwise than those
+                that the network was trained on.
         """
         faults = []
         if tuple(sequences) != self.sequences:
             faults.append(f"its sequences are {', '.join(sequences)}, the segmenter's {', '.join(self.sequences)}")
         if labels is not None and dict(labels) != dict(self.labels):
             faults.append(f"its labels are {dict(labels)}, the segmenter's {dict(self.labels)}")
+        fix = "Prepare them with the same names and order"
+        if not faults and self.preprocessing is not None and preprocessing is not None:
+            faults = self.preprocessing.differences(preprocessing)
+            fix = "Prepare them as the network's training slices were: prepare_slices(cohort, segmenter.preprocessing)"
         if faults:
-            raise ValueError(
-                f"slices {name!r} do not fit: {'; '.join(faults)}. Prepare them with the same names and order"
-            )
+            raise ValueError(f"slices {name!r} do not fit: {'; '.join(faults)}. {fix}")
 
     @classmethod
     def wrap(
@@ -174,6 +200,7 @@ class Segmenter:
         labels: Mapping[int, str],
         hookpoints: Mapping[str, Hookpoint | str],
         size: int,
+        preprocessing: Preprocessing | None = None,
     ) -> "Segmenter":
         """Use any network; it is put into evaluation mode.
 
@@ -183,12 +210,15 @@ class Segmenter:
             labels: label value (0..K-1) to class name.
             hookpoints: name to place; a bare string is a module path with output ``BCHW``.
             size: side of the slices, pixels.
+            preprocessing: how what it was trained on was made of files, of the same sequences and size, with a named
+                foreground rule; None: not known, and `predict_cohort` refuses it.
 
         Raises:
-            ValueError: labels with gaps, no sequences, or a hookpoint that is not in the network.
+            ValueError: labels with gaps, no sequences, a hookpoint that is not in the network, or a preprocessing that
+                does not fit.
         """
         places = {name: Hookpoint(place) if isinstance(place, str) else place for name, place in hookpoints.items()}
-        return cls(network.eval(), None, tuple(sequences), dict(labels), places, size)
+        return cls(network.eval(), None, tuple(sequences), dict(labels), places, size, preprocessing)
 
     def write(self, draft: Draft) -> None:
         """Write ``model.safetensors`` and ``segmenter.json``."""
@@ -205,6 +235,7 @@ class Segmenter:
                     for name, place in self.hookpoints.items()
                 ],
                 "size": self.size,
+                "preprocessing": self.preprocessing and self.preprocessing.to_json(),
             },
         )
 
@@ -239,6 +270,7 @@ class Segmenter:
                 for place in document["hookpoints"]
             },
             document["size"],
+            Preprocessing.from_json(document["preprocessing"]),
         )
 
     def save(self, path: Path) -> Path:

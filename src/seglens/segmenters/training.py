@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -102,7 +102,7 @@ def train_segmenter(
     for rounding, dropout and batch norms (see :class:`seglens.segmenters.gradient.LossGradient`).
 
     Args:
-        slices: with masks; their sequences and labels become the segmenter's.
+        slices: with masks; their sequences, labels and preprocessing become the segmenter's.
         architecture: see :func:`seglens.segmenters.architectures.build_segmenter`; not used with ``init_from``.
         init_from: start from its weights, in its architecture. With other classes or sequences, the layers that do not
             fit start at random; which ones is logged and kept in the checkpoints.
@@ -146,14 +146,7 @@ def train_segmenter(
         progress=progress,
         run=run,
     )
-    return Segmenter(
-        network.eval(),
-        segmenter.architecture,
-        segmenter.sequences,
-        segmenter.labels,
-        segmenter.hookpoints,
-        segmenter.size,
-    )
+    return replace(segmenter, network=network.eval(), preprocessing=slices.preprocessing)
 
 
 def _starting_point(

@@ -104,7 +104,7 @@ class Labelled:
     """
 
     def __init__(self, segmenter: Segmenter, slices: SliceSet, *, batch_size: int = 12, seed: int = 0):
-        segmenter.check_data(slices.name, slices.sequences, slices.labels)
+        segmenter.check_data(slices.name, slices.sequences, slices.labels, preprocessing=slices.preprocessing)
         self.segmenter = segmenter
         self.slices = _thinned(slices)
         plans: dict[str, Replay] = {}

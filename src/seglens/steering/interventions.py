@@ -154,7 +154,9 @@ def evaluate_interventions(
     Raises:
         ValueError: two interventions of one name, one called ``none``, or slices that do not fit.
     """
-    segmenter.check_data(evaluation.name, evaluation.sequences, evaluation.labels)
+    segmenter.check_data(
+        evaluation.name, evaluation.sequences, evaluation.labels, preprocessing=evaluation.preprocessing
+    )
     names = [UNEDITED, *(intervention.name for intervention in interventions)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

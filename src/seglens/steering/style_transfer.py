@@ -144,6 +144,7 @@ def _with_images(slices: SliceSet, images: Images) -> SliceSet:
         name=slices.name,
         sequences=slices.sequences,
         labels=slices.labels,
+        preprocessing=slices.preprocessing,
     )
 
 

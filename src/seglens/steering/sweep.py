@@ -93,7 +93,7 @@ def sweep_changes(
     progress: Progress = silent,
 ) -> Scores:
     """Like `sweep`, for any change of an activation; ``changes`` get the rows of each batch, None changes nothing."""
-    segmenter.check_data(slices.name, slices.sequences, slices.labels)
+    segmenter.check_data(slices.name, slices.sequences, slices.labels, preprocessing=slices.preprocessing)
     rules, passes = rules or {}, passes or {}
     names = [UNEDITED, *changes, *rules, *passes]
     twice = sorted({name for name in names if names.count(name) > 1})

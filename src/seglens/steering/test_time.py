@@ -159,7 +159,7 @@ class Unlabelled:
     """
 
     def __init__(self, segmenter: Segmenter, slices: SliceSet, *, batch_size: int = 12, seed: int = 0):
-        segmenter.check_data(slices.name, slices.sequences)
+        segmenter.check_data(slices.name, slices.sequences, preprocessing=slices.preprocessing)
         order = torch.randperm(len(slices), generator=torch.Generator().manual_seed(seed))
         plans: dict[str, Replay] = {}
         self.batches = [

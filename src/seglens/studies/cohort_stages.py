@@ -1,8 +1,8 @@
 """From a study's settings to slices: read or make a cohort, check it, preprocess it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import torch
 from seglens.artifacts import Artifact, hash_file, hash_of, new_artifact
 from seglens.cohorts.case import Cohort
 from seglens.cohorts.findings import CheckReport
+from seglens.cohorts.foreground import AUTO
+from seglens.cohorts.preprocessing import Preprocessing
 from seglens.cohorts.source_options import STRICT, SourceOptions
 from seglens.runs import Run, Stage
 from seglens.runtime.progress import Progress
@@ -22,8 +24,23 @@ Do = Callable[[Stage, Callable[[Path, Path, Progress], None]], Artifact]
 """Does a stage: the callable gets the artifact's final folder, a folder for checkpoints, and a progress callback."""
 
 
-def prepare(do: Do, settings: StudySettings, name: str, folder: Path) -> Artifact:
-    """Read or make a cohort, check it, and cut it into slices.
+@dataclass(frozen=True)
+class CheckedCohort:
+    """A cohort that was looked at, and what was found.
+
+    Attributes:
+        cohort: all its cases.
+        report: the findings; without hashes.
+        sha256: of its files.
+    """
+
+    cohort: Cohort
+    report: CheckReport
+    sha256: Mapping[Path, str]
+
+
+def checked(do: Do, settings: StudySettings, name: str, folder: Path) -> CheckedCohort:
+    """Read or make a cohort, and check it.
 
     Args:
         do: does a stage.
@@ -36,7 +53,6 @@ def prepare(do: Do, settings: StudySettings, name: str, folder: Path) -> Artifac
             a class is steered that the cohort does not have.
     """
     from seglens.cohorts.checks import check_cohort
-    from seglens.cohorts.slices import Preprocessing, prepare_slices
 
     own = settings.cohorts[name]
     cohort = _phantom(do, settings, name) if own.phantom else _read(settings, name)
@@ -47,7 +63,7 @@ def prepare(do: Do, settings: StudySettings, name: str, folder: Path) -> Artifac
         with suppress(OSError):  # what cannot be read is a finding of the check
             sha256[path] = hash_file(path)
     known = known_files(folder, cohort)
-    inputs: dict[str, Any] = {"cohort": _identity(cohort, sha256)}
+    inputs: dict[str, Any] = {"cohort": _identity(cohort, sha256), "foreground": settings.foreground}
     changed = {str(path): digest for path, digest in known.items() if sha256.get(path, digest) != digest}
     if changed:
         inputs["changed"] = hash_of(sorted(changed.values()))
@@ -57,7 +73,7 @@ def prepare(do: Do, settings: StudySettings, name: str, folder: Path) -> Artifac
     check_stage = Stage(f"check/{name}", "check", inputs)
 
     def check(path: Path, checkpoint: Path, progress: Progress) -> None:
-        report = check_cohort(cohort, known=sha256 | known, progress=progress)
+        report = check_cohort(cohort, known=sha256 | known, foreground=settings.foreground, progress=progress)
         for finding in report.findings:
             if finding.code == "unreadable" and finding.file in sha256:  # kept, it would outlive the fault
                 raise ValueError(f"{finding.file} could be read once and then not; run again, from a disk that works")
@@ -74,17 +90,45 @@ def prepare(do: Do, settings: StudySettings, name: str, folder: Path) -> Artifac
     report.settle(strict=settings.strict)
     if quarantined >= {case.id for case in cohort.cases}:
         raise ValueError(f"{name}: all {len(cohort.cases)} cases are quarantined; {folder / 'quarantine.txt'} says why")
-    preprocessing = Preprocessing(
-        sequences=tuple(settings.sequences),
-        size=settings.size,
-        lesion_free_share=own.lesion_free_share,
-        slices_per_volume=own.slices_per_volume,
-    )
+    return CheckedCohort(cohort, report, sha256)
+
+
+def preprocessing_of(settings: StudySettings, reports: Sequence[CheckReport]) -> Preprocessing:
+    """What every network of a study is shown.
+
+    Args:
+        settings: of the study.
+        reports: of all cohorts; where the settings name a foreground rule none is needed.
+    """
+    rules = {report.foreground for report in reports} if settings.foreground == AUTO else {settings.foreground}
+    foreground = rules.pop() if len(rules) == 1 else "none"
+    assert foreground is not None
+    return Preprocessing(tuple(settings.sequences), settings.size, settings.clip_percentiles, foreground)
+
+
+def prepare(
+    do: Do, settings: StudySettings, name: str, checked_cohort: CheckedCohort, preprocessing: Preprocessing
+) -> Artifact:
+    """Cut a cohort into slices.
+
+    Args:
+        do: does a stage.
+        settings: of the study.
+        name: of the cohort.
+        checked_cohort: with what was found of its files.
+        preprocessing: of the study.
+    """
+    from seglens.cohorts.slices import SliceSampling, prepare_slices
+
+    own, cohort, sha256 = settings.cohorts[name], checked_cohort.cohort, checked_cohort.sha256
+    quarantined = checked_cohort.report.quarantined
+    sampling = SliceSampling(lesion_free_share=own.lesion_free_share, slices_per_volume=own.slices_per_volume)
 
     def preprocess(path: Path, checkpoint: Path, progress: Progress) -> None:
         prepare_slices(
             cohort,
             preprocessing,
+            sampling,
             folder=path,
             quarantined=quarantined,
             sha256=sha256,
@@ -94,7 +138,8 @@ def prepare(do: Do, settings: StudySettings, name: str, folder: Path) -> Artifac
 
     inputs = {
         "cohort": _identity(cohort.without(quarantined), sha256),  # as if the others had never been there
-        "preprocessing": repr(preprocessing),
+        "preprocessing": preprocessing.to_json(),
+        "sampling": asdict(sampling),
         "seed": settings.seed,
     }
     return do(Stage(f"slices/{name}", "slices", inputs), preprocess)

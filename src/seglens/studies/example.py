@@ -6,6 +6,7 @@ name: adult and pediatric glioma
 seed: 0                      # everything random follows from it
 sequences: [T1c]             # input channels, in order: T1, T1c, T2, FLAIR
 size: 256                    # rows and columns of a slice
+foreground: auto             # brain where every volume is a stripped brain, else none: every pixel is kept; or nonzero
 
 cohorts:
   adult:

@@ -57,7 +57,8 @@ class WorkerError(RuntimeError):
 
 def tasks_of(settings: StudySettings) -> list[Task]:
     """All stages of a study; of those that could be begun, the earlier in the list goes first."""
-    slices = {name: Task(Study.slices, (name,)) for name in settings.cohorts}
+    checks = [Task(Study.checked, (name,)) for name in settings.cohorts]
+    slices = {name: Task(Study.slices, (name,), frozenset(checks)) for name in settings.cohorts}
     segmenters: dict[str, Task] = {}
 
     def segmenter(name: str) -> Task:
@@ -93,6 +94,7 @@ def tasks_of(settings: StudySettings) -> list[Task]:
         *((Study.failures, own.segmenter, own.cohort, own.worst) for own in settings.failures),
     ]
     return [
+        *checks,
         *slices.values(),
         *segmenters.values(),
         *effects.values(),

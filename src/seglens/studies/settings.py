@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from seglens.cohorts.foreground import AUTO, check_rule
 from seglens.cohorts.source_options import SourceOptions
 from seglens.foreign.yaml_text import MAX_CHARACTERS, Parsed, YamlError, parse_yaml
 from seglens.runtime.suggestions import did_you_mean
@@ -19,6 +20,7 @@ Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Rate = Annotated[float, Field(strict=True, gt=0)]
 _NO_SUCH_NAME = ("extra_forbidden", "unexpected_keyword_argument")
+Percentile = Annotated[float, Field(strict=True, ge=0, le=100)]
 _NAME = re.compile(r"[^\W_][\w .+-]{0,59}")
 
 
@@ -189,6 +191,9 @@ class StudySettings(_Strict):
         seed: everything random follows from it.
         sequences: input channels, in order.
         size: rows and columns of a slice.
+        clip_percentiles: low and high, 0..100: intensities are clipped to these of the foreground's, volume by volume.
+        foreground: which pixels are normalised and shown, for all cohorts alike: ``brain``, ``nonzero``, ``none`` (all
+            of them); ``auto`` is ``brain`` where every volume of every cohort is a stripped brain, else ``none``.
         cohorts: by name, of letters, digits, spaces and ``. _ + -``.
         segmenters: by name, as those; each also gets a dictionary of its own, fitted on its own cohort.
         hookpoint: one name for all segmenters that have it, or ``auto``: the deepest encoder stage whose mean
@@ -209,6 +214,8 @@ class StudySettings(_Strict):
     seed: Annotated[int, Field(strict=True, ge=0)] = 0
     sequences: Annotated[list[str], Field(min_length=1)]
     size: Annotated[int, Field(strict=True, ge=32, multiple_of=32)] = 256
+    clip_percentiles: tuple[Percentile, Percentile] = (0.5, 99.5)
+    foreground: str = AUTO
     cohorts: Annotated[dict[str, CohortSettings], Field(min_length=1)]
     segmenters: Annotated[dict[str, SegmenterSettings], Field(min_length=1)]
     hookpoint: str = "auto"
@@ -221,6 +228,19 @@ class StudySettings(_Strict):
     atlas_top_k: Count = 8
     device: str = "auto"
     strict: Annotated[bool, Field(exclude=True)] = False
+
+    @field_validator("clip_percentiles")
+    @classmethod
+    def _rising(cls, pair: tuple[float, float]) -> tuple[float, float]:
+        if pair[0] >= pair[1]:
+            raise ValueError(f"{list(pair)} must rise, such as [0.5, 99.5]")
+        return pair
+
+    @field_validator("foreground")
+    @classmethod
+    def _known_rule(cls, name: str) -> str:
+        check_rule(name)
+        return name
 
     @field_validator("cohorts", "segmenters")
     @classmethod

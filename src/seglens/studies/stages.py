@@ -14,6 +14,8 @@ from seglens.activations.extraction import extract
 from seglens.activations.live import live_activations
 from seglens.activations.store import ActivationStore
 from seglens.artifacts import Artifact, Draft, new_artifact
+from seglens.cohorts.foreground import AUTO
+from seglens.cohorts.preprocessing import Preprocessing
 from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
@@ -26,7 +28,7 @@ from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import describe
 from seglens.steering.adaptation import SteeringResult, steer_between
 from seglens.steering.failure_recovery import FailureResult, recover
-from seglens.studies.cohort_stages import prepare
+from seglens.studies.cohort_stages import CheckedCohort, checked, prepare, preprocessing_of
 from seglens.studies.dictionary_stages import (
     PLAIN,
     REORDERED,
@@ -64,6 +66,7 @@ class Study:
         self.announce = announce
         self.device = usable_device(settings.device)
         check_hookpoint(settings)
+        self._checked: dict[str, CheckedCohort] = {}
         self._slices: dict[str, SliceSet] = {}
         self._segmenters: dict[str, Segmenter] = {}
         self._hookpoints: dict[str, str] = {}
@@ -107,8 +110,21 @@ class Study:
     def slices(self, cohort: str) -> SliceSet:
         """Slices of a cohort, all splits; its cases are checked first, and those that fail are left out."""
         if cohort not in self._slices:
-            self._slices[cohort] = SliceSet.read(prepare(self._do, self.settings, cohort, self.run.path))
+            made = prepare(self._do, self.settings, cohort, self.checked(cohort), self.preprocessing())
+            self._slices[cohort] = SliceSet.read(made)
         return self._slices[cohort]
+
+    def checked(self, cohort: str) -> CheckedCohort:
+        """A cohort, read or made, and what is wrong with its files."""
+        if cohort not in self._checked:
+            self._checked[cohort] = checked(self._do, self.settings, cohort, self.run.path)
+        return self._checked[cohort]
+
+    def preprocessing(self) -> Preprocessing:
+        """What every network of the study is shown; ``foreground: auto`` looks at all cohorts."""
+        automatic = self.settings.foreground == AUTO
+        reports = [self.checked(cohort).report for cohort in self.settings.cohorts] if automatic else []
+        return preprocessing_of(self.settings, reports)
 
     def segmenter(self, name: str) -> Segmenter:
         """A trained segmenter."""

@@ -132,6 +132,9 @@ def check(
         Path | None,
         Parameter(help="Write quarantine.json and quarantine.txt there, and know these files again the next time."),
     ] = None,
+    foreground: Annotated[
+        str, Parameter(help="Which pixels a network is shown: brain, nonzero, none (all of them), or auto.")
+    ] = "auto",
     strict: Strict = False,
 ) -> int:
     """List all that is wrong with the data, per case, with the fix; exit 3 if a case is quarantined."""
@@ -151,7 +154,7 @@ def check(
         refuse_another_data_set(out, found, cohort)
         known = known_files(out, found)
     with StageDisplay()(f"check {found.name}") as progress:
-        report = check_cohort(found, known=known, progress=progress)
+        report = check_cohort(found, known=known, foreground=foreground, progress=progress)
     print(report.text())
     if out is not None:
         with quarantine_reported(out, sorted({found.name, *cohorts_of(out)})):
@@ -175,7 +178,7 @@ def predict(
     from seglens.cohorts.checks import check_cohort
     from seglens.dictionaries.lens import Lens
     from seglens.dictionaries.sae import SparseAutoencoder
-    from seglens.segmenters.prediction import predict_cohort
+    from seglens.segmenters.prediction import predict_cohort, preprocessing_of
     from seglens.segmenters.segmenter import Segmenter
     from seglens.steering.edit_files import read_edits
     from seglens.steering.edits import steer
@@ -184,6 +187,7 @@ def predict(
     if (edits is None) != (dictionary is None):
         raise ValueError("--edits and --dictionary belong together; give both or neither")
     network = Segmenter.load(segmenter)
+    foreground = preprocessing_of(network).foreground
     found = files.cohort(cohort, sequences=network.sequences, labels=network.labels, with_masks=False).with_splits({})
     network.check_data(found.name, found.sequences, found.labels)
     acting = [] if edits is None else read_edits(edits)
@@ -192,7 +196,7 @@ def predict(
         if dictionary is not None:
             stack.enter_context(steer(Lens(network, SparseAutoencoder.read(read_artifact(dictionary))), *acting))
         with display(f"check {found.name}") as progress:
-            report = check_cohort(found, with_masks=False, progress=progress)
+            report = check_cohort(found, with_masks=False, foreground=foreground, progress=progress)
         if report.findings:
             print(report.text())
         report.settle(strict=strict)

@@ -27,7 +27,9 @@ def test_healthy_cohorts_have_no_findings(adults: Path) -> None:
     report = check_cohort(cohort, progress=lambda done, total, **figures: seen.append((done, total)))
     assert report.findings == ()
     assert report.quarantined == frozenset()
-    assert report.text() == "adults: 4 cases, nothing wrong"
+    assert report.text() == "adults: 4 cases, nothing wrong\n  foreground brain: no label pixel is blanked"
+    assert (report.foreground, report.blanked) == ("brain", ())
+    assert check_cohort(cohort, with_masks=False).text() == "adults: 4 cases, nothing wrong"
     assert seen == [(i, 4) for i in (1, 2, 3, 4)]
     assert len(report.sha256) == 4 * 5
 
@@ -105,3 +107,28 @@ def test_pictures(tmp_path: Path, write_picture) -> None:
         "p-2": ["unknown_labels"],
         "p-3": ["empty_file"],
     }
+
+
+def test_a_brain_s_rule_on_what_is_no_stripped_brain_is_told_where_no_masks_are(
+    adults: Path, write_nifti, head
+) -> None:
+    image, _ = head()
+    noisy = image + np.random.default_rng(0).integers(1, 9, image.shape)
+    write_nifti(adults / "b/b_t1.nii.gz", noisy.astype(np.int16))
+    cohort = read_cohort(adults, sequences=["T1"])
+    report = check_cohort(cohort, with_masks=False, foreground="brain")
+    assert codes(report) == {"b": ["not_stripped"]}
+    assert report.foreground is None
+    assert not report.quarantined
+    assert codes(check_cohort(cohort, with_masks=False, foreground="none")) == {}
+    assert check_cohort(cohort).foreground == "none"
+    with pytest.raises(ValueError, match="no foreground rule"):
+        check_cohort(cohort, foreground="skull")
+
+
+def test_findings_stand_in_the_order_of_the_cases(tmp_path: Path, write_picture) -> None:
+    for name in ("p-10", "q-1", "p-2", "p-1"):
+        write_picture(tmp_path / f"images/{name}.png", np.eye(8, dtype=np.uint8))
+    cohort = read_cohort(tmp_path, SourceOptions(images="images/{patient}-{slice}.png"), sequences=["T1"])
+    report = check_cohort(cohort)
+    assert [one.case for one in report.findings if one.code == "no_mask"] == [case.id for case in cohort.cases]

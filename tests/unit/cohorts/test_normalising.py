@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from seglens.cohorts.normalising import Intensities, body_of, brains_of, is_stripped, otsu_threshold, resize
+from seglens.cohorts.normalising import Intensities, resize
 
 RNG = np.random.default_rng(0)
 
@@ -10,51 +10,6 @@ RNG = np.random.default_rng(0)
 def disc(n: int = 64, radius: float = 0.7) -> np.ndarray:
     y, x = np.meshgrid(np.linspace(-1, 1, n), np.linspace(-1, 1, n), indexing="ij")
     return x**2 + y**2 < radius**2
-
-
-def test_a_stripped_brain_is_what_is_not_zero_in_any_sequence() -> None:
-    first, second = np.zeros((2, 3, 8, 8), np.float32)
-    first[:, 2:5, 2:5] = RNG.uniform(50, 100, (3, 3, 3))
-    second[:, 3:7, 3:7] = RNG.uniform(50, 100, (3, 4, 4))
-    (brain,) = brains_of([[first, second]])
-    np.testing.assert_array_equal(brain, (first != 0) | (second != 0))
-
-
-def test_a_body_in_noise_is_found_whole() -> None:
-    inside = disc()
-    picture = np.where(inside, 120.0, 0.0) + RNG.uniform(1, 8, inside.shape)
-    picture[28:36, 28:36] = 3  # dark fluid within the head
-    picture[2:4, 2:4] = 120  # a label burnt into the corner
-    values = picture[None].astype(np.float32)
-    assert not is_stripped(values)
-    (brain,) = brains_of([[values]])
-    agreement = 2 * (brain[0] & inside).sum() / (brain.sum() + inside.sum())
-    assert agreement > 0.98
-    assert not brain[0, :5, :5].any()
-    assert brain[0, 30, 30]
-
-
-def test_the_threshold_is_the_volumes_not_the_slices() -> None:
-    bright = (np.where(disc(), 120.0, 0.0) + RNG.uniform(1, 8, (64, 64))).astype(np.float32)[None]
-    noise = RNG.uniform(1, 8, (1, 50, 40)).astype(np.float32)
-    first, second = brains_of([[bright], [noise]])
-    assert first.any()
-    assert not second.any()
-    assert second.shape == (1, 50, 40)
-    assert not body_of(noise, 10.0).any()
-
-
-def test_otsu_against_brute_force() -> None:
-    values = np.concatenate([RNG.normal(10, 2, 3000), RNG.normal(60, 8, 1000)]).astype(np.float32)
-    clipped = np.clip(values, values.min(), np.percentile(values, 99.5))
-
-    def within(threshold: float) -> float:
-        low, high = clipped[clipped <= threshold], clipped[clipped > threshold]
-        return float(low.var() * low.size + high.var() * high.size)
-
-    candidates = np.linspace(clipped.min() + 0.5, clipped.max() - 0.5, 400)
-    best = min(within(threshold) for threshold in candidates)
-    assert within(otsu_threshold(values)) <= best * 1.001
 
 
 def test_intensities_against_a_plain_calculation() -> None:

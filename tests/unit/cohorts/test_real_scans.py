@@ -11,7 +11,7 @@ from seglens.cohorts.axial import to_axial
 from seglens.cohorts.case import WHOLE_TUMOUR_LABELS
 from seglens.cohorts.checks import check_cohort
 from seglens.cohorts.layouts import read_cohort
-from seglens.cohorts.slices import Preprocessing, prepare_slices
+from seglens.cohorts.slices import Preprocessing, SliceSampling, prepare_slices
 from seglens.cohorts.source_options import SourceOptions
 from seglens.cohorts.volumes import read_volume
 
@@ -50,8 +50,8 @@ def test_cohorts(*, name: str, arguments: dict, n_cases: int, n_patients: int, n
     assert len({case.patient for case in cohort.cases}) == n_patients
     report = check_cohort(cohort)
     assert [finding.code for finding in report.findings] == ["no_mask"] * n_without_mask
-    settings = Preprocessing(cohort.sequences[-1:], size=64, slices_per_volume=8)
-    slices = prepare_slices(cohort, settings, quarantined=report.quarantined)
+    settings = Preprocessing(cohort.sequences[-1:], size=64), SliceSampling(slices_per_volume=8)
+    slices = prepare_slices(cohort, *settings, quarantined=report.quarantined)
     lesion = (slices.masks() > 0).flatten(1).any(1)
     assert 0.79 <= lesion.float().mean() <= 0.81
     assert set(slices.masks().unique().tolist()) == set(cohort.labels)
@@ -72,3 +72,49 @@ def test_a_sagittal_healthy_volume() -> None:
     assert (stack[~brain] == 0).mean() > 0.99
     widths = [np.ptp(np.flatnonzero(brain.any(axis))) for axis in ((0, 2), (0, 1))]
     assert widths[0] * 0.9375 > widths[1] * 1.2  # a head is longer than wide
+
+
+SITE: dict[str, Any] = {
+    "images": "{patient}/{slice}_flair.png",
+    "masks": "{patient}/{slice}_mask.png",
+    "labels": WHOLE_TUMOUR_LABELS,
+    "mask_values": {0: 0, 255: 1},
+}
+LUNGS: dict[str, Any] = {
+    "images": "images/{patient}.png",
+    "masks": "masks/{patient}.png",
+    "labels": {0: "background", 1: "lung"},
+    "mask_values": {0: 0, 255: 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("cxr_lungs/montgomery", LUNGS),
+        ("cxr_lungs/shenzhen", LUNGS),
+        ("hippocampus_msd", {}),
+        ("lgg_2d", LGG),
+        ("lgg_sites/DU", SITE),
+        ("lgg_sites/HT", SITE),
+    ],
+)
+def test_no_label_pixel_of_what_is_no_stripped_brain_is_blanked(name: str, arguments: dict) -> None:
+    sequences = None if name in ("hippocampus_msd", "lgg_2d") else ["T1"]  # whatever a picture shows
+    cohort = read_cohort(Path(FOLDER or "") / name, SourceOptions(**arguments), sequences=sequences)
+    report = check_cohort(cohort)
+    assert report.foreground == "none"
+    assert report.blanked == ()
+    assert "label_blanked" not in {finding.code for finding in report.findings}
+    settings = Preprocessing(cohort.sequences, size=64), SliceSampling(slices_per_volume=8)
+    slices = prepare_slices(cohort, *settings, quarantined=report.quarantined)
+    assert slices.preprocessing == Preprocessing(cohort.sequences, size=64, foreground="none")
+    assert slices.blanked == ()
+    assert slices.brains()[slices.masks() > 0].all()
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("brats2021", {}), ("brats2023_ped", {}), ("ssa_2d", SSA)])
+def test_stripped_brains_are_known_as_such(name: str, arguments: dict) -> None:
+    report = check_cohort(read_cohort(Path(FOLDER or "") / name, SourceOptions(**arguments)))
+    assert report.foreground == "brain"
+    assert sum(one.blanked for one in report.blanked) <= 2

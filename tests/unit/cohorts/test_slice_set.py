@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -6,7 +7,8 @@ import torch
 
 from seglens.artifacts import new_artifact, read_artifact
 from seglens.cohorts import slice_set
-from seglens.cohorts.slice_set import Preprocessing, SliceSet, evenly_spaced
+from seglens.cohorts.preprocessing import Preprocessing
+from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 
 LABELS = {0: "background", 1: "tumour"}
 
@@ -113,22 +115,34 @@ def test_wrong_rows_and_lengths() -> None:
         )
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"sequences": ()},
-        {"sequences": ("T1", "T1")},
-        {"size": 4},
-        {"clip_percentiles": (99.0, 1.0)},
-        {"clip_percentiles": (-1.0, 50.0)},
-        {"lesion_free_share": 1.2},
-        {"minimum_brain_share": -0.1},
-        {"slices_per_volume": 0},
-    ],
-)
-def test_settings_that_make_no_sense(wrong: dict) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        Preprocessing(**({"sequences": ("T1",)} | wrong))
+def test_the_preprocessing_is_kept_by_every_way_on(tmp_path: Path) -> None:
+    own = Preprocessing(("T1",), 16, (20.0, 80.0), "none")
+    plain = make()
+    assert plain.preprocessing is None
+    slices = SliceSet.from_tensors(
+        plain.images(),
+        plain.masks(),
+        plain.brains(),
+        plain.index,
+        name=plain.name,
+        sequences=plain.sequences,
+        labels=plain.labels,
+        preprocessing=replace(own, sequences=plain.sequences),
+    )
+    assert slices.hash != plain.hash  # what is trained on them is prepared for otherwise
+    for other in (slices.select([2, 0]), write(slices, tmp_path / "a"), slices.split("test")):
+        assert other.preprocessing == slices.preprocessing
+    with pytest.raises(ValueError, match="preprocessing has the sequences"):
+        SliceSet.from_tensors(
+            plain.images(),
+            plain.masks(),
+            plain.brains(),
+            plain.index,
+            name=plain.name,
+            sequences=plain.sequences,
+            labels=plain.labels,
+            preprocessing=replace(own, sequences=("other",)),
+        )
 
 
 def test_evenly_spaced() -> None:

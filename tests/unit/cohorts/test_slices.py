@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,12 @@ import torch
 from seglens.artifacts import ArtifactError, hash_file, read_artifact
 from seglens.cohorts import slice_set
 from seglens.cohorts.layouts import read_cohort
-from seglens.cohorts.slices import Preprocessing, SliceSet, prepare_slices
+from seglens.cohorts.slices import Preprocessing, SliceSampling, SliceSet, prepare_slices
 from seglens.cohorts.source_options import SourceOptions
 from seglens.cohorts.volumes import VolumeError
 
-T1 = Preprocessing(("T1",), size=16, minimum_brain_share=0.0)
+T1 = Preprocessing(("T1",), size=16)
+ANY = SliceSampling(minimum_foreground_share=0.0)
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def same(a: SliceSet, b: SliceSet) -> bool:
 
 
 def test_slices_are_radiological_and_normalised(adults, head) -> None:
-    slices = prepare_slices(adults, Preprocessing(("T1",), size=28, minimum_brain_share=0.0, lesion_free_share=0.5))
+    slices = prepare_slices(adults, Preprocessing(("T1",), size=28), replace(ANY, lesion_free_share=0.5))
     image, mask = head(0)  # LPS: x runs to the left, y to the back
     rows = slices.index.filter(pl.col("case") == "a0")
     brain = image != 0
@@ -52,33 +54,31 @@ def test_spacing_after_resizing(tmp_path: Path, write_nifti, head) -> None:
     image, mask = head()
     for tag, data in (("t1", image), ("seg", mask)):
         write_nifti(tmp_path / f"c/a/a_{tag}.nii.gz", data, np.diag([-0.5, -2.0, 4.0, 1.0]))
-    slices = prepare_slices(read_cohort(tmp_path / "c"), T1)
+    slices = prepare_slices(read_cohort(tmp_path / "c"), T1, ANY)
     # 28 rows of 2 mm and 24 columns of 0.5 mm, padded to 28 x 28, shown as 16 x 16
     assert slices.index["spacing_row_mm"][0] == pytest.approx(2.0 * 28 / 16)
     assert slices.index["spacing_column_mm"][0] == pytest.approx(0.5 * 28 / 16)
 
 
 def test_memory_and_disk_agree_to_the_bit(adults, tmp_path: Path, monkeypatch) -> None:
-    both = Preprocessing(("T1c", "T1"), size=16, minimum_brain_share=0.1)
+    both = Preprocessing(("T1c", "T1"), size=16), SliceSampling(minimum_foreground_share=0.1)
     monkeypatch.setattr(slice_set, "SHARD_BYTES", 16 * 16 * 10 * 7)
-    memory = prepare_slices(adults, both)
-    disk = prepare_slices(adults, both, folder=tmp_path / "slices")
+    memory = prepare_slices(adults, *both)
+    disk = prepare_slices(adults, *both, folder=tmp_path / "slices")
     assert same(memory, disk)
     assert len(disk.shards) == -(-len(disk) // 7)
     assert {len(shard) for shard in list(disk.shards)[:-1]} == {7}
-    again = prepare_slices(adults, both, folder=tmp_path / "again")
+    again = prepare_slices(adults, *both, folder=tmp_path / "again")
     first, second = (read_artifact(tmp_path / name, "slices", verify=True) for name in ("slices", "again"))
     assert first.hash == second.hash
     assert same(again, SliceSet.read(first))
     with pytest.raises(ArtifactError, match="exists"):
-        prepare_slices(adults, both, folder=tmp_path / "slices")
+        prepare_slices(adults, *both, folder=tmp_path / "slices")
 
 
 def test_the_share_of_lesion_free_slices(adults) -> None:
     for share in (0.0, 0.1, 0.2, 0.3):
-        slices = prepare_slices(
-            adults, Preprocessing(("T1",), size=16, minimum_brain_share=0.0, lesion_free_share=share)
-        )
+        slices = prepare_slices(adults, T1, replace(ANY, lesion_free_share=share))
         free = ~(slices.masks() > 0).flatten(1).any(1)
         n_lesion = int((~free).sum())
         assert n_lesion == 5 * int((adults_mask_extent(adults)).sum())
@@ -86,7 +86,7 @@ def test_the_share_of_lesion_free_slices(adults) -> None:
             rows = slices.index.filter(pl.col("split") == split)["row"].to_list()
             wanted = round(int((~free[rows]).sum()) * share / (1 - share))
             assert int(free[rows].sum()) == wanted
-    only = prepare_slices(adults, Preprocessing(("T1",), size=16, minimum_brain_share=0.0, lesion_free_share=1.0))
+    only = prepare_slices(adults, T1, replace(ANY, lesion_free_share=1.0))
     assert not only.masks().any()
 
 
@@ -98,8 +98,8 @@ def adults_mask_extent(cohort) -> np.ndarray:
 
 def test_the_draw_hangs_on_the_seed_and_the_volume_alone(adults) -> None:
     def free(seed: int, **options) -> dict[str, list[int]]:
-        settings = Preprocessing(("T1",), size=16, minimum_brain_share=0.0, lesion_free_share=0.3)
-        slices = prepare_slices(adults.with_splits({"x": [c.id for c in adults.cases]}), settings, seed=seed, **options)
+        cohort = adults.with_splits({"x": [c.id for c in adults.cases]})
+        slices = prepare_slices(cohort, T1, replace(ANY, lesion_free_share=0.3), seed=seed, **options)
         shows = (slices.masks() > 0).flatten(1).any(1)
         table = slices.index.filter(~pl.Series(shows.numpy()))
         return {case: table.filter(pl.col("case") == case)["position"].to_list() for case in table["case"].unique()}
@@ -112,8 +112,8 @@ def test_the_draw_hangs_on_the_seed_and_the_volume_alone(adults) -> None:
 
 
 def test_slices_per_volume_are_spread_over_the_lesion(adults) -> None:
-    settings = Preprocessing(("T1",), size=16, minimum_brain_share=0.0, lesion_free_share=0.0, slices_per_volume=3)
-    slices = prepare_slices(adults, settings)
+    sampling = replace(ANY, lesion_free_share=0.0, slices_per_volume=3)
+    slices = prepare_slices(adults, T1, sampling)
     extent = np.flatnonzero(adults_mask_extent(adults))
     assert len(extent) > 3
     for case in adults.cases:
@@ -123,14 +123,14 @@ def test_slices_per_volume_are_spread_over_the_lesion(adults) -> None:
 
 def test_slices_with_too_little_brain_are_left_out(adults, head) -> None:
     share = 0.4
-    settings = Preprocessing(("T1",), size=16, minimum_brain_share=share, lesion_free_share=0.45)
-    slices = prepare_slices(adults, settings)
+    sampling = SliceSampling(minimum_foreground_share=share, lesion_free_share=0.45)
+    slices = prepare_slices(adults, T1, sampling)
     brain = (head(0)[0] != 0).mean((0, 1))
     kept = set(slices.index["position"])
     assert kept <= set(np.flatnonzero(brain >= share).tolist())
     assert kept != set(range(12))
-    with pytest.raises(ValueError, match="no slice of 5 cases is kept; lower minimum_brain_share"):
-        prepare_slices(adults, Preprocessing(("T1",), minimum_brain_share=1.0))
+    with pytest.raises(ValueError, match="no slice of 5 cases is kept; lower minimum_foreground_share"):
+        prepare_slices(adults, Preprocessing(("T1",)), SliceSampling(minimum_foreground_share=1.0))
 
 
 def test_a_lesion_that_resizing_loses_makes_no_slice_lesion_free(tmp_path: Path, write_picture) -> None:
@@ -143,9 +143,9 @@ def test_a_lesion_that_resizing_loses_makes_no_slice_lesion_free(tmp_path: Path,
         write_picture(tmp_path / f"m/p-{number}.png", mask)
     patterns = {"images": "i/{patient}-{slice}.png", "masks": "m/{patient}-{slice}.png"}
     cohort = read_cohort(tmp_path, SourceOptions(**patterns), sequences=["T1"])
-    small = prepare_slices(cohort, Preprocessing(("T1",), size=8, lesion_free_share=0.5))
+    small = prepare_slices(cohort, Preprocessing(("T1",), size=8), SliceSampling(lesion_free_share=0.5))
     assert small.index["position"].to_list() == [0, 2]
-    full = prepare_slices(cohort, Preprocessing(("T1",), size=64, lesion_free_share=0.5))
+    full = prepare_slices(cohort, Preprocessing(("T1",), size=64), SliceSampling(lesion_free_share=0.5))
     assert full.index["position"].to_list() == [0, 1, 2]
 
 
@@ -153,11 +153,11 @@ def test_quarantine_and_what_is_not(adults, tmp_path: Path) -> None:
     path = adults.cases[1].images["T1"].path
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(VolumeError, match="gzip stream"):
-        prepare_slices(adults, T1, folder=tmp_path / "broken")
+        prepare_slices(adults, T1, ANY, folder=tmp_path / "broken")
     assert not (tmp_path / "broken").exists()
     seen = []
     slices = prepare_slices(
-        adults, T1, quarantined={"a1"}, progress=lambda done, total, **figures: seen.append((done, total))
+        adults, T1, ANY, quarantined={"a1"}, progress=lambda done, total, **figures: seen.append((done, total))
     )
     assert slices.index["case"].unique().sort().to_list() == ["a0", "a2", "a3", "a4"]
     assert seen == [(i, 4) for i in (1, 2, 3, 4)]
@@ -167,14 +167,14 @@ def test_quarantine_and_what_is_not(adults, tmp_path: Path) -> None:
 
 def test_a_file_that_is_another_than_the_one_that_was_checked_is_refused(adults) -> None:
     path = adults.cases[0].images[adults.sequences[0]].path
-    preprocessing = Preprocessing(adults.sequences, size=16, minimum_brain_share=0.0)
+    preprocessing = Preprocessing(adults.sequences, size=16)
     prepare_slices(adults, preprocessing, sha256={path: hash_file(path)})
     with pytest.raises(VolumeError, match="was written to since it was checked; run again"):
         prepare_slices(adults, preprocessing, sha256={path: "another"})
 
 
 def test_cases_outside_every_split_keep_a_name_for_that(adults) -> None:
-    slices = prepare_slices(adults.with_splits({"test": ["a0"]}), T1)
+    slices = prepare_slices(adults.with_splits({"test": ["a0"]}), T1, ANY)
     assert slices.index.group_by("case").first().sort("case")["split"].to_list() == ["test"] + ["none"] * 4
 
 
@@ -212,5 +212,50 @@ def test_a_volume_without_any_brain_gives_nothing(tmp_path: Path, write_picture)
         write_picture(tmp_path / f"i/{patient}-1.png", image)
         write_picture(tmp_path / f"m/{patient}-1.png", np.eye(24, dtype=np.uint8) * 255)
     patterns = {"images": "i/{patient}-{slice}.png", "masks": "m/{patient}-{slice}.png"}
-    slices = prepare_slices(read_cohort(tmp_path, SourceOptions(**patterns), sequences=["T1"]), T1)
+    cohort = read_cohort(tmp_path, SourceOptions(**patterns), sequences=["T1"])
+    slices = prepare_slices(cohort, replace(T1, foreground="brain"), ANY)
     assert slices.index["case"].to_list() == ["q-1"]
+
+
+def test_the_foreground_rule_is_settled_for_the_cohort(adults, write_nifti, head) -> None:
+    assert T1.foreground == "auto"
+    assert prepare_slices(adults, T1).preprocessing == replace(T1, foreground="brain")
+    image, _ = head(0)
+    noise = np.random.default_rng(0).integers(1, 9, image.shape)
+    write_nifti(adults.cases[3].images["T1"].path, (image + noise).astype(np.int16))
+    slices = prepare_slices(adults, T1)
+    assert slices.preprocessing == replace(T1, foreground="none")
+    # 24 columns are padded to 28 and brought to 16: what is left of the padding is no foreground, all else is
+    assert slices.brains()[:, :, 2:-2].all()
+    named = prepare_slices(adults, replace(T1, foreground="nonzero"))
+    assert named.preprocessing == replace(T1, foreground="nonzero")
+    assert named.images()[slices.brains()[:, None] & ~named.brains()[:, None]].eq(0).all()
+
+
+def test_blanked_label_pixels_are_counted_and_told(adults, write_nifti, tmp_path: Path, caplog) -> None:
+    import nibabel
+
+    path = adults.cases[1].mask.path
+    mask = np.asanyarray(nibabel.load(path).dataobj).copy()
+    outside = int((np.asanyarray(nibabel.load(adults.cases[1].images["T1"].path).dataobj) == 0).sum())
+    before = int((mask == 2).sum())
+    mask[np.asanyarray(nibabel.load(adults.cases[1].images["T1"].path).dataobj) == 0] = 2
+    write_nifti(path, mask)
+    with caplog.at_level("WARNING"):
+        slices = prepare_slices(adults, T1, folder=tmp_path / "slices")
+    (found,) = slices.blanked
+    assert (found.case, found.label) == ("a1", "edema")
+    assert (found.blanked, found.pixels) == (outside, before + outside)
+    assert f"{outside} label pixels of 1 cases are blanked" in caplog.text
+    assert "set foreground: none" in caplog.text
+    caplog.clear()
+    assert prepare_slices(adults, replace(T1, foreground="none")).blanked == ()
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"lesion_free_share": 1.2}, {"minimum_foreground_share": -0.1}, {"slices_per_volume": 0}]
+)
+def test_sampling_that_makes_no_sense(wrong: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        SliceSampling(**wrong)

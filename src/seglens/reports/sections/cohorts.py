@@ -9,13 +9,15 @@ from seglens.cohorts.slice_set import SliceSet
 from seglens.reports.blocks import Block, Fold, Heading, Key, Paragraph, Picture, Pictures, Section, head, table
 from seglens.reports.palette import class_colours
 from seglens.reports.pictures import best_sequence, mask_picture
-from seglens.reports.wording import UNDEFINED, count, dig, listed, plain
+from seglens.reports.wording import UNDEFINED, count, dig, listed, percent, plain
 from seglens.runs import Run
 
 SAMPLES = 4
 CANDIDATES = 300
 """Slices looked at for samples; of a larger cohort evenly spaced ones."""
 SIDE = 208
+BLANKED = 12
+"""So many of the worst rows of blanked labels are listed."""
 
 
 def cohorts_section(run: Run, summary: Mapping[str, Any]) -> Section:
@@ -30,7 +32,8 @@ def cohorts_section(run: Run, summary: Mapping[str, Any]) -> Section:
     for cohort in cohorts:
         stage = f"slices/{cohort['name']}"
         if stage in run:
-            blocks.append(_samples(cohort, SliceSet.read(run.artifact(stage))))
+            slices = SliceSet.read(run.artifact(stage))
+            blocks += [_samples(cohort, slices), *_shown(slices)]
         else:
             blocks.append(Paragraph(f"No slices of {plain(cohort['name'])} are kept in this run.", "missing"))
     intro = (
@@ -104,6 +107,38 @@ def _samples(cohort: Mapping[str, Any], slices: SliceSet) -> Pictures:
         "seen from below: the patient's right is on the left of the picture, the front is at the top."
     )
     return Pictures(title, tuple(pictures), caption, class_keys(slices.labels))
+
+
+_RULES = {
+    "brain": "the stripped brain (of volumes that are not stripped: the body), everything else is 0",
+    "nonzero": "the pixels that are not 0",
+    "none": "every pixel",
+}
+
+
+def _shown(slices: SliceSet) -> list[Block]:
+    """What of an image a network is shown, and the label pixels that it is not shown."""
+    own = slices.preprocessing
+    if own is None:
+        return []
+    low, high = own.clip_percentiles
+    rule = f"{_RULES.get(own.foreground, 'by a rule of its own')} (foreground: {own.foreground})"
+    text = (
+        f"A network is shown {rule}, clipped to the percentiles {low:g} to {high:g} and brought to mean 0 and spread "
+        "1, volume by volume. "
+    )
+    if not slices.blanked:
+        return [Paragraph(f"{text}No label pixel of this cohort is blanked by that.", "note")]
+    worst = sorted(slices.blanked, key=lambda one: (-one.share, one.case, one.label))[:BLANKED]
+    rows = [
+        (head(one.case), head(plain(one.label)), count(one.blanked), count(one.pixels), percent(one.share, 2))
+        for one in worst
+    ]
+    n_cases = len({one.case for one in slices.blanked})
+    caption = f"Label pixels that are blanked, in {count(n_cases)} cases; the largest shares"
+    note = "Nothing can be found where nothing is shown: with “foreground: none” every pixel is kept."
+    blanked = table(caption, ("Case", "Class", "Blanked", "Of", "Share"), rows, note)
+    return [Paragraph(f"{text}That blanks pixels under labels.", "note"), blanked]
 
 
 def _has_lesions(labels: Mapping[int, str]) -> bool:

@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import polars as pl
 import torch
 
+from seglens.cohorts.blanking import BlankedLabel
+from seglens.cohorts.preprocessing import Preprocessing
 from seglens.cohorts.slice_set import SliceSet
-from seglens.reports.sections.cohorts import cohorts_section, sample_rows
+from seglens.reports.sections.cohorts import _shown, cohorts_section, sample_rows
 from seglens.runs import Run
 
 LABELS = {0: "background", 1: "edema", 2: "core"}
@@ -56,3 +60,20 @@ def test_a_cohort_without_slices_or_check_is_named(tmp_path) -> None:  # type: i
     section = cohorts_section(Run(tmp_path), {"cohorts": [{"name": "x"}]})
     texts = [block.text for block in section.blocks if block.kind == "paragraph"]
     assert texts == ["No check of the files is kept for x.", "No slices of x are kept in this run."]
+
+
+def test_what_is_shown_and_what_is_blanked_under_labels() -> None:
+    plain = slices_of(["a"], [9], ["test"])
+    assert _shown(plain) == []
+    own = replace(plain, preprocessing=Preprocessing(("T1",), 16, (2.0, 98.0), "none"))
+    (paragraph,) = _shown(own)
+    assert "every pixel (foreground: none), clipped to the percentiles 2 to 98" in paragraph.text
+    assert "No label pixel of this cohort is blanked" in paragraph.text
+    blanked = [BlankedLabel(f"c{number:02d}", "necrotic_core", number, 40) for number in range(1, 20)]
+    own = replace(plain, preprocessing=Preprocessing(("T1",), 16, foreground="brain"), blanked=tuple(blanked))
+    paragraph, found = _shown(own)
+    assert "blanks pixels under labels" in paragraph.text
+    assert found.caption == "Label pixels that are blanked, in 19 cases; the largest shares"
+    assert len(found.rows) == 12
+    assert [cell.text for cell in found.rows[0]] == ["c19", "necrotic core", "19", "40", "47.50%"]
+    assert "foreground: none" in found.note
