@@ -78,7 +78,7 @@ def hookpoint_effects(
     sums: dict[str, Tensor] = {}
     n_tokens: dict[str, int] = {}
 
-    def summed(_rows: Sequence[int], images: Images) -> dict[str, tuple[Tensor, int]]:
+    def sums_of(_rows: Sequence[int], images: Images) -> dict[str, tuple[Tensor, int]]:
         with ExitStack() as stack:
             captures = {name: stack.enter_context(capture(segmenter, name)) for name in names}
             segmenter.logits(images)
@@ -86,7 +86,7 @@ def hookpoint_effects(
         return {name: (own.double().sum(0), len(own)) for name, own in tokens.items()}
 
     step = part_of(progress, 0, total)
-    for _, batch in each_batch(summed, segmenter, slices, batch_size=batch_size, what="hookpoints", progress=step):
+    for _, batch in each_batch(sums_of, segmenter, slices, batch_size=batch_size, what="hookpoints", progress=step):
         for name, (own, n) in batch.items():
             sums[name] = sums.get(name, 0) + own
             n_tokens[name] = n_tokens.get(name, 0) + n

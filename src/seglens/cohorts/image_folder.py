@@ -40,8 +40,8 @@ def read(source: Source) -> Found:
         position = int(keys["slice"]) if "slice" in keys else None
         mask = None
         if masks is not None and (file := masks.path(source.root, keys)).is_file():
-            told_apart_by = pattern.fields if "*" in masks.text else masks.fields
-            place = (who, position, *(keys.get(field) for field in told_apart_by))
+            distinguished_by = pattern.fields if "*" in masks.text else masks.fields
+            place = (who, position, *(keys.get(field) for field in distinguished_by))
             other, other_place = users.setdefault(file, (case_id, place))
             if place != other_place:
                 raise ValueError(

@@ -92,7 +92,7 @@ def latent_table(
     segmenter = lenses[0].segmenter
     segmenter.check_data(slices.name, slices.sequences, preprocessing=slices.preprocessing)
 
-    def summed(rows: Sequence[int], images: Images) -> tuple[list[dict[str, int]], Sums]:
+    def sums_of(rows: Sequence[int], images: Images) -> tuple[list[dict[str, int]], Sums]:
         with ExitStack() as stack:
             seen = [stack.enter_context(capture(segmenter, hookpoint)) for hookpoint in hookpoints]
             predicted = most_likely(segmenter.logits(images)).cpu()
@@ -111,7 +111,7 @@ def latent_table(
     index = slices.index.select("row", "case", "patient", "volume")
     described: list[dict[str, int]] = []
     sums: list[Sums] = []
-    batches = each_batch(summed, segmenter, slices, batch_size=batch_size, what="latents", progress=progress)
+    batches = each_batch(sums_of, segmenter, slices, batch_size=batch_size, what="latents", progress=progress)
     if by in ("slice", "component"):
         for _, (own, part) in batches:
             described += own

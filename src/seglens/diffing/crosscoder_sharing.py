@@ -193,8 +193,8 @@ def _scaled_norms(
     for rows in halves:
         products, squares = _regression_sums(codes.rows(rows), error[rows])
         fired = squares[:, None] > 0
-        correction = torch.where(fired, products / squares[:, None].clamp_min(1e-30), 0)
-        estimates.append(crosscoder.dictionary.W_dec + correction * crosscoder.dictionary.scale)
+        refit = torch.where(fired, products / squares[:, None].clamp_min(1e-30), 0)
+        estimates.append(crosscoder.dictionary.W_dec + refit * crosscoder.dictionary.scale)
     product = estimates[0] * estimates[1]
     agreed = torch.stack([product[:, crosscoder.columns(name)].sum(1) for name in crosscoder.names], 1)
     return agreed.clamp_min(0).sqrt()

@@ -93,7 +93,7 @@ def latent_attribution(
     replay = Replay(lens.segmenter, lens.hookpoint)
     dictionary = lens.dictionary
 
-    def summed(rows: Sequence[int], images: Images) -> dict[str, Tensor]:
+    def sums_of(rows: Sequence[int], images: Images) -> dict[str, Tensor]:
         replay.record(images)
         leaves: list[Tensor] = []
 
@@ -132,7 +132,7 @@ def latent_attribution(
 
     totals: dict[str, Tensor] = {}
     for _, batch in each_batch(
-        summed, lens.segmenter, slices, batch_size=batch_size, what="effects of latents", progress=progress
+        sums_of, lens.segmenter, slices, batch_size=batch_size, what="effects of latents", progress=progress
     ):
         for name, value in batch.items():
             totals[name] = totals[name] + value if name in totals else value
