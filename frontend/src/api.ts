@@ -1,4 +1,4 @@
-/** The server's answers, and the binary form in which arrays come (see packing.py). */
+/** The server's answers. Arrays come as one safetensors file; its metadata holds, as JSON, what is said of them. */
 
 export type Numbers = Uint8Array | Uint16Array | Int32Array | Uint32Array | Float32Array;
 
@@ -7,25 +7,24 @@ export interface Packed<Meta> {
   arrays: Record<string, { values: Numbers; shape: number[] }>;
 }
 
-const TYPES = {
-  uint8: Uint8Array,
-  uint16: Uint16Array,
-  int32: Int32Array,
-  uint32: Uint32Array,
-  float32: Float32Array,
-} as const;
+const TYPES = { U8: Uint8Array, U16: Uint16Array, I32: Int32Array, U32: Uint32Array, F32: Float32Array } as const;
+
+interface Entry {
+  dtype: keyof typeof TYPES;
+  shape: number[];
+  data_offsets: [number, number];
+}
 
 export function unpack<Meta>(message: ArrayBuffer): Packed<Meta> {
-  const begin = 4 + new DataView(message).getUint32(0, true);
-  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(message, 4, begin - 4)));
+  const begin = 8 + Number(new DataView(message).getBigUint64(0, true));
+  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(message, 8, begin - 8)));
+  const { __metadata__: said, ...entries } = header as { __metadata__: { about: string } } & Record<string, Entry>;
   const arrays: Packed<Meta>["arrays"] = {};
-  for (const [name, entry] of Object.entries<{ dtype: keyof typeof TYPES; shape: number[]; start: number }>(
-    header.arrays,
-  )) {
-    const length = entry.shape.reduce((product, n) => product * n, 1);
-    arrays[name] = { values: new TYPES[entry.dtype](message, begin + entry.start, length), shape: entry.shape };
+  for (const [name, { dtype, shape, data_offsets }] of Object.entries(entries)) {
+    const length = shape.reduce((product, n) => product * n, 1);
+    arrays[name] = { values: new TYPES[dtype](message, begin + data_offsets[0], length), shape };
   }
-  return { meta: header.meta as Meta, arrays };
+  return { meta: JSON.parse(said.about) as Meta, arrays };
 }
 
 /** The server refused, with its reason, or did not answer at all. */

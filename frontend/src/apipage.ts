@@ -37,7 +37,7 @@ export async function apiPage(page: HTMLElement): Promise<void> {
     h(
       "p",
       { class: "quiet" },
-      "Everything that these pages show. Binary answers are read by seglens.explorer.packing. For programs: ",
+      "Everything that these pages show. Arrays come as safetensors, with what is said of them as JSON in the metadata's \"about\". For programs: ",
       h("a", { href: "/api/openapi.json", download: "openapi.json" }, "openapi.json"),
       ".",
     ),

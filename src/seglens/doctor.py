@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PACKAGES = ("torch", "transformers", "monai", "accelerate", "numpy", "scipy", "polars", "safetensors", "nibabel")
+PACKAGES = ("torch", "transformers", "monai", "numpy", "scipy", "polars", "safetensors", "nibabel")
 GIB = 2**30
 
 

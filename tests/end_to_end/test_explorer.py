@@ -14,6 +14,7 @@ import torch
 pytest.importorskip("fastapi")
 
 from fastapi.testclient import TestClient
+from safetensors.numpy import load
 
 from seglens import cli
 from seglens.cohorts.slice_set import SliceSet
@@ -23,7 +24,6 @@ from seglens.explorer import effects
 from seglens.explorer.access import Guard
 from seglens.explorer.app import AT_ONCE, create_app
 from seglens.explorer.opened import Opened
-from seglens.explorer.packing import unpack
 from seglens.explorer.serving import explore
 from seglens.runs import Run
 from seglens.segmenters.segmenter import Segmenter
@@ -45,7 +45,9 @@ def client(quick_run):
 
 def packed(answer):
     assert answer.status_code == 200, answer.text
-    return unpack(answer.content)
+    length = int.from_bytes(answer.content[:8], "little")
+    about = json.loads(json.loads(answer.content[8 : 8 + length])["__metadata__"]["about"])
+    return load(answer.content), about
 
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):

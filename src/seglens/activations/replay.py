@@ -214,7 +214,7 @@ def _replaced_forwards(makers: Mapping[str, tuple[nn.Module, Callable[[str, Forw
     earlier: dict[str, Any] = {}
     try:
         for name, (module, maker) in makers.items():
-            if "forward" in module.__dict__:  # someone (accelerate, a wrapper) has already put one on the instance
+            if "forward" in module.__dict__:  # someone (a wrapper) has already put one on the instance
                 earlier[name] = module.__dict__["forward"]
             module.forward = maker(name, module.forward)
             replaced.append(name)

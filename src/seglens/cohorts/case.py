@@ -4,12 +4,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from seglens.cohorts.source_options import STRICT, Reading
-from seglens.notebook import html_table
 
 TUMOUR_LABELS: Mapping[int, str] = {0: "background", 1: "necrotic_core", 2: "edema", 3: "enhancing"}
 """The labels of every tumour cohort here, whatever the file's own codes are."""
@@ -123,11 +124,10 @@ class Cohort:
     def _repr_html_(self) -> str:
         patients = {case.id: case.patient for case in self.cases}
         splits = {**self.splits, "all": tuple(patients)}
-        return html_table(
-            f"Cohort {self.name}: {', '.join(self.sequences)}; {', '.join(self.labels.values())}",
-            ("split", "cases", "patients"),
-            [(name, len(ids), len({patients[own] for own in ids})) for name, ids in splits.items()],
-        )
+        rows = [(name, len(ids), len({patients[case] for case in ids})) for name, ids in splits.items()]
+        table = pl.DataFrame(rows, schema=["split", "cases", "patients"], orient="row")
+        title = f"Cohort {self.name}: {', '.join(self.sequences)}; {', '.join(self.labels.values())}"
+        return escape(title) + table._repr_html_()
 
     def case(self, case_id: str) -> Case:
         """The case of that id; ValueError names the nearest where there is none."""

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from html import escape
 
 import polars as pl
 
 from seglens.artifacts import Artifact, Draft
-from seglens.notebook import html_table
 
 _FIGURES = (
     "floor",
@@ -95,11 +95,9 @@ class Alignment:
 
     def _repr_html_(self) -> str:
         figures = ("floor", "shared_share", "ceiling", "calibrated", "function", "functional_floor", "functional")
-        return html_table(
-            f"Alignment of {self.source} and {self.target} by {self.method}, tau {self.tau:g}",
-            ("figure", "value"),
-            [(name, getattr(self, name)) for name in figures],
-        )
+        table = pl.DataFrame({"figure": figures, "value": [getattr(self, name) for name in figures]})
+        title = f"Alignment of {self.source} and {self.target} by {self.method}, tau {self.tau:g}"
+        return escape(title) + table._repr_html_()
 
     def with_figures(self, **figures: float | None) -> "Alignment":
         """A copy with floors, ceilings or functional figures filled in.

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from seglens.cohorts.slice_set import SliceSet
+from seglens.explorer.answers import BINARY, arrays_answer
 from seglens.explorer.opened import Opened, UnknownError, grey, heat_map
-from seglens.explorer.packing import MEDIA_TYPE, pack
 from seglens.explorer.state import CurrentState
 from seglens.segmenters.segmenter import most_likely
 from seglens.shapes import Masks
@@ -20,7 +20,6 @@ router = APIRouter(tags=["cases"])
 RESPONSIBLE = 20
 MAX_VALUE = 1e6
 """Of a strength, threshold or bias: codes are far below it, and float32 holds it."""
-BINARY: dict[int | str, dict[str, Any]] = {200: {"content": {MEDIA_TYPE: {}}}}
 
 
 class SliceEntry(BaseModel):
@@ -117,7 +116,7 @@ def one_slice(cohort: str, row: int, state: CurrentState) -> Response:
     entry = slices.index.row(row, named=True)
     about = {name: entry[name] for name in ("case", "patient", "position", "split")}
     about["volume"] = entry["spacing_row_mm"] is not None  # 2-D files have no place in mm
-    return Response(pack(arrays, {**about, "sequences": slices.sequences}), media_type=MEDIA_TYPE)
+    return arrays_answer(arrays, {**about, "sequences": slices.sequences})
 
 
 @router.get("/segmenters/{segmenter}/slices/{cohort}/{row}", response_class=Response, responses=BINARY)
@@ -140,7 +139,7 @@ def prediction(segmenter: str, cohort: str, row: int, state: CurrentState) -> Re
             if mass[latent] > 0
         ],
     }
-    return Response(pack({"mask": predicted[0].numpy()}, about), media_type=MEDIA_TYPE)
+    return arrays_answer({"mask": predicted[0].numpy()}, about)
 
 
 @router.get("/segmenters/{segmenter}/slices/{cohort}/{row}/heat/{latent}", response_class=Response, responses=BINARY)
@@ -150,7 +149,7 @@ def heat(segmenter: str, cohort: str, row: int, latent: int, state: CurrentState
     opened.has_latent(latent)
     slices = state.run.shown_to(opened, cohort, row)
     arrays = {"map": heat_map(*opened.codes(slices, row), latent)}
-    return Response(pack(arrays, {"scale": opened.scale(latent)}), media_type=MEDIA_TYPE)
+    return arrays_answer(arrays, {"scale": opened.scale(latent)})
 
 
 @router.get("/segmenters/{segmenter}/slices/{cohort}/{row}/at/{y}/{x}")
@@ -219,7 +218,7 @@ def _changed(opened: Opened, slices: SliceSet, row: int, after: Masks, about: di
         "changed": int((before != after).sum()),
         **about,
     }
-    return Response(pack({"mask": after[0].numpy()}, about), media_type=MEDIA_TYPE)
+    return arrays_answer({"mask": after[0].numpy()}, about)
 
 
 def _by_class(opened: Opened, predicted: Masks, truth: Masks) -> list[dict[str, Any]]:

@@ -9,9 +9,9 @@ import polars as pl
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Response
 
+from seglens.explorer.answers import BINARY, arrays_answer
 from seglens.explorer.effects import measured_effects
 from seglens.explorer.opened import Opened, OpenedRun
-from seglens.explorer.packing import MEDIA_TYPE, pack
 from seglens.explorer.state import CurrentState, State
 
 router = APIRouter(prefix="/segmenters/{segmenter}", tags=["share"])
@@ -41,7 +41,7 @@ def export(segmenter: str, state: CurrentState, form: Literal["csv", "json", "pa
     return Response(body, media_type=TYPES[form], headers=attached)
 
 
-@router.get("/map", response_class=Response, responses={200: {"content": {MEDIA_TYPE: {}}}})
+@router.get("/map", response_class=Response, responses=BINARY)
 async def places(segmenter: str, state: CurrentState, of: Literal["decoder", "codes"] = "decoder") -> Response:
     """Every latent's place in two dimensions: the two leading principal components, and the share that they explain.
 
@@ -88,7 +88,7 @@ def _places(run: OpenedRun, segmenter: str, of: str) -> Response:
     else:
         rows = np.sqrt(np.maximum(run.survey(opened).mass.T, 0))
     found, explained = principal_places(rows)
-    return Response(pack({"places": found}, {"explained": explained, "of": of}), media_type=MEDIA_TYPE)
+    return arrays_answer({"places": found}, {"explained": explained, "of": of})
 
 
 def _unit_rows(rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

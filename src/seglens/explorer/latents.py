@@ -9,11 +9,11 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
+from seglens.explorer.answers import BINARY, arrays_answer
 from seglens.explorer.comparing import PARTNER, sharing
 from seglens.explorer.effects import compared_rows, measured_effects
 from seglens.explorer.names import GivenName
 from seglens.explorer.opened import Opened, OpenedRun, UnknownError, grey
-from seglens.explorer.packing import MEDIA_TYPE, columns, pack
 from seglens.explorer.state import CurrentState
 
 router = APIRouter(prefix="/segmenters/{segmenter}/latents", tags=["latents"])
@@ -81,13 +81,13 @@ class LatentPage(BaseModel):
     partners: list[Partner]
 
 
-@router.get("", response_class=Response, responses={200: {"content": {MEDIA_TYPE: {}}}})
+@router.get("", response_class=Response, responses=BINARY)
 def table(segmenter: str, state: CurrentState) -> Response:
     """All latents of a segmenter, a column an array: the page sorts and filters them without asking again."""
     opened = state.run.opened(segmenter)
     shared = sharing(state.run, segmenter)
     atlas = opened.atlas.table.with_columns(*shared.get_columns(), *measured_effects(opened).get_columns())
-    arrays, meta = columns(atlas, [name for name in atlas.columns if not name.endswith("_top")])
+    arrays, meta = _columns(atlas, [name for name in atlas.columns if not name.endswith("_top")])
     given = {latent: entry.name for latent, entry in state.names.of(opened.dictionary_hash).items()}
     about = {
         "columns": meta,
@@ -100,7 +100,7 @@ def table(segmenter: str, state: CurrentState) -> Response:
         "hookpoint": opened.hookpoint,
         "dictionary": opened.dictionary_hash,
     }
-    return Response(pack(arrays, about), media_type=MEDIA_TYPE)
+    return arrays_answer(arrays, about)
 
 
 @router.get("/survey")
@@ -127,7 +127,7 @@ def page(segmenter: str, latent: int, state: CurrentState) -> LatentPage:
     )
 
 
-@router.get("/{latent}/examples", response_class=Response, responses={200: {"content": {MEDIA_TYPE: {}}}})
+@router.get("/{latent}/examples", response_class=Response, responses=BINARY)
 async def examples(segmenter: str, latent: int, state: CurrentState, kind: Kind = "top", sequence: int = 0) -> Response:
     """Slices with the latent's heat map, all on one scale: the strongest, from the middle of its range, or any.
 
@@ -195,7 +195,7 @@ def _examples(run: OpenedRun, segmenter: str, latent: int, kind: Kind, sequence:
         "slices": [{"row": row, "case": slices.index["case"][row]} for row in chosen],
         "scale": opened.scale(latent),
     }
-    return Response(pack(arrays, about), media_type=MEDIA_TYPE)
+    return arrays_answer(arrays, about)
 
 
 def _strength(run: OpenedRun, segmenter: str, latent: int) -> Strength:
@@ -242,3 +242,24 @@ def _partners(run: OpenedRun, segmenter: str, latent: int) -> list[Partner]:
                 )
             )
     return found
+
+
+def _columns(table: pl.DataFrame, names: list[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Turn columns of a table into arrays: numbers as float32 (NaN where there is none), words as numbers of a list.
+
+    Returns:
+        The arrays, and for each column of words ``{"words": [...]}``; code 0 is "no word".
+    """
+    arrays: dict[str, np.ndarray] = {}
+    meta: dict[str, Any] = {}
+    for name in names:
+        column = table[name]
+        if column.dtype == pl.String:
+            words = sorted(column.drop_nulls().unique().to_list())
+            codes = {word: number for number, word in enumerate(words, start=1)}
+            arrays[name] = np.array([codes.get(word, 0) for word in column.to_list()], dtype=np.uint32)
+            meta[name] = {"words": words}
+        else:
+            arrays[name] = column.cast(pl.Float32).fill_null(float("nan")).to_numpy().astype(np.float32)
+            meta[name] = {}
+    return arrays, meta

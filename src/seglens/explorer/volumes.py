@@ -14,9 +14,8 @@ from seglens.cohorts.axial import canonical_affine, from_axial
 from seglens.cohorts.case import Case
 from seglens.cohorts.case_reader import CaseContent, read_case
 from seglens.cohorts.volumes import VolumeError, read_header
-from seglens.explorer.cases import BINARY
+from seglens.explorer.answers import BINARY, MEDIA_TYPE
 from seglens.explorer.opened import UnknownError
-from seglens.explorer.packing import MEDIA_TYPE
 from seglens.explorer.state import CurrentState
 
 router = APIRouter(tags=["volumes"])

@@ -6,7 +6,6 @@ space into the template's, so any set of points can be sampled at any resolution
 
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -256,50 +255,25 @@ def sample_brain(
 
 @lru_cache(maxsize=1)
 def load_template() -> Template:
-    """Read the ICBM152 files of nilearn's wheel, once a process.
+    """Read the ICBM152 template that ships with the package, once a process (how it was made: `icbm152/LICENCE.txt`).
 
     Returns:
         The template on its sampling grids.
-
-    Raises:
-        FileNotFoundError: nilearn is not installed or does not ship the files.
     """
     import nibabel
-    from scipy.ndimage import binary_opening
 
-    found = find_spec("nilearn")
-    if found is None or not found.submodule_search_locations:
-        raise FileNotFoundError("phantoms need the ICBM152 files of nilearn's wheel; pip install nilearn")
-    folder = Path(next(iter(found.submodule_search_locations))) / "datasets" / "data"
-    volumes = {}
-    for name in ("t1", "gm", "wm"):
-        path = folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
-        if not path.is_file():
-            raise FileNotFoundError(f"nilearn has no {path.name}; install a nilearn from 0.12 on")
-        image: Any = nibabel.load(path)
-        volumes[name] = np.asarray(image.dataobj).transpose(2, 1, 0)
-    low = tuple(float(value) for value in image.affine[:3, 3])
-    inside = _bounds(volumes["t1"] > 0)
-    volumes = {name: volume[inside] for name, volume in volumes.items()}
-    # the opening drops the crumbs of meninges under the frontal lobes
-    brain = binary_opening(volumes["t1"] > 0, iterations=2)
-    grey, white = (volumes[name].astype(np.float32) / 255 * brain for name in ("gm", "wm"))
+    image: Any = nibabel.load(Path(__file__).parent / "icbm152" / "tissue.nii.gz")
+    right = np.asarray(image.dataobj).transpose(3, 2, 1, 0)  # from the midline on; the left is its mirror image
+    grey, white, brain = np.concatenate([right[..., :0:-1], right], axis=3).astype(np.float32)
+    grey, white = grey / 255, white / 255
     total = np.maximum(grey + white, 1)
     tissue = np.stack([grey / total, white / total, np.clip(brain - grey - white, 0, 1)])
-    corner = tuple(value + inside[2 - axis].start for axis, value in enumerate(low))
+    x, y, z = (float(value) for value in image.affine[:3, 3])
     return Template(
-        tissue=torch.from_numpy(tissue.astype(np.float32))[None],
-        tissue_low=(corner[0], corner[1], corner[2]),
+        tissue=torch.from_numpy(tissue)[None],
+        tissue_low=(x - (right.shape[3] - 1), y, z),
         regions=torch.from_numpy(_region_maps())[None],
     )
-
-
-def _bounds(mask: np.ndarray, margin: int = 3) -> tuple[slice, ...]:
-    bounds = []
-    for axis in range(mask.ndim):
-        occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        bounds.append(slice(max(0, int(occupied[0]) - margin), int(occupied[-1]) + 1 + margin))
-    return tuple(bounds)
 
 
 def _region_maps(step_mm: float = 2.0) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Several processes at one task (torchrun, ``accelerate launch``): who does what, and how they agree.
+"""Several processes at one task (torchrun): who does what, and how they agree.
 
 The first process decides and writes; the others follow. In a single process every function here is a no-op, except
 that `launched` needs a launcher's environment.

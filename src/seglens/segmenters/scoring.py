@@ -14,7 +14,6 @@ from jaxtyping import Int32, Int64
 from torch import Tensor
 
 from seglens.cohorts.slices import SliceSet
-from seglens.notebook import html_table
 from seglens.runtime.progress import Progress, silent
 from seglens.segmenters import surface
 from seglens.segmenters.inference import all_batches, each_batch
@@ -66,7 +65,7 @@ class Scores:
         for edit in edits:
             figures = self.summary(edit)
             rows += [(edit, name, *(figures[own][name] for own in CONVENTIONS)) for name in figures["dice_pooled"]]
-        return html_table(f"Scores: {len(edits)} edits", ("edit", "class", *CONVENTIONS), rows)
+        return pl.DataFrame(rows, schema=["edit", "class", *CONVENTIONS], orient="row")._repr_html_()
 
     def summary(self, edit: str = "none") -> dict[str, Any]:
         """Every convention side by side, each with its n; None (n = 0) where a figure is undefined, never NaN.

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import polars as pl
@@ -12,7 +13,6 @@ from torch import Tensor
 from seglens.artifacts import Artifact, Draft
 from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.lens import Lens
-from seglens.notebook import html_table
 from seglens.runtime.progress import Progress, silent
 from seglens.semantics.describing import base_rates, latent_table, measure
 from seglens.semantics.exemplars import RankBy
@@ -78,12 +78,8 @@ class LatentAtlas:
     def _repr_html_(self) -> str:
         strongest = self.table.sort("mass", descending=True, nulls_last=True).head(NOTEBOOK_ROWS)
         columns = ("latent", "name", "mass", "firing_rate", "top_class", "inside", "depth")
-        return html_table(
-            f"LatentAtlas: {self.n_latents} latents at {self.context['hookpoint']} on {self.context['cohort']}, "
-            f"the {strongest.height} with most mass",
-            columns,
-            strongest.select(columns).iter_rows(),
-        )
+        title = f"LatentAtlas: {self.n_latents} latents at {self.context['hookpoint']} on {self.context['cohort']}"
+        return f"{escape(title)}, the {strongest.height} with most mass{strongest.select(columns)._repr_html_()}"
 
     def write(self, draft: Draft) -> None:
         """Write into an artifact of kind ``"atlas"``."""

@@ -106,3 +106,11 @@ def test_a_timepoint_is_not_part_of_the_patient() -> None:
 def test_an_impossible_orientation_is_refused(orientation: str) -> None:
     with pytest.raises(ValueError, match="two letters"):
         ImageRef(Path("a.png"), orientation=orientation)
+
+
+def test_a_cohort_shows_cases_and_patients_with_text_escaped() -> None:
+    cases = tuple(case(f"p{number // 2}-{number}", f"p{number // 2}") for number in range(4))
+    page = cohort(*cases, name="<b>", splits={"train": ("p0-0", "p0-1"), "test": ("p1-2",)})._repr_html_()
+    assert "<b>" not in page and "&lt;b&gt;" in page
+    assert "<td>&quot;train&quot;</td><td>2</td><td>1</td>" in page
+    assert "<td>&quot;all&quot;</td><td>4</td><td>2</td>" in page

@@ -56,3 +56,9 @@ def test_written_and_read_it_is_the_same(alignment, tmp_path):
     assert (
         len(back.unmatched_source) == 2 and back.dead_source == 1 and back.shared.height == alignment.shared.height > 0
     )
+
+
+def test_it_shows_its_figures(alignment):
+    page = alignment.with_figures(floor=0.25)._repr_html_()
+    assert "Alignment of adult and pediatric by hungarian_dual, tau 0.8" in page
+    assert "<td>&quot;floor&quot;</td><td>0.25</td>" in page and "<td>&quot;ceiling&quot;</td><td>null</td>" in page

@@ -213,3 +213,11 @@ def test_refusals():
         count_scores(masks[:1], masks, LABELS)
     with pytest.raises(ValueError, match="masks hold the value 2, labels are"):
         count_scores(torch.zeros_like(masks), masks, {0: "background", 1: "tumour"})
+
+
+def test_scores_show_every_convention():
+    masks = torch.zeros(2, 8, 8, dtype=torch.uint8)
+    masks[:, 2:5] = 1
+    slices = slices_of(masks, labels={0: "background", 1: "lesion"})
+    page = score_predictions(masks, slices)._repr_html_()
+    assert "<td>&quot;lesion&quot;</td><td>1.0</td><td>1.0</td><td>1.0</td><td>1.0</td>" in page
