@@ -24,8 +24,8 @@ from tests.pictures import discs, study_of_pictures
 
 import seglens
 from seglens.artifacts import read_artifact
-from seglens.reports.report import write_report
 from seglens.runs import Run
+from seglens.studies.report import write_report
 from seglens.studies.settings import StudySettings
 from seglens.studies.study import run_study
 

@@ -50,7 +50,7 @@ _HOMES = {
     "steering.policies": ["choose_edit"],
     "studies.settings": ["StudySettings"],
     "studies.study": ["run_study"],
-    "reports.report": ["write_report"],
+    "studies.report": ["write_report"],
     "explorer.serving": ["explore"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -80,6 +80,10 @@ class Artifact:
     inputs: Mapping[str, Any]
     hash: str
 
+    def has(self, file: str) -> bool:
+        """Whether it holds a file, such as ``scores.parquet``."""
+        return (self.path / file).is_file()
+
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Read ``name.safetensors``; pages come from disk when they are touched."""
         return read_safetensors(self._file(f"{name}.safetensors"))

@@ -10,14 +10,17 @@ from cyclopts import App
 
 from seglens.runtime.malloc import keep_freed_memory
 from seglens.runtime.signals import Stopped, asked_to_stop, heeding_signals
+from seglens.studies.table import analysis_table, verbs_of
+from seglens.verbs.analyses import verb_of
 from seglens.verbs.cohorts import check, phantom, predict
 from seglens.verbs.foreign import convert_pkl, name, unpack
 from seglens.verbs.options import DONE, FAULT, QUARANTINED, REFUSED
 from seglens.verbs.runs import doctor, explore, report
-from seglens.verbs.studies import demo, describe, diff, extract, fit, reproduce, run, steer, train
+from seglens.verbs.studies import demo, reproduce, run
 
-TOGETHER = ("demo", "run", "train", "extract", "fit", "describe", "diff", "steer")
-"""Verbs that several processes do together; any other is done by the first of them."""
+OWN = (demo, run, reproduce, report, explore, doctor, phantom, check, predict, unpack, convert_pkl, name)
+"""Verbs beside those of the table of analyses."""
+
 
 app = App(
     name="seglens",
@@ -25,13 +28,27 @@ app = App(
     "With --debug a fault shows its traceback.",
     version_flags=["--version"],
 )
-for verb in (
-    *(demo, run, train, extract, fit, describe, diff, steer, reproduce),
-    *(report, explore, doctor),
-    *(phantom, check, predict),
-    *(unpack, convert_pkl, name),
-):
-    app.command(verb)
+for own in OWN:
+    app.command(own)
+_TAKEN = frozenset(app)
+
+
+def add_analyses() -> list[str]:
+    """Add the verbs of the table of analyses to the command.
+
+    Returns:
+        The verbs that several processes do together; any other is done by the first of them.
+
+    Raises:
+        ValueError: an installed analysis that cannot be loaded, or whose verb there is already.
+    """
+    verbs = verbs_of(analysis_table())
+    for verb, rows in verbs.items():
+        if verb in _TAKEN:
+            raise ValueError(f"the analysis {rows[0].name} has the verb {verb!r}, which the command has already")
+        if verb not in app:
+            app.command(verb_of(rows), name=verb)
+    return [demo.__name__, run.__name__, *verbs]
 
 
 def main() -> None:
@@ -59,7 +76,7 @@ def _as_one_of_many() -> int:
             nowhere = stack.enter_context(Path(os.devnull).open("w"))
             stack.enter_context(redirect_stdout(nowhere))
             stack.enter_context(redirect_stderr(nowhere))
-        together = next(iter(_asked()), "") in TOGETHER
+        together = next(iter(_asked()), "") in add_analyses()
         with nullcontext() if together else alone():
             code, complaint = _answer() if together or watchdog.rank == 0 else (DONE, "")
         if code in (DONE, QUARANTINED):
@@ -76,6 +93,7 @@ def _as_one_of_many() -> int:
 def _answer() -> tuple[int, str]:
     """Do what the command line asks for; the exit code, and what is to be said on the error stream."""
     try:
+        add_analyses()
         code = app(_asked(), exit_on_error=False, print_error=True, result_action="return_value")
         return (code if isinstance(code, int) else DONE), ""
     except BrokenPipeError:  # the reader, such as `head`, has seen enough

@@ -2,8 +2,8 @@
 
 import pytest
 
-from seglens.reports.report import write_report
 from seglens.studies.demo import demo_settings
+from seglens.studies.report import write_report
 from seglens.studies.study import run_study
 
 

@@ -103,7 +103,7 @@ def test_a_second_run_computes_nothing(quick_run):
 def test_a_stage_verb_takes_what_is_finished(quick_run):
     run = run_stages(demo_settings(seed=0, quick=True), quick_run.path, ("atlas",), ("adult",))
     assert run.hashes == quick_run.hashes
-    with pytest.raises(ValueError, match="no segmenter nobody; the study has adult, pediatric"):
+    with pytest.raises(ValueError, match="there is none for nobody; the study has adult, pediatric"):
         run_stages(demo_settings(seed=0, quick=True), quick_run.path, ("atlas",), ("nobody",))
 
 

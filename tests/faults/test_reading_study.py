@@ -14,12 +14,13 @@ from tests.faults.scans import failing, put, unpacked, write_cohort, write_nifti
 from seglens.artifacts import hash_file
 from seglens.cohorts.slice_set import SliceSet
 from seglens.phantoms.cohort import write_phantom_cohort
-from seglens.reports.report import write_report
 from seglens.runs import Run
 from seglens.studies.input_checksums import quarantine_reported
+from seglens.studies.report import write_report
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Study
 from seglens.studies.study import run_study
+from seglens.studies.table import analysis_table
 
 DAMAGED = 10
 
@@ -44,7 +45,7 @@ def settings_of(folder: Path, *, strict: bool = False) -> StudySettings:
 def sliced(folder: Path, out: Path, *, strict: bool = False) -> SliceSet:
     settings, run = settings_of(folder, strict=strict), Run(out)
     with run.writing(settings.model_dump(mode="json")), quarantine_reported(out, settings.cohorts):
-        return Study(settings, run).slices("adult")
+        return Study(settings, run, analysis_table()).slices("adult")
 
 
 def findings(out: Path) -> dict[str, list[str]]:
@@ -70,7 +71,7 @@ def test_row_23_a_link_out_is_not_hashed(cohort: Path, tmp_path: Path, monkeypat
         hashed.append(path.name)
         return hash_file(path)
 
-    monkeypatch.setattr("seglens.studies.cohort_stages.hash_file", watched)
+    monkeypatch.setattr("seglens.studies.cohorts.hash_file", watched)
     sliced(cohort, tmp_path / "run")
     assert sorted(hashed) == sorted(
         f"{case}_{kind}.nii.gz" for case in "abcde" for kind in ("t1ce", "seg") if (case, kind) != ("b", "t1ce")
@@ -146,7 +147,7 @@ def test_what_was_not_hashed_is_not_cut(tmp_path: Path, cohort: Path, monkeypatc
         return hash_file(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("seglens.studies.cohort_stages.hash_file", at_first)
+        patch.setattr("seglens.studies.cohorts.hash_file", at_first)
         with pytest.raises(ValueError, match=r"b_t1ce\.nii\.gz could be read only at the second try; run again"):
             sliced(cohort, out)
     assert not list((out / "artifacts").glob("slices-*"))
@@ -164,10 +165,10 @@ def test_row_05_a_raised_cap_is_heeded(tmp_path: Path, cohort: Path) -> None:
         with run.writing(own.model_dump(mode="json")):
             if left_out:
                 with pytest.raises(ValueError, match="all 5 cases are quarantined"):
-                    Study(own, run).slices("adult")
+                    Study(own, run, analysis_table()).slices("adult")
                 (out / "run.json").unlink()  # what the refusal of other settings says to do
             else:
-                assert Study(own, run).slices("adult").index["case"].n_unique() == 5
+                assert Study(own, run, analysis_table()).slices("adult").index["case"].n_unique() == 5
 
 
 def test_row_18_a_study_is_refused_until_the_code_is_mapped(tmp_path: Path, cohort: Path) -> None:

@@ -1,18 +1,28 @@
 """The recipes of docs/extending.md, each executed as it stands there: one file, one row, nothing else."""
 
+import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from tests.crash import smallest_study
 from tests.faults.scans import head, write_nifti
 
 from seglens.cli import app
 from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.source_options import SourceOptions
+from seglens.runs import Run
 from seglens.studies.settings import StudySettings
+from seglens.studies.table import BUILT_IN
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 
@@ -70,3 +80,100 @@ def test_a_layout_of_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     (folder / "lesions/s1.nii.gz").unlink()
     assert app(["check", str(folder)], exit_on_error=False, result_action="return_value") == 3
     assert "[no_mask]" in capsys.readouterr().out
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """Run the command where the analysis of the recipe is installed."""
+    site, blocks = tmp_path / "site", recipe("An analysis")
+    site.mkdir()
+    install(site, "class_counts", blocks["python"], blocks["toml"])
+    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+    def start(*arguments: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "seglens.cli", *map(str, arguments)]
+        return subprocess.Popen(
+            command,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    return start
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A very small study with two segmenters that asks for the analysis."""
+    settings = smallest_study(tmp_path / "data").model_dump(mode="json") | {"steering": [], "failures": []}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(settings | {"class_counts": {"firing": 0.0}}), encoding="utf-8")
+    return path
+
+
+def written(out: Path) -> dict[str, int]:
+    """When each artifact of a run was written."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in out.glob("artifacts/*/manifest.json")}
+
+
+def test_an_analysis_gets_verb_resume_worker_summary_and_section(installed, study, tmp_path):
+    out = tmp_path / "out"
+    killed = installed("run", study, "--out", out, "--jobs", 2)
+    while killed.poll() is None and not list(out.glob("artifacts/class_counts-*")):
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    before = written(out)
+    assert before
+    done = installed("run", study, "--out", out, "--jobs", 2)
+    said = done.communicate()
+    assert done.returncode == 0, said
+    run = Run(out)
+    assert run.stages("class_counts/") == ["class_counts/first", "class_counts/second"]
+    assert (
+        before.items() <= {path.name: path.stat().st_mtime_ns for path in out.glob("artifacts/*/manifest.json")}.items()
+    )
+    live = {one["name"]: one["n_latents"] for one in run.summary["dictionaries"]}
+    assert run.summary["class_counts"] == [{"of": name, "latents": live[name]} for name in ("first", "second")]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert '<section id="class_counts">' in page
+    assert "Count the latents that go with each class." in page
+    finished = run.hashes
+    verb = installed("class_counts", study, "first", "--out", out)
+    assert verb.communicate()[0] == ""
+    assert verb.returncode == 0
+    assert Run(out).hashes == finished
+
+
+def test_the_verb_is_listed_and_a_wrong_block_is_refused(installed, study):
+    listed = installed("--help").communicate()[0]
+    assert re.search(r"class_counts +Count the latents that go with each\s", listed)
+    settings = yaml.safe_load(study.read_text())
+    settings |= {"class_counts": {"firing": "often"}, "class_count": {}}
+    study.write_text(yaml.safe_dump(settings))
+    refused = installed("run", study)
+    said = refused.communicate()[1]
+    assert refused.returncode == 2
+    assert "class_counts.firing: Input should be a valid number" in said
+    assert "class_count: unknown; did you mean 'class_counts'" in said
+
+
+def test_the_page_tells_every_analysis():
+    rows = [
+        f"| {row.name} | {row.verb_name or '–'} | {row.about} | {', '.join(row.after) or '–'} |" for row in BUILT_IN
+    ]
+    assert "\n".join(rows) in PAGE.read_text(encoding="utf-8")
+
+
+def test_the_summary_holds_what_the_run_found(installed, study, tmp_path):
+    out = tmp_path / "out"
+    verb = installed("class_counts", study, "second", "--out", out)
+    said = verb.communicate()
+    assert verb.returncode == 0, said
+    books = json.loads((out / "run.json").read_text())
+    assert books["study"]["class_counts"] == {"firing": 0.0}
+    assert Run(out).stages("class_counts/") == ["class_counts/second"]

@@ -17,7 +17,7 @@ from seglens.experiments.label_free_policies import few_of
 from seglens.runtime.progress import Progress
 from seglens.segmenters.segmenter import Segmenter
 from seglens.steering.adjustables import LAST_HIDDEN
-from seglens.studies.pair_stages import Compared, Probed
+from seglens.studies.compared import Compared, Probed
 from seglens.studies.stages import Study
 
 DEEP_SLICES = 60

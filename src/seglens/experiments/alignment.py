@@ -87,7 +87,7 @@ def functional_rows(codes: tuple[Codes, Codes], per_slice: int) -> pl.DataFrame:
 
 
 def _pair(study: Study, source: str, target: str) -> pl.DataFrame:
-    metrics = study.alignment(source, target).table("methods")
+    metrics = study.result("alignment", source, target).table("methods")
     (one, alive_one), (other, alive_other) = study.with_alive(source), study.with_alive(target)
     matched = []
     for method in alignment_methods("weights"):

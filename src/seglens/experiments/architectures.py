@@ -20,8 +20,8 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
     rows, facts = [], []
     for number, name in enumerate(names):
         own = study.settings.segmenters[name]
-        atlas = LatentAtlas.read(study.atlas(name))
-        quality = study.quality(name).document("quality")
+        atlas = LatentAtlas.read(study.result("atlas", name))
+        quality = study.result("quality", name).document("quality")
         for category, share in category_mass(atlas.table, atlas.labels).items():
             rows.append((own.cohort, name, own.architecture, category, share))
         tumour = sum(rate for label, rate in atlas.base_rates.items() if label != atlas.labels[0])

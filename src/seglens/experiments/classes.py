@@ -40,7 +40,7 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
     name = example_segmenter(study, "adult")
     name = name if name in names else names[0]
     own = study.settings.segmenters[name]
-    study.scores(name)
+    study.result("scores", name, own.cohort)
     before = Scores(study.run.artifact(f"scores/{name}@{own.cohort}").table("scores")).summary()["dice_pooled"]
     classes = {label: dice for label, dice in before.items() if label != "foreground" and dice is not None}
     if len(classes) < 2:

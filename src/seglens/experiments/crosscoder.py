@@ -23,8 +23,8 @@ from seglens.experiments.experiment import Experiment, ExperimentResult, Figure,
 from seglens.experiments.function import PROBE_SLICES, match_by_function
 from seglens.experiments.pairs import pair_name, start_of
 from seglens.runtime.progress import Progress
-from seglens.studies.dictionary_stages import RESEEDED
 from seglens.studies.stages import Study
+from seglens.studies.variants import RESEEDED
 
 SEEDS = (0, 1, 2)
 MAX_PAIRS = 4

@@ -8,8 +8,8 @@ from seglens.dictionaries.quality import dictionary_quality
 from seglens.experiments.experiment import Experiment, ExperimentResult, Figure, part
 from seglens.experiments.segmenters import example_segmenter
 from seglens.runtime.progress import Progress
-from seglens.studies.dictionary_stages import fit_to_store
 from seglens.studies.stages import Study
+from seglens.studies.variants import fit_to_store
 
 EXPANSIONS = (8, 16, 32)
 COLUMNS = {

@@ -46,8 +46,8 @@ from seglens.experiments.differential_bench import (
 )
 from seglens.experiments.experiment import Experiment, ExperimentResult, Figure
 from seglens.runtime.progress import Progress
-from seglens.studies.dictionary_stages import PLAIN, REORDERED, RESEEDED
 from seglens.studies.stages import Study
+from seglens.studies.variants import PLAIN, REORDERED, RESEEDED
 
 FUNCTION_TAU = 0.5
 """Correlation of codes from which two latents count as one."""

@@ -34,8 +34,8 @@ from seglens.phantoms.tissue import TUMOUR_LABELS
 from seglens.runtime.progress import Progress
 from seglens.segmenters.segmenter import Segmenter
 from seglens.segmenters.training import TrainingSettings, train_segmenter
-from seglens.studies.dictionary_stages import PLAIN, alive_latents, fit_to_store, variant_seeds
 from seglens.studies.stages import Study
+from seglens.studies.variants import PLAIN, alive_latents, fit_to_store, variant_seeds
 
 POPULATION = "adult"
 NONE = "none"

@@ -36,7 +36,7 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
     tables, curves, facts = [], [], []
     for number, name in enumerate(names):
         cohort = study.settings.segmenters[name].cohort
-        found = FailureResult.read(study.failures(name, cohort, WORST))
+        found = FailureResult.read(study.result("failures", name, cohort, WORST))
         label = pl.lit(cohort).alias("cohort")
         tables.append(recovered(found.slices).select(label, pl.all()))
         curves.append(over_alpha(found.slices).select(label, pl.all()))

@@ -9,8 +9,8 @@ from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.functional import firing_overlap, functional_alignment, pool_codes
 from seglens.diffing.nulls import other_slice_rows, white_noise
 from seglens.experiments.activation_cache import ActivationCache
-from seglens.studies.dictionary_stages import RESEEDED
 from seglens.studies.stages import Study
+from seglens.studies.variants import RESEEDED
 
 PROBE_SLICES = 50
 """Of each cohort, at most: every token of the finer grid is encoded, and then averaged."""

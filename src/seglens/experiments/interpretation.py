@@ -19,7 +19,7 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
     names = list(study.settings.segmenters)
     counts, best = [], []
     for number, name in enumerate(names):
-        atlas = LatentAtlas.read(study.atlas(name))
+        atlas = LatentAtlas.read(study.result("atlas", name))
         labels = [label for _, label in sorted(atlas.labels.items())]
         counts += latents_by_class(name, atlas.table, labels)
         best += best_latents(name, atlas.table, labels[1:])

@@ -85,7 +85,7 @@ def label_free_study(study: Study, transfer: Transfer, plan: Mapping[str, Any]) 
         for slices, most in zip(patients_of(study, transfer), (UNLABELLED_SLICES, EVALUATION_SLICES), strict=True)
     )
     source = few_of(study.own_slices(name, "train"), SOURCE_SLICES)
-    atlas = LatentAtlas.read(study.atlas(name))
+    atlas = LatentAtlas.read(study.result("atlas", name))
     inputs = dict(plan) | {
         "dictionary": lens.dictionary_hash,
         "source": source.hash,

@@ -14,8 +14,8 @@ from seglens.experiments.experiment import Experiment, ExperimentResult, Figure,
 from seglens.experiments.segmenters import example_segmenter
 from seglens.runtime.progress import Progress
 from seglens.semantics.atlas import LatentAtlas, describe
-from seglens.studies.dictionary_stages import fit_to_store
 from seglens.studies.stages import Study
+from seglens.studies.variants import fit_to_store
 
 GEOMETRY = {"inside": "inside a label", "boundary": "on a border", "edge": "at the brain's edge", "depth": "depth"}
 
@@ -25,7 +25,7 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
     name = example_segmenter(study, "pediatric")
     segmenter = study.segmenter(name)
     stages = list(segmenter.hookpoints)
-    effects = study.effects(name).table("effects").filter(pl.col("class") == "foreground")
+    effects = study.result("effects", name).table("effects").filter(pl.col("class") == "foreground")
     drops = {row["hookpoint"]: row for row in effects.iter_rows(named=True)}
     rows = []
     for number, hookpoint in enumerate(stages):
@@ -81,7 +81,7 @@ def stage_geometry(latents: pl.DataFrame, context: Mapping[str, Any]) -> dict[st
 
 def _atlas(study: Study, name: str, hookpoint: str) -> LatentAtlas:
     if hookpoint == study.hookpoint(name):
-        return LatentAtlas.read(study.atlas(name))
+        return LatentAtlas.read(study.result("atlas", name))
     segmenter, slices, unseen = study.segmenter(name), study.own_slices(name, "train"), study.unseen_slices(name)
     own, seed = study.settings.dictionaries, study.settings.seed
 

@@ -26,8 +26,8 @@ from seglens.segmenters.scoring import evaluate
 from seglens.segmenters.segmenter import Segmenter
 from seglens.segmenters.training import TrainingSettings, train_segmenter
 from seglens.semantics.atlas import LatentAtlas, describe
-from seglens.studies.dictionary_stages import fit_to_store
 from seglens.studies.stages import Study
+from seglens.studies.variants import fit_to_store
 
 SIZE = 64
 STEPS = 250

@@ -4,26 +4,21 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import polars as pl
-
 from seglens.artifacts import write_text_whole
 from seglens.experiments import EXPERIMENTS
 from seglens.experiments.experiment import Experiment, ExperimentResult
 from seglens.experiments.reproduction import FILE as DOCUMENT
 from seglens.experiments.reproduction import finished, outcome_of
-from seglens.reports.blocks import Block, Bullets, Fold, Paragraph, Section, Table, head, table
-from seglens.reports.experiment_figures import figure_blocks, written
+from seglens.reports.blocks import Block, Bullets, Fold, Paragraph, Section, head, table
+from seglens.reports.experiment_figures import figure_blocks
 from seglens.reports.report import render
 from seglens.reports.sections.latent_steps import latent_blocks
+from seglens.reports.tables import table_block
 from seglens.reports.wording import UNDEFINED, defined, duration, number, plain, plural
 from seglens.runs import Run
 
 FILE = "reproduction.html"
 SUBTITLE = "The paper's tables and figures on this study's cohorts, each between its floor and its ceiling."
-SHORT = 14
-"""Rows of a table that is shown open."""
-MAX_ROWS = 200
-"""Rows of a table on the page; the file holds all."""
 
 
 def write_reproduction(run: Run, *, experiments: Mapping[str, Experiment] = EXPERIMENTS) -> Path:
@@ -91,7 +86,7 @@ def _section(run: Run, experiment: Experiment, cohorts: Mapping[str, str]) -> Se
             blocks += figure_blocks(figure, found.tables[figure.table])
     if experiment.name == "interpretation":
         blocks += latent_blocks(run, cohorts)
-    blocks += [_table_block(name, rows, folded=name in experiment.folded) for name, rows in found.tables.items()]
+    blocks += [table_block(name, rows, folded=name in experiment.folded) for name, rows in found.tables.items()]
     blocks += _left_out(found)
     seconds = run.timings.get(f"experiment/{experiment.name}")
     blocks.append(Paragraph(f"seglens reproduce {experiment.name}: {duration(seconds)} when it was computed.", "note"))
@@ -100,36 +95,6 @@ def _section(run: Run, experiment: Experiment, cohorts: Mapping[str, str]) -> Se
 
 def _left_out(found: ExperimentResult) -> list[Block]:
     return [Paragraph("Left out:", "key"), Bullets(tuple(found.left_out))] if found.left_out else []
-
-
-def _table_block(name: str, rows: pl.DataFrame, *, folded: bool) -> Block:
-    """A table of a finding; long ones are closed until the reader opens them."""
-    shown = rows.head(MAX_ROWS)
-    words = {
-        column
-        for place, column in enumerate(rows.columns)
-        if place == 0 or not (rows[column].dtype.is_numeric() or rows[column].dtype == pl.Null)
-    }
-    digits = {column: _digits(rows[column]) for column in rows.columns if rows[column].dtype.is_float()}
-    cells = [
-        tuple(
-            head(written(value)) if column in words else written(value, digits.get(column, 2))
-            for column, value in row.items()
-        )
-        for row in shown.iter_rows(named=True)
-    ]
-    note = f"The first {MAX_ROWS} of {rows.height} rows; {name}.parquet holds all." if rows.height > MAX_ROWS else ""
-    block: Table = table(plain(name), [plain(column) for column in rows.columns], cells, note)
-    if rows.height > SHORT or folded:
-        return Fold(f"Table: {plain(name)} ({plural(rows.height, 'row')})", (block,))
-    return block
-
-
-def _digits(column: pl.Series) -> int:
-    """Digits that part the values of a column."""
-    values = [abs(one) for value in column.to_list() if (one := defined(value)) is not None]
-    largest = max(values, default=1.0)
-    return 3 if largest < 0.2 else 2 if largest < 20 else 1
 
 
 def _figure(value: float | None) -> str:

@@ -7,7 +7,7 @@ from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.lens import Lens
 from seglens.diffing.functional import common_grid
 from seglens.experiments.experiment import NotApplicableError
-from seglens.studies.pair_stages import Compared, Probed, origin_of, probe_of, same_start
+from seglens.studies.compared import Compared, Probed, origin_of, probe_of, same_start
 from seglens.studies.settings import SegmenterSettings, StudySettings
 from seglens.studies.stages import Study
 

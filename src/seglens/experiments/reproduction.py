@@ -13,13 +13,16 @@ from seglens.experiments import EXPERIMENTS
 from seglens.experiments.experiment import Experiment, ExperimentResult, NotApplicableError
 from seglens.runs import Run, Stage
 from seglens.runtime.progress import Progress
+from seglens.studies.analysis import Analysis
 from seglens.studies.input_checksums import quarantine_reported
 from seglens.studies.parallel import Task, tasks_of, work_ahead
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Announce, Study, unseen
+from seglens.studies.table import analysis_table
 
 KIND = "experiment"
-UNDER_EXPERIMENTS = (Study.slices, Study.segmenter, Study.effects, Study.store, Study.dictionary)
+UNDER_EXPERIMENTS = ("slices", "segmenter", "effects", "store", "dictionary", "variant")
+"""Analyses that nearly every experiment needs."""
 FILE = "reproduction.json"
 
 
@@ -103,12 +106,13 @@ def reproduce(
     if unknown:
         raise ValueError(f"no experiment {', '.join(unknown)}; there are {', '.join(experiments)}")
     run = Run(out)
-    study = Study(settings, run, announce)
+    table = analysis_table()
+    study = Study(settings, run, table, announce)
     faults: dict[str, Exception] = {}
     asked = [experiments[name] for name in names or experiments]
     with run.writing(settings.model_dump(mode="json")), quarantine_reported(out, settings.cohorts):
         if jobs > 1:
-            work_ahead(settings, _tasks(settings, asked), run, jobs=jobs, announce=announce)
+            work_ahead(settings, _tasks(settings, table, asked), run, jobs=jobs, announce=announce)
         for cohort in settings.cohorts:  # data that cannot be used are no experiment's fault
             study.slices(cohort)
         for experiment in asked:
@@ -146,9 +150,10 @@ def outcome_of(run: Run, name: str) -> Outcome:
     return Outcome.read(run.artifact(f"experiment/{name}"))
 
 
-def _tasks(settings: StudySettings, asked: Sequence[Experiment]) -> list[Task]:
+def _tasks(settings: StudySettings, table: Mapping[str, Analysis], asked: Sequence[Experiment]) -> list[Task]:
     """The dictionaries of a study, which nearly every experiment needs; the longest parts; and the experiments."""
-    stages = [task for task in tasks_of(settings) if task.do in UNDER_EXPERIMENTS]
+    under = [(name, unit) for name in UNDER_EXPERIMENTS for unit in table[name].units(settings)]
+    stages = tasks_of(settings, table, under)
     parts = {
         experiment: [Task(_attempt, (do,), frozenset(stages)) for do in experiment.parts(settings)]
         for experiment in asked

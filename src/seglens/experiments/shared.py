@@ -23,7 +23,9 @@ from seglens.experiments.pairs import DIFFERENT, TRAINED, pair_name, pairs_alike
 from seglens.runtime.progress import Progress
 from seglens.segmenters.segmenter import Segmenter
 from seglens.segmenters.training import train_segmenter
-from seglens.studies.dictionary_stages import (
+from seglens.studies.analyses.segmenter import training_settings
+from seglens.studies.stages import Study
+from seglens.studies.variants import (
     PLAIN,
     REORDERED,
     RESEEDED,
@@ -33,8 +35,6 @@ from seglens.studies.dictionary_stages import (
     variant_seeds,
     variant_store,
 )
-from seglens.studies.segmenter_stages import training_settings
-from seglens.studies.stages import Study
 
 NOISE_TOKENS = 100_000
 NOISE_SEED = 10_000
@@ -99,7 +99,7 @@ def share(one: Fitted, other: Fitted, tau: float) -> float:
 
 
 def _pair(study: Study, source: str, target: str, noise: Fitted) -> dict[str, Any]:
-    pair = study.alignment(source, target).document("pair")
+    pair = study.result("alignment", source, target).document("pair")
     bounds, tau = pair["figures"], study.settings.tau
     one, other = study.with_alive(source), study.with_alive(target)
     shared = share(one, other, tau)

@@ -30,8 +30,8 @@ from seglens.diffing.nulls import other_slice_rows
 from seglens.diffing.sharing import align
 from seglens.experiments.experiment import Experiment, ExperimentResult, Figure, NotApplicableError, part
 from seglens.runtime.progress import Progress
-from seglens.studies.dictionary_stages import ROTATED, alive_latents, variant_store
 from seglens.studies.stages import Study
+from seglens.studies.variants import ROTATED, alive_latents, variant_store
 
 PROBE_SLICES = 100
 CONSENSUS_OF = 3

@@ -22,7 +22,7 @@ from seglens.runtime.progress import Progress
 from seglens.segmenters.scoring import Scores
 from seglens.steering.edits import LatentEdit, swap_source
 from seglens.steering.sweep import UNEDITED, sweep
-from seglens.studies.pair_stages import probe_of
+from seglens.studies.compared import probe_of
 from seglens.studies.stages import Study
 
 PARTNERS = ("own partner", "random partner")
@@ -36,7 +36,7 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
     maps, dice = [], []
     for number, (source, target) in enumerate(pairs):
         receiver, giver = (name, source if target == name else target) if name in (source, target) else (source, target)
-        found = _pair(study, receiver, giver, Alignment.read(study.alignment(source, target)))
+        found = _pair(study, receiver, giver, Alignment.read(study.result("alignment", source, target)))
         label = pl.lit(pair_name(receiver, giver)).alias("into / from")
         maps.append(found[0].select(label, pl.all()))
         dice.append(found[1].select(label, pl.all()))

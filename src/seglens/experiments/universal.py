@@ -33,7 +33,7 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
     name = example_segmenter(study, "adult")
     name = name if name in compared else sorted(compared)[0]
     universal = universal_latents(alignments, reference=name)
-    atlas = LatentAtlas.read(study.atlas(name))
+    atlas = LatentAtlas.read(study.result("atlas", name))
     sets = steered_sets(
         atlas.table,
         universal=universal[name].to_list(),
@@ -104,7 +104,7 @@ def _alignments(study: Study) -> list[Alignment]:
     by_architecture: dict[str, list[tuple[str, str]]] = {}
     for pair in pairs:
         by_architecture.setdefault(study.settings.segmenters[pair[0]].architecture, []).append(pair)
-    return [Alignment.read(study.alignment(*pair)) for pair in max(by_architecture.values(), key=len)]
+    return [Alignment.read(study.result("alignment", *pair)) for pair in max(by_architecture.values(), key=len)]
 
 
 def _scores(study: Study, name: str, slices: SliceSet, sets: Mapping[str, tuple[int, ...]]) -> Scores:

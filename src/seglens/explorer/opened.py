@@ -26,7 +26,7 @@ from seglens.semantics.atlas import LatentAtlas
 from seglens.shapes import Logits
 from seglens.steering.edits import LatentEdit, change_of, check_edits
 from seglens.steering.shared_codes import codes_of
-from seglens.studies.cohort_stages import cohort_of
+from seglens.studies.cohorts import cohort_of
 from seglens.studies.stages import unseen_rows
 
 T = TypeVar("T")

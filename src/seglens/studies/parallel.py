@@ -5,11 +5,10 @@ pass does not divide. A worker leaves a stage's artifact where the study looks f
 goes through the study and finds it finished, and it alone keeps the books.
 """
 
-import itertools
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context
@@ -25,9 +24,10 @@ from seglens.runtime.malloc import keep_freed_memory
 from seglens.runtime.progress import Progress
 from seglens.runtime.resources import peak_rss_mib
 from seglens.runtime.signals import Stopped, follow_parent, heeding_signals
-from seglens.studies.dictionary_stages import REORDERED, RESEEDED, ROTATED
+from seglens.studies.analysis import Analysis, Unit
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Announce, Study
+from seglens.studies.table import analysis_table
 
 MAX_JOBS = 4
 """Stages at once, unless asked for more: each worker holds about 1.5 GiB, and a study has few long chains."""
@@ -55,61 +55,43 @@ class WorkerError(RuntimeError):
     """A worker process ended without an answer, or failed by a fault of ours; the message has its traceback."""
 
 
-def tasks_of(settings: StudySettings) -> list[Task]:
-    """All stages of a study; of those that could be begun, the earlier in the list goes first."""
-    checks = [Task(Study.checked, (name,)) for name in settings.cohorts]
-    slices = {name: Task(Study.slices, (name,), frozenset(checks)) for name in settings.cohorts}
-    segmenters: dict[str, Task] = {}
+def tasks_of(
+    settings: StudySettings, analyses: Mapping[str, Analysis], asked: Iterable[tuple[str, Unit]]
+) -> list[Task]:
+    """Tasks of units of analyses and of all that they read; what the longest chain waits for is begun first.
 
-    def segmenter(name: str) -> Task:
-        if name not in segmenters:
-            own = settings.segmenters[name]
-            start = {segmenter(own.init_from)} if own.init_from else set()
-            segmenters[name] = Task(Study.segmenter, (name,), frozenset({slices[own.cohort], *start}))
-        return segmenters[name]
+    Args:
+        settings: of the study.
+        analyses: the table, by name.
+        asked: analyses and units.
+    """
+    tasks: dict[tuple[str, Unit], frozenset[Task]] = {}
+    # what a study does not ask for of its own analyses, such as a store where none is kept, gets no task
+    units = {name: set(row.units(settings)) if row.by_default else None for name, row in analyses.items()}
+    longest: dict[Task, float] = {}
 
-    def alike(name: str) -> list[str]:
-        architecture = settings.segmenters[name].architecture
-        return [other for other, own in settings.segmenters.items() if own.architecture == architecture]
+    def needed(name: str, unit: Unit) -> frozenset[Task]:
+        """The task that finishes a unit; of one that gets no worker of its own, the tasks before it."""
+        if (name, unit) not in tasks:
+            row = analyses[name]
+            if row.reads is None:
+                read = [(other, one) for other in row.after for one in analyses[other].units(settings)]
+            else:
+                read = list(row.reads(settings, unit))
+            before = frozenset[Task]().union(*(needed(*other) for other in read))
+            own = units[name]
+            done = row.apart and (own is None or unit in own)
+            tasks[name, unit] = frozenset({Task(Study.result, (name, *unit), before)}) if done else before
+        return tasks[name, unit]
 
-    names = list(settings.segmenters)
-    effects = {name: Task(Study.effects, (name,), frozenset({segmenter(name)})) for name in names}
-    opened = {name: frozenset(effects[other] for other in alike(name)) for name in names}
-    stores = {name: Task(Study.store, (name,), opened[name]) for name in names if settings.store}
-    activations = {name: frozenset({stores[name]}) if name in stores else opened[name] for name in names}
-    fits = {name: Task(Study.dictionary, (name,), activations[name]) for name in names}
-    bounded = [name for name in names if settings.dictionaries.controls and len(alike(name)) > 1]
-    variants = {
-        name: frozenset(
-            Task(Study.dictionary, (name, variant), activations[name]) for variant in (ROTATED, REORDERED, RESEEDED)
-        )
-        for name in bounded
-    }
-    pairs = []
-    for source, target in itertools.combinations(names, 2):
-        bounds = variants[source] | variants[target] if target in alike(source) and source in variants else frozenset()
-        pairs.append(Task(Study.alignment, (source, target), bounds | {fits[source], fits[target]}))
-    corrected: list[tuple[Callable[..., object], str, str, str | int]] = [
-        *((Study.steering, own.segmenter, own.cohort, own.label) for own in settings.steering),
-        *((Study.failures, own.segmenter, own.cohort, own.worst) for own in settings.failures),
-    ]
-    return [
-        *checks,
-        *slices.values(),
-        *segmenters.values(),
-        *effects.values(),
-        *stores.values(),
-        *fits.values(),
-        *(
-            Task(correct, (name, cohort, asked), frozenset({fits[name], slices[cohort]}))
-            for correct, name, cohort, asked in corrected
-        ),
-        *sorted(frozenset().union(*variants.values()), key=lambda task: task.arguments),
-        *pairs,
-        *(Task(Study.quality, (name,), frozenset({fits[name]})) for name in names),
-        *(Task(Study.atlas, (name,), frozenset({fits[name]})) for name in names),
-        *(Task(Study.scores, (name,), frozenset({segmenters[name], *slices.values()})) for name in names),
-    ]
+    for name, unit in asked:
+        needed(name, unit)
+    found = [task for key, own in tasks.items() for task in own if task.arguments == (key[0], *key[1])]
+    for task in reversed(found):  # each comes after those that it waits for
+        longest[task] = longest.get(task, 0.0) + analyses[task.arguments[0]].weight
+        for before in task.after:
+            longest[before] = max(longest.get(before, 0.0), longest[task])
+    return sorted(found, key=lambda task: -longest[task])
 
 
 def default_jobs() -> int:
@@ -249,7 +231,7 @@ def _do_tasks(pipe: Connection, settings: StudySettings, folder: Path, threads: 
     keep_freed_memory()
     torch.set_num_threads(threads)
     run = Run(folder, keeps_books=False)
-    study = Study(settings, run, lambda stage: _reporting(pipe, stage))
+    study = Study(settings, run, analysis_table(), lambda stage: _reporting(pipe, stage))
     while True:
         do, arguments = pipe.recv()
         try:

@@ -1,25 +1,31 @@
 """What a study is asked to do: one YAML file, checked before any work."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from seglens.cohorts.foreground import AUTO, check_rule
 from seglens.cohorts.source_options import SourceOptions
 from seglens.foreign.yaml_text import MAX_CHARACTERS, Parsed, YamlError, parse_yaml
 from seglens.runtime.suggestions import did_you_mean
 from seglens.segmenters.pretrained import refuse_unpinned
+from seglens.studies.blocks import NO_SUCH_NAME, unknown, with_blocks
 
 # strict: "yes" is not 1, and "10" in quotes is a text
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Rate = Annotated[float, Field(strict=True, gt=0)]
-_NO_SUCH_NAME = ("extra_forbidden", "unexpected_keyword_argument")
 Percentile = Annotated[float, Field(strict=True, ge=0, le=100)]
 _NAME = re.compile(r"[^\W_][\w .+-]{0,59}")
 
@@ -208,7 +214,11 @@ class StudySettings(_Strict):
         atlas_top_k: exemplar slices a latent.
         device: ``auto`` takes a GPU where there is one.
         strict: stop where a case would be quarantined. Changes no result, so it is no part of the study's record.
+
+    A block by the name of an installed analysis holds its settings, and has the study do it.
     """
+
+    model_config = ConfigDict(extra="allow")
 
     name: str = "study"
     seed: Annotated[int, Field(strict=True, ge=0)] = 0
@@ -228,6 +238,11 @@ class StudySettings(_Strict):
     atlas_top_k: Count = 8
     device: str = "auto"
     strict: Annotated[bool, Field(exclude=True)] = False
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_blocks(cls, content: Any, handler: Callable[[Any], "StudySettings"]) -> "StudySettings":
+        return with_blocks(cls, content, handler)
 
     @field_validator("clip_percentiles")
     @classmethod
@@ -288,6 +303,11 @@ class StudySettings(_Strict):
             raise ValueError("; ".join([*faults, known]))
         return self
 
+    def alike(self, name: str) -> list[str]:
+        """Segmenters of one architecture with this one, itself included, in their order."""
+        architecture = self.segmenters[name].architecture
+        return [other for other, own in self.segmenters.items() if own.architecture == architecture]
+
     def check_steered(self, cohort: str, labels: Sequence[str]) -> None:
         """Refuse a class that is steered on a cohort and is none of its labels.
 
@@ -329,7 +349,7 @@ class StudySettings(_Strict):
             for fault in error.errors():
                 place = fault["loc"]
                 line = f"line {parsed.line(place)}: " if parsed and place else ""
-                what = _unknown(cls, place) if fault["type"] in _NO_SUCH_NAME else fault["msg"]
+                what = unknown(cls, place) if fault["type"] in NO_SUCH_NAME else fault["msg"]
                 faults.append(f"  {line}{'.'.join(str(part) for part in place) or 'the file'}: {what}")
             raise SettingsError(f"{origin} cannot be used:\n" + "\n".join(faults)) from None
 
@@ -361,24 +381,3 @@ class StudySettings(_Strict):
             for name, cohort in settings.cohorts.items()
         }
         return settings.model_copy(update={"cohorts": cohorts})
-
-
-def _unknown(model: Any, place: Sequence[str | int]) -> str:
-    """What is said of a name that a settings class does not have."""
-    for part in place[:-1]:
-        model = _types_of(model)[str(part)] if _is_settings(model) else get_args(model)[-1]
-        if get_origin(model) is UnionType:  # settings or None
-            model = next(kind for kind in get_args(model) if _is_settings(kind))
-    names = _types_of(model)
-    return f"unknown; {did_you_mean(str(place[-1]), names)}legal are {', '.join(names)}"
-
-
-def _types_of(settings: Any) -> dict[str, Any]:
-    """Name to type of what a settings class holds."""
-    if is_dataclass(settings):
-        return {field.name: field.type for field in fields(settings)}
-    return {name: field.annotation for name, field in settings.model_fields.items()}
-
-
-def _is_settings(kind: Any) -> bool:
-    return isinstance(kind, type) and (issubclass(kind, BaseModel) or is_dataclass(kind))

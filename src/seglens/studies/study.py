@@ -1,18 +1,22 @@
 """A study from its settings to a summary."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from seglens.artifacts import canonical_json, write_text_whole
 from seglens.runs import Run
 from seglens.runtime.distributed import barrier, is_main_process, rank_and_size
 from seglens.runtime.resources import peak_rss_mib
+from seglens.runtime.suggestions import did_you_mean
+from seglens.studies.analysis import Analysis, Unit
 from seglens.studies.input_checksums import quarantine_reported
 from seglens.studies.parallel import tasks_of, work_ahead
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Announce, Study, unseen
 from seglens.studies.summary import summarise
+from seglens.studies.table import analysis_table
 
 
 def run_study(settings: StudySettings, out: Path, *, jobs: int = 1, announce: Announce = unseen) -> Run:
@@ -34,23 +38,18 @@ def run_study(settings: StudySettings, out: Path, *, jobs: int = 1, announce: An
         ValueError: settings or data that cannot be used.
         ArtifactError: another process holds ``out``.
     """
-    if jobs < 1 or (jobs > 1 and rank_and_size()[1] > 1):
-        raise ValueError(f"jobs is {jobs}; it must be 1 or more, and 1 where a launcher started several processes")
-    run = Run(out)
-    study = Study(settings, run, announce)
-    with run.writing(settings.model_dump(mode="json")), quarantine_reported(out, settings.cohorts):
+    table = analysis_table()
+    asked = [(row, unit) for row in table.values() if row.part_of(settings) for unit in row.units(settings)]
+    with _at_work(settings, out, table, jobs, announce) as study:
         started = time.perf_counter()
-        workers_rss_mib = 0
-        if jobs > 1:
-            workers_rss_mib = work_ahead(settings, tasks_of(settings), run, jobs=jobs, announce=announce)
-        study.run_all()
+        workers_rss_mib = _finish(study, asked, jobs)
         if is_main_process():
-            summary = summarise(run, settings)
+            summary = summarise(study.run, settings, table)
             summary["seconds"] = round(time.perf_counter() - started, 1)
             summary["peak_rss_mib"] = peak_rss_mib() + workers_rss_mib
             write_text_whole(out / "summary.json", canonical_json(summary) + "\n")
         barrier()
-    return run
+    return study.run
 
 
 def run_stages(
@@ -59,31 +58,56 @@ def run_stages(
     stage_names: Sequence[str],
     names: Sequence[str] = (),
     *,
+    jobs: int = 1,
     announce: Announce = unseen,
 ) -> Run:
-    """Do some stages, and whatever they are made from.
+    """Do some analyses, and whatever they are made from.
 
     Args:
         settings: of the study.
         out: the run's folder.
-        stage_names: methods of `Study`, such as ``("dictionary", "quality")``.
-        names: segmenters to do them for; empty takes all. Stages over pairs take no names.
+        stage_names: of analyses, such as ``("dictionary", "quality")``.
+        names: what to do them for, by the names that a unit of each begins with, such as segmenters; empty takes all.
+        jobs: as in `run_study`.
         announce: as in `run_study`.
 
     Raises:
-        ValueError: a segmenter that the study does not have.
+        ValueError: a name that none of their units begins with.
     """
-    unknown = sorted(set(names) - set(settings.segmenters))
+    table = analysis_table()
+    units = [(table[name], unit) for name in stage_names for unit in table[name].units(settings)]
+    known = dict.fromkeys(str(name) for row, unit in units for name in unit[: row.subjects])
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"no segmenter {', '.join(unknown)}; the study has {', '.join(settings.segmenters)}")
+        raise ValueError(
+            f"{', '.join(stage_names)}: there is none for {', '.join(unknown)}; {did_you_mean(unknown[0], known)}"
+            f"the study has {', '.join(known)}"
+        )
+    chosen = [(row, unit) for row, unit in units if not names or {*unit[: row.subjects]} & {*names}]
+    with _at_work(settings, out, table, jobs, announce) as study:
+        _finish(study, chosen, jobs)
+    return study.run
+
+
+@contextmanager
+def _at_work(
+    settings: StudySettings, out: Path, table: Mapping[str, Analysis], jobs: int, announce: Announce
+) -> Iterator[Study]:
+    if jobs < 1 or (jobs > 1 and rank_and_size()[1] > 1):
+        raise ValueError(f"jobs is {jobs}; it must be 1 or more, and 1 where a launcher started several processes")
     run = Run(out)
-    study = Study(settings, run, announce)
+    study = Study(settings, run, table, announce)
     with run.writing(settings.model_dump(mode="json")), quarantine_reported(out, settings.cohorts):
-        for stage_name in stage_names:
-            do = getattr(study, stage_name)
-            if stage_name in {"alignments", "steerings", "recoveries"}:
-                do()
-            else:
-                for name in names or settings.segmenters:
-                    do(name)
-    return run
+        yield study
+
+
+def _finish(study: Study, asked: Iterable[tuple[Analysis, Unit]], jobs: int) -> int:
+    """Do units of analyses; the memory that workers have held, in MiB."""
+    pairs = [(row.name, unit) for row, unit in asked]
+    workers_rss_mib = 0
+    if jobs > 1:
+        tasks = tasks_of(study.settings, study.analyses, pairs)
+        workers_rss_mib = work_ahead(study.settings, tasks, study.run, jobs=jobs, announce=study.announce)
+    for name, unit in pairs:
+        study.result(name, *unit)
+    return workers_rss_mib

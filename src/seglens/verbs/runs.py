@@ -14,8 +14,8 @@ SERVER_KEEPS = 2**28
 
 def report(run: Annotated[Path, Parameter(help="A run's folder.")]) -> int:
     """Write report.html anew from a run's finished stages."""
-    from seglens.reports.report import write_report
     from seglens.runs import Run
+    from seglens.studies.report import write_report
 
     print(write_report(Run(run)))
     return DONE

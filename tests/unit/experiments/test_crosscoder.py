@@ -22,6 +22,7 @@ from seglens.experiments.function import match_by_function
 from seglens.runs import Run
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Study
+from seglens.studies.table import analysis_table
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def study(tiny_settings, tmp_path_factory):
     run = Run(tmp_path_factory.mktemp("crosscoder"))
     checked = StudySettings.model_validate(settings)
     with run.writing(checked.model_dump(mode="json")):
-        yield Study(checked, run)
+        yield Study(checked, run, analysis_table())
 
 
 def test_every_pair_has_its_hardest_null_and_the_first_all_controls():
@@ -66,7 +67,7 @@ def test_errors_above_the_highest_null_are_those_of_the_difference():
 
 def test_a_single_segmenter_cannot_carry_it(tiny_settings, tmp_path):
     with pytest.raises(NotApplicableError, match="two segmenters on the same slices; the study has squares"):
-        chosen_pairs(Study(tiny_settings, Run(tmp_path)))
+        chosen_pairs(Study(tiny_settings, Run(tmp_path), analysis_table()))
 
 
 def test_activations_are_averaged_to_the_common_grid_and_name_patients(study):

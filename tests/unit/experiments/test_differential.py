@@ -27,6 +27,7 @@ from seglens.experiments.differential_bench import (
 from seglens.phantoms.populations import resolve
 from seglens.runs import Run
 from seglens.studies.stages import Study
+from seglens.studies.table import analysis_table
 
 
 def _slices(name: str, patients: list[str], *, lesion_of: set[str]) -> SliceSet:
@@ -144,7 +145,7 @@ def test_a_factor_that_is_not_found_counts_as_chance_and_every_call_on_no_differ
 def test_a_study_without_tumour_phantom_labels_cannot_carry_it(tiny_settings, tmp_path) -> None:
     run = Run(tmp_path / "run")
     with run.writing({}), pytest.raises(NotApplicableError, match="planted in phantoms only"):
-        open_bench(Study(tiny_settings, run), Sizes())
+        open_bench(Study(tiny_settings, run, analysis_table()), Sizes())
 
 
 def test_a_method_is_good_by_the_response_that_is_asked_for_and_says_how_often_it_was_tried() -> None:

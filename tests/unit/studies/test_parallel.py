@@ -15,8 +15,8 @@ from seglens.runtime.progress import silent
 from seglens.studies.demo import demo_settings
 from seglens.studies.parallel import Task, WorkerError, default_jobs, tasks_of, work_ahead
 from seglens.studies.settings import StudySettings
-from seglens.studies.stages import Study
 from seglens.studies.study import run_study
+from seglens.studies.table import analysis_table
 
 
 @pytest.fixture
@@ -37,21 +37,25 @@ def settings(tmp_path):
     )
 
 
+def everything(settings):
+    table = analysis_table()
+    return tasks_of(
+        settings, table, [(row.name, unit) for row in table.values() if row.by_default for unit in row.units(settings)]
+    )
+
+
 def test_every_task_of_the_demo_comes_after_what_it_is_made_from():
-    tasks = tasks_of(demo_settings(0))
+    tasks = everything(demo_settings(0))
     assert len(tasks) == len(set(tasks))
 
-    def words(task):
-        return task.do.__name__, *task.arguments
-
-    asked = {words(task): {words(other) for other in task.after} for task in tasks}
+    asked = {task.arguments: {other.arguments for other in task.after} for task in tasks}
     assert asked["segmenter", "adult"] == {("slices", "adult"), ("segmenter", "healthy")}
     assert asked["store", "adult-unet"] == {("effects", "adult-unet")}
     assert {name for _, name in asked["store", "ssa"]} == {"healthy", "adult", "pediatric", "ssa"}
-    assert ("dictionary", "ssa", "rotated") in asked["alignment", "healthy", "ssa"]
+    assert ("variant", "ssa", "rotated") in asked["alignment", "healthy", "ssa"]
     assert asked["alignment", "ssa", "adult-unet"] == {("dictionary", "ssa"), ("dictionary", "adult-unet")}
     assert asked["steering", "adult", "pediatric", "edema"] == {("dictionary", "adult"), ("slices", "pediatric")}
-    assert ("dictionary", "adult-unet", "rotated") not in asked
+    assert ("variant", "adult-unet", "rotated") not in asked
     done: set = set()
     while len(done) < len(tasks):
         ready = [task for task in tasks if task not in done and task.after <= done]
@@ -60,10 +64,23 @@ def test_every_task_of_the_demo_comes_after_what_it_is_made_from():
 
 
 def test_without_a_store_a_dictionary_comes_after_the_effects():
-    tasks = tasks_of(demo_settings(0, quick=True).model_copy(update={"store": False}))
-    assert Study.store not in {task.do for task in tasks}
-    fit = next(task for task in tasks if task.do is Study.dictionary)
-    assert {other.do for other in fit.after} == {Study.effects}
+    tasks = everything(demo_settings(0, quick=True).model_copy(update={"store": False}))
+    assert "store" not in {task.arguments[0] for task in tasks}
+    fit = next(task for task in tasks if task.arguments[0] == "dictionary")
+    assert {other.arguments[0] for other in fit.after} == {"effects"}
+
+
+def test_what_the_longest_chain_waits_for_is_begun_first():
+    tasks = [task.arguments for task in everything(demo_settings(0))]
+    assert tasks[0] == ("slices", "healthy")
+    assert tasks.index(("segmenter", "healthy")) < tasks.index(("segmenter", "adult-unet"))
+    assert tasks.index(("steering", "adult", "pediatric", "edema")) < tasks.index(("scores", "healthy", "healthy"))
+
+
+def test_one_verb_s_tasks_are_what_it_is_made_from():
+    table, settings = analysis_table(), demo_settings(0, quick=True)
+    tasks = tasks_of(settings, table, [("atlas", ("adult",))])
+    assert {task.arguments[0] for task in tasks} == {"slices", "segmenter", "effects", "store", "dictionary", "atlas"}
 
 
 @pytest.mark.processes

@@ -1,4 +1,4 @@
-"""Dictionaries of a study: fits, the variants that floors and ceilings need, and their quality."""
+"""Fits of a study's dictionaries, and the variants that floors and ceilings need."""
 
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from seglens.segmenters.segmenter import Segmenter
 from seglens.studies.settings import DictionarySettings
 
 PLAIN, ROTATED, REORDERED, RESEEDED = "plain", "rotated", "reordered", "reseeded"
+VARIANTS = (ROTATED, REORDERED, RESEEDED)
 """``rotated``: same seed, activations turned at random (floor: nothing in common but the seed). ``reordered``: same
 seed, other token order. ``reseeded``: other seed (both ceilings: the same model and data)."""
 ALIVE_TOKENS = 50_000
@@ -82,66 +83,6 @@ def random_rotation(width: int, seed: int) -> Tensor:
     gaussian = torch.randn(width, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     q, r = torch.linalg.qr(gaussian)
     return (q * r.diagonal().sign()).float()
-
-
-def quality_beside_control(
-    dictionary: SparseAutoencoder,
-    segmenter: Segmenter,
-    *,
-    architecture: str,
-    training: SliceSet,
-    test: SliceSet,
-    own: DictionarySettings,
-    seed: int,
-    scratch: Path | None,
-    progress: Progress,
-) -> dict[str, float | int | None]:
-    """`dictionary_quality` on unseen slices, and what a dictionary of an untrained segmenter explains of the same.
-
-    Explained variance alone proves nothing: random features are explained too.
-
-    Args:
-        dictionary: what is judged.
-        segmenter: whose activations it stands for.
-        architecture: of the segmenter, to build an untrained one.
-        training: slices that the control's dictionary is fitted on.
-        test: slices that both are judged on.
-        own: the dictionary's settings; without ``controls`` the control is not made.
-        seed: of the control's dictionary; one more is that of its segmenter.
-        scratch: folder for activations; None: they are computed whenever they are read.
-        progress: of the control's fit.
-
-    Returns:
-        The figures of `dictionary_quality`, and ``control_explained_variance``, None where it was not made.
-    """
-    from seglens.dictionaries.quality import dictionary_quality
-
-    hookpoint = dictionary.hookpoint
-    evaluated = activations_of(segmenter, test, hookpoint, scratch and scratch / "test")
-    quality = dictionary_quality(dictionary, evaluated, segmenter=segmenter, slices=test)
-    quality["control_explained_variance"] = None
-    if own.controls:
-        untrained = _untrained_like(segmenter, architecture, seed + 1)
-        control = fit_to_store(
-            activations_of(untrained, training, hookpoint, scratch and scratch / "control_training"),
-            own,
-            seeds=(seed, seed),
-            device=str(segmenter.device),
-            checkpoint=None,
-            progress=progress,
-        )
-        evaluated = activations_of(untrained, test, hookpoint, scratch and scratch / "control_test")
-        quality["control_explained_variance"] = dictionary_quality(control, evaluated)["explained_variance"]
-    return quality
-
-
-def _untrained_like(trained: Segmenter, architecture: str, seed: int) -> Segmenter:
-    from seglens.segmenters.architectures import build_segmenter
-
-    untrained = build_segmenter(
-        architecture, sequences=trained.sequences, labels=trained.labels, size=trained.size, seed=seed
-    )
-    return untrained.to(trained.device)
 
 
 def alive_latents(dictionary: SparseAutoencoder, store: ActivationStore) -> Tensor:

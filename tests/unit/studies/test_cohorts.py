@@ -2,11 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from seglens.studies.cohorts import preprocessing_of
 from tests.faults.scans import head, write_cohort, write_nifti
 
 from seglens.cohorts.findings import CheckReport
 from seglens.runs import Run
-from seglens.studies.cohort_stages import preprocessing_of
 from seglens.studies.settings import SettingsError, StudySettings
 from seglens.studies.stages import Study
 

@@ -1,96 +1,129 @@
-"""From a study's settings to slices: read or make a cohort, check it, preprocess it."""
+"""The cohorts of a study: their files as they lie, and what a check of them leaves."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from seglens.artifacts import Artifact, hash_file, hash_of, new_artifact
+from seglens.artifacts import Artifact, hash_file, hash_of
 from seglens.cohorts.case import Cohort
 from seglens.cohorts.findings import CheckReport
 from seglens.cohorts.foreground import AUTO
 from seglens.cohorts.preprocessing import Preprocessing
 from seglens.cohorts.source_options import STRICT, SourceOptions
-from seglens.runs import Run, Stage
+from seglens.runs import Run
 from seglens.runtime.progress import Progress
 from seglens.studies.input_checksums import files_of, known_files, places_of, refuse_other_files, remember
 from seglens.studies.settings import CohortSettings, StudySettings
 
-Do = Callable[[Stage, Callable[[Path, Path, Progress], None]], Artifact]
-"""Does a stage: the callable gets the artifact's final folder, a folder for checkpoints, and a progress callback."""
-
 
 @dataclass(frozen=True)
-class CheckedCohort:
-    """A cohort that was looked at, and what was found.
+class Files:
+    """A cohort's files as they lie now.
 
     Attributes:
-        cohort: all its cases.
-        report: the findings; without hashes.
-        sha256: of its files.
+        cohort: whose.
+        sha256: of every file that may be read and can be.
+        known: sha256 of those that the run's folder has seen before, as they were then.
     """
 
     cohort: Cohort
-    report: CheckReport
     sha256: Mapping[Path, str]
+    known: Mapping[Path, str]
 
 
-def checked(do: Do, settings: StudySettings, name: str, folder: Path) -> CheckedCohort:
-    """Read or make a cohort, and check it.
+@dataclass(frozen=True)
+class Checked:
+    """A cohort whose files have been checked.
+
+    Attributes:
+        cohort: all of it.
+        sha256: of every file that may be read and can be.
+        report: what was found, without hashes; its quarantined cases are left out.
+    """
+
+    cohort: Cohort
+    sha256: Mapping[Path, str]
+    report: CheckReport
+
+
+def find_files(settings: StudySettings, name: str, folder: Path, made: Artifact | None) -> Files:
+    """Find a cohort's cases and hash their files.
 
     Args:
-        do: does a stage.
         settings: of the study.
         name: of the cohort.
         folder: the run's, which remembers the files that it has seen.
+        made: where the cohort was made, for a phantom.
 
     Raises:
-        ValueError: something about the files has to be decided first, a case is quarantined and the study strict, or
-            a class is steered that the cohort does not have.
+        ValueError: something about the files has to be decided first, or a class is steered that the cohort does not
+            have.
     """
-    from seglens.cohorts.checks import check_cohort
-
-    own = settings.cohorts[name]
-    cohort = _phantom(do, settings, name) if own.phantom else _read(settings, name)
+    cohort = _read(settings, name) if made is None else _read_phantom(made, settings, name)
     settings.check_steered(name, list(cohort.labels.values()))
     refuse_other_files(folder, cohort)
     sha256: dict[Path, str] = {}
     for path in files_of(cohort):
         with suppress(OSError):  # what cannot be read is a finding of the check
             sha256[path] = hash_file(path)
-    known = known_files(folder, cohort)
-    inputs: dict[str, Any] = {"cohort": _identity(cohort, sha256), "foreground": settings.foreground}
-    changed = {str(path): digest for path, digest in known.items() if sha256.get(path, digest) != digest}
+    return Files(cohort, sha256, known_files(folder, cohort))
+
+
+def check_inputs(files: Files, foreground: str) -> dict[str, Any]:
+    """All that the check of a cohort depends on."""
+    inputs: dict[str, Any] = {"cohort": identity_of(files.cohort, files.sha256), "foreground": foreground}
+    changed = {str(path): digest for path, digest in files.known.items() if files.sha256.get(path, digest) != digest}
     if changed:
         inputs["changed"] = hash_of(sorted(changed.values()))
-    limits = _limits(cohort)
+    limits = _limits(files.cohort)
     if limits:
         inputs["limits"] = hash_of(limits)
-    check_stage = Stage(f"check/{name}", "check", inputs)
+    return inputs
 
-    def check(path: Path, checkpoint: Path, progress: Progress) -> None:
-        report = check_cohort(cohort, known=sha256 | known, foreground=settings.foreground, progress=progress)
-        for finding in report.findings:
-            if finding.code == "unreadable" and finding.file in sha256:  # kept, it would outlive the fault
-                raise ValueError(f"{finding.file} could be read once and then not; run again, from a disk that works")
-        by_place = {place: report.sha256.get(ref.path) for place, ref in places_of(cohort).items()}
-        with new_artifact(path, kind=check_stage.kind, inputs=check_stage.inputs) as draft:
-            draft.save_document("check", {**_cohort_facts(cohort, own), **report.to_json(), "sha256": by_place})
 
-    report = CheckReport.from_json(do(check_stage, check).document("check"))
-    quarantined = report.quarantined
-    unhashed = [path for path in files_of(cohort.without(quarantined)) if path not in sha256]
+def check_files(files: Files, settings: CohortSettings, foreground: str, progress: Progress) -> dict[str, Any]:
+    """Check a cohort: the report as check.json holds it, with the cohort's facts.
+
+    Raises:
+        ValueError: a file could be read once and then not.
+    """
+    from seglens.cohorts.checks import check_cohort
+
+    known = {**files.sha256, **files.known}
+    report = check_cohort(files.cohort, known=known, foreground=foreground, progress=progress)
+    for finding in report.findings:
+        if finding.code == "unreadable" and finding.file in files.sha256:  # kept, it would outlive the fault
+            raise ValueError(f"{finding.file} could be read once and then not; run again, from a disk that works")
+    by_place = {place: report.sha256.get(ref.path) for place, ref in places_of(files.cohort).items()}
+    return {**_cohort_facts(files.cohort, settings), **report.to_json(), "sha256": by_place}
+
+
+def settle(files: Files, report: CheckReport, folder: Path, *, strict: bool) -> Checked:
+    """Remember what was found and decide which cases are left out.
+
+    Args:
+        files: that were checked.
+        report: what was found.
+        folder: the run's.
+        strict: refuse a cohort with a quarantined case.
+
+    Raises:
+        ValueError: a file that could be read only at the second try, a quarantined case and ``strict``, no case left.
+    """
+    cohort, quarantined = files.cohort, report.quarantined
+    unhashed = [path for path in files_of(cohort.without(quarantined)) if path not in files.sha256]
     if unhashed:  # what depends on it would not be made again when it changes
         raise ValueError(f"{unhashed[0]} could be read only at the second try; run again, from a disk that works")
-    remember(folder, cohort, sha256, report)
-    report.settle(strict=settings.strict)
+    remember(folder, cohort, files.sha256, report)
+    report.settle(strict=strict)
     if quarantined >= {case.id for case in cohort.cases}:
-        raise ValueError(f"{name}: all {len(cohort.cases)} cases are quarantined; {folder / 'quarantine.txt'} says why")
-    return CheckedCohort(cohort, report, sha256)
+        raise ValueError(
+            f"{cohort.name}: all {len(cohort.cases)} cases are quarantined; {folder / 'quarantine.txt'} says why"
+        )
+    return Checked(cohort, files.sha256, report)
 
 
 def preprocessing_of(settings: StudySettings, reports: Sequence[CheckReport]) -> Preprocessing:
@@ -104,45 +137,6 @@ def preprocessing_of(settings: StudySettings, reports: Sequence[CheckReport]) ->
     foreground = rules.pop() if len(rules) == 1 else "none"
     assert foreground is not None
     return Preprocessing(tuple(settings.sequences), settings.size, settings.clip_percentiles, foreground)
-
-
-def prepare(
-    do: Do, settings: StudySettings, name: str, checked_cohort: CheckedCohort, preprocessing: Preprocessing
-) -> Artifact:
-    """Cut a cohort into slices.
-
-    Args:
-        do: does a stage.
-        settings: of the study.
-        name: of the cohort.
-        checked_cohort: with what was found of its files.
-        preprocessing: of the study.
-    """
-    from seglens.cohorts.slices import SliceSampling, prepare_slices
-
-    own, cohort, sha256 = settings.cohorts[name], checked_cohort.cohort, checked_cohort.sha256
-    quarantined = checked_cohort.report.quarantined
-    sampling = SliceSampling(lesion_free_share=own.lesion_free_share, slices_per_volume=own.slices_per_volume)
-
-    def preprocess(path: Path, checkpoint: Path, progress: Progress) -> None:
-        prepare_slices(
-            cohort,
-            preprocessing,
-            sampling,
-            folder=path,
-            quarantined=quarantined,
-            sha256=sha256,
-            seed=settings.seed,
-            progress=progress,
-        )
-
-    inputs = {
-        "cohort": _identity(cohort.without(quarantined), sha256),  # as if the others had never been there
-        "preprocessing": preprocessing.to_json(),
-        "sampling": asdict(sampling),
-        "seed": settings.seed,
-    }
-    return do(Stage(f"slices/{name}", "slices", inputs), preprocess)
 
 
 def cohort_of(run: Run, name: str) -> Cohort:
@@ -161,33 +155,6 @@ def cohort_of(run: Run, name: str) -> Cohort:
     if settings.cohorts[name].phantom:
         return _read_phantom(run.artifact(f"phantom/{name}"), settings, name)
     return _read(settings, name)
-
-
-def _phantom(do: Do, settings: StudySettings, name: str) -> Cohort:
-    from seglens.phantoms.cohort import write_phantom_cohort
-
-    own = settings.cohorts[name]
-    assert own.phantom is not None
-    phantom = own.phantom
-    seed = settings.seed * 1000 + list(settings.cohorts).index(name)
-    inputs = {"phantom": phantom.model_dump(mode="json"), "size": settings.size, "seed": seed}
-    stage = Stage(f"phantom/{name}", "phantom", inputs)
-
-    def make(path: Path, checkpoint: Path, progress: Progress) -> None:
-        with new_artifact(path, kind=stage.kind, inputs=stage.inputs) as draft:
-            write_phantom_cohort(
-                draft.path / "cohort",
-                phantom.population,
-                subjects=phantom.subjects,
-                seed=seed,
-                factors=phantom.factors,
-                size=settings.size,
-                slices=phantom.slices,
-                workers=min(2, torch.get_num_threads()),
-                progress=progress,
-            )
-
-    return _read_phantom(do(stage, make), settings, name)
 
 
 def _read_phantom(made: Artifact, settings: StudySettings, name: str) -> Cohort:
@@ -226,7 +193,7 @@ def _read(settings: StudySettings, name: str) -> Cohort:
     return replace(cohort, splits=deal(cohort.cases), deal=deal)
 
 
-def _identity(cohort: Cohort, sha256: Mapping[Path, str]) -> str:
+def identity_of(cohort: Cohort, sha256: Mapping[Path, str]) -> str:
     """All that a cohort's slices depend on."""
     files = {
         place: [sha256.get(ref.path), ref.channel, ref.inverted, ref.orientation]

@@ -3,7 +3,7 @@
 import torch
 
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.studies.dictionary_stages import (
+from seglens.studies.variants import (
     PLAIN,
     REORDERED,
     RESEEDED,

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from seglens.reports.report import render, sections_of, write_report
+from seglens.reports.report import render
 from seglens.runs import Run
+from seglens.studies.report import sections_of, write_report
+from seglens.studies.table import analysis_table
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -165,7 +167,7 @@ def test_folders_of_the_machine_are_left_out(html: str, full_run: Run) -> None:
 
 
 def test_two_writings_are_equal(full_run: Run, html: str) -> None:
-    assert render("phantom cohorts", sections_of(full_run, full_run.summary)) == html
+    assert render("phantom cohorts", sections_of(full_run, full_run.summary, analysis_table())) == html
 
 
 def test_the_default_place_is_the_run_folder(small_run: Run) -> None:

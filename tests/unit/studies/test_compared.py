@@ -9,9 +9,9 @@ from seglens.dictionaries.fitting import FitSettings, fit_dictionary
 from seglens.dictionaries.lens import Lens
 from seglens.diffing.sharing import align
 from seglens.runtime.progress import silent
-from seglens.studies.dictionary_stages import REORDERED, RESEEDED, ROTATED, alive_latents, variant_store
-from seglens.studies.pair_stages import PROBE_SLICES, Compared, _other_slices, compare, probe_of, same_start
+from seglens.studies.compared import PROBE_SLICES, Compared, _other_slices, compare, probe_of, same_start
 from seglens.studies.settings import SegmenterSettings
+from seglens.studies.variants import REORDERED, RESEEDED, ROTATED, alive_latents, variant_store
 
 FIT = FitSettings(steps=20, batch_size=128)
 

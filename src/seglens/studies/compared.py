@@ -14,8 +14,8 @@ from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.alignment import Alignment
 from seglens.runtime.progress import Progress
-from seglens.studies.dictionary_stages import REORDERED, RESEEDED, ROTATED
 from seglens.studies.settings import SegmenterSettings
+from seglens.studies.variants import REORDERED, RESEEDED, ROTATED
 
 PROBE_SLICES = 200
 """Slices, half of each cohort, on which two segmenters' codes are compared."""

@@ -1,0 +1,1 @@
+"""Analyses of a study, one file each: inputs, computation, entries of the summary, section of the report."""

@@ -1,0 +1,174 @@
+"""Latents that two dictionaries share, between floor and ceiling."""
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from seglens.studies.analysis import Analysis, Unit
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from seglens.reports.blocks import Section
+    from seglens.runs import Run
+    from seglens.studies.settings import StudySettings
+    from seglens.studies.stages import Study, Work
+
+
+def units(settings: "StudySettings") -> list[Unit]:
+    """Every pair of segmenters."""
+    return list(combinations(settings.segmenters, 2))
+
+
+def reads(settings: "StudySettings", unit: Unit) -> list[tuple[str, Unit]]:
+    """Both dictionaries and their variants."""
+    source, target = map(str, unit)
+    variants = [("variant", (name, variant)) for variant in _variants(settings, source, target) for name in unit]
+    return [("dictionary", (source,)), ("dictionary", (target,)), *variants]
+
+
+def inputs(study: "Study", source: str, target: str) -> dict[str, Any]:
+    """The dictionaries, their variants and the slices on which codes are compared."""
+    from seglens.studies.compared import probe_of
+
+    variants, sides = _variants(study.settings, source, target), (source, target)
+    return {
+        "dictionaries": [study.dictionary(name).hash for name in sides],
+        "probes": [probe_of(study.own_slices(name, "test")).hash for name in sides],
+        "variants": [{variant: study.dictionary(name, variant).hash for variant in variants} for name in sides],
+        "tau": study.settings.tau,
+        "seed": study.settings.seed,
+        "notes": _notes(study.settings, source, target),
+    }
+
+
+def run(study: "Study", work: "Work", source: str, target: str) -> None:
+    """Align the dictionaries."""
+    from seglens.dictionaries.lens import Lens
+    from seglens.studies.compared import Compared, compare, probe_of
+
+    variants = _variants(study.settings, source, target)
+    sides = []
+    with work.draft() as draft:
+        for name in (source, target):
+            dictionary, alive = study.with_alive(name)
+            bounds = {variant: study.with_alive(name, variant) for variant in variants}
+            probe = probe_of(study.own_slices(name, "test"))
+            sides.append(Compared(name, Lens(study.segmenter(name), dictionary), alive, probe, bounds))
+        compare(
+            *sides,
+            tau=study.settings.tau,
+            seed=study.settings.seed,
+            notes=_notes(study.settings, source, target),
+            draft=draft,
+            progress=work.progress,
+        )
+
+
+def _variants(settings: "StudySettings", source: str, target: str) -> tuple[str, ...]:
+    """Fits that bound what a shared fraction can mean; none where the two do not live in one activation space."""
+    from seglens.studies.variants import VARIANTS
+
+    return VARIANTS if settings.dictionaries.controls and target in settings.alike(source) else ()
+
+
+def _notes(settings: "StudySettings", source: str, target: str) -> dict[str, bool]:
+    from seglens.studies.compared import same_start
+
+    return {"same_segmenter_start": same_start(settings.segmenters, source, target), "same_sae_seed": True}
+
+
+def summary(run: "Run", settings: "StudySettings") -> dict[str, Any]:
+    """Every pair, and the latents shared in all pairs."""
+    return {"alignments": [_entry(run, stage) for stage in run.stages("alignment/")], "universal": _universal(run)}
+
+
+def _entry(run: "Run", stage: str) -> dict[str, Any]:
+    from seglens.diffing.alignment import Alignment
+
+    artifact = run.artifact(stage)
+    pair = artifact.document("pair")
+    figures = pair["figures"]
+    entry = {
+        "source": pair["source"],
+        "target": pair["target"],
+        "shared": None,
+        "floor": figures.get("floor"),
+        "ceiling": figures.get("ceiling"),
+        "ceiling_other_seed": figures.get("ceiling_other_seed"),
+        "calibrated": None,
+        "functional": {
+            "matched_by_weight": figures.get("function"),
+            "matched_by_function": figures["functional"],
+            "floor": figures["functional_floor"],
+            "ceiling": figures.get("functional_ceiling"),
+        },
+    }
+    if pair["comparable_by_weights"]:
+        alignment = Alignment.read(artifact)
+        entry |= {
+            "shared": alignment.shared_share,
+            "calibrated": alignment.calibrated,
+            "tau": alignment.tau,
+            "dead_source": alignment.dead_source,
+            "dead_target": alignment.dead_target,
+            "n_source": alignment.n_source,
+            "n_target": alignment.n_target,
+            "methods": _methods(artifact.table("methods")),
+            **alignment.notes,
+        }
+    return entry
+
+
+def _methods(table: "pl.DataFrame") -> dict[str, Any]:
+    """Method -> filter -> figures."""
+    nested: dict[str, Any] = {}
+    for row in table.to_dicts():
+        nested.setdefault(row.pop("method"), {})[row.pop("filter")] = row
+    return nested
+
+
+def _universal(run: "Run") -> dict[str, Any] | None:
+    """Latents shared in every pair of segmenters that live in one activation space; None for fewer than three."""
+    from seglens.diffing.alignment import Alignment
+    from seglens.diffing.universal import universal_latents
+
+    artifacts = [run.artifact(stage) for stage in run.stages("alignment/")]
+    alignments = [Alignment.read(a) for a in artifacts if a.document("pair")["comparable_by_weights"]]
+    names = {name for alignment in alignments for name in (alignment.source, alignment.target)}
+    if len(names) < 3 or len(alignments) != len(names) * (len(names) - 1) // 2:
+        return None
+    found = universal_latents(alignments)
+    live = min(alignment.n_comparable for alignment in alignments)
+    floors = [alignment.floor for alignment in alignments if alignment.floor is not None]
+    return {
+        "n": found.height,
+        "share": found.height / live if live else 0.0,
+        "pair_floors": [min(floors), max(floors)] if floors else None,
+        "segmenters": sorted(names),
+    }
+
+
+def section(run: "Run", summary: Mapping[str, Any]) -> "Section":
+    """Shared and specific latents."""
+    from seglens.reports.sections.sharing import sharing_section
+
+    return sharing_section(summary)
+
+
+ALIGNMENT = Analysis(
+    "alignment",
+    "Align the dictionaries of all pairs of segmenters, between floor and ceiling.",
+    units,
+    inputs,
+    run,
+    after=("dictionary", "variant"),
+    reads=reads,
+    label="{}~{}".format,
+    verb="diff",
+    subjects=2,
+    summary=summary,
+    section=section,
+    by_default=True,
+    weight=2.0,
+)

@@ -1,0 +1,48 @@
+"""Meanings of latents, on slices that neither the segmenter nor the dictionary was trained on."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from seglens.studies.analysis import Analysis, each_segmenter, nothing, same_unit
+
+if TYPE_CHECKING:
+    from seglens.reports.blocks import Section
+    from seglens.runs import Run
+    from seglens.studies.stages import Study, Work
+
+
+def inputs(study: "Study", name: str) -> dict[str, Any]:
+    """The dictionary and the slices."""
+    dictionary, slices = study.dictionary(name), study.unseen_slices(name)
+    return {"dictionary": dictionary.hash, "slices": slices.hash, "top_k": study.settings.atlas_top_k}
+
+
+def run(study: "Study", work: "Work", name: str) -> None:
+    """Describe every latent."""
+    from seglens.semantics.atlas import describe
+
+    slices, top_k = study.unseen_slices(name), study.settings.atlas_top_k
+    with work.draft() as draft:
+        describe(study.lens(name), slices, top_k=top_k, progress=work.progress).write(draft)
+
+
+def section(run: "Run", summary: Mapping[str, Any]) -> "Section":
+    """Cards of latents."""
+    from seglens.reports.sections.gallery import gallery_section
+
+    return gallery_section(run, summary)
+
+
+ATLAS = Analysis(
+    "atlas",
+    "Say what each latent means.",
+    each_segmenter,
+    inputs,
+    run,
+    after=("dictionary",),
+    reads=same_unit("dictionary"),
+    verb="describe",
+    summary=nothing,
+    section=section,
+    by_default=True,
+)

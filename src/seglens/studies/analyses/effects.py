@@ -1,0 +1,57 @@
+"""Effects of mean ablation at each hookpoint, measured on the val split of the segmenter's own cohort."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from seglens.studies.analysis import Analysis, each_segmenter, nothing, same_unit
+
+if TYPE_CHECKING:
+    from seglens.reports.blocks import Section
+    from seglens.runs import Run
+    from seglens.studies.stages import Study, Work
+
+
+def inputs(study: "Study", name: str) -> dict[str, Any]:
+    """The segmenter and its val slices."""
+    return {"segmenter": study.segmenter(name).hash, "slices": study.own_slices(name, "val").hash}
+
+
+def run(study: "Study", work: "Work", name: str) -> None:
+    """Replace each hookpoint's activation by its mean."""
+    from seglens.activations.effects import hookpoint_effects
+
+    with work.draft() as draft:
+        effects = hookpoint_effects(study.segmenter(name), study.own_slices(name, "val"), progress=work.progress)
+        draft.save_table("effects", effects)
+
+
+def section(run: "Run", summary: Mapping[str, Any]) -> "Section":
+    """What each place in a network is worth."""
+    from seglens.reports.sections.hookpoints import hookpoints_section
+
+    return hookpoints_section(summary)
+
+
+def sentences(run: "Run") -> Iterator[str]:
+    """Foreground Dice before and after each hookpoint's activation is replaced by its mean."""
+    for stage in run.stages("effects/"):
+        table = run.artifact(stage).table("effects")
+        rows = table.filter(table["class"] == "foreground").to_dicts()
+        drops = [f"{row['hookpoint']} {row['dice_before'] or 0:.2f} to {row['dice_ablated'] or 0:.2f}" for row in rows]
+        yield f"mean ablation, {stage.removeprefix('effects/')}: {', '.join(drops)}"
+
+
+EFFECTS = Analysis(
+    "effects",
+    "Measure what each hookpoint does.",
+    each_segmenter,
+    inputs,
+    run,
+    after=("segmenter",),
+    reads=same_unit("segmenter"),
+    sentences=sentences,
+    verb="extract",
+    summary=nothing,
+    section=section,
+    by_default=True,
+)

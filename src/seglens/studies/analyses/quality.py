@@ -1,0 +1,107 @@
+"""How well a dictionary stands for the activation on the test split, beside an untrained segmenter's dictionary.
+
+Explained variance alone proves nothing: random features are explained too.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from seglens.studies.analysis import Analysis, each_segmenter, same_unit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from seglens.reports.blocks import Section
+    from seglens.runs import Run
+    from seglens.runtime.progress import Progress
+    from seglens.studies.settings import StudySettings
+    from seglens.studies.stages import Study, Work
+
+
+def inputs(study: "Study", name: str) -> dict[str, Any]:
+    """The dictionary and the test slices."""
+    return {
+        "dictionary": study.dictionary(name).hash,
+        "slices": study.own_slices(name, "test").hash,
+        "settings": study.settings.dictionaries.model_dump(mode="json"),
+    }
+
+
+def run(study: "Study", work: "Work", name: str) -> None:
+    """Measure `dictionary_quality`; ``control_explained_variance`` is None where no control is asked for."""
+    from seglens.dictionaries.quality import dictionary_quality
+    from seglens.studies.variants import activations_of
+
+    segmenter, dictionary, slices = study.segmenter(name), study.dictionary(name), study.own_slices(name, "test")
+    scratch = work.checkpoint if study.settings.store else None
+    evaluated = activations_of(segmenter, slices, dictionary.hookpoint, scratch and scratch / "test")
+    quality = dictionary_quality(dictionary, evaluated, segmenter=segmenter, slices=slices)
+    quality["control_explained_variance"] = None
+    if study.settings.dictionaries.controls:
+        quality["control_explained_variance"] = _control(study, name, scratch, work.progress)
+    with work.draft() as draft:
+        draft.save_document("quality", quality)
+
+
+def _control(study: "Study", name: str, scratch: "Path | None", progress: "Progress") -> float | int | None:
+    """Variance that a dictionary of the untrained segmenter explains of its own activations."""
+    from seglens.dictionaries.quality import dictionary_quality
+    from seglens.segmenters.architectures import build_segmenter
+    from seglens.studies.variants import activations_of, fit_to_store
+
+    trained, hookpoint, seed = study.segmenter(name), study.hookpoint(name), study.settings.seed
+    untrained = build_segmenter(
+        study.settings.segmenters[name].architecture,
+        sequences=trained.sequences,
+        labels=trained.labels,
+        size=trained.size,
+        seed=seed + 1,
+    ).to(trained.device)
+    training, test = study.own_slices(name, "train"), study.own_slices(name, "test")
+    control = fit_to_store(
+        activations_of(untrained, training, hookpoint, scratch and scratch / "control_training"),
+        study.settings.dictionaries,
+        seeds=(seed, seed),
+        device=study.device,
+        checkpoint=None,
+        progress=progress,
+    )
+    evaluated = activations_of(untrained, test, hookpoint, scratch and scratch / "control_test")
+    return dictionary_quality(control, evaluated)["explained_variance"]
+
+
+def summary(run: "Run", settings: "StudySettings") -> dict[str, Any]:
+    """Every dictionary with its figures."""
+    measured = [name for name in settings.segmenters if f"quality/{name}" in run]
+    return {"dictionaries": [_entry(run, name) for name in measured]}
+
+
+def _entry(run: "Run", name: str) -> dict[str, Any]:
+    head = run.artifact(f"dictionary/{name}").document("dictionary")
+    latents = run.artifact(f"atlas/{name}").table("latents").height if f"atlas/{name}" in run else None
+    facts = {"name": name, "hookpoint": head["hookpoint"], "k": head["k"], "n_latents": latents}
+    return facts | run.artifact(f"quality/{name}").document("quality")
+
+
+def section(run: "Run", summary: Mapping[str, Any]) -> "Section":
+    """The dictionaries beside their controls."""
+    from seglens.reports.sections.dictionaries import dictionaries_section
+
+    return dictionaries_section(summary)
+
+
+QUALITY = Analysis(
+    "quality",
+    "Measure its quality.",
+    each_segmenter,
+    inputs,
+    run,
+    after=("dictionary",),
+    reads=same_unit("dictionary"),
+    verb="fit",
+    summary=summary,
+    section=section,
+    by_default=True,
+    together=True,
+    weight=2.0,
+)

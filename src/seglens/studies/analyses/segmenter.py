@@ -1,0 +1,122 @@
+"""Segmenters are trained, each on the train split of its cohort."""
+
+from typing import TYPE_CHECKING, Any
+
+from seglens.studies.analysis import Analysis, Unit, each_segmenter, nothing
+
+if TYPE_CHECKING:
+    from seglens.artifacts import Artifact
+    from seglens.runs import Run
+    from seglens.segmenters.segmenter import Segmenter
+    from seglens.segmenters.training import TrainingSettings
+    from seglens.studies.settings import SegmenterSettings, StudySettings
+    from seglens.studies.stages import Study, Work
+
+
+def reads(settings: "StudySettings", unit: Unit) -> list[tuple[str, Unit]]:
+    """The slices of its cohort, and the segmenter that it starts from."""
+    own = settings.segmenters[str(unit[0])]
+    start: list[tuple[str, Unit]] = [("segmenter", (own.init_from,))] if own.init_from else []
+    return [("slices", (own.cohort,)), *start]
+
+
+def inputs(study: "Study", name: str) -> dict[str, Any]:
+    """The slices, the settings and the start."""
+    own = study.settings.segmenters[name]
+    return {
+        "slices": study.own_slices(name, "train").hash,
+        "settings": own.model_dump(mode="json"),
+        "init_from": study.segmenter(own.init_from).hash if own.init_from else None,
+        "seed": study.settings.seed,
+    }
+
+
+def run(study: "Study", work: "Work", name: str) -> None:
+    """Train: from another segmenter, the pretrained encoder of the settings, or random weights."""
+    from seglens.segmenters.architectures import build_segmenter
+    from seglens.segmenters.training import train_segmenter
+
+    own, slices, seed = study.settings.segmenters[name], study.own_slices(name, "train"), study.settings.seed
+    start = study.segmenter(own.init_from) if own.init_from else None
+    if start is None and own.pretrained is not None:
+        start = build_segmenter(
+            own.architecture,
+            sequences=slices.sequences,
+            labels=slices.labels,
+            size=study.settings.size,
+            seed=seed,
+            pretrained=own.pretrained,
+        )
+    trained = train_segmenter(
+        slices,
+        architecture=own.architecture,
+        init_from=start,
+        settings=training_settings(own),
+        seed=seed,
+        device=study.device,
+        checkpoint=work.checkpoint,
+        progress=work.progress,
+    )
+    with work.draft() as draft:
+        trained.write(draft)
+
+
+def training_settings(own: "SegmenterSettings") -> "TrainingSettings":
+    """A study's settings of one segmenter as the trainer takes them."""
+    from dataclasses import replace
+
+    from seglens.segmenters.training import TrainingSettings
+
+    settings = TrainingSettings(steps=own.steps, batch_size=own.batch_size)
+    return settings if own.learning_rate is None else replace(settings, learning_rate=own.learning_rate)
+
+
+def read(study: "Study", artifact: "Artifact", name: str) -> "Segmenter":
+    """The segmenter, on the study's device."""
+    from seglens.segmenters.segmenter import Segmenter
+
+    return Segmenter.read(artifact).to(study.device)
+
+
+def summary(run: "Run", settings: "StudySettings") -> dict[str, Any]:
+    """Every segmenter: how it was trained, its scores, and what its hookpoints do."""
+    trained = [name for name in settings.segmenters if f"segmenter/{name}" in run]
+    return {"segmenters": [_entry(run, settings, name) for name in trained]}
+
+
+def _entry(run: "Run", settings: "StudySettings", name: str) -> dict[str, Any]:
+    from seglens.segmenters.scoring import Scores
+
+    own = settings.segmenters[name]
+    scored = {stage.split("@", 1)[1]: stage for stage in run.stages(f"scores/{name}@")}
+    effects = run.artifact(f"effects/{name}").table("effects").to_dicts() if f"effects/{name}" in run else []
+    fitted = f"dictionary/{name}"
+    return {
+        "name": name,
+        "architecture": own.architecture,
+        "trained_on": own.cohort,
+        "init_from": own.init_from,
+        "hookpoint": run.artifact(fitted).document("dictionary")["hookpoint"] if fitted in run else None,
+        "seconds": run.timings.get(f"segmenter/{name}"),
+        "scores": {cohort: Scores(run.artifact(stage).table("scores")).summary() for cohort, stage in scored.items()},
+        "effects": effects,
+    }
+
+
+SEGMENTER = Analysis(
+    "segmenter",
+    "Train the study's segmenters (or those named).",
+    each_segmenter,
+    inputs,
+    run,
+    after=("slices",),
+    reads=reads,
+    read=read,
+    verb="train",
+    summary=summary,
+    section=nothing,
+    by_default=True,
+    together=True,
+    kept=True,
+    weight=5.0,
+)

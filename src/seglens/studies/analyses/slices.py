@@ -1,0 +1,130 @@
+"""Cohorts are cut into slices of one size."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from seglens.studies.analyses.check import each_cohort
+from seglens.studies.analysis import Analysis, Unit
+
+if TYPE_CHECKING:
+    from seglens.artifacts import Artifact
+    from seglens.cohorts.preprocessing import Preprocessing
+    from seglens.cohorts.slice_set import SliceSet
+    from seglens.cohorts.slices import SliceSampling
+    from seglens.reports.blocks import Section
+    from seglens.runs import Run
+    from seglens.studies.settings import StudySettings
+    from seglens.studies.stages import Study, Work
+
+
+def reads(settings: "StudySettings", unit: Unit) -> list[tuple[str, Unit]]:
+    """Its own check; ``foreground: auto`` looks at all cohorts."""
+    from seglens.cohorts.foreground import AUTO
+
+    return [("check", other) for other in (each_cohort(settings) if settings.foreground == AUTO else [unit])]
+
+
+def inputs(study: "Study", name: str) -> dict[str, Any]:
+    """The cases that are used, as if the others had never been there."""
+    from dataclasses import asdict
+
+    from seglens.studies.cohorts import identity_of
+
+    checked = study.result("check", name)
+    return {
+        "cohort": identity_of(checked.cohort.without(checked.report.quarantined), checked.sha256),
+        "preprocessing": _preprocessing(study).to_json(),
+        "sampling": asdict(_sampling(study.settings, name)),
+        "seed": study.settings.seed,
+    }
+
+
+def run(study: "Study", work: "Work", name: str) -> None:
+    """Cut the slices."""
+    from seglens.cohorts.slices import prepare_slices
+
+    checked = study.result("check", name)
+    prepare_slices(
+        checked.cohort,
+        _preprocessing(study),
+        _sampling(study.settings, name),
+        folder=work.path,
+        quarantined=checked.report.quarantined,
+        sha256=checked.sha256,
+        seed=study.settings.seed,
+        progress=work.progress,
+    )
+
+
+def read(study: "Study", artifact: "Artifact", name: str) -> "SliceSet":
+    """The slices, all splits."""
+    from seglens.cohorts.slice_set import SliceSet
+
+    return SliceSet.read(artifact)
+
+
+def _preprocessing(study: "Study") -> "Preprocessing":
+    """What every network of the study is shown."""
+    from seglens.cohorts.foreground import AUTO
+    from seglens.studies.cohorts import preprocessing_of
+
+    cohorts = study.settings.cohorts if study.settings.foreground == AUTO else ()
+    return preprocessing_of(study.settings, [study.result("check", cohort).report for cohort in cohorts])
+
+
+def _sampling(settings: "StudySettings", name: str) -> "SliceSampling":
+    from seglens.cohorts.slices import SliceSampling
+
+    own = settings.cohorts[name]
+    return SliceSampling(lesion_free_share=own.lesion_free_share, slices_per_volume=own.slices_per_volume)
+
+
+def summary(run: "Run", settings: "StudySettings") -> dict[str, Any]:
+    """Counts of every cohort."""
+    return {"cohorts": [_counts(run, name) for name in settings.cohorts if f"slices/{name}" in run]}
+
+
+def _counts(run: "Run", name: str) -> dict[str, Any]:
+    import polars as pl
+
+    from seglens.cohorts.slice_set import SliceSet
+
+    check = run.artifact(f"check/{name}").document("check")
+    slices = SliceSet.read(run.artifact(f"slices/{name}"))
+    empty = [not bool(slices.masks([row]).any()) for row in range(len(slices))]
+    index = slices.index.with_columns(pl.Series("empty", empty))
+    counted = index.group_by("split", maintain_order=True).agg(
+        pl.col("patient").n_unique().alias("patients"),
+        pl.len().alias("slices"),
+        pl.col("empty").sum().alias("slices_without_label"),
+    )
+    facts = {key: check[key] for key in ("name", "n_cases", "n_patients", "sequences", "labels", "phantom")}
+    return facts | {
+        "n_slices": index.height,
+        "n_quarantined": len(check["quarantined"]),
+        "splits": {row.pop("split"): row for row in counted.to_dicts()},
+    }
+
+
+def section(run: "Run", summary: Mapping[str, Any]) -> "Section":
+    """The data."""
+    from seglens.reports.sections.cohorts import cohorts_section
+
+    return cohorts_section(run, summary)
+
+
+SLICES = Analysis(
+    "slices",
+    "Cut the study's cohorts into slices.",
+    each_cohort,
+    inputs,
+    run,
+    after=("check",),
+    reads=reads,
+    read=read,
+    verb="",
+    summary=summary,
+    section=section,
+    by_default=True,
+    kept=True,
+)
