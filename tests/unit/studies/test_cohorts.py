@@ -2,13 +2,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from seglens.studies.cohorts import preprocessing_of
 from tests.faults.scans import head, write_cohort, write_nifti
 
 from seglens.cohorts.findings import CheckReport
 from seglens.runs import Run
+from seglens.studies.cohorts import preprocessing_of
 from seglens.studies.settings import SettingsError, StudySettings
 from seglens.studies.stages import Study
+from seglens.studies.table import analysis_table
 
 
 def settings(**changed: object) -> StudySettings:
@@ -47,7 +48,7 @@ def test_cohorts_are_cut_by_the_study_s_rule(tmp_path: Path, rule: str) -> None:
     cohorts = {name: {"sources": [{"path": str(path)}]} for name, path in (("one", stripped), ("two", whole))}
     own = settings(foreground=rule, cohorts=cohorts, segmenters={"s": {"cohort": "one"}})
     run = Run(tmp_path / "run")
-    study = Study(own, run)
+    study = Study(own, run, analysis_table())
     slices = {name: study.slices(name) for name in cohorts}
     for one in slices.values():
         assert one.preprocessing is not None
