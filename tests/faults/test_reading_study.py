@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -159,7 +160,7 @@ def test_row_05_a_raised_cap_is_heeded(tmp_path: Path, cohort: Path) -> None:
     """A cap that is raised counts in a folder that was begun under the lower one, as the fix says it does."""
     settings, out = settings_of(cohort), tmp_path / "run"
     (source,) = settings.cohorts["adult"].sources
-    tight = settings.cohorts["adult"].model_copy(update={"sources": [source.model_copy(update={"max_gib": 1e-5})]})
+    tight = settings.cohorts["adult"].model_copy(update={"sources": [replace(source, max_gib=1e-5)]})
     for own, left_out in ((settings.model_copy(update={"cohorts": {"adult": tight}}), True), (settings, False)):
         run = Run(out)
         with run.writing(own.model_dump(mode="json")):
