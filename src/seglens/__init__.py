@@ -33,7 +33,7 @@ _HOMES = {
     "dictionaries.latent_table": ["LatentTable", "latent_table"],
     "dictionaries.archetypal": ["fit_archetypal"],
     "dictionaries.fitting": ["FitPlan", "FitSettings", "fit_dictionaries", "fit_dictionary"],
-    "dictionaries.quality": ["dictionary_quality"],
+    "dictionaries.quality": ["dictionary_quality", "lens_quality"],
     "semantics.atlas": ["LatentAtlas", "describe"],
     "diffing.alignment": ["Alignment"],
     "diffing.consensus": ["recurring_latents"],

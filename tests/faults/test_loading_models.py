@@ -17,7 +17,7 @@ from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.batch_topk import BatchTopK
 from seglens.dictionaries.fitting import FitSettings, fit_dictionary
 from seglens.dictionaries.lens import Lens
-from seglens.dictionaries.quality import dictionary_quality
+from seglens.dictionaries.quality import lens_quality
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.methods import alignment_methods
 from seglens.diffing.sharing import align
@@ -213,7 +213,7 @@ def test_row_34_dead_latents_are_reported():
     segmenter, slices, store = tiny_segmenter(), slices_of(4), store_of(4)
     dictionary = fit_dictionary(store, settings=FitSettings(k=2, expansion=4, steps=4, batch_size=64))
     dictionary.b_enc[::2] = -1e6
-    quality = dictionary_quality(dictionary, store, segmenter=segmenter, slices=slices)
+    quality = lens_quality(Lens(segmenter, dictionary), store, slices)
     assert quality["dead_share"] >= 0.5
     assert not any(isinstance(value, float) and math.isnan(value) for value in quality.values())
     table = describe(Lens(segmenter, dictionary), slices, top_k=2).table

@@ -13,7 +13,7 @@ from seglens.shapes import Images, TokenGrid
 
 if TYPE_CHECKING:
     from seglens.cohorts.slices import SliceSet
-    from seglens.segmenters.segmenter import Segmenter
+    from seglens.dictionaries.lens import Lens
 
 BATCH = 16384
 SLICES = 16
@@ -23,53 +23,57 @@ MIN_EFFECT = 1e-3
 
 
 @torch.no_grad()
-def dictionary_quality(
-    dictionary: SparseAutoencoder,
-    store: TokenSource,
-    *,
-    segmenter: "Segmenter | None" = None,
-    slices: "SliceSet | None" = None,
-) -> dict[str, float | int | None]:
+def dictionary_quality(dictionary: SparseAutoencoder, store: TokenSource) -> dict[str, float | int | None]:
     """Figures of merit on a store, ideally of slices that were not used for the fit.
 
-    Dice kept = (Dice with the reconstruction in place of the activation - Dice with its mean in place) / (Dice
-    untouched - Dice with its mean in place), with the foreground ``dice_pooled``. Explained variance alone proves
-    nothing: run the same on a random-weight segmenter, and read it beside the participation ratio.
+    Explained variance alone proves nothing: run the same on a random-weight segmenter, and read it beside the
+    participation ratio and `lens_quality`.
 
     Args:
         dictionary: what is judged.
         store: activations of the dictionary's hookpoint and network.
-        segmenter: the network; with ``slices`` the Dice figures are given, without they are None.
-        slices: with masks.
 
     Returns:
         ``explained_variance`` (1 - squared error / squared deviation from the mean), ``l0`` (active latents a token),
         ``dead_share`` (latents that never fire on this store), ``participation_ratio`` of the activation's covariance
-        (its effective number of dimensions, 1..d_in), ``n_tokens``, ``dice_untouched``, ``dice_reconstructed``,
-        ``dice_mean_ablated``, ``dice_kept``. None where a figure is undefined: no variance, no foreground, or a mean
-        ablation that costs less than 0.001 of Dice.
+        (its effective number of dimensions, 1..d_in), ``n_tokens``. None where a figure is undefined: no variance.
 
     Raises:
-        ValueError: the dictionary is of another hookpoint, network or width, or only one of segmenter and slices given.
+        ValueError: the dictionary is of another hookpoint, network or width.
     """
-    if (segmenter is None) != (slices is None):
-        raise ValueError("Dice kept needs a segmenter and slices; give both or neither")
     wrong = [
         f"its {name} is {mine!r}, here it is {other!r}"
         for name, mine, other in [
             ("hookpoint", dictionary.hookpoint, store.hookpoint),
             ("segmenter", dictionary.segmenter_hash, store.segmenter_hash),
-            ("segmenter", dictionary.segmenter_hash, segmenter.hash if segmenter is not None else ""),
         ]
         if mine and other and mine != other
     ]
     if wrong:
         raise ValueError(f"the dictionary does not belong here: {'; '.join(wrong)}")
-    figures: dict[str, float | int | None] = dict(_token_figures(dictionary, store))
-    figures |= dict.fromkeys(["dice_untouched", "dice_reconstructed", "dice_mean_ablated", "dice_kept"])
-    if segmenter is not None and slices is not None:
-        figures |= _dice_figures(dictionary, store.centre, segmenter, slices)
-    return figures
+    return dict(_token_figures(dictionary, store))
+
+
+def lens_quality(lens: "Lens", store: TokenSource, slices: "SliceSet") -> dict[str, float | int | None]:
+    """Figures of `dictionary_quality`, and how much of the segmentation the reconstruction keeps.
+
+    Dice kept = (Dice with the reconstruction in place of the activation - Dice with its mean in place) / (Dice
+    untouched - Dice with its mean in place), with the foreground ``dice_pooled``.
+
+    Args:
+        lens: what is judged.
+        store: activations of its segmenter at its hookpoint; their mean is the mean that is put in place.
+        slices: with masks.
+
+    Returns:
+        The figures of `dictionary_quality`, and ``dice_untouched``, ``dice_reconstructed``, ``dice_mean_ablated``,
+        ``dice_kept``. None where a figure is undefined: no foreground, or a mean ablation that costs less than 0.001
+        of Dice.
+
+    Raises:
+        ValueError: the store or the slices are not the segmenter's.
+    """
+    return dictionary_quality(lens.dictionary, store) | _dice_figures(lens, store.centre, slices)
 
 
 def participation_ratio(covariance: Float[Tensor, "d d"]) -> float | None:
@@ -105,14 +109,14 @@ def _token_figures(dictionary: SparseAutoencoder, store: TokenSource) -> dict[st
     }
 
 
-def _dice_figures(
-    dictionary: SparseAutoencoder, centre: Tensor, segmenter: "Segmenter", slices: "SliceSet"
-) -> dict[str, float | None]:
+def _dice_figures(lens: "Lens", centre: Tensor, slices: "SliceSet") -> dict[str, float | None]:
     from seglens.activations.effects import to_mean
     from seglens.activations.replay import Replay
     from seglens.segmenters.inference import all_batches
     from seglens.segmenters.scoring import count_scores, scores_from_counts
     from seglens.segmenters.segmenter import most_likely
+
+    segmenter, dictionary = lens.segmenter, lens.dictionary
 
     def reconstructed(grid: TokenGrid) -> TokenGrid:
         tokens = grid.flatten(0, 2).to(dictionary.W_enc)

@@ -4,7 +4,8 @@ import polars as pl
 
 from seglens.activations.live import live_activations
 from seglens.artifacts import Draft
-from seglens.dictionaries.quality import dictionary_quality
+from seglens.dictionaries.lens import Lens
+from seglens.dictionaries.quality import lens_quality
 from seglens.experiments.experiment import Experiment, ExperimentResult, Figure, part
 from seglens.experiments.segmenters import example_segmenter
 from seglens.runtime.progress import Progress
@@ -58,7 +59,7 @@ def _quality(study: Study, name: str, expansion: int) -> dict[str, float | int |
                 study.store(name), own, seeds=(seed, seed), device=study.device, checkpoint=None, progress=progress
             )
         store = live_activations(segmenter, slices, dictionary.hookpoint)
-        quality = dictionary_quality(dictionary, store, segmenter=segmenter, slices=slices)
+        quality = lens_quality(Lens(segmenter, dictionary.to(segmenter.device)), store, slices)
         draft.save_document("quality", quality | {"n_latents": dictionary.n_latents})
 
     inputs = {

@@ -16,7 +16,7 @@ from seglens.activations.live import live_activations
 from seglens.artifacts import Draft
 from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.lens import Lens
-from seglens.dictionaries.quality import dictionary_quality
+from seglens.dictionaries.quality import lens_quality
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.experiments.celeba import draw_faces, folder_hash, read_faces
 from seglens.experiments.experiment import Experiment, ExperimentResult, Figure, part
@@ -45,14 +45,12 @@ def run(study: Study, progress: Progress, *, folder: Path | None = None) -> Expe
     test = slices.split("test")
     effects = hookpoint_effects(segmenter, slices.split("val"))
     hookpoint = choose_hookpoint(effects, minimum_drop=study.settings.minimum_effect).hookpoint
-    dictionary = _dictionary(study, segmenter, slices.split("train"), hookpoint)
+    lens = Lens(segmenter, _dictionary(study, segmenter, slices.split("train"), hookpoint).to(segmenter.device))
     progress(3, 4)
-    atlas = _atlas(study, dictionary, segmenter, test)
+    atlas = _atlas(study, lens, test)
     labels = [label for _, label in sorted(atlas.labels.items())]
     scores = evaluate(segmenter, test).summary()["dice_pooled"]
-    quality = dictionary_quality(
-        dictionary, live_activations(segmenter, test, hookpoint), segmenter=segmenter, slices=test
-    )
+    quality = lens_quality(lens, live_activations(segmenter, test, hookpoint), test)
     counts = pl.DataFrame(latents_by_class("faces", atlas.table, labels)).with_columns(
         pl.Series("Dice (pooled)", [scores.get(label) for label in [*labels, "mixed"]], dtype=pl.Float64)
     )
@@ -134,11 +132,11 @@ def _dictionary(study: Study, segmenter: Segmenter, train: SliceSet, hookpoint: 
     return SparseAutoencoder.read(part(study, "faces/dictionary", "dictionary", inputs, make))
 
 
-def _atlas(study: Study, dictionary: SparseAutoencoder, segmenter: Segmenter, test: SliceSet) -> LatentAtlas:
+def _atlas(study: Study, lens: Lens, test: SliceSet) -> LatentAtlas:
     def make(draft: Draft, progress: Progress) -> None:
-        describe(Lens(segmenter, dictionary), test, top_k=study.settings.atlas_top_k, progress=progress).write(draft)
+        describe(lens, test, top_k=study.settings.atlas_top_k, progress=progress).write(draft)
 
-    inputs = {"dictionary": dictionary.hash, "slices": test.hash, "top_k": study.settings.atlas_top_k}
+    inputs = {"dictionary": lens.dictionary_hash, "slices": test.hash, "top_k": study.settings.atlas_top_k}
     return LatentAtlas.read(part(study, "faces/atlas", "atlas", inputs, make))
 
 

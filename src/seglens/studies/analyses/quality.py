@@ -28,14 +28,14 @@ def inputs(study: "Study", name: str) -> dict[str, Any]:
 
 
 def run(study: "Study", work: "Work", name: str) -> None:
-    """Measure `dictionary_quality`; ``control_explained_variance`` is None where no control is asked for."""
-    from seglens.dictionaries.quality import dictionary_quality
+    """Measure `lens_quality`; ``control_explained_variance`` is None where no control is asked for."""
+    from seglens.dictionaries.quality import lens_quality
     from seglens.studies.variants import activations_of
 
-    segmenter, dictionary, slices = study.segmenter(name), study.dictionary(name), study.own_slices(name, "test")
+    lens, slices = study.lens(name), study.own_slices(name, "test")
     scratch = work.checkpoint if study.settings.store else None
-    evaluated = activations_of(segmenter, slices, dictionary.hookpoint, scratch and scratch / "test")
-    quality = dictionary_quality(dictionary, evaluated, segmenter=segmenter, slices=slices)
+    evaluated = activations_of(lens.segmenter, slices, lens.hookpoint, scratch and scratch / "test")
+    quality = lens_quality(lens, evaluated, slices)
     quality["control_explained_variance"] = None
     if study.settings.dictionaries.controls:
         quality["control_explained_variance"] = _control(study, name, scratch, work.progress)
