@@ -265,7 +265,7 @@ def test_row_37_what_does_not_belong_together(segmenter, dictionary):
     assert "is for 'stage2', the dictionary for 'stage1'" in str(caught.value)
     assert f"is for dictionary {other.hash[:12]}, not {dictionary.hash[:12]}" in str(caught.value)
     refused = pytest.raises(
-        ValueError, match=f"fitted to segmenter {other.segmenter_hash[:12]}, this one is {segmenter.hash[:12]}"
+        ValueError, match=f"fitted to segmenter {other.segmenter_hash[:12]}, not to {segmenter.hash[:12]}"
     )
     with refused, steer(Lens(segmenter, other), LatentEdit("stage1", other.hash, (0,), "zero")):
         pass
