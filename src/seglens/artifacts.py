@@ -4,7 +4,8 @@ A folder appears under its final name only when every byte of it is on disk: it 
 temporary name, flushed, then renamed. So whatever has its final name is whole, whenever the process was killed.
 
 The manifest's hash covers the kind, the inputs and the sha256 of every file, and nothing that differs between two runs
-of the same computation (no times, no paths, no machine): same seed, same hash.
+of the same computation (no times, no paths, no machine): same seed, same hash. What computed it stands beside the hash,
+as ``computed_by``.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from torch import Tensor, uint8
 from seglens.foreign.tensors import read_safetensors
 from seglens.runtime.atomic import clear_refusals, whole_file, whole_folder
 from seglens.runtime.distributed import is_main_process
+from seglens.runtime.provenance import Provenance
 from seglens.runtime.resources import require_disk
 
 FORMAT = 1
@@ -73,12 +75,14 @@ class Artifact:
         kind: what it is, such as ``"slices"`` or ``"dictionary"``.
         inputs: the settings and input hashes that it was made from.
         hash: the identity of its content (kind, inputs and every file's sha256).
+        computed_by: what computed it, no part of the hash; None where that was not recorded.
     """
 
     path: Path
     kind: str
     inputs: Mapping[str, Any]
     hash: str
+    computed_by: Provenance | None = None
 
     def has(self, file: str) -> bool:
         """Whether it holds a file, such as ``scores.parquet``."""
@@ -174,6 +178,7 @@ def new_artifact(path: Path, *, kind: str, inputs: Mapping[str, Any]) -> Iterato
             "files": {name: {"sha256": hash_file(file), "bytes": file.stat().st_size} for name, file in files.items()},
         }
         manifest["hash"] = hash_of(manifest)
+        manifest["computed_by"] = asdict(Provenance.current())
         text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
         (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
@@ -194,7 +199,8 @@ def read_artifact(path: Path, kind: str | None = None, *, verify: bool = False) 
         raise ArtifactError(f"{path}: no {MANIFEST} there; give the folder of a finished artifact")
     try:
         manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-        kept = Artifact(path, manifest["kind"], manifest["inputs"], manifest["hash"])
+        record = Provenance.from_json(manifest["computed_by"]) if "computed_by" in manifest else None
+        kept = Artifact(path, manifest["kind"], manifest["inputs"], manifest["hash"], record)
     except (ValueError, LookupError, TypeError) as error:
         raise ArtifactError(f"{manifest_path} is damaged ({error}); remove the folder and run again") from None
     if kind is not None and manifest["kind"] != kind:

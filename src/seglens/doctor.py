@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PACKAGES = ("torch", "transformers", "monai", "numpy", "scipy", "polars", "safetensors", "nibabel")
+PACKAGES = ("torch", "transformers", "monai", "numpy", "scipy", "lapx", "polars", "safetensors", "nibabel")
 GIB = 2**30
 
 
@@ -29,7 +29,9 @@ def examine(folder: Path = Path()) -> tuple[str, bool]:
         except importlib.metadata.PackageNotFoundError:
             if name != "med-seglens":
                 missing.append(name)
-    lines += [*_devices(), *_memory(folder)]
+    from seglens.runtime.provenance import Provenance
+
+    lines += [*_devices(), *_memory(folder), f"record        {Provenance.current().text}"]
     problems = [f"{name} is not installed; run pip install {name}" for name in missing]
     torchvision = torchvision_problem()
     if torchvision:

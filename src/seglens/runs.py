@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from typing import Any
 
 from filelock import FileLock
 
-from seglens.artifacts import Artifact, differences, hash_of, locked, read_artifact, write_text_whole
+from seglens.artifacts import MANIFEST, Artifact, differences, hash_of, locked, read_artifact, write_text_whole
 from seglens.runtime.distributed import alone, barrier, broadcast_from_main, is_main_process
+from seglens.runtime.provenance import OtherRecordWarning, by_record, record_sentence
 
-STAGE_FORMAT = 2
+STAGE_FORMAT = 3
 """Part of every stage's key: raise it when a stage computes something else from the same inputs."""
 CLAIMS = ".claims"
 """Folder of locks, one a stage that a worker is at; removed by the process that holds the run."""
@@ -108,6 +110,14 @@ class Run:
         """Stage name to content hash: what two runs of one seed must agree on."""
         return {name: entry["hash"] for name, entry in self._stages.items()}
 
+    @property
+    def records(self) -> dict[str, list[str]]:
+        """Stages by what computed their artifacts (`by_record`); more than one entry where a run went on elsewhere."""
+        folders = {stage: folder_in(self.path, entry["folder"]) for stage, entry in self._stages.items()}
+        return by_record(
+            {stage: read_artifact(path).computed_by for stage, path in folders.items() if (path / MANIFEST).is_file()}
+        )
+
     # writing
 
     @contextmanager
@@ -127,6 +137,8 @@ class Run:
             self._study = dict(study)
             try:
                 yield self
+                if is_main_process() and len(records := self.records) > 1:
+                    warnings.warn(f"{self.path}: {record_sentence(records)}", OtherRecordWarning, stacklevel=2)
             finally:
                 if is_main_process():
                     shutil.rmtree(self.path / CLAIMS, ignore_errors=True)

@@ -8,7 +8,7 @@ from seglens import doctor
 def test_a_healthy_machine():
     text, healthy = doctor.examine()
     assert healthy
-    for word in ("python", "torch", "memory", "disk", "all is well"):
+    for word in ("python", "torch", "record", "memory", "disk", "all is well"):
         assert word in text
 
 

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from seglens.artifacts import new_artifact
 from seglens.runs import Run, Stage
+from seglens.runtime.provenance import OtherRecordWarning
 
 
 def _stage(value: int) -> Stage:
@@ -46,6 +48,19 @@ def test_a_new_look_at_the_folder_sees_the_same(tmp_path):
     assert again.summary == {}
     with pytest.raises(ValueError, match="no stage 'nothing'; finished are numbers/one"):
         again.artifact("nothing")
+
+
+def test_a_run_that_goes_on_under_another_record_names_the_artifacts(tmp_path, monkeypatch):
+    run = Run(tmp_path)
+    with run.writing({"name": "a"}):
+        before = run.finish(_stage(1), _make(_stage(1), []))
+    other = replace(before.computed_by, instruction_set="AVX9000")
+    monkeypatch.setattr("seglens.runtime.provenance.Provenance.current", lambda: other)
+    two = Stage("numbers/two", "number", {"value": 1})
+    with pytest.warns(OtherRecordWarning, match=r"numbers/two by .*AVX9000"), run.writing({"name": "a"}):
+        after = run.finish(two, _make(two, []))
+    assert after.computed_by == other and after.hash == before.hash
+    assert len(run.records) == 2
 
 
 def test_another_study_in_the_folder_is_refused_until_the_books_are_removed(tmp_path):

@@ -147,6 +147,7 @@ def _fault(folder: Path, recorded: str) -> str:
         artifact = read_artifact(folder, verify=True)
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         own = manifest.pop("hash")
+        manifest.pop("computed_by", None)  # no part of what is hashed
     except ArtifactError as error:
         return str(error).removeprefix(f"{folder}: ")
     except (ValueError, KeyError, TypeError):

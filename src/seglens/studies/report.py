@@ -12,6 +12,7 @@ from seglens.reports.sections.closing import glossary_section, repeat_section
 from seglens.reports.sections.generic import generic_section
 from seglens.reports.sections.overview import findings_section, run_section, study_name
 from seglens.runs import Run
+from seglens.runtime.provenance import record_sentence
 from seglens.studies.analysis import Analysis
 from seglens.studies.table import analysis_table
 
@@ -58,5 +59,5 @@ def sections_of(run: Run, summary: Mapping[str, Any], analyses: Mapping[str, Ana
         run_section(summary, run.timings),
         *(section for section in sections if section is not None),
         glossary_section(),
-        repeat_section(summary, run.hashes),
+        repeat_section(summary, run.hashes, record_sentence(run.records) if run.hashes else ""),
     ]

@@ -141,8 +141,8 @@ def glossary_section() -> Section:
     return Section("glossary", "Glossary and conventions", "", (Terms(TERMS), Heading("Dice"), conventions))
 
 
-def repeat_section(summary: Mapping[str, Any], hashes: Mapping[str, str]) -> Section:
-    """The command, the settings, and the identities of all results."""
+def repeat_section(summary: Mapping[str, Any], hashes: Mapping[str, str], computed: str = "") -> Section:
+    """The command, the settings, what computed the results (one sentence), and their identities."""
     settings = summary.get("settings")
     blocks: list[Block] = [Paragraph("Save the settings below as study.yaml (JSON is YAML), then:")]
     if not settings:
@@ -155,6 +155,8 @@ def repeat_section(summary: Mapping[str, Any], hashes: Mapping[str, str]) -> Sec
             "note",
         )
     )
+    if computed:
+        blocks.append(Paragraph(computed, "note"))
     if settings:
         text = json.dumps(without_folders(settings), indent=2, ensure_ascii=False)
         blocks.append(Fold("Settings", (Code(text), Paragraph("Folders of data are cut to their last part.", "note"))))

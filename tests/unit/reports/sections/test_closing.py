@@ -18,6 +18,12 @@ def test_settings_can_be_taken_out_again() -> None:
     assert folds[1].blocks[0].rows[0][1].text == "f" * 16
 
 
+def test_what_computed_the_results_is_said() -> None:
+    blocks = repeat_section({}, {}, "Computed by torch 1.").blocks
+    assert "Computed by torch 1." in [block.text for block in blocks if block.kind == "paragraph"]
+    assert not any("Computed by" in block.text for block in repeat_section({}, {}).blocks)
+
+
 def test_every_convention_is_explained() -> None:
     table = glossary_section().blocks[-1]
     assert [row[0].text for row in table.rows] == [

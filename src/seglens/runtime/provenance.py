@@ -1,0 +1,85 @@
+"""Record of what computes: one seed gives the same bits under the same versions on one kind of processor."""
+
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+
+PACKAGES = ("med-seglens", "torch", "numpy", "scipy", "lapx")
+"""Packages whose arithmetic ends up in figures."""
+
+
+class OtherRecordWarning(UserWarning):
+    """A run holds artifacts that were computed by other versions or on another kind of processor than the rest."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What computed an artifact.
+
+    Attributes:
+        versions: package to version, "absent" where it is not installed.
+        instruction_set: of the CPU that torch's kernels use, such as "AVX2".
+        device: name of the GPU at hand, else "cpu".
+        threads: of torch; recorded, but no two records differ by it: kernels give the same bits on any number.
+    """
+
+    versions: Mapping[str, str]
+    instruction_set: str
+    device: str
+    threads: int
+
+    @classmethod
+    def current(cls) -> "Provenance":
+        """Record of this process."""
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+        return cls(_versions(), torch.backends.cpu.get_cpu_capability(), device, torch.get_num_threads())
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Provenance":
+        """Read what `dataclasses.asdict` wrote.
+
+        Raises:
+            LookupError, TypeError, ValueError: it is no record.
+        """
+        versions = {str(name): str(version) for name, version in dict(value["versions"]).items()}
+        return cls(versions, str(value["instruction_set"]), str(value["device"]), int(value["threads"]))
+
+    @property
+    def text(self) -> str:
+        """Versions, instruction set and device in a line; equal texts mean equal records."""
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        return f"{versions}; {self.instruction_set}; {self.device}"
+
+
+def by_record(records: Mapping[str, Provenance | None]) -> dict[str, list[str]]:
+    """Stages by the text of their record, the record of most stages first; "no record" where there is none."""
+    groups: dict[str, list[str]] = {}
+    for stage, record in records.items():
+        groups.setdefault(record.text if record else "no record", []).append(stage)
+    return dict(sorted(groups.items(), key=lambda group: -len(group[1])))
+
+
+def record_sentence(groups: Mapping[str, list[str]]) -> str:
+    """One sentence on what computed a run; stages that another record computed are named.
+
+    Args:
+        groups: of `by_record`; at least one.
+    """
+    (first, _), *others = groups.items()
+    rest = "".join(f"; but {', '.join(stages)} by {record}" for record, stages in others)
+    return f"Computed by {first}{rest}{': their figures may differ in the last digits' if others else ''}."
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    def version(name: str) -> str:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            return "absent"
+
+    return {name: version(name) for name in PACKAGES}
