@@ -115,10 +115,12 @@ def study(tmp_path):
 
 
 def written(out: Path) -> dict[str, int]:
-    """When each artifact of a run was written."""
-    return {path.parent.name: path.stat().st_mtime_ns for path in out.glob("artifacts/*/manifest.json")}
+    """When each finished artifact of a run was written."""
+    manifests = [path for path in out.glob("artifacts/*/manifest.json") if not path.parent.name.startswith(".")]
+    return {path.parent.name: path.stat().st_mtime_ns for path in manifests}
 
 
+@pytest.mark.processes
 def test_an_analysis_gets_verb_resume_worker_summary_and_section(installed, study, tmp_path):
     out = tmp_path / "out"
     killed = installed("run", study, "--out", out, "--jobs", 2)
@@ -149,6 +151,7 @@ def test_an_analysis_gets_verb_resume_worker_summary_and_section(installed, stud
     assert Run(out).hashes == finished
 
 
+@pytest.mark.processes
 def test_the_verb_is_listed_and_a_wrong_block_is_refused(installed, study):
     listed = installed("--help").communicate()[0]
     assert re.search(r"class_counts +Count the latents that go with each\s", listed)
@@ -169,6 +172,7 @@ def test_the_page_tells_every_analysis():
     assert "\n".join(rows) in PAGE.read_text(encoding="utf-8")
 
 
+@pytest.mark.processes
 def test_the_summary_holds_what_the_run_found(installed, study, tmp_path):
     out = tmp_path / "out"
     verb = installed("class_counts", study, "second", "--out", out)

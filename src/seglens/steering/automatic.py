@@ -1,4 +1,4 @@
-"""``--policy auto``: is there a latent edit that beats every baseline, as far as the labelled patients can tell?
+"""``seglens verdict``: is there a latent edit that beats every baseline, as far as the labelled patients can tell?
 
 Asked by cross-validation over the selection patients: everything is chosen on some of them and judged on the others.
 An edit is taken only where its improvement over the best baseline excludes 0; nothing else is looked at.

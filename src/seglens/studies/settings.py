@@ -27,6 +27,8 @@ Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Rate = Annotated[float, Field(strict=True, gt=0)]
 Percentile = Annotated[float, Field(strict=True, ge=0, le=100)]
+_COUNT_OR_AUTO = ("constrained-int", "literal['auto']")
+"""What pydantic puts into the place of a fault where a number or a word may stand."""
 _NAME = re.compile(r"[^\W_][\w .+-]{0,59}")
 
 
@@ -347,7 +349,7 @@ class StudySettings(_Strict):
         except ValidationError as error:
             faults = []
             for fault in error.errors():
-                place = fault["loc"]
+                place = tuple(part for part in fault["loc"] if part not in _COUNT_OR_AUTO)
                 line = f"line {parsed.line(place)}: " if parsed and place else ""
                 what = unknown(cls, place) if fault["type"] in NO_SUCH_NAME else fault["msg"]
                 faults.append(f"  {line}{'.'.join(str(part) for part in place) or 'the file'}: {what}")

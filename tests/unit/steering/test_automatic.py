@@ -1,4 +1,4 @@
-"""What `--policy auto` says, where the answer is known."""
+"""What `seglens verdict` says, where the answer is known."""
 
 import polars as pl
 import pytest

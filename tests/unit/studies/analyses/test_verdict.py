@@ -21,8 +21,8 @@ def asked(monkeypatch):
     """How often the question was asked, and on which slices; the answer is that latents help."""
     calls = []
 
-    def answer(segmenter, dictionary, selection, *, target, seed, progress):
-        calls.append((segmenter, selection.hash, target))
+    def answer(lens, selection, *, target, seed, progress):
+        calls.append((lens, selection.hash, target))
         intervention = Intervention("latents", 2, "held_out", lambda seen: seen.logits, {"stage2 scale": torch.ones(2)})
         table = pl.DataFrame(
             {"name": ["latents", "last_layer"], "side": ["edit", "baseline"], "dice_pooled": [0.5, 0.45]}
@@ -34,7 +34,7 @@ def asked(monkeypatch):
         return SimpleNamespace(split=lambda split: SimpleNamespace(hash=f"{split} of {cohort}"))
 
     monkeypatch.setattr("seglens.steering.automatic.choose_intervention", answer)
-    monkeypatch.setattr(Study, "segmenter", lambda study, name: name)
+    monkeypatch.setattr(Study, "lens", lambda study, name: name)
     monkeypatch.setattr(Study, "dictionary", lambda study, name: SimpleNamespace(hash=f"dictionary of {name}"))
     monkeypatch.setattr(Study, "slices", split_of)
     return calls
