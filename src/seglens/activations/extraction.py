@@ -53,8 +53,8 @@ def extract(
             (the slice is named, nothing is stored).
 
     Example:
-        >>> store = extract(segmenter, slices, "stage3")  # doctest: +SKIP
-        >>> store.tokens(torch.arange(4)).shape  # doctest: +SKIP
+        >>> store = extract(segmenter, slices, "stage3")
+        >>> store.tokens(torch.arange(4)).shape
         torch.Size([4, 160])
     """
     dtype = checked_dtype(dtype)

@@ -57,9 +57,9 @@ def capture(segmenter: Segmenter, hookpoint: str) -> Iterator[Capture]:
         ValueError: unknown hookpoint, or an output that is not in the declared layout.
 
     Example:
-        >>> with capture(segmenter, "stage2") as seen:  # doctest: +SKIP
-        ...     segmenter.predict(images)
-        >>> seen.tokens.shape  # doctest: +SKIP
+        >>> with capture(segmenter, "stage2") as seen:
+        ...     masks = segmenter.predict(images)
+        >>> seen.tokens.shape
         torch.Size([4, 16, 16, 64])
     """
     place = segmenter.place(hookpoint)

@@ -46,8 +46,8 @@ def live_activations(
             finite (the slice is named).
 
     Example:
-        >>> tokens = live_activations(segmenter, slices, "stage3")  # doctest: +SKIP
-        >>> dictionary = fit_dictionary(tokens, k=32)  # doctest: +SKIP
+        >>> tokens = live_activations(segmenter, slices, "stage3")
+        >>> dictionary = fit_dictionary(tokens, settings=FitSettings(k=32, steps=10))
     """
     forward = ForwardPass(segmenter, slices, hookpoint)
     _, rows, columns, d_in = forward([0]).shape

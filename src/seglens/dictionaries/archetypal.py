@@ -144,7 +144,7 @@ def fit_archetypal(
         ValueError: as `fit_dictionary`, or too few points.
 
     Example:
-        >>> dictionary = fit_archetypal(store, settings=FitSettings(k=32))  # doctest: +SKIP
+        >>> dictionary = fit_archetypal(store, settings=FitSettings(k=32, expansion=1, steps=10))
     """
     if points is None:
         points = archetypal_points(store, settings.size(store.d_in, store.n_tokens).n_latents)

@@ -124,8 +124,8 @@ def fit_dictionaries(
         FloatingPointError: as `fit_dictionary`; the other fits' checkpoints stay.
 
     Example:
-        >>> plans = [FitPlan(store, FitSettings(k=k), order_seed=0) for k in (16, 32, 64)]  # doctest: +SKIP
-        >>> narrow, middle, wide = fit_dictionaries(plans)  # doctest: +SKIP
+        >>> plans = [FitPlan(store, FitSettings(k=k, steps=10), order_seed=0) for k in (16, 32, 64)]
+        >>> narrow, middle, wide = fit_dictionaries(plans)
     """
     for plan in plans:
         check_source(plan.store)

@@ -79,9 +79,9 @@ def latent_table(
         ValueError: no lens, lenses of several segmenters or twice the same hookpoint, or slices of other sequences.
 
     Example:
-        >>> table = latent_table([lens], slices, by="patient")  # doctest: +SKIP
-        >>> table.values["rate"].shape  # doctest: +SKIP
-        torch.Size([12, 512])
+        >>> table = latent_table([lens], slices, by="patient")
+        >>> table.values["rate"].shape
+        torch.Size([2, 64])
     """
     hookpoints = [lens.hookpoint for lens in lenses]
     if not lenses or len({lens.segmenter.hash for lens in lenses}) > 1 or len(set(hookpoints)) < len(hookpoints):

@@ -67,9 +67,9 @@ class Lens:
         ValueError: everything that does not fit: an unknown hookpoint, another segmenter, width or device.
 
     Example:
-        >>> lens = Lens(segmenter, dictionary)  # doctest: +SKIP
-        >>> for view in lens.over(slices):  # doctest: +SKIP
-        ...     print(view.rows, view.codes.l0)
+        >>> lens = Lens(segmenter, dictionary)
+        >>> for view in lens.over(slices):
+        ...     fired = view.codes.firing_counts()
     """
 
     segmenter: Segmenter
@@ -168,8 +168,8 @@ def fit_lens(
         ValueError: unknown hookpoint, other sequences than the segmenter's, or activations that are not finite.
 
     Example:
-        >>> lens = fit_lens(segmenter, "stage1", adult.split("train"))  # doctest: +SKIP
-        >>> atlas = describe(lens, adult.split("test"))  # doctest: +SKIP
+        >>> lens = fit_lens(segmenter, "stage1", adult.split("train"), settings=FitSettings(k=8, steps=10))
+        >>> atlas = describe(lens, adult.split("test"))
     """
     store = extract(segmenter, slices, hookpoint, folder=folder, progress=progress)
     device = segmenter.device

@@ -257,8 +257,9 @@ def fit_crosscoder(
         ValueError: fewer than two models, other slices, activations that do not vary, or fewer latents than models.
 
     Example:
-        >>> crosscoder = fit_crosscoder({"adult": adult_store, "pediatric": pediatric_store})  # doctest: +SKIP
-        >>> crosscoder.in_models().all(1).float().mean()  # share of latents in both  # doctest: +SKIP
+        >>> stores = {"adult": adult_store, "pediatric": pediatric_store}
+        >>> crosscoder = fit_crosscoder(stores, settings=FitSettings(k=32, expansion=1, steps=10))
+        >>> share = float(crosscoder.in_models().all(1).float().mean())  # of latents in both
     """
     stores = on_common_grid(stores)
     width = sum(store.d_in for store in stores.values())

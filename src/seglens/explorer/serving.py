@@ -39,7 +39,7 @@ class Exploration:
 
 
 def explore(run: Run | Path | str, *, port: int = 0) -> Exploration:
-    """Open the explorer over a finished run, beside what else this process does.
+    """Open the explorer over a finished run, beside what else this process does: ``sl.explore("demo")``.
 
     Args:
         run: the run or its folder.
@@ -47,9 +47,6 @@ def explore(run: Run | Path | str, *, port: int = 0) -> Exploration:
 
     Raises:
         ValueError: there is nothing to look at, or the port is taken.
-
-    Example:
-        >>> sl.explore("demo")  # doctest: +SKIP
     """
     listening, server, address = _prepared(run.path if isinstance(run, Run) else Path(run), port)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -60,7 +60,10 @@ def write_phantom_cohort(
         ValueError: an unknown population or factor, a number below 1, or a folder that holds something.
 
     Example:
-        >>> write_phantom_cohort(Path("adult-noisy"), "adult", subjects=4, seed=0, factors={"noise": "ssa"})
+        >>> small = {"subjects": 1, "size": 32, "slices": 3}
+        >>> folder = write_phantom_cohort(Path("adult-noisy"), "adult", **small, seed=0, factors={"noise": "ssa"})
+        >>> sorted(path.name for path in folder.iterdir())
+        ['dataset.json', 'imagesTr', 'labelsTr', 'subjects.json']
     """
     resolve(population, factors)
     for name, value, least in (

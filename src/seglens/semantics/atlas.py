@@ -132,9 +132,9 @@ def describe(
         ValueError: the slices have other sequences than the segmenter, or none is there.
 
     Example:
-        >>> atlas = describe(lens, slices)  # doctest: +SKIP
-        >>> atlas.of(17)["name"]  # doctest: +SKIP
-        'edema, left, deep, localised'
+        >>> atlas = describe(lens, slices)
+        >>> atlas.of(17)["name"]  # of a fitted dictionary, for instance: edema, left, deep, localised
+        '...'
     """
     measured = measure(lens, slices, top_k=top_k, batch_size=batch_size, rank_by=rank_by, progress=progress)
     places, scores, maps, sums = measured.exemplars.result()

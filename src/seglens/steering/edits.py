@@ -253,8 +253,8 @@ def steer(
         ValueError: an edit of another dictionary, hookpoint or segmenter, or a latent out of range.
 
     Example:
-        >>> edit = LatentEdit("stage2", lens.dictionary_hash, (4, 17), "multiply", 0.5)  # doctest: +SKIP
-        >>> with steer(lens, edit):  # doctest: +SKIP
+        >>> edit = LatentEdit("stage2", lens.dictionary_hash, (4, 17), "multiply", 0.5)
+        >>> with steer(lens, edit):
         ...     masks = segmenter.predict(images)
     """
     plain = [edit if isinstance(edit, LatentEdit) else edit.edit for edit in edits]

@@ -143,9 +143,10 @@ def alpha_grid(
 
     Example:
         >>> alphas = {"multiply": (0, 0.5, 2), "add": (-1, 1)}
-        >>> grid = alpha_grid(lens, {"edema": (4, 17)}, alphas)  # doctest: +SKIP
-        >>> scores = sweep(lens, slices, grid)  # doctest: +SKIP
-        >>> scores.summary("edema multiply 0.5")["dice_pooled"]  # doctest: +SKIP
+        >>> grid = alpha_grid(lens, {"edema": (4, 17)}, alphas)
+        >>> scores = sweep(lens, slices, grid)
+        >>> sorted(scores.summary("edema multiply 0.5")["dice_pooled"])
+        ['edema', 'enhancing', 'foreground']
     """
     edits: dict[str, LatentEdit] = {}
     for (name, own), (operation, values) in product(latents.items(), alphas.items()):

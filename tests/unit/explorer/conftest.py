@@ -1,0 +1,66 @@
+"""A study of pictures, finished once: two segmenters of eight patients, hookpoint of 8 x 8 tokens."""
+
+import pytest
+import torch
+
+pytest.importorskip("fastapi")
+
+from tests.crash import smallest_study
+
+from seglens.activations.hooks import activations
+from seglens.explorer.names import Names
+from seglens.explorer.opened import OpenedRun
+from seglens.explorer.packing import unpack
+from seglens.explorer.state import State
+from seglens.studies.study import run_study
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("explored")
+    small = smallest_study(folder / "data")
+    longer = small.dictionaries.model_copy(update={"steps": 30})
+    settings = small.model_copy(update={"hookpoint": "stage1", "dictionaries": longer})
+    return run_study(settings, folder / "run")
+
+
+@pytest.fixture(scope="session")
+def explored(finished):
+    return OpenedRun(finished.path)
+
+
+@pytest.fixture
+def held(explored, tmp_path):
+    """What routes work with; names go to a folder of the test's own."""
+    explored.opened("first").effects.clear()
+    return State(explored, Names(tmp_path))
+
+
+@pytest.fixture(scope="session")
+def first(explored):
+    return explored.opened("first")
+
+
+@pytest.fixture(scope="session")
+def slices(explored):
+    return explored.slices("discs")
+
+
+@pytest.fixture(scope="session")
+def dense(first, slices):
+    """Codes of every slice ``[n h w m]``, from one pass over all of them."""
+    with torch.no_grad():
+        grid = activations(first.segmenter, first.hookpoint, slices.images())
+        return first.dictionary.encode(grid.flatten(0, 2)).to_dense().view(*grid.shape[:3], -1)
+
+
+@pytest.fixture(scope="session")
+def alive(first):
+    """The latent that fires in most."""
+    return int(first.atlas.table["mass"].arg_max())
+
+
+@pytest.fixture(scope="session")
+def shown():
+    """Arrays and the rest of a binary answer."""
+    return lambda answer: unpack(answer.body)
