@@ -1,7 +1,10 @@
 """A study of pictures, finished once: two segmenters of eight patients, hookpoint of 8 x 8 tokens."""
 
+import json
+
 import pytest
 import torch
+from safetensors.numpy import load
 
 pytest.importorskip("fastapi")
 
@@ -10,7 +13,6 @@ from tests.crash import smallest_study
 from seglens.activations.hooks import activations
 from seglens.explorer.names import Names
 from seglens.explorer.opened import OpenedRun
-from seglens.explorer.packing import unpack
 from seglens.explorer.state import State
 from seglens.studies.study import run_study
 
@@ -62,5 +64,11 @@ def alive(first):
 
 @pytest.fixture(scope="session")
 def shown():
-    """Arrays and the rest of a binary answer."""
-    return lambda answer: unpack(answer.body)
+    """Arrays of an answer in safetensors, and what is said of them in its metadata."""
+
+    def parts(answer):
+        length = int.from_bytes(answer.body[:8], "little")
+        about = json.loads(answer.body[8 : 8 + length])["__metadata__"]["about"]
+        return load(bytes(answer.body)), json.loads(about)
+
+    return parts
