@@ -2,6 +2,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from seglens.cohorts.axial import axial_affine, to_axial
 from seglens.cohorts.volumes import read_volume
 from seglens.explorer.opened import UnknownError
 from seglens.explorer.volumes import as_nifti, image, mask
@@ -23,7 +24,8 @@ def test_a_volume_comes_back_in_its_place_and_in_the_smallest_type(tmp_path, lar
     values[1, 2, 3], values[2, 0, 4] = largest, 7
     path = written(tmp_path, values)
     read = read_volume(path)
-    made = nibabel.nifti1.Nifti1Image.from_bytes(as_nifti(read.axial(), read.affine))
+    stack = to_axial(read.data)
+    made = nibabel.nifti1.Nifti1Image.from_bytes(as_nifti(stack, axial_affine(read.affine, stack.shape)))
     expected = nibabel.funcs.as_closest_canonical(nibabel.nifti1.load(path))
     assert made.get_data_dtype() == kind
     np.testing.assert_array_equal(made.get_fdata(), expected.get_fdata())
