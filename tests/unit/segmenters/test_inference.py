@@ -76,12 +76,14 @@ def test_what_is_no_want_of_memory_is_raised_and_half_too_much_is_told(segmenter
 
 def test_batches_are_dealt_and_every_process_has_all(segmenter, monkeypatch):
     """As the second of two processes: it does every other batch, and what the first did is put before its own."""
-    monkeypatch.setattr("seglens.segmenters.inference.dealt", lambda n: range(1, n, 2))
+    monkeypatch.setattr("seglens.segmenters.inference.rank_range", lambda n: range(1, n, 2))
     own = list(each_batch(lambda rows, _: list(rows), segmenter, Source(), batch_size=2, deal=True))
     assert [result for _, result in own] == [[2, 3], [6]]
     first = {0: [0, 1], 4: [4, 5]}
-    monkeypatch.setattr(
-        "seglens.segmenters.inference.gathered", lambda mine: [value for _, value in sorted((first | mine).items())]
-    )
+
+    def everything(mine):
+        return [value for _, value in sorted((first | mine).items())]
+
+    monkeypatch.setattr("seglens.segmenters.inference.gather_object", everything)
     work = all_batches(lambda rows, _: list(rows), segmenter, Source(), batch_size=2)
     assert work == [[0, 1], [2, 3], [4, 5], [6]]
