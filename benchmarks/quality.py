@@ -48,7 +48,7 @@ class Quality:
     """Of one fit, on held-out tokens: explained variance, and the share of latents that fire at none of them."""
 
     subject: str
-    lr: float
+    learning_rate: float
     seed: int
     explained_variance: float
     dead: float
@@ -80,29 +80,29 @@ class TokensInMemory:
         return iter(self.all_tokens.split(batch_size)[first:])
 
 
-def fit_ours(x: Tensor, lr: float, seed: int) -> Weights:
+def fit_ours(x: Tensor, learning_rate: float, seed: int) -> Weights:
     """seglens."""
     from seglens.dictionaries.fitting import FitSettings, fit_dictionary
 
     settings = FitSettings(
-        k=K, expansion=M // D_IN, steps=STEPS, batch_size=BATCH, lr=lr, warmup=WARM_UP, decay=DECAY, clip=1.0,
-        auxiliary_coefficient=AUXILIARY, dead_after=DEAD_AFTER,
+        k=K, expansion=M // D_IN, steps=STEPS, batch_size=BATCH, learning_rate=learning_rate, warmup=WARM_UP,
+        decay=DECAY, clip=1.0, auxiliary_coefficient=AUXILIARY, dead_after=DEAD_AFTER,
     )  # fmt: skip
     fitted = fit_dictionary(TokensInMemory(x), settings=settings, seed=seed)
     return Weights(fitted.W_enc, fitted.b_enc, fitted.W_dec, fitted.b_dec)
 
 
-def fit_dictionary_learning(x: Tensor, lr: float, seed: int) -> Weights:
+def fit_dictionary_learning(x: Tensor, learning_rate: float, seed: int) -> Weights:
     """dictionary-learning as it comes: a latent is dead after ten million tokens, more than there are."""
-    return _fit_dictionary_learning(x, lr, seed, dead_after=None)
+    return _fit_dictionary_learning(x, learning_rate, seed, dead_after=None)
 
 
-def fit_with_auxiliary(x: Tensor, lr: float, seed: int) -> Weights:
+def fit_with_auxiliary(x: Tensor, learning_rate: float, seed: int) -> Weights:
     """dictionary-learning with the auxiliary loss beginning as early as in seglens."""
-    return _fit_dictionary_learning(x, lr, seed, dead_after=round(DEAD_AFTER * N_TOKENS))
+    return _fit_dictionary_learning(x, learning_rate, seed, dead_after=round(DEAD_AFTER * N_TOKENS))
 
 
-def _fit_dictionary_learning(x: Tensor, lr: float, seed: int, *, dead_after: int | None) -> Weights:
+def _fit_dictionary_learning(x: Tensor, learning_rate: float, seed: int, *, dead_after: int | None) -> Weights:
     load_torchvision()
     from dictionary_learning.trainers.batch_top_k import BatchTopKTrainer
 
@@ -113,7 +113,7 @@ def _fit_dictionary_learning(x: Tensor, lr: float, seed: int, *, dead_after: int
         k=K,
         layer=0,
         lm_name="",
-        lr=lr,
+        lr=learning_rate,
         auxk_alpha=AUXILIARY,
         warmup_steps=round(WARM_UP * STEPS),
         decay_start=round((1 - DECAY) * STEPS),
@@ -155,11 +155,11 @@ def worker(subject: str) -> list[Quality]:
 
     x, held_out = tokens(D_IN, N_TOKENS, seed=0), tokens(D_IN, HELD_OUT, seed=1)
     found = []
-    for lr in RATES:
+    for learning_rate in RATES:
         for seed in SEEDS:
-            weights = SUBJECTS[subject][1](x, lr, seed)
+            weights = SUBJECTS[subject][1](x, learning_rate, seed)
             with torch.no_grad():
-                found.append(Quality(subject, lr, seed, *judge(weights, held_out)))
+                found.append(Quality(subject, learning_rate, seed, *judge(weights, held_out)))
     return found
 
 
@@ -187,19 +187,20 @@ def measure(subject: str) -> list[Quality]:
 def verdicts(found: Sequence[Quality]) -> list[str]:
     """Per learning rate: is seglens' mean within what is allowed of the better of the others, and not more dead?"""
 
-    def mean(subject: str, lr: float, what: str) -> float:
-        values = [getattr(one, what) for one in found if (one.subject, one.lr) == (subject, lr)]
+    def mean(subject: str, learning_rate: float, what: str) -> float:
+        values = [getattr(one, what) for one in found if (one.subject, one.learning_rate) == (subject, learning_rate)]
         return sum(values) / len(values)
 
     ours, *others = dict.fromkeys(one.subject for one in found)
     lines = []
-    for lr in dict.fromkeys(one.lr for one in found) if others else []:
-        behind = max(mean(name, lr, "explained_variance") for name in others) - mean(ours, lr, "explained_variance")
-        more_dead = mean(ours, lr, "dead") - min(mean(name, lr, "dead") for name in others)
+    for rate in dict.fromkeys(one.learning_rate for one in found) if others else []:
+        behind = max(mean(name, rate, "explained_variance") for name in others) - mean(ours, rate, "explained_variance")
+        more_dead = mean(ours, rate, "dead") - min(mean(name, rate, "dead") for name in others)
         good = behind <= ALLOWED and more_dead <= 0
         lines.append(
-            f"lr {lr:g}: {'met' if good else 'MISSED'}: explained variance {-behind:+.4f} beside the better of the "
-            f"others (at least {-ALLOWED:+.3f} is wanted), dead latents {more_dead:+.4f} (at most 0 is wanted)"
+            f"learning rate {rate:g}: {'met' if good else 'MISSED'}: explained variance {-behind:+.4f} beside "
+            f"the better of the others (at least {-ALLOWED:+.3f} is wanted), dead latents "
+            f"{more_dead:+.4f} (at most 0 is wanted)"
         )
     return lines
 
@@ -226,9 +227,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Unavailable as error:
             notes.append(f"left out: {subject}: {error}")
     notes += verdicts(found)
-    cells = [("subject", "lr", "seed", "explained variance", "dead latents")]
+    cells = [("subject", "learning rate", "seed", "explained variance", "dead latents")]
     cells += [
-        (one.subject, f"{one.lr:g}", str(one.seed), f"{one.explained_variance:.4f}", f"{one.dead:.4f}") for one in found
+        (one.subject, f"{one.learning_rate:g}", str(one.seed), f"{one.explained_variance:.4f}", f"{one.dead:.4f}")
+        for one in found
     ]
     print("\n".join([aligned(cells), *notes]))
     if options.json:

@@ -43,7 +43,7 @@ def test_row_35_a_fit(tmp_path, value):
         fit_dictionary(Spoilt(store, 3, value), settings=FIT, checkpoint=tmp_path)
     said = str(stopped.value)
     assert f"the last good state is after step 3, it is kept in {tmp_path / 'fit.safetensors'}" in said
-    assert "Look for non-finite activations in the store, or lower lr" in said
+    assert "Look for non-finite activations in the store, or lower learning_rate" in said
     mended = fit_dictionary(store, settings=FIT, checkpoint=tmp_path)
     assert mended.hash == fit_dictionary(store, settings=FIT).hash
 

@@ -143,6 +143,21 @@ class SliceSet:
             raise ValueError(f"{self.name} has no slice in the split {name!r}; it has {known}")
         return self.select(rows)
 
+    @property
+    def train(self) -> "SliceSet":
+        """The slices of the split ``train``."""
+        return self.split("train")
+
+    @property
+    def val(self) -> "SliceSet":
+        """The slices of the split ``val``."""
+        return self.split("val")
+
+    @property
+    def test(self) -> "SliceSet":
+        """The slices of the split ``test``."""
+        return self.split("test")
+
     def batches(self, batch_size: int) -> Iterator[list[int]]:
         """Row numbers in order, ``batch_size`` at a time; the last batch may be smaller."""
         if batch_size < 1:

@@ -13,7 +13,7 @@ EXPANSIONS = (16, 8, 4, 2)
 TOKENS_A_LATENT = 64
 """``auto`` takes the largest of `EXPANSIONS` that leaves each latent so many tokens."""
 
-MAX_LR = 2e-3
+MAX_LEARNING_RATE = 2e-3
 """Measured on d_in 64, m 1024, 400 steps: 4e-3 gains 0.2 to 3 points of explained variance and kills 5 to 10 times as
 many latents."""
 
@@ -27,7 +27,7 @@ class FitSettings:
         expansion: m / d_in; ``"auto"``: 16, or as much less (8, 4, 2) as leaves each latent 64 tokens.
         steps: optimiser steps.
         batch_size: tokens a step, over all processes.
-        lr: peak learning rate; None: ``LR / sqrt(m / 2^14)`` with LR = 5e-4 up to 1000 steps, falling to the 2e-4 of
+        learning_rate: peak; None: ``LR / sqrt(m / 2^14)`` with LR = 5e-4 up to 1000 steps, falling to the 2e-4 of
             long runs at 6250 steps and beyond (a short run must move further a step), and never above 2e-3.
         warmup: share of the steps over which the rate rises to its peak.
         decay: share of the steps, at the end, over which it falls to 0.
@@ -44,7 +44,7 @@ class FitSettings:
     expansion: int | Auto = "auto"
     steps: int = 1000
     batch_size: int = 4096
-    lr: float | None = None
+    learning_rate: float | None = None
     warmup: float = 0.05
     decay: float = 0.2
     clip: float = 1.0
@@ -56,6 +56,7 @@ class FitSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, all at once."""
+        rate = self.learning_rate
         wrong = [
             f"{name} is {value}; {legal}"
             for name, value, legal, good in [
@@ -63,7 +64,7 @@ class FitSettings:
                 ("expansion", self.expansion, "it must be at least 1", self.expansion == "auto" or self.expansion >= 1),
                 ("steps", self.steps, "it must be at least 1", self.steps >= 1),
                 ("batch_size", self.batch_size, "it must be at least 1", self.batch_size >= 1),
-                ("lr", self.lr, "it must be above 0", self.lr is None or 0 < self.lr < math.inf),
+                ("learning_rate", rate, "it must be above 0", rate is None or 0 < rate < math.inf),
                 ("warmup", self.warmup, "it must be from 0 to 1", 0 <= self.warmup <= 1),
                 ("decay", self.decay, "it must be from 0 to 1", 0 <= self.decay <= 1),
                 ("clip", self.clip, "it must be above 0", self.clip > 0),
@@ -106,10 +107,12 @@ class FitSettings:
             expansion = fitting[0] if fitting else EXPANSIONS[-1]
         return DictionarySize(k, expansion * d_in)
 
-    def learning_rate(self, step: int, n_latents: int) -> float:
+    def rate_at(self, step: int, n_latents: int) -> float:
         """The rate of step 0..steps-1: linear warm-up, constant, linear decay to 0."""
         base = 2e-4 * min(2.5, max(1.0, math.sqrt(6250 / self.steps)))
-        peak = self.lr if self.lr is not None else min(MAX_LR, base / math.sqrt(n_latents / 2**14))
+        peak = self.learning_rate
+        if peak is None:
+            peak = min(MAX_LEARNING_RATE, base / math.sqrt(n_latents / 2**14))
         rise = (step + 1) / max(self.warmup * self.steps, 1.0)
         fall = (self.steps - step) / max(self.decay * self.steps, 1.0)
         return peak * min(1.0, rise, fall)

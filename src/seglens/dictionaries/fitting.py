@@ -297,7 +297,7 @@ class _Fit:
         for parameter, gradient in zip(weights, result.gradients, strict=True):
             parameter.grad = gradient.mul_(min(1.0, settings.clip / self.dictionary.d_in / (norm + 1e-12)))
         for group in self.optimiser.param_groups:
-            group["lr"] = settings.learning_rate(self.step, self.dictionary.n_latents)
+            group["lr"] = settings.rate_at(self.step, self.dictionary.n_latents)
         self.optimiser.step()
         self.optimiser.zero_grad()  # the gradients' memory is for those of the next step
         weights.decoder.div_(weights.decoder.norm(dim=1, keepdim=True).clamp_min(1e-12))
@@ -355,5 +355,5 @@ class _Fit:
         good = f"the last good state is after step {self.step}, {kept}" if self.step else "no step was done before"
         raise FloatingPointError(
             f"step {self.step + 1} of {self.settings.steps}: loss {loss}, gradient norm {norm}; {good}. "
-            "Look for non-finite activations in the store, or lower lr"
+            "Look for non-finite activations in the store, or lower learning_rate"
         )

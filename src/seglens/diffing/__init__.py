@@ -1,1 +1,5 @@
 """Which latents two models share, between floor and ceiling."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

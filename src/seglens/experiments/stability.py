@@ -125,7 +125,11 @@ class _Evaluator:
         """A dictionary as a part of its own, and which of its latents are alive."""
         own = self.study.settings.dictionaries
         settings = FitSettings(
-            k=own.k, expansion=own.expansion, steps=own.steps, batch_size=own.batch_size, lr=own.learning_rate
+            k=own.k,
+            expansion=own.expansion,
+            steps=own.steps,
+            batch_size=own.batch_size,
+            learning_rate=own.learning_rate,
         )
         store = self.rotated if on_rotated else self.store
         base = self.study.settings.seed

@@ -235,7 +235,7 @@ def _optimised(
             gradient = LossGradient(network, forward, size)
             with by_steps():
                 for step in range(start.step, settings.steps):
-                    rate = learning_rate(step, settings)
+                    rate = rate_at(step, settings)
                     for group in optimiser.param_groups:
                         group["lr"] = rate
                     rows = batch_rows(len(slices), settings.batch_size, step, seed)
@@ -282,7 +282,7 @@ def _due(done: int, settings: TrainingSettings) -> bool:
     return done % settings.checkpoint_every == 0
 
 
-def learning_rate(step: int, settings: TrainingSettings) -> float:
+def rate_at(step: int, settings: TrainingSettings) -> float:
     """Rate of a step (0-based): linear warm-up, then a half cosine to 0."""
     warmup = round(settings.warmup_share * settings.steps)
     if step < warmup:

@@ -46,7 +46,7 @@ def fit_to_store(
         store,
         k=own.k,
         expansion=own.expansion,
-        settings=FitSettings(steps=own.steps, batch_size=own.batch_size, lr=own.learning_rate),
+        settings=FitSettings(steps=own.steps, batch_size=own.batch_size, learning_rate=own.learning_rate),
         seed=seeds[0],
         order_seed=seeds[1],
         device=device,

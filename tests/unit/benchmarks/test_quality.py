@@ -40,7 +40,7 @@ def test_verdicts_compare_with_the_best_of_the_others():
         Quality("third", 1e-3, 0, 0.700, 0.02),
     ]
     (line,) = verdicts(found)
-    assert line.startswith("lr 0.001: met: explained variance -0.0040")
+    assert line.startswith("learning rate 0.001: met: explained variance -0.0040")
     (line,) = verdicts([*found, Quality("third", 1e-3, 1, 0.700, -0.01)])
     assert "MISSED" in line and "dead latents +0.0050" in line
     assert verdicts(found[:2]) == []

@@ -5,7 +5,7 @@ from seglens.activations.store import ActivationStore
 from seglens.dictionaries.archetypal import Hull, archetypal_points, fit_archetypal
 from seglens.dictionaries.fitting import FitPlan, FitSettings, fit_dictionaries
 
-SETTINGS = FitSettings(k=3, expansion=4, steps=60, batch_size=256, lr=2e-3)
+SETTINGS = FitSettings(k=3, expansion=4, steps=60, batch_size=256, learning_rate=2e-3)
 
 
 def _store(seed: int = 0) -> ActivationStore:

@@ -89,7 +89,7 @@ def dense_training(store, settings, seed):
             rows = decoder.detach()
             decoder.grad -= (decoder.grad * rows).sum(1, keepdim=True) * rows
             torch.nn.utils.clip_grad_norm_(parameters, settings.clip / store.d_in)
-            optimiser.param_groups[0]["lr"] = settings.learning_rate(step, len(encoder))
+            optimiser.param_groups[0]["lr"] = settings.rate_at(step, len(encoder))
             optimiser.step()
             decoder.data /= decoder.data.norm(dim=1, keepdim=True)
             unseen += len(x)
@@ -269,20 +269,20 @@ def test_theta_is_zero_where_too_few_are_positive():
 
 
 def test_the_rate_rises_stays_and_falls():
-    settings = FitSettings(steps=100, lr=1.0, warmup=0.1, decay=0.2)
-    rates = [settings.learning_rate(step, 64) for step in range(100)]
+    settings = FitSettings(steps=100, learning_rate=1.0, warmup=0.1, decay=0.2)
+    rates = [settings.rate_at(step, 64) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9:81] == [1.0] * 72
     assert rates[90] == pytest.approx(0.5)
     assert rates[99] == pytest.approx(0.05)
     long_run = FitSettings(steps=100_000)
-    assert long_run.learning_rate(50_000, 2**14) == pytest.approx(2e-4)
-    assert FitSettings(steps=400).learning_rate(200, 1024) == pytest.approx(2e-3)
+    assert long_run.rate_at(50_000, 2**14) == pytest.approx(2e-4)
+    assert FitSettings(steps=400).rate_at(200, 1024) == pytest.approx(2e-3)
 
 
 def test_all_wrong_settings_are_named_at_once():
-    with pytest.raises(ValueError, match=r"k is 0.*steps is 0.*lr is -1\.0"):
-        FitSettings(k=0, steps=0, lr=-1.0)
+    with pytest.raises(ValueError, match=r"k is 0.*steps is 0.*learning_rate is -1\.0"):
+        FitSettings(k=0, steps=0, learning_rate=-1.0)
     with pytest.raises(ValueError, match="k is 0"):
         fit_dictionary(FakeStore(mixture(10)), k=0)
     with pytest.raises(ValueError, match="k is 9; it must be at most 8, half of the activation's 16 channels"):
@@ -347,7 +347,7 @@ def test_a_fit_begins_with_the_weights_given(tmp_path):
     store = FakeStore(mixture(1000))
     start = SparseAutoencoder(16, 64, k=4, seed=7)
     start.b_enc.fill_(0.01)
-    slow = replace(SMALL, steps=1, lr=1e-9)
+    slow = replace(SMALL, steps=1, learning_rate=1e-9)
     fitted = fit_dictionaries([FitPlan(store, slow, start=start, checkpoint=tmp_path)])[0]
     torch.testing.assert_close(fitted.W_dec, start.W_dec)
     torch.testing.assert_close(fitted.b_enc, start.b_enc)

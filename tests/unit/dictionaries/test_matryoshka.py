@@ -60,8 +60,8 @@ def test_the_first_latents_of_a_matryoshka_dictionary_explain_more_than_those_of
     sources = torch.randn(24, 12, generator=generator)
     active = (torch.rand(40, 5, 5, 24, generator=generator) < 0.1).float()
     store = ActivationStore.from_grids(active @ sources, hookpoint="here", segmenter_hash="a", slices_hash="b")
-    plain = FitSettings(k=3, expansion=4, steps=120, batch_size=256, lr=2e-3)
-    nested = FitSettings(k=3, expansion=4, steps=120, batch_size=256, lr=2e-3, prefixes=(12, 24))
+    plain = FitSettings(k=3, expansion=4, steps=120, batch_size=256, learning_rate=2e-3)
+    nested = FitSettings(k=3, expansion=4, steps=120, batch_size=256, learning_rate=2e-3, prefixes=(12, 24))
     shares = [prefix_quality(fit_dictionary(store, settings=settings), store, [12, 48]) for settings in (plain, nested)]
     assert shares[1][12] > shares[0][12] + 0.1
     assert all(share[48] > share[12] for share in shares)

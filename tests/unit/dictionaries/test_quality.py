@@ -61,7 +61,7 @@ def store(segmenter, slices):
 
 @pytest.fixture(scope="module")
 def fitted(store):
-    return fit_dictionary(store, settings=FitSettings(k=4, expansion=6, steps=300, batch_size=128, lr=5e-3))
+    return fit_dictionary(store, settings=FitSettings(k=4, expansion=6, steps=300, batch_size=128, learning_rate=5e-3))
 
 
 def test_figures_equal_the_definitions_on_dense_arrays(fitted, store):

@@ -14,7 +14,7 @@ from seglens.segmenters.segmenter import Segmenter
 from seglens.segmenters.training import (
     TrainingSettings,
     batch_rows,
-    learning_rate,
+    rate_at,
     train_segmenter,
 )
 
@@ -147,13 +147,13 @@ def test_every_slice_comes_once_a_pass():
 
 def test_the_rate_rises_and_falls():
     settings = TrainingSettings(steps=100, learning_rate=1.0, warmup_share=0.1)
-    rates = [learning_rate(step, settings) for step in range(100)]
+    rates = [rate_at(step, settings) for step in range(100)]
     assert rates[:10] == pytest.approx([0.1 * step for step in range(1, 11)])
     assert rates[10] == 1.0
     assert rates[55] == pytest.approx(0.5)
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert 0 < rates[-1] < 1e-3
-    assert learning_rate(0, replace(settings, warmup_share=0.0)) == 1.0
+    assert rate_at(0, replace(settings, warmup_share=0.0)) == 1.0
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_spoilt(tmp_path):

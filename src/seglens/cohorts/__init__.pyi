@@ -1,0 +1,11 @@
+from .case import Case as Case
+from .case import Cohort as Cohort
+from .case import ImageRef as ImageRef
+from .checks import check_cohort as check_cohort
+from .layouts import Layout as Layout
+from .layouts import read_cohort as read_cohort
+from .preprocessing import Preprocessing as Preprocessing
+from .slice_set import SliceSet as SliceSet
+from .slices import SliceSampling as SliceSampling
+from .slices import prepare_slices as prepare_slices
+from .source_options import SourceOptions as SourceOptions

@@ -1,0 +1,15 @@
+from .archetypal import fit_archetypal as fit_archetypal
+from .codes import Codes as Codes
+from .fit_settings import FitSettings as FitSettings
+from .fitting import FitPlan as FitPlan
+from .fitting import fit_dictionaries as fit_dictionaries
+from .fitting import fit_dictionary as fit_dictionary
+from .interchange import export_saelens as export_saelens
+from .interchange import import_saelens as import_saelens
+from .latent_table import LatentTable as LatentTable
+from .lens import Lens as Lens
+from .lens import View as View
+from .lens import fit_lens as fit_lens
+from .quality import dictionary_quality as dictionary_quality
+from .quality import lens_quality as lens_quality
+from .sae import SparseAutoencoder as SparseAutoencoder

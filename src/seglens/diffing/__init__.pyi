@@ -1,0 +1,14 @@
+from .alignment import Alignment as Alignment
+from .bounds import bounded as bounded
+from .consensus import recurring_latents as recurring_latents
+from .crosscoder import Crosscoder as Crosscoder
+from .crosscoder import fit_crosscoder as fit_crosscoder
+from .crosscoder_sharing import evaluate_crosscoder as evaluate_crosscoder
+from .differential import Responses as Responses
+from .differential import differential_latents as differential_latents
+from .differential import patient_responses as patient_responses
+from .functional import functional_alignment as functional_alignment
+from .methods import AlignmentMethod as AlignmentMethod
+from .sharing import align as align
+from .universal import specific_latents as specific_latents
+from .universal import universal_latents as universal_latents

@@ -1,0 +1,1 @@
+from .tensors import read_weights as read_weights

@@ -1,0 +1,12 @@
+from .architectures import Architecture as Architecture
+from .architectures import build_segmenter as build_segmenter
+from .intervals import Interval as Interval
+from .intervals import patient_bootstrap as patient_bootstrap
+from .intervals import patient_interval as patient_interval
+from .prediction import predict_cohort as predict_cohort
+from .scoring import Scores as Scores
+from .scoring import evaluate as evaluate
+from .segmenter import Hookpoint as Hookpoint
+from .segmenter import Segmenter as Segmenter
+from .training import TrainingSettings as TrainingSettings
+from .training import train_segmenter as train_segmenter

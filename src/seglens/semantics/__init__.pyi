@@ -1,0 +1,2 @@
+from .atlas import LatentAtlas as LatentAtlas
+from .atlas import describe as describe

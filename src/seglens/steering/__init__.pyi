@@ -1,0 +1,11 @@
+from .adaptation import steer_between as steer_between
+from .automatic import choose_intervention as choose_intervention
+from .edits import LatentEdit as LatentEdit
+from .edits import steer as steer
+from .failure_recovery import FailureResult as FailureResult
+from .failure_recovery import recover as recover
+from .interventions import Intervention as Intervention
+from .interventions import evaluate_interventions as evaluate_interventions
+from .policies import choose_edit as choose_edit
+from .searching import ChosenEdit as ChosenEdit
+from .sweep import alpha_grid as alpha_grid

@@ -1,0 +1,3 @@
+from .report import write_report as write_report
+from .settings import StudySettings as StudySettings
+from .study import run_study as run_study
