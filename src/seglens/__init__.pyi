@@ -77,6 +77,7 @@ from .steering.policies import choose_edit as choose_edit
 from .steering.searching import ChosenEdit as ChosenEdit
 from .steering.sweep import alpha_grid as alpha_grid
 from .steering.sweep import sweep as sweep
+from .studies.analysis import Analysis as Analysis
 from .studies.report import write_report as write_report
 from .studies.settings import StudySettings as StudySettings
 from .studies.study import run_study as run_study
