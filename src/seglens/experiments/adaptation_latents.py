@@ -21,7 +21,7 @@ from seglens.studies.compared import Compared, Probed
 from seglens.studies.stages import Study
 
 DEEP_SLICES = 60
-DEEP = FitSettings(k=16, expansion=2, steps=200, batch_size=2048)
+DEEP = FitSettings(expansion=2, steps=200, batch_size=2048)
 """The dictionary of what the last layer reads: small, for its grid has many tokens."""
 
 

@@ -133,12 +133,15 @@ def _noise(study: Study, name: str, steps: int | None = None) -> Fitted:
         segmenter_hash="",
         slices_hash="",
     )
-    return _fitted(study, f"dictionary-noise/{architecture}{'' if steps is None else f'-{steps}'}", white, steps=steps)
+    stage = f"dictionary-noise/{architecture}{'' if steps is None else f'-{steps}'}"
+    return _fitted(study, stage, store=white, like=name, steps=steps)
 
 
-def _fitted(study: Study, name: str, store: ActivationStore, *, steps: int | None = None, variant: str = "") -> Fitted:
-    """A dictionary as a part of its own, with the study's settings but for the number of steps."""
-    own = study.settings.dictionaries
+def _fitted(
+    study: Study, name: str, *, store: ActivationStore, like: str, steps: int | None = None, variant: str = ""
+) -> Fitted:
+    """A dictionary as a part of its own, fitted as that of the segmenter ``like`` but for the number of steps."""
+    own = study.dictionary_settings(like)
     if steps is not None:
         own = own.model_copy(update={"steps": steps})
     seeds = variant_seeds(variant, study.settings.seed)
@@ -190,7 +193,8 @@ def _starts(study: Study, pair: tuple[str, str], shares: pl.DataFrame) -> tuple[
     store = live_activations(segmenter, slices, study.hookpoint(target))
     one = study.with_alive(source)
     for variant, words in (("", "same"), (RESEEDED, "different")):
-        other = _fitted(study, f"dictionary-anew/{target}{variant and '-' + variant}", store, variant=variant)
+        stage = f"dictionary-anew/{target}{variant and '-' + variant}"
+        other = _fitted(study, stage, store=store, like=target, variant=variant)
         shared = share(one, other, tau)
         rows.append({"pair": row["pair"], "segmenters start from": DIFFERENT, "SAE seed": words, "shared": shared})
     return pl.DataFrame(rows), []
@@ -208,7 +212,7 @@ def _lengths(study: Study, pair: tuple[str, str]) -> pl.DataFrame:
             if steps == own:
                 return study.with_alive(name, variant or PLAIN)
             stage = f"dictionary-long/{name}{variant and '-' + variant}-{steps}"
-            return _fitted(study, stage, store, steps=steps, variant=variant)
+            return _fitted(study, stage, store=store, like=name, steps=steps, variant=variant)
 
         one = fitted(source)
         for compared, other in (

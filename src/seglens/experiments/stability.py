@@ -123,7 +123,7 @@ class _Evaluator:
 
     def fit(self, recipe: str, seeds: Seeds, *, on_rotated: bool = False) -> tuple[SparseAutoencoder, Tensor]:
         """A dictionary as a part of its own, and which of its latents are alive."""
-        own = self.study.settings.dictionaries
+        own = self.study.dictionary_settings(self.name)
         settings = FitSettings(
             k=own.k,
             expansion=own.expansion,

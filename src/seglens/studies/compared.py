@@ -13,6 +13,8 @@ from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.alignment import Alignment
+from seglens.diffing.bounds import BoundedSide, Side, bounded, bounds_table, of_other_slices
+from seglens.diffing.methods import alignment_methods
 from seglens.runtime.progress import Progress
 from seglens.studies.settings import SegmenterSettings
 from seglens.studies.variants import REORDERED, RESEEDED, ROTATED
@@ -66,7 +68,7 @@ def compare(
         seed: of the bootstrap of stability.
         notes: what the reader must know of the pair.
         draft: of kind ``alignment``: functional.parquet and pair.json; with variants also `Alignment.write`'s files and
-            methods.parquet.
+            methods.parquet and bounds.parquet.
         progress: of 3 steps.
     """
     from seglens.diffing.functional import common_grid, weight_matched_function
@@ -76,7 +78,8 @@ def compare(
     seen = Probed(source, probes), Probed(target, probes)
     grid = common_grid(seen[0].grid, seen[1].grid)
     codes = seen[0].codes(source.lens.dictionary, grid), seen[1].codes(target.lens.dictionary, grid)
-    elsewhere = _other_slices(codes[1], grid[0] * grid[1], [len(slices) for slices in probes])
+    n_slices = [len(slices) for slices in probes]
+    elsewhere = of_other_slices(codes[1], grid[0] * grid[1], n_slices)
     figures, functional = _by_function(codes, elsewhere)
     bounds: dict[str, list[float]] = {}
     progress(1, 3)
@@ -91,6 +94,16 @@ def compare(
         figures["function"] = weight_matched_function(alignment, *codes)
         alignment.with_figures(**figures).with_notes(notes).write(draft)
         draft.save_table("methods", methods)
+        nulls = of_other_slices(codes[0], grid[0] * grid[1], n_slices), elsewhere
+        sides = [
+            BoundedSide(
+                Side(side.lens.dictionary, side.alive, own),
+                Side(*side.variants[ROTATED], null),
+                Side(*side.variants[REORDERED], other),
+            )
+            for side, own, null, other in zip((source, target), codes, nulls, again, strict=True)
+        ]
+        draft.save_table("bounds", _bounds(sides, tau))
     progress(2, 3)
     draft.save_table("functional", functional)
     draft.save_document(
@@ -181,6 +194,12 @@ def _weight_bounds(source: Compared, target: Compared, tau: float) -> dict[str, 
     }
 
 
+def _bounds(sides: Sequence[BoundedSide], tau: float) -> pl.DataFrame:
+    """Every method's share between its floor and its ceiling; ``tau`` is the threshold of those by weights."""
+    rows = alignment_methods().values()
+    return bounds_table([bounded(row, *sides, tau if row.needs == "weights" else row.threshold) for row in rows])
+
+
 def _by_weights(source: Compared, target: Compared, tau: float, seed: int) -> tuple[Alignment, pl.DataFrame]:
     from seglens.diffing.agreement import alignment_metrics
     from seglens.diffing.sharing import align
@@ -203,16 +222,3 @@ def _by_weights(source: Compared, target: Compared, tau: float, seed: int) -> tu
         seed=seed,
     )
     return alignment, methods
-
-
-def _other_slices(codes: Codes, tokens_a_slice: int, block_sizes: Sequence[int]) -> Codes:
-    """Codes of another slice of the same cohort at the same place: only cohort and place are in common.
-
-    Args:
-        codes: of whole slices, cohort after cohort.
-        tokens_a_slice: of the grid.
-        block_sizes: slices of each cohort; each is shifted by half of itself.
-    """
-    order = torch.arange(codes.n).reshape(-1, tokens_a_slice)
-    blocks = [block.roll(max(1, len(block) // 2), dims=0) for block in order.split(list(block_sizes))]
-    return codes.rows(torch.cat(blocks).reshape(-1))

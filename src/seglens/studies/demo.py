@@ -38,7 +38,7 @@ def _full(seed: int) -> StudySettings:
             "ssa": SegmenterSettings(cohort="ssa", steps=220, init_from="healthy"),
             "adult-unet": SegmenterSettings(cohort="adult", architecture="unet", steps=150, learning_rate=3e-3),
         },
-        dictionaries=DictionarySettings(k=32, expansion=16, steps=300, batch_size=2048),
+        dictionaries=DictionarySettings(steps=300, batch_size=2048),
         steering=[
             SteeringSettings(segmenter="adult", cohort="pediatric", label="edema"),
             SteeringSettings(segmenter="pediatric", cohort="adult", label="edema"),
@@ -59,7 +59,7 @@ def _quick(seed: int) -> StudySettings:
             "pediatric": SegmenterSettings(cohort="pediatric", steps=20, batch_size=8, init_from="adult"),
         },
         minimum_effect=0.0,
-        dictionaries=DictionarySettings(k=8, expansion=4, steps=60, batch_size=512),
+        dictionaries=DictionarySettings(steps=60, batch_size=512),
         steering=[SteeringSettings(segmenter="adult", cohort="pediatric", label="edema")],
         failures=[FailureSettings(segmenter="adult", cohort="adult", worst=10)],
         atlas_top_k=4,

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -25,6 +26,15 @@ from seglens.studies.blocks import NO_SUCH_NAME, unknown, with_blocks
 # strict: "yes" is not 1, and "10" in quotes is a text
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 Count = Annotated[int, Field(strict=True, ge=1)]
+
+
+def _count_or_auto(value: Any) -> Any:
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"{value!r} is neither a whole number from 1 on nor auto")
+    return value
+
+
+CountOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_count_or_auto)]
 Rate = Annotated[float, Field(strict=True, gt=0)]
 Percentile = Annotated[float, Field(strict=True, ge=0, le=100)]
 _COUNT_OR_AUTO = ("constrained-int", "literal['auto']")
@@ -167,8 +177,8 @@ class DictionarySettings(_Strict):
             untrained segmenter).
     """
 
-    k: Count | Literal["auto"] = "auto"
-    expansion: Count | Literal["auto"] = "auto"
+    k: CountOrAuto = "auto"
+    expansion: CountOrAuto = "auto"
     steps: Count = 2000
     batch_size: Count = 4096
     learning_rate: Rate | None = None

@@ -9,10 +9,12 @@ from typing import Any
 from pydantic import BaseModel
 from torch import Tensor
 
+from seglens.activations.hooks import activations
 from seglens.activations.live import live_activations
 from seglens.activations.store import ActivationStore
 from seglens.artifacts import Artifact, Draft, new_artifact
 from seglens.cohorts.slice_set import SliceSet
+from seglens.dictionaries.fit_settings import FitSettings
 from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.runs import Run, Stage
@@ -22,7 +24,7 @@ from seglens.segmenters.segmenter import Segmenter
 from seglens.studies.analysis import Analysis
 from seglens.studies.blocks import NoSettings
 from seglens.studies.hookpoints import check_hookpoint, common_hookpoint
-from seglens.studies.settings import StudySettings
+from seglens.studies.settings import DictionarySettings, StudySettings
 from seglens.studies.variants import PLAIN, alive_latents, variant_store
 
 Announce = Callable[[str], AbstractContextManager[Progress]]
@@ -164,6 +166,27 @@ class Study:
 
         hookpoint: str = self.once(common, "hookpoint", architecture)
         return hookpoint
+
+    def dictionary_settings(self, name: str) -> DictionarySettings:
+        """How a segmenter's dictionary is fitted, with the sizes that ``auto`` stands for.
+
+        They are the same for all segmenters of an architecture, by the one with the fewest training slices: latents of
+        dictionaries of one size can be matched one to one.
+        """
+        own = self.settings.dictionaries
+        if "auto" not in (own.k, own.expansion):
+            return own
+
+        def sized() -> DictionarySettings:
+            alike = self.settings.alike(name)
+            n_slices = min(len(self.own_slices(other, "train")) for other in alike)
+            segmenter, first = self.segmenter(name), self.own_slices(name, "train").images([0])
+            grid = activations(segmenter, self.hookpoint(name), first.to(segmenter.device))[0]
+            size = FitSettings(k=own.k, expansion=own.expansion).size(grid.shape[-1], n_slices * grid[..., 0].numel())
+            return own.model_copy(update={"k": size.k, "expansion": size.n_latents // grid.shape[-1]})
+
+        fitting: DictionarySettings = self.once(sized, "sizes", self.settings.segmenters[name].architecture)
+        return fitting
 
     def store(self, name: str) -> ActivationStore:
         """Activations of a segmenter on its own training slices, from disk or computed whenever they are read."""

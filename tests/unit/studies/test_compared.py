@@ -1,15 +1,15 @@
 """Two dictionaries are compared on the same slices, with their nulls beside."""
 
+import polars as pl
 import pytest
-import torch
 
 from seglens.artifacts import new_artifact, read_artifact
-from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.fitting import FitSettings, fit_dictionary
 from seglens.dictionaries.lens import Lens
+from seglens.diffing.methods import alignment_methods
 from seglens.diffing.sharing import align
 from seglens.runtime.progress import silent
-from seglens.studies.compared import PROBE_SLICES, Compared, _other_slices, compare, probe_of, same_start
+from seglens.studies.compared import PROBE_SLICES, Compared, compare, probe_of, same_start
 from seglens.studies.settings import SegmenterSettings
 from seglens.studies.variants import REORDERED, RESEEDED, ROTATED, alive_latents, variant_store
 
@@ -50,6 +50,10 @@ def test_a_model_with_itself_is_all_shared_and_stands_beside_its_nulls(tmp_path,
     assert pair["figures"]["functional"] > pair["figures"]["functional_floor"]
     assert pair["n_probe_slices"] == len(slices)
     assert set(artifact.table("methods")["method"]) >= {"hungarian_dual", "greedy", "sinkhorn", "encoder_only"}
+    bounds = artifact.table("bounds")
+    assert bounds["method"].to_list() == list(alignment_methods())
+    ours = bounds.row(by_predicate=pl.col("method") == "hungarian_dual", named=True)
+    assert [ours[name] for name in ("share", "floor", "ceiling")] == [1.0, document["floor"], document["ceiling"]]
 
 
 def test_bounds_do_not_depend_on_which_side_is_the_source(tmp_path, store, segmenter, slices):
@@ -68,13 +72,6 @@ def test_without_one_activation_space_only_function_is_compared(tmp_path, store,
     assert artifact.document("pair")["comparable_by_weights"] is False
     assert not (artifact.path / "pairs.parquet").exists()
     assert artifact.table("functional").height > 0
-
-
-def test_the_null_takes_other_slices_of_the_same_cohort_at_the_same_place():
-    codes = Codes.from_dense(torch.arange(30.0).reshape(15, 2) + 1)
-    moved = _other_slices(codes, 3, [2, 3]).to_dense().reshape(5, 3, 2)
-    own = codes.to_dense().reshape(5, 3, 2)
-    assert torch.equal(moved, own[[1, 0, 4, 2, 3]])
 
 
 def test_a_probe_is_bounded_and_spread(slices):

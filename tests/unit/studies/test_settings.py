@@ -31,7 +31,7 @@ def test_every_fault_is_named_with_its_place(tmp_path):
     assert "study.yaml cannot be used" in text
     assert "sizes: unknown; did you mean 'size'? legal are name, seed, sequences" in text
     assert "size: Input should be a multiple of 32" in text
-    assert "dictionaries.k: Input should be greater than or equal to 1" in text
+    assert "dictionaries.k: Value error, 0 is neither a whole number from 1 on nor auto" in text
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def inputs(study: "Study", name: str, variant: str = "plain") -> dict[str, Any]:
         origin = f"{segmenter.hash} {slices.hash} {study.hookpoint(name)}"
     return {
         "store": origin,
-        "settings": study.settings.dictionaries.model_dump(mode="json", exclude={"controls"}),
+        "settings": study.dictionary_settings(name).model_dump(mode="json", exclude={"controls"}),
         "seed": study.settings.seed,
         "variant": variant,
     }
@@ -51,7 +51,7 @@ def run(study: "Study", work: "Work", name: str, variant: str = "plain") -> None
     seed = study.settings.seed
     fitted = fit_to_store(
         variant_store(study.store(name), variant, seed),
-        study.settings.dictionaries,
+        study.dictionary_settings(name),
         seeds=variant_seeds(variant, seed),
         device=study.device,
         checkpoint=work.checkpoint,

@@ -60,7 +60,7 @@ def _control(study: "Study", name: str, scratch: "Path | None", progress: "Progr
     training, test = study.own_slices(name, "train"), study.own_slices(name, "test")
     control = fit_to_store(
         activations_of(untrained, training, hookpoint, scratch and scratch / "control_training"),
-        study.settings.dictionaries,
+        study.dictionary_settings(name),
         seeds=(seed, seed),
         device=study.device,
         checkpoint=None,
