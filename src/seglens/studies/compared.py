@@ -95,15 +95,17 @@ def compare(
         alignment.with_figures(**figures).with_notes(notes).write(draft)
         draft.save_table("methods", methods)
         nulls = of_other_slices(codes[0], grid[0] * grid[1], n_slices), elsewhere
-        sides = [
+        one, other = (
             BoundedSide(
                 Side(side.lens.dictionary, side.alive, own),
                 Side(*side.variants[ROTATED], null),
-                Side(*side.variants[REORDERED], other),
+                Side(*side.variants[REORDERED], repeated),
             )
-            for side, own, null, other in zip((source, target), codes, nulls, again, strict=True)
-        ]
-        draft.save_table("bounds", _bounds(sides, tau))
+            for side, own, null, repeated in zip((source, target), codes, nulls, again, strict=True)
+        )
+        rows = alignment_methods().values()
+        shares = [bounded(row, one, other, tau if row.needs == "weights" else row.threshold) for row in rows]
+        draft.save_table("bounds", bounds_table(shares))
     progress(2, 3)
     draft.save_table("functional", functional)
     draft.save_document(
@@ -192,12 +194,6 @@ def _weight_bounds(source: Compared, target: Compared, tau: float) -> dict[str, 
             share(own, side.variants[RESEEDED]) for own, side in zip(plain, (source, target), strict=True)
         ],
     }
-
-
-def _bounds(sides: Sequence[BoundedSide], tau: float) -> pl.DataFrame:
-    """Every method's share between its floor and its ceiling; ``tau`` is the threshold of those by weights."""
-    rows = alignment_methods().values()
-    return bounds_table([bounded(row, *sides, tau if row.needs == "weights" else row.threshold) for row in rows])
 
 
 def _by_weights(source: Compared, target: Compared, tau: float, seed: int) -> tuple[Alignment, pl.DataFrame]:
