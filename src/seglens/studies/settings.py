@@ -37,8 +37,6 @@ def _count_or_auto(value: Any) -> Any:
 CountOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_count_or_auto)]
 Rate = Annotated[float, Field(strict=True, gt=0)]
 Percentile = Annotated[float, Field(strict=True, ge=0, le=100)]
-_COUNT_OR_AUTO = ("constrained-int", "literal['auto']")
-"""What pydantic puts into the place of a fault where a number or a word may stand."""
 _NAME = re.compile(r"[^\W_][\w .+-]{0,59}")
 
 
@@ -214,7 +212,7 @@ class StudySettings(_Strict):
             of them); ``auto`` is ``brain`` where every volume of every cohort is a stripped brain, else ``none``.
         cohorts: by name, of letters, digits, spaces and ``. _ + -``.
         segmenters: by name, as those; each also gets a dictionary of its own, fitted on its own cohort.
-        hookpoint: one name for all segmenters that have it, or ``auto``: the deepest encoder stage whose mean
+        hookpoint: one name for all segmenters that have it, or ``auto``: the deepest place whose mean
             ablation lowers foreground Dice by ``minimum_effect`` in every segmenter of that architecture.
         minimum_effect: see ``hookpoint``.
         dictionaries: how they are fitted.
@@ -359,7 +357,7 @@ class StudySettings(_Strict):
         except ValidationError as error:
             faults = []
             for fault in error.errors():
-                place = tuple(part for part in fault["loc"] if part not in _COUNT_OR_AUTO)
+                place = fault["loc"]
                 line = f"line {parsed.line(place)}: " if parsed and place else ""
                 what = unknown(cls, place) if fault["type"] in NO_SUCH_NAME else fault["msg"]
                 faults.append(f"  {line}{'.'.join(str(part) for part in place) or 'the file'}: {what}")
