@@ -13,12 +13,12 @@ import json
 import math
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 import psutil
@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 from torch import Tensor, uint8
 
+from seglens.documents import from_document, to_document
 from seglens.foreign.tensors import read_safetensors
 from seglens.runtime.atomic import clear_refusals, whole_file, whole_folder
 from seglens.runtime.distributed import is_main_process
@@ -33,6 +34,7 @@ from seglens.runtime.provenance import Provenance
 from seglens.runtime.resources import require_disk
 
 FORMAT = 1
+T = TypeVar("T")
 MANIFEST = "manifest.json"
 
 
@@ -100,6 +102,15 @@ class Artifact:
         """Read ``name.json``."""
         return json.loads(self._file(f"{name}.json").read_text(encoding="utf-8"))
 
+    def record(self, name: str, kind: Callable[..., T]) -> T:
+        """Read ``name.json`` as a frozen dataclass, or a container of some.
+
+        Raises:
+            DocumentError: it is damaged or of another version; the message names file, key and what is due.
+        """
+        path = self._file(f"{name}.json")
+        return from_document(path.read_bytes(), kind, path)
+
     def _file(self, name: str) -> Path:
         path = self.path / name
         if not path.is_file():
@@ -130,8 +141,12 @@ class Draft:
         text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
         (self.path / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
+    def save_record(self, name: str, value: Any, kind: Any = None) -> None:
+        """Write ``name.json`` from a frozen dataclass, or from a container of some, whose type ``kind`` then says."""
+        self.save_document(name, to_document(value, kind))
 
-def finite(value: float | None) -> float | None:
+
+def finite(value: float | int | None) -> float | None:
     """The value, or None where it is undefined: what a document may hold, since JSON knows no NaN."""
     return None if value is None or not math.isfinite(value) else float(value)
 

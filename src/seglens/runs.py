@@ -96,11 +96,6 @@ class Run:
         return self._read("run.json").get("study", {})
 
     @property
-    def summary(self) -> dict[str, Any]:
-        """The content of summary.json, {} before it is written."""
-        return self._read("summary.json")
-
-    @property
     def timings(self) -> dict[str, float]:
         """Seconds of wall time a stage took when it was computed."""
         return self._read("timings.json") if self._keeps_books else self._own_timings

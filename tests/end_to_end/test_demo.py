@@ -17,6 +17,7 @@ from seglens.runs import Run
 from seglens.runtime.progress import silent
 from seglens.studies.demo import demo_settings
 from seglens.studies.study import run_stages, run_study
+from seglens.summaries import summary_of
 
 CONVENTIONS = {"dice_pooled", "dice_volume", "dice_slice_present", "dice_slice_empty1"}
 SCORES = CONVENTIONS | {"precision", "recall"}
@@ -33,7 +34,8 @@ def test_every_stage_left_an_artifact(quick_run):
 
 
 def test_summary_has_its_stable_keys(quick_run):
-    summary = quick_run.summary
+    summary = json.loads((quick_run.path / "summary.json").read_text())
+    assert summary_of(quick_run).seed == summary["seed"]
     for key in ("cohorts", "segmenters", "dictionaries", "alignments", "steering", "failures", "timings"):
         assert summary[key], key
     assert summary["peak_rss_mib"] > 100

@@ -20,6 +20,7 @@ from seglens import cli
 from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.diffing.records import PairRecord
 from seglens.explorer import effects
 from seglens.explorer.access import Guard
 from seglens.explorer.app import AT_ONCE, create_app
@@ -293,7 +294,7 @@ def test_partners_by_weight_are_the_alignment_s(client, quick_run):
     stage = quick_run.artifact("alignment/adult~pediatric")
     shared = stage.table("pairs").filter("shared")
     expected = dict(shared.select("source_latent", "target_latent").iter_rows())
-    assert stage.document("pair")["comparable_by_weights"]
+    assert stage.record("pair", PairRecord).comparable_by_weights
     arrays, meta = packed(client.get("/api/segmenters/adult/latents"))
     assert meta["partners"] == ["pediatric"]
     found = {latent: int(other) for latent, other in enumerate(arrays["partner_pediatric"]) if not np.isnan(other)}

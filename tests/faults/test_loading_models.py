@@ -214,8 +214,8 @@ def test_row_34_dead_latents_are_reported():
     dictionary = fit_dictionary(store, settings=FitSettings(k=2, expansion=4, steps=4, batch_size=64))
     dictionary.b_enc[::2] = -1e6
     quality = lens_quality(Lens(segmenter, dictionary), store, slices)
-    assert quality["dead_share"] >= 0.5
-    assert not any(isinstance(value, float) and math.isnan(value) for value in quality.values())
+    assert quality.dead_share >= 0.5
+    assert not any(isinstance(value, float) and math.isnan(value) for value in vars(quality).values())
     table = describe(Lens(segmenter, dictionary), slices, top_k=2).table
     dead = table.filter(pl.col("latent") % 2 == 0)
     assert dead["dead"].all()

@@ -2,52 +2,38 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 import torch
+from tests.records import alignment, cohort, dictionary, effect, failure, outcome, scores, segmenter, steering, summary
 
 from seglens.artifacts import Draft, new_artifact
 from seglens.cohorts.slice_set import SliceSet
+from seglens.diffing.records import AlignmentRecord, FunctionRecord, MatchingRecord, UniversalRecord
+from seglens.documents import to_document
 from seglens.runs import Run, Stage
+from seglens.segmenters.intervals import FIGURES
+from seglens.segmenters.score_summary import ScoreSummary
 from seglens.semantics.atlas import LatentAtlas
 from seglens.steering.adaptation import SteeringResult
 from seglens.steering.failure_recovery import FailureResult
+from seglens.steering.records import FailureRecord, ModeOutcome, SteeringRecord
+from seglens.summaries import PhantomRecord, SplitRecord
 
 TUMOUR = {0: "background", 1: "necrotic_core", 2: "edema", 3: "enhancing"}
 HEALTHY = dict(enumerate(["background", "csf", "cortex", "white", "thalamus", "putamen", "caudate", "stem", "vermis"]))
 SEQUENCES = ["T1", "T1c", "T2", "FLAIR"]
 SIZE = 48
-CONVENTIONS = (
-    "dice_pooled",
-    "dice_volume",
-    "dice_slice_present",
-    "dice_slice_empty1",
-    "precision",
-    "recall",
-    "hd95_mm",
-)
 
 
-def scores(labels: dict[int, str], level: float, **overrides: float | None) -> dict[str, Any]:
-    """A score summary in the form of ``Scores.summary``; ``overrides`` set a class in every convention."""
+def scores_of(labels: dict[int, str], level: float, **overrides: float | None) -> ScoreSummary:
+    """Scores that fall from class to class; ``overrides`` set a class in every convention."""
     names = [name for value, name in labels.items() if value]
-    values = {name: overrides.get(name, max(0.0, level - 0.06 * place)) for place, name in enumerate(names)}
-    known = [value for value in values.values() if value is not None]
-    mean = sum(known) / len(known) if known else None
-    summary: dict[str, Any] = {key: {**values, "foreground": mean} for key in CONVENTIONS}
-    summary["hd95_mm"] = {
-        name: None if value is None else 20 * (1 - value) for name, value in summary["hd95_mm"].items()
-    }
-    summary["missed"] = dict.fromkeys(names, 3)
-    summary["n"] = {
-        key: {name: 0 if values[name] is None else 50 for name in names} | {"foreground": len(known)}
-        for key in CONVENTIONS
-    }
-    summary["mean_dice_with_background"] = 0.9
-    return summary
+    return scores({name: overrides.get(name, max(0.0, level - 0.06 * place)) for place, name in enumerate(names)})
 
 
 def slices_of(name: str, labels: dict[int, str], case: str, seed: int) -> SliceSet:
@@ -138,32 +124,24 @@ BASELINES = {
 }
 
 
-def steering_results(source: str, target: str, before: float, after: float) -> list[dict[str, Any]]:
+def steering_results(source: str, target: str, before: float, after: float) -> list[SteeringRecord]:
     """Two held-out rows (one is the policy's choice) and two of the oracle."""
     results = []
     for policy in ("held_out", "oracle"):
         for operation in ("multiply", "add"):
             gain = 0.02 if policy == "oracle" else 0.0
-            edited = scores(TUMOUR, 0.3, edema=after + gain - (0.002 if operation == "add" else 0))
             results.append(
-                {
-                    "source": source,
-                    "target": target,
-                    "class": "edema",
-                    "policy": policy,
-                    "operation": operation,
-                    "edit": f"{operation} 2, 3 latents, abcdef",
-                    "latents": [3, 8, 11],
-                    "alpha": None if policy == "oracle" else 2.0,
-                    "chosen": operation == "multiply",
-                    "chosen_by": "causal",
-                    "before": scores(TUMOUR, 0.3, edema=before),
-                    "after": edited,
-                    "baselines": {name: scores(TUMOUR, 0.3, edema=value) for name, value in BASELINES.items()},
-                    "settings": {"logit_bias": {"bias": [0.0, 0.5, -0.5]}, "uf": {"threshold": None}},
-                    "selection": {"cohort": target, "patients": 8, "slices": 80},
-                    "evaluation": {"cohort": target, "patients": 11, "slices": 110},
-                }
+                steering(
+                    scores_of(TUMOUR, 0.3, edema=before),
+                    scores_of(TUMOUR, 0.3, edema=after + gain - (0.002 if operation == "add" else 0)),
+                    {name: scores_of(TUMOUR, 0.3, edema=value) for name, value in BASELINES.items()},
+                    source=source,
+                    target=target,
+                    policy=policy,
+                    operation=operation,
+                    alpha=None if policy == "oracle" else 2.0,
+                    chosen=operation == "multiply",
+                )
             )
     return results
 
@@ -181,93 +159,58 @@ def curves() -> pl.DataFrame:
                     top = 0.06 if latents == "chosen" else 0.05
                     value = top - 0.005 * (alpha - 1.5) ** 2
                     row = {"operation": operation, "latents": latents, "alpha": alpha, "class": name}
-                    row |= {key: max(value, 0.0) * (place + 1) for place, key in enumerate(CONVENTIONS[:6])}
+                    row |= {key: max(value, 0.0) * (place + 1) for place, key in enumerate(FIGURES)}
                     rows.append(row | {"precision": None if alpha == -2 else 0.1})
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def failure_results(segmenter: str, cohort: str) -> list[dict[str, Any]]:
+def failure_results(segmenter: str, cohort: str) -> list[FailureRecord]:
     """One row a policy."""
     common = {
         "segmenter": segmenter,
         "cohort": cohort,
         "n": 12,
-        "minimum_gain": 0.05,
-        "mean_before": 0.21,
-        "recovered_means": "the slice's foreground Dice rises by at least 0.05",
-        "mode_rule": "by the share of wrong pixels",
-        "baselines": {"ccf": {"recovered": 1, "mean_after": 0.22}, "logit_bias": {"recovered": 4, "mean_after": 0.26}},
+        "baselines": {"ccf": outcome(1), "logit_bias": outcome(4, mean_after=0.26)},
         "modes": {
-            "FP": {"n": 5, "recovered": 2, "mean_before": 0.2, "mean_after": 0.25},
-            "FN": {"n": 7, "recovered": 1, "mean_before": 0.2, "mean_after": 0.22},
-            "mixed": {"n": 0, "recovered": 0, "mean_before": None, "mean_after": None},
+            "FP": ModeOutcome(5, 2, 0, 0.2, 0.25),
+            "FN": ModeOutcome(7, 1, 0, 0.2, 0.22),
+            "mixed": ModeOutcome(0, 0, 0, None, None),
         },
-        "operation": "multiply",
-        "latents": [3],
-        "random_mean_after": 0.22,
-        "random_recovered_draws": [1, 2, 2],
+        "random_recovered_draws": (1, 2, 2),
+        "random_worsened_draws": (0, 0, 0),
     }
     return [
-        common
-        | {
-            "policy": "held_out",
-            "recovered": 3,
-            "random_recovered": 5 / 3,
-            "mean_after": 0.25,
-            "alpha": 2.0,
-            "edit": "multiply 2",
-        },
-        common
-        | {
-            "policy": "oracle",
-            "recovered": 7,
-            "random_recovered": 6.0,
-            "mean_after": 0.31,
-            "alpha": None,
-            "edit": "best of 5",
-        },
+        failure(3, 5 / 3, **common),
+        failure(7, 6.0, **common, policy="oracle", mean_after=0.31, alpha=None, latents=None, edit="best of 5"),
     ]
 
 
-def alignment(source: str, target: str, place: int) -> dict[str, Any]:
+def aligned(source: str, target: str, place: int) -> AlignmentRecord:
     """One pair; the U-Net is not comparable by weights."""
-    functional = {"matched_by_weight": 0.04, "matched_by_function": 0.31, "floor": 0.12, "ceiling": 0.46}
+    functional = FunctionRecord(0.04, 0.31, 0.12, 0.46)
     if "unet" in source + target:
-        functional["matched_by_weight"] = None
-        return {
-            "source": source,
-            "target": target,
-            "shared": None,
-            "floor": None,
-            "ceiling": None,
-            "ceiling_other_seed": None,
-            "calibrated": None,
-            "functional": functional,
-            "methods": {},
-        }
-    raw, floor, ceiling = 0.84 - 0.05 * place, 0.62, 0.93
-    methods = {
-        name: {"filtered": {"agreement": 1.0, "collision": 0.0}, "unfiltered": {"agreement": 0.71, "collision": 0.1}}
-        for name in ("hungarian_dual", "greedy", "sinkhorn", "encoder_only")
+        functional = replace(functional, matched_by_weight=None)
+        bounds = dict.fromkeys(("floor", "ceiling", "ceiling_other_seed", "tau"))
+        return alignment(None, source=source, target=target, functional=functional, **bounds)
+    by_filter = {
+        "none": MatchingRecord(0.71, 0.1, 64, 0.6, 0.7),
+        "shared": MatchingRecord(1.0, 0.0, 50, 0.9, 0.8),
     }
-    return {
-        "source": source,
-        "target": target,
-        "shared": raw,
-        "floor": floor,
-        "ceiling": ceiling,
-        "ceiling_other_seed": 0.0,
-        "calibrated": (raw - floor) / (ceiling - floor),
-        "functional": functional,
-        "methods": methods,
-        "tau": 0.8,
-        "dead_source": 12,
-        "dead_target": 30,
-        "n_source": 64,
-        "n_target": 64,
-        "same_segmenter_start": True,
-        "same_sae_seed": True,
-    }
+    return alignment(
+        0.84 - 0.05 * place,
+        0.62,
+        0.93,
+        source=source,
+        target=target,
+        functional=functional,
+        methods=dict.fromkeys(("hungarian_dual", "greedy", "sinkhorn", "encoder_only"), by_filter),
+        dead_source=12,
+        dead_target=30,
+        n_source=64,
+        n_target=64,
+        same_segmenter_start=True,
+        same_sae_seed=True,
+    )
 
 
 def build(
@@ -300,18 +243,16 @@ def build(
 
         run.finish(stage, make)
 
-    summary: dict[str, Any] = {
-        "study": "phantom cohorts",
-        "seed": 7,
-        "seconds": 412.0,
-        "peak_rss_mib": 2130,
+    parts: dict[str, Any] = {
         "settings": {
             "name": "phantom cohorts",
             "cohorts": {"adult": {"sources": [{"path": "/home/someone/secret/BraTS"}]}},
         },
+        "cohorts": [],
+        "segmenters": [],
+        "dictionaries": [],
     }
-    summary |= {key: [] for key in ("cohorts", "segmenters", "dictionaries", "alignments", "steering", "failures")}
-    with run.writing({"fake": True}):
+    with run.writing({"name": "phantom cohorts"}):
         for place, (name, labels) in enumerate(cohorts.items()):
             slices = slices_of(name, labels, case, place)
             fault = {
@@ -325,73 +266,52 @@ def build(
             check = {"findings": findings, "quarantined": [fault["case"] for fault in findings]}
             put(f"check/{name}", "check", lambda draft, check=check: draft.save_document("check", check))
             put(f"slices/{name}", "slices", slices.write)
-            splits = {split: {"patients": 4, "slices": 12} for split in ("train", "val", "test")}
-            summary["cohorts"].append(
-                {
-                    "name": name,
-                    "n_cases": 8,
-                    "n_patients": 8,
-                    "n_slices": 24,
-                    "n_quarantined": len(findings),
-                    "splits": splits,
-                    "sequences": SEQUENCES,
-                    "labels": {str(v): n for v, n in labels.items()},
-                    "phantom": {"population": name, "factors": {"noise": "ssa"}} if place == 0 else None,
-                }
+            parts["cohorts"].append(
+                cohort(
+                    name,
+                    n_quarantined=len(findings),
+                    splits=dict.fromkeys(("train", "val", "test"), SplitRecord(4, 12, 0)),
+                    sequences=tuple(SEQUENCES),
+                    labels=labels,
+                    phantom=PhantomRecord(name, {"noise": "ssa"}, 8, 3) if place == 0 else None,
+                )
             )
         for place, (name, home) in enumerate(segmenters.items()):
             labels = cohorts[home]
-            scored = {
-                cohort: scores(labels, 0.85 - 0.3 * (cohort != home))
-                for cohort, others in cohorts.items()
-                if others == labels
-            }
-            hooks = [f"stage{n}" for n in range(1, 5)]
-            effects = [
-                {"hookpoint": hook, "class": c, "dice_before": 0.72, "dice_ablated": 0.1 + 0.2 * n}
-                for n, hook in enumerate(hooks)
-                for c in (labels[1], labels[2], "foreground")
-            ]
-            summary["segmenters"].append(
-                {
-                    "name": name,
-                    "architecture": "unet" if "unet" in name else "segformer-b0",
-                    "trained_on": home,
-                    "init_from": "healthy" if place else None,
-                    "hookpoint": "stage3",
-                    "seconds": 60.0,
-                    "scores": scored,
-                    "effects": effects,
-                }
+            parts["segmenters"].append(
+                segmenter(
+                    name,
+                    architecture="unet" if "unet" in name else "segformer-b0",
+                    trained_on=home,
+                    init_from="healthy" if place else None,
+                    scores={
+                        other: scores_of(labels, 0.85 - 0.3 * (other != home))
+                        for other, its in cohorts.items()
+                        if its == labels
+                    },
+                    effects=tuple(
+                        effect(f"stage{n + 1}", 0.1 + 0.2 * n, one, before=0.72)
+                        for n in range(4)
+                        for one in (labels[1], labels[2], "foreground")
+                    ),
+                )
             )
-            summary["dictionaries"].append(
-                {
-                    "name": name,
-                    "hookpoint": "stage3",
-                    "k": 16,
-                    "n_latents": 64,
-                    "explained_variance": 0.931,
-                    "l0": 15.8,
-                    "dead_share": 0.12,
-                    "dice_kept": 0.97,
-                    "dice_untouched": 0.72,
-                    "dice_mean_ablated": 0.5,
-                    "dice_reconstructed": 0.71,
-                    "control_explained_variance": 0.955 if place else None,
-                    "participation_ratio": 3.4,
-                }
-            )
+            control = 0.955 if place else None
+            parts["dictionaries"].append(dictionary(name, control_explained_variance=control))
             put(f"atlas/{name}", "atlas", atlas_of(labels, 64, suffix).write)
         if full:
             names = list(segmenters)
             pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-            summary["alignments"] = [alignment(a, b, place) for place, (a, b) in enumerate(pairs)]
-            summary["universal"] = {"n": 17, "share": 0.27, "pair_floors": [0.1, 0.4], "segmenters": names}
-            results = steering_results("adult", "pediatric", 0.053, 0.060)
-            summary["steering"] = results
-            result = SteeringResult(results, curves(), pl.DataFrame({"edit": ["x"]}), pl.DataFrame({"edit": ["x"]}))
-            put("steering/adult-pediatric-edema", "steering", result.write)
-            summary["failures"] = failure_results("adult", "adult")
+            parts["alignments"] = [aligned(a, b, place) for place, (a, b) in enumerate(pairs)]
+            parts["universal"] = UniversalRecord(17, 0.27, (0.1, 0.4), tuple(names))
+            parts["steering"] = steering_results("adult", "pediatric", 0.053, 0.060)
+            nothing = pl.DataFrame({"edit": ["x"]})
+            put(
+                "steering/adult-pediatric-edema",
+                "steering",
+                SteeringResult(parts["steering"], curves(), nothing, nothing).write,
+            )
+            parts["failures"] = failure_results("adult", "adult")
             masks = slices_of("adult", cohorts["adult"], case, 0).split("test").masks([1, 4])
             table = pl.DataFrame(
                 {"row": [1, 4], "dice_before": [0.2, 0.3], "dice_held_out": [0.5, 0.28], "dice_oracle": [0.6, 0.3]}
@@ -403,8 +323,8 @@ def build(
                 "held_out": masks.roll(3, 1),
                 "oracle": masks.roll(2, 2),
             }
-            put("failures/adult-adult", "failures", FailureResult(summary["failures"], table, examples).write)
-    (folder / "summary.json").write_text(json.dumps(summary))
+            put("failures/adult-adult", "failures", FailureResult(parts["failures"], table, examples).write)
+    (folder / "summary.json").write_text(json.dumps(to_document(summary(**parts))))
     (folder / "timings.json").write_text(
         json.dumps({"segmenter/adult": 60.0, "segmenter/healthy": 70.5, "store/adult": 3.2})
     )

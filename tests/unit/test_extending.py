@@ -139,8 +139,9 @@ def test_an_analysis_gets_verb_resume_worker_summary_and_section(installed, stud
     assert (
         before.items() <= {path.name: path.stat().st_mtime_ns for path in out.glob("artifacts/*/manifest.json")}.items()
     )
-    live = {one["name"]: one["n_latents"] for one in run.summary["dictionaries"]}
-    assert run.summary["class_counts"] == [{"of": name, "latents": live[name]} for name in ("first", "second")]
+    summary = json.loads((run.path / "summary.json").read_text())
+    live = {one["name"]: one["n_latents"] for one in summary["dictionaries"]}
+    assert summary["class_counts"] == [{"of": name, "latents": live[name]} for name in ("first", "second")]
     page = (out / "report.html").read_text(encoding="utf-8")
     assert '<section id="class_counts">' in page
     assert "Count the latents that go with each class." in page

@@ -1,6 +1,7 @@
 """How much of the activation, and of the segmentation, a dictionary keeps."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,8 +23,37 @@ MIN_EFFECT = 1e-3
 """Dice kept is a share of the effect of mean ablation; below this effect it would be noise over noise."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class QualityRecord:
+    """Figures of merit of a dictionary; None where one is undefined or was not measured.
+
+    Attributes:
+        explained_variance: 1 - squared error / squared deviation from the mean.
+        l0: active latents a token.
+        dead_share: of the latents that never fire, 0..1.
+        participation_ratio: of the activation's covariance, its effective number of dimensions, 1..d_in.
+        n_tokens: that it was judged on.
+        dice_untouched: foreground Dice (pooled) of the network.
+        dice_reconstructed: with the reconstruction in place of the activation.
+        dice_mean_ablated: with the activation's mean in its place.
+        dice_kept: share of what the activation gives to Dice; None where a mean ablation costs less than 0.001.
+        control_explained_variance: what a dictionary of an untrained segmenter explains.
+    """
+
+    explained_variance: float | None
+    l0: float
+    dead_share: float
+    participation_ratio: float | None
+    n_tokens: int
+    dice_untouched: float | None = None
+    dice_reconstructed: float | None = None
+    dice_mean_ablated: float | None = None
+    dice_kept: float | None = None
+    control_explained_variance: float | None = None
+
+
 @torch.no_grad()
-def dictionary_quality(dictionary: SparseAutoencoder, store: TokenSource) -> dict[str, float | int | None]:
+def dictionary_quality(dictionary: SparseAutoencoder, store: TokenSource) -> QualityRecord:
     """Figures of merit on a store, ideally of slices that were not used for the fit.
 
     Explained variance alone proves nothing: run the same on a random-weight segmenter, and read it beside the
@@ -32,11 +62,6 @@ def dictionary_quality(dictionary: SparseAutoencoder, store: TokenSource) -> dic
     Args:
         dictionary: what is judged.
         store: activations of the dictionary's hookpoint and network.
-
-    Returns:
-        ``explained_variance`` (1 - squared error / squared deviation from the mean), ``l0`` (active latents a token),
-        ``dead_share`` (latents that never fire on this store), ``participation_ratio`` of the activation's covariance
-        (its effective number of dimensions, 1..d_in), ``n_tokens``. None where a figure is undefined: no variance.
 
     Raises:
         ValueError: the dictionary is of another hookpoint, network or width.
@@ -51,10 +76,10 @@ def dictionary_quality(dictionary: SparseAutoencoder, store: TokenSource) -> dic
     ]
     if wrong:
         raise ValueError(f"the dictionary does not belong here: {'; '.join(wrong)}")
-    return dict(_token_figures(dictionary, store))
+    return _token_figures(dictionary, store)
 
 
-def lens_quality(lens: "Lens", store: TokenSource, slices: "SliceSet") -> dict[str, float | int | None]:
+def lens_quality(lens: "Lens", store: TokenSource, slices: "SliceSet") -> QualityRecord:
     """Figures of `dictionary_quality`, and how much of the segmentation the reconstruction keeps.
 
     Dice kept = (Dice with the reconstruction in place of the activation - Dice with its mean in place) / (Dice
@@ -65,15 +90,10 @@ def lens_quality(lens: "Lens", store: TokenSource, slices: "SliceSet") -> dict[s
         store: activations of its segmenter at its hookpoint; their mean is the mean that is put in place.
         slices: with masks.
 
-    Returns:
-        The figures of `dictionary_quality`, and ``dice_untouched``, ``dice_reconstructed``, ``dice_mean_ablated``,
-        ``dice_kept``. None where a figure is undefined: no foreground, or a mean ablation that costs less than 0.001
-        of Dice.
-
     Raises:
         ValueError: the store or the slices are not the segmenter's.
     """
-    return dictionary_quality(lens.dictionary, store) | _dice_figures(lens, store.centre, slices)
+    return _with_dice(dictionary_quality(lens.dictionary, store), lens, store.centre, slices)
 
 
 def participation_ratio(covariance: Float[Tensor, "d d"]) -> float | None:
@@ -82,7 +102,7 @@ def participation_ratio(covariance: Float[Tensor, "d d"]) -> float | None:
     return float(covariance.trace()) ** 2 / squared if squared > 0 else None
 
 
-def _token_figures(dictionary: SparseAutoencoder, store: TokenSource) -> dict[str, float | int | None]:
+def _token_figures(dictionary: SparseAutoencoder, store: TokenSource) -> QualityRecord:
     device = dictionary.W_enc.device
     centre = store.centre.to(device)
     total = torch.zeros(store.d_in, dtype=torch.float64, device=device)
@@ -100,16 +120,16 @@ def _token_figures(dictionary: SparseAutoencoder, store: TokenSource) -> dict[st
     n = store.n_tokens
     covariance = products / n - torch.outer(total / n, total / n)
     variance = float(covariance.trace()) * n
-    return {
-        "explained_variance": 1 - error / variance if variance > 0 else None,
-        "l0": float(fired.sum()) / n,
-        "dead_share": float((fired == 0).double().mean()),
-        "participation_ratio": participation_ratio(covariance),
-        "n_tokens": n,
-    }
+    return QualityRecord(
+        explained_variance=1 - error / variance if variance > 0 else None,
+        l0=float(fired.sum()) / n,
+        dead_share=float((fired == 0).double().mean()),
+        participation_ratio=participation_ratio(covariance),
+        n_tokens=n,
+    )
 
 
-def _dice_figures(lens: "Lens", centre: Tensor, slices: "SliceSet") -> dict[str, float | None]:
+def _with_dice(quality: QualityRecord, lens: "Lens", centre: Tensor, slices: "SliceSet") -> QualityRecord:
     from seglens.activations.effects import to_mean
     from seglens.activations.replay import Replay
     from seglens.segmenters.inference import all_batches
@@ -132,16 +152,12 @@ def _dice_figures(lens: "Lens", centre: Tensor, slices: "SliceSet") -> dict[str,
 
     parts = all_batches(counted, segmenter, slices, batch_size=SLICES, what="quality")
     untouched, kept, ablated = (
-        scores_from_counts(torch.cat(counts), slices).summary()["dice_pooled"]["foreground"]
-        for counts in zip(*parts, strict=True)
+        scores_from_counts(torch.cat(counts), slices).dice().value for counts in zip(*parts, strict=True)
     )
     share = None
     if untouched is not None and kept is not None and ablated is not None:
         effect = untouched - ablated
         share = (kept - ablated) / effect if effect >= MIN_EFFECT else None
-    return {
-        "dice_untouched": untouched,
-        "dice_reconstructed": kept,
-        "dice_mean_ablated": ablated,
-        "dice_kept": share,
-    }
+    return replace(
+        quality, dice_untouched=untouched, dice_reconstructed=kept, dice_mean_ablated=ablated, dice_kept=share
+    )

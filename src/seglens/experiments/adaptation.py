@@ -43,6 +43,7 @@ from seglens.steering.comparison import (
 )
 from seglens.steering.interventions import Intervention, evaluate_interventions
 from seglens.steering.policies import label_of, oracle_scores
+from seglens.steering.records import InterventionRecord
 from seglens.steering.sweep import UNEDITED, alpha_grid, sweep
 from seglens.steering.test_time import unfitted
 from seglens.studies.stages import Study
@@ -88,7 +89,12 @@ def run(
     for number, transfer in enumerate(transfers):
         found = adapted(study, transfer, plan_of(transfer, seeds, sizes, draws, steps))
         policies.append(
-            policy_rows(Scores(found.table("scores")), found.document("methods"), transfer.name, transfer.label)
+            policy_rows(
+                Scores(found.table("scores")),
+                found.record("methods", list[InterventionRecord]),
+                transfer.name,
+                transfer.label,
+            )
         )
         if transfer.in_full:
             curves.append(curve_rows(Scores(found.table("curve")), transfer.name))
@@ -189,7 +195,7 @@ def adapted(study: Study, transfer: Transfer, plan: Mapping[str, Any]) -> Artifa
             )
             draft.save_table("curve", evaluate_interventions(curve, segmenter, evaluation).table)
         draft.save_table("scores", scores.table)
-        draft.save_document("methods", [_described(method) for method in methods])
+        draft.save_record("methods", [_recorded(one) for one in methods], list[InterventionRecord])
 
     name = f"adaptation/{transfer.segmenter}-{transfer.cohort}-{transfer.label}"
     return part(study, name, "adaptation", inputs, make)
@@ -249,20 +255,20 @@ def swept_alphas(lens: Lens, selection: SliceSet, evaluation: SliceSet, target: 
             summary = scores.summary(UNEDITED if alpha == neutral else f"associated {operation} {alpha:g}")
             for name in (target, "foreground"):
                 row = {"operation": operation, "alpha": alpha, "class": name}
-                rows.append(row | {figure: summary[figure][name] for figure in FIGURES})
+                rows.append(row | {figure: summary.score(figure, name).value for figure in FIGURES})
     table = pl.DataFrame(rows, schema_overrides=dict.fromkeys(FIGURES, pl.Float64))
     return table, oracle_scores(scores, list(grid), target=label_of(lens.segmenter, target), name=ORACLE)
 
 
-def _described(method: Method) -> dict[str, Any]:
-    return {
-        "name": method.name,
-        "side": method.side,
-        "n_parameters": method.n_parameters,
-        "supervision": method.interventions[0].supervision,
-        "interventions": [intervention.name for intervention in method.interventions],
-        "chosen": dict(method.chosen),
-    }
+def _recorded(method: Method) -> InterventionRecord:
+    return InterventionRecord(
+        name=method.name,
+        side=method.side,
+        n_parameters=method.n_parameters,
+        interventions=tuple(intervention.name for intervention in method.interventions),
+        supervision=method.interventions[0].supervision,
+        chosen=method.chosen,
+    )
 
 
 def _left_out(study: Study, transfers: Sequence[Transfer]) -> list[str]:

@@ -1,7 +1,6 @@
 """Tables and words of the experiment `adaptation`, from the scores of its methods."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
@@ -10,6 +9,7 @@ from seglens.artifacts import finite
 from seglens.segmenters.intervals import FIGURES, interval_over_fits, resampled
 from seglens.segmenters.scoring import Scores
 from seglens.steering.comparison import side_of
+from seglens.steering.records import InterventionRecord
 from seglens.steering.sweep import UNEDITED
 
 ORACLE = "oracle_alpha"
@@ -64,37 +64,35 @@ IMPROVEMENTS = {
 }
 
 
-def policy_rows(scores: Scores, methods: Sequence[Mapping[str, Any]], transfer: str, label: str) -> pl.DataFrame:
+def policy_rows(scores: Scores, methods: Sequence[InterventionRecord], transfer: str, label: str) -> pl.DataFrame:
     """One row a method, class and figure: the mean over seeds, with its interval over patients and seeds.
 
     ``fits`` are the values of the seeds, ``draws`` those of each on the same draws of patients.
     """
-    known = {one["name"]: one for one in methods}
-    known |= {
-        name: {"name": name, "side": side, "n_parameters": 0, "interventions": [name]} for name, side in EXTRA.items()
-    }
+    known = {one.name: one for one in methods}
+    known |= {name: InterventionRecord(name, side, 0, (name,)) for name, side in EXTRA.items()}
     present = set(scores.table["edit"].unique())
     rows = []
     for one in known.values():
-        if not set(one["interventions"]) <= present:
+        if not set(one.interventions) <= present:
             continue
         for class_name in (label, "foreground"):
             for figure in FIGURES:
-                values, drawn = resampled(scores, one["interventions"], class_name, figure)
+                values, drawn = resampled(scores, one.interventions, class_name, figure)
                 interval = interval_over_fits(values, drawn, scores.table["patient"].n_unique())
                 rows.append(
                     {
                         "transfer": transfer,
-                        "policy": one["name"],
-                        "side": one["side"],
-                        "parameters": one["n_parameters"],
-                        "seeds": len(one["interventions"]),
+                        "policy": one.name,
+                        "side": one.side,
+                        "parameters": one.n_parameters,
+                        "seeds": len(one.interventions),
                         "class": class_name,
                         "figure": figure,
                         "value": finite(interval.value),
                         "low": finite(interval.low),
                         "high": finite(interval.high),
-                        "inner_dice": one.get("chosen", {}).get("inner_dice"),
+                        "inner_dice": one.inner_dice,
                         "patients": interval.n_patients,
                         "fits": values.tolist(),
                         "draws": drawn.tolist(),

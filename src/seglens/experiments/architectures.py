@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
+from seglens.dictionaries.quality import QualityRecord
 from seglens.experiments.experiment import Experiment, ExperimentResult, Figure, NotApplicableError, Published
 from seglens.runtime.progress import Progress
 from seglens.semantics.atlas import LatentAtlas
@@ -21,7 +22,7 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
     for number, name in enumerate(names):
         own = study.settings.segmenters[name]
         atlas = LatentAtlas.read(study.result("atlas", name))
-        quality = study.result("quality", name).document("quality")
+        quality = study.result("quality", name).record("quality", QualityRecord)
         for category, share in category_mass(atlas.table, atlas.labels).items():
             rows.append((own.cohort, name, own.architecture, category, share))
         tumour = sum(rate for label, rate in atlas.base_rates.items() if label != atlas.labels[0])
@@ -32,8 +33,8 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
                 "hookpoint": study.hookpoint(name),
                 "live latents": int((~atlas.table["dead"]).sum()),
                 "foreground share of pixels": tumour,
-                "explained variance": quality["explained_variance"],
-                "the same, untrained segmenter": quality["control_explained_variance"],
+                "explained variance": quality.explained_variance,
+                "the same, untrained segmenter": quality.control_explained_variance,
             }
         )
         progress(number + 1, len(names))

@@ -1,6 +1,7 @@
 """Table 4 and Figure 7: the weakest class, how it fails, and what scaling or zeroing its latents does."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -18,7 +19,7 @@ from seglens.steering.attribution import associated_latents
 from seglens.steering.baselines import random_latents
 from seglens.steering.edits import LatentEdit
 from seglens.steering.failure_recovery import MODE_RULE, error_mode
-from seglens.steering.policies import label_of, pooled_objective, slice_dice
+from seglens.steering.policies import label_of
 from seglens.steering.sweep import UNEDITED, sweep
 from seglens.studies.stages import Study
 
@@ -34,6 +35,23 @@ MIN_GAIN = 0.05
 RULES = {"ccf": "component filter (CCF)", "uf": "entropy filter (UF)", "logit_bias": "logit bias"}
 
 
+@dataclass(frozen=True)
+class FactorRecord:
+    """Factor that was best on the val slices.
+
+    Attributes:
+        edit: of the class's latents, or the untouched network.
+        random: of random latents.
+        words: the edit, in words.
+        n_latents: that are multiplied together.
+    """
+
+    edit: str
+    random: str
+    words: str
+    n_latents: int
+
+
 def run(study: Study, progress: Progress) -> ExperimentResult:
     """The adult segmenter on its own cohort: chosen on val patients, judged on test patients."""
     names = require_lesions(study)
@@ -41,14 +59,14 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
     name = name if name in names else names[0]
     own = study.settings.segmenters[name]
     study.result("scores", name, own.cohort)
-    before = Scores(study.run.artifact(f"scores/{name}@{own.cohort}").table("scores")).summary()["dice_pooled"]
+    before = Scores(study.run.artifact(f"scores/{name}@{own.cohort}").table("scores")).summary().dice_pooled
     classes = {label: dice for label, dice in before.items() if label != "foreground" and dice is not None}
     if len(classes) < 2:
         raise NotApplicableError(f"needs two classes to tell the weaker; {name} has {', '.join(classes) or 'none'}")
     weakest = min(classes, key=lambda label: classes[label])
     found = _swept(study, name, weakest)
     progress(1, 1)
-    chosen = found.document("chosen")
+    chosen = found.record("chosen", FactorRecord)
     label = label_of(study.segmenter(name), weakest)
     scores = Scores(found.table("scores"))
     failing = failing_slices(scores, label)
@@ -59,10 +77,10 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
         f"The weakest class of {name} on its own cohort is {weakest} (pooled Dice {classes[weakest]:.2f}). Failures "
         f"are the {n} test slices in whose mask it is and whose Dice of it is below {FAILS_BELOW:g}. {MODE_RULE}, "
         "counted for this class.",
-        f"The latents with the strongest association to it on other patients ({chosen['n_latents']}) are multiplied "
+        f"The latents with the strongest association to it on other patients ({chosen.n_latents}) are multiplied "
         f"together, beside as many random latents that fire about as often. A slice is recovered when its Dice of "
         f"{weakest} rises by at least {MIN_GAIN:g}. The factor of the second table is chosen on val patients by "
-        f"pooled Dice: {chosen['words']}.",
+        f"pooled Dice: {chosen.words}.",
         "Where too much is predicted, whatever predicts less helps, and the other way round. What counts is the net "
         "over all slices of a choice that was made on other patients, beside the logit bias.",
     ]
@@ -88,22 +106,15 @@ def _swept(study: Study, name: str, weakest: str) -> Artifact:
             for kind, own in (("", latents), (RANDOM, drawn))
             for words, factor in ((kind + words, factor) for words, factor in FACTORS.items())
         }
-        on_selection = pooled_objective(sweep(lens, selection, edits), weakest)
+        on_selection = sweep(lens, selection, edits).pooled_by_edit(weakest)
         best = max([UNEDITED, *FACTORS], key=lambda words: on_selection[words])
         best_random = max([UNEDITED, *(RANDOM + words for words in FACTORS)], key=on_selection.__getitem__)
         tuned = tune_on(lens.segmenter, selection, target=label)
         rules = {words: tuned[rule].rule for rule, words in RULES.items()}
         scores = sweep(lens, evaluated, edits, rules=rules, progress=progress)
         draft.save_table("scores", scores.table)
-        draft.save_document(
-            "chosen",
-            {
-                "edit": best,
-                "random": best_random,
-                "words": "nothing beats the untouched segmenter" if best == UNEDITED else best,
-                "n_latents": len(latents),
-            },
-        )
+        words = "nothing beats the untouched segmenter" if best == UNEDITED else best
+        draft.save_record("chosen", FactorRecord(best, best_random, words, len(latents)))
 
     inputs = {
         "dictionary": lens.dictionary_hash,
@@ -120,7 +131,7 @@ def _swept(study: Study, name: str, weakest: str) -> Artifact:
 def failing_slices(scores: Scores, label: int) -> pl.DataFrame:
     """Slices with the class in the mask and a low Dice of it: row, patient, mode, dice."""
     own = scores.table.filter((pl.col("label") == label) & (pl.col("edit") == UNEDITED) & (pl.col("truth") > 0))
-    dice = slice_dice(Scores(own), label).filter(pl.col("dice") < FAILS_BELOW).select("row", "dice")
+    dice = Scores(own).slice_dice().filter(pl.col("dice") < FAILS_BELOW).select("row", "dice")
     found = own.join(dice, on="row").sort("row")
     wrong = zip(found["predicted"] - found["tp"], found["truth"] - found["tp"], strict=True)
     modes = pl.Series("mode", [error_mode(int(p), int(n)) for p, n in wrong], dtype=pl.String)
@@ -129,7 +140,7 @@ def failing_slices(scores: Scores, label: int) -> pl.DataFrame:
 
 def by_mode(scores: Scores, failing: pl.DataFrame, label: int) -> pl.DataFrame:
     """Of every failure mode and edit the mean Dice of the class before and after, and the recovered share."""
-    dice = slice_dice(scores, label)
+    dice = Scores(scores.table.filter(pl.col("label") == label)).slice_dice()
     rows: list[dict[str, Any]] = []
     for mode in ("FP", "FN", "mixed", "all"):
         own = failing if mode == "all" else failing.filter(pl.col("mode") == mode)
@@ -166,14 +177,14 @@ def kind_of(edit: str) -> str:
     return OTHERS if edit.startswith(RANDOM) else OF_CLASS
 
 
-def _overall(scores: Scores, weakest: str, chosen: Mapping[str, Any]) -> pl.DataFrame:
+def _overall(scores: Scores, weakest: str, chosen: FactorRecord) -> pl.DataFrame:
     methods = [("untouched", UNEDITED), *((words, words) for words in RULES.values())]
-    methods += [("latents, held-out", chosen["edit"]), ("random latents, held-out", chosen["random"])]
+    methods += [("latents, held-out", chosen.edit), ("random latents, held-out", chosen.random)]
     rows = []
     for words, edit in methods:
         summary = scores.summary(edit)
         figures = dice_columns(summary, weakest) | dice_columns(summary, "foreground")
-        rows.append({"method": words, **figures, "mean Dice with background": summary["mean_dice_with_background"]})
+        rows.append({"method": words, **figures, "mean Dice with background": summary.mean_dice_with_background})
     return pl.DataFrame(rows, infer_schema_length=None)
 
 

@@ -51,7 +51,7 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
     functional: list[dict[str, Any]] = []
     for number, fit in enumerate(plan):
         (pair, condition, seed, longer), fitted = fit, _fitted(study, kept, fit)
-        figures: dict[str, float | None] = fitted.document("figures")
+        figures = fitted.record("figures", dict[str, float | None])
         if (seed, longer) == (SEEDS[0], 1):
             figures[LINEAR] = _linear(study, kept, fit, fitted)
         asked = {"pair": pair_name(*pair), "condition": condition, "seed": seed, "steps": longer * CROSSCODER_FIT.steps}

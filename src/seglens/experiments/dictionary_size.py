@@ -1,11 +1,13 @@
 """Figure 11: dictionaries of 8, 16 and 32 latents an activation channel."""
 
+from dataclasses import dataclass
+
 import polars as pl
 
 from seglens.activations.live import live_activations
 from seglens.artifacts import Draft
 from seglens.dictionaries.lens import Lens
-from seglens.dictionaries.quality import lens_quality
+from seglens.dictionaries.quality import QualityRecord, lens_quality
 from seglens.experiments.experiment import Experiment, ExperimentResult, Figure, part
 from seglens.experiments.segmenters import example_segmenter
 from seglens.runtime.progress import Progress
@@ -21,6 +23,13 @@ COLUMNS = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class SizedQuality(QualityRecord):
+    """Quality of a dictionary of ``n_latents``."""
+
+    n_latents: int
+
+
 def run(study: Study, progress: Progress) -> ExperimentResult:
     """One segmenter, everything but the width as the study has it."""
     name = example_segmenter(study, "adult")
@@ -28,7 +37,8 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
     for number, expansion in enumerate(EXPANSIONS):
         found = _quality(study, name, expansion)
         rows.append(
-            {"expansion": expansion, "latents": found["n_latents"]} | {new: found[old] for old, new in COLUMNS.items()}
+            {"expansion": expansion, "latents": found.n_latents}
+            | {new: getattr(found, old) for old, new in COLUMNS.items()}
         )
         progress(number + 1, len(EXPANSIONS))
     table = pl.DataFrame(rows, infer_schema_length=None)
@@ -48,7 +58,7 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
     return ExperimentResult({"dictionary size": table, "by figure": long}, headline, words)
 
 
-def _quality(study: Study, name: str, expansion: int) -> dict[str, float | int | None]:
+def _quality(study: Study, name: str, expansion: int) -> SizedQuality:
     segmenter, slices, seed = study.segmenter(name), study.own_slices(name, "test"), study.settings.seed
     own = study.settings.dictionaries.model_copy(update={"expansion": expansion})
 
@@ -60,7 +70,7 @@ def _quality(study: Study, name: str, expansion: int) -> dict[str, float | int |
             )
         store = live_activations(segmenter, slices, dictionary.hookpoint)
         quality = lens_quality(Lens(segmenter, dictionary.to(segmenter.device)), store, slices)
-        draft.save_document("quality", quality | {"n_latents": dictionary.n_latents})
+        draft.save_record("quality", SizedQuality(n_latents=dictionary.n_latents, **vars(quality)))
 
     inputs = {
         "segmenter": segmenter.hash,
@@ -69,9 +79,7 @@ def _quality(study: Study, name: str, expansion: int) -> dict[str, float | int |
         "settings": own.model_dump(mode="json", exclude={"controls"}),
         "seed": seed,
     }
-    stage = part(study, f"dictionary-size/{name}-{expansion}", "quality", inputs, make)
-    found: dict[str, float | int | None] = stage.document("quality")
-    return found
+    return part(study, f"dictionary-size/{name}-{expansion}", "quality", inputs, make).record("quality", SizedQuality)
 
 
 EXPERIMENT = Experiment(

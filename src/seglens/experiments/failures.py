@@ -45,8 +45,8 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
                 "cohort": cohort,
                 "slices": found.slices.height,
                 "patients": found.slices["patient"].n_unique(),
-                "of slices with a lesion": found.results[0]["n_eligible"],
-                "edit chosen held-out": found.results[0]["edit"],
+                "of slices with a lesion": found.results[0].n_eligible,
+                "edit chosen held-out": found.results[0].edit,
             }
         )
         progress(number + 1, len(names))

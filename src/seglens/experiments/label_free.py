@@ -28,7 +28,7 @@ from seglens.experiments.label_free_policies import (
     proxy_for,
     without_masks,
 )
-from seglens.experiments.label_free_tables import headlines, kept_rows, paragraphs, policy_rows
+from seglens.experiments.label_free_tables import EntryRecord, headlines, kept_rows, paragraphs, policy_rows
 from seglens.experiments.transfers import Transfer, by_transfer, patients_of, transfers_of
 from seglens.runtime.progress import Progress
 from seglens.segmenters.scoring import Scores
@@ -56,7 +56,7 @@ def run(study: Study, progress: Progress, *, seeds: Sequence[int] = SEEDS, steps
     policies, kept = [], []
     for number, transfer in enumerate(transfers):
         found = label_free_study(study, transfer, plan_of(transfer, seeds, steps))
-        scores, entries = Scores(found.table("scores")), found.document("entries")
+        scores, entries = Scores(found.table("scores")), found.record("entries", list[EntryRecord])
         policies.append(policy_rows(scores, entries, transfer.name, transfer.label))
         kept.append(kept_rows(scores, entries, transfer.name))
         progress(number + 1, len(transfers))
@@ -106,7 +106,7 @@ def label_free_study(study: Study, transfer: Transfer, plan: Mapping[str, Any]) 
         entries += oracles(world, evaluation)
         scores, entries = evaluated(lens.segmenter, entries, evaluation)
         draft.save_table("scores", scores.table)
-        draft.save_document("entries", [_described(entry) for entry in entries])
+        draft.save_record("entries", [entry.record for entry in entries], list[EntryRecord])
 
     return part(study, f"label_free/{name}-{transfer.cohort}", "label_free", inputs, make)
 
@@ -117,17 +117,6 @@ def _transfers(study: Study) -> list[Transfer]:
     for transfer in transfers_of(study):
         found.setdefault((transfer.segmenter, transfer.cohort), replace(transfer, names_label=False))
     return list(found.values())
-
-
-def _described(entry: Entry) -> dict[str, Any]:
-    return {
-        "name": entry.name,
-        "side": entry.side,
-        "n_parameters": entry.interventions[0].n_parameters,
-        "interventions": [intervention.name for intervention in entry.interventions],
-        "oracles": list(entry.oracles),
-        "chosen": entry.chosen,
-    }
 
 
 EXPERIMENT = Experiment(

@@ -9,6 +9,7 @@ import torch
 
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.lens import Lens
+from seglens.experiments.label_free_tables import EntryRecord
 from seglens.segmenters.scoring import Scores, predict_slices
 from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas
@@ -76,6 +77,18 @@ class Entry:
     family: str = ""
     chosen: str = ""
 
+    @property
+    def record(self) -> EntryRecord:
+        """What is written of it."""
+        return EntryRecord(
+            name=self.name,
+            side=self.side,
+            n_parameters=self.interventions[0].n_parameters,
+            interventions=tuple(intervention.name for intervention in self.interventions),
+            oracles=tuple(self.oracles),
+            chosen=self.chosen,
+        )
+
 
 @dataclass(frozen=True)
 class World:
@@ -141,7 +154,7 @@ def picks(world: World) -> list[Entry]:
     found = evidence_of(list(grid.values()), segmenter, world.unlabelled, temperature=temperature)
     chosen = {name: picked(criterion(found, source)) for name, criterion in CRITERIA.items()}
     scores = evaluate_interventions(list(grid.values()), segmenter, few_of(world.proxy, CALIBRATION_SLICES))
-    values = {name: scores.summary(name)["dice_pooled"]["foreground"] or 0.0 for name in (UNEDITED, *grid)}
+    values = scores.pooled_by_edit()
     chosen["Dice on restyled source slices"] = picked(values)
     against = (best_of(GRID), BEST_A_SLICE, LATENTS)
     entries = [
@@ -274,7 +287,7 @@ def evaluated(segmenter: Segmenter, entries: Sequence[Entry], evaluation: SliceS
         if intervention.name != UNEDITED
     }
     scores = evaluate_interventions(list(interventions.values()), segmenter, evaluation)
-    value = {name: scores.summary(name)["dice_pooled"]["foreground"] or 0.0 for name in (UNEDITED, *interventions)}
+    value = scores.pooled_by_edit()
 
     def mean(entry: Entry) -> float:
         return sum(value[intervention.name] for intervention in entry.interventions) / len(entry.interventions)

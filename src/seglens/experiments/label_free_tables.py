@@ -1,14 +1,15 @@
 """Tables and words of the experiment `label_free`, from the scores of its entries."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
 from seglens.artifacts import finite
 from seglens.segmenters.intervals import interval_of, interval_over_fits, resampled
-from seglens.segmenters.scoring import CONVENTIONS, Scores
+from seglens.segmenters.score_summary import CONVENTIONS
+from seglens.segmenters.scoring import Scores
 from seglens.steering.sweep import UNEDITED
 
 AIM = 0.7
@@ -44,22 +45,43 @@ KEPT_ROWS = {
 }
 
 
-def policy_rows(scores: Scores, entries: Sequence[Mapping[str, Any]], transfer: str, label: str) -> pl.DataFrame:
+@dataclass(frozen=True)
+class EntryRecord:
+    """A policy or a baseline as it was judged; see `Entry`.
+
+    Attributes:
+        name: of the policy.
+        side: ``edit``, ``baseline``, ``control``, ``oracle`` or ``candidate``.
+        n_parameters: numbers fitted or chosen.
+        interventions: names of its edits among the scores, one a seed.
+        oracles: that it is held against.
+        chosen: what it chose, in words.
+    """
+
+    name: str
+    side: str
+    n_parameters: int
+    interventions: tuple[str, ...]
+    oracles: tuple[str, ...]
+    chosen: str
+
+
+def policy_rows(scores: Scores, entries: Sequence[EntryRecord], transfer: str, label: str) -> pl.DataFrame:
     """One row an entry, class and Dice convention: before, after (mean over seeds), gain and its interval."""
     n_patients, rows = scores.table["patient"].n_unique(), []
     for entry in entries:
         for class_name in (label, "foreground"):
             for figure in CONVENTIONS:
-                values, drawn = resampled(scores, [UNEDITED, *entry["interventions"]], class_name, figure)
+                values, drawn = resampled(scores, [UNEDITED, *entry.interventions], class_name, figure)
                 gained = interval_over_fits(values[1:] - values[0], drawn[1:] - drawn[0], n_patients)
                 rows.append(
                     {
                         "transfer": transfer,
-                        "policy": entry["name"],
-                        "side": entry["side"],
-                        "chosen": entry["chosen"],
-                        "parameters": entry["n_parameters"],
-                        "seeds": len(entry["interventions"]),
+                        "policy": entry.name,
+                        "side": entry.side,
+                        "chosen": entry.chosen,
+                        "parameters": entry.n_parameters,
+                        "seeds": len(entry.interventions),
                         "class": class_name,
                         "figure": figure,
                         "before": finite(float(values[0])),
@@ -72,17 +94,17 @@ def policy_rows(scores: Scores, entries: Sequence[Mapping[str, Any]], transfer: 
     return pl.DataFrame(rows, schema=POLICY_ROWS)
 
 
-def kept_rows(scores: Scores, entries: Sequence[Mapping[str, Any]], transfer: str) -> pl.DataFrame:
+def kept_rows(scores: Scores, entries: Sequence[EntryRecord], transfer: str) -> pl.DataFrame:
     """Share of an oracle's gain in pooled foreground Dice that each policy keeps, with its interval over patients.
 
     Empty where the oracle gains less than `MIN_GAIN`. Draws in which it gains nothing have no share and are left
     out; where they are more than `MAX_DROPPED` of all, low and high are empty.
     """
-    oracles = {entry["name"]: entry["interventions"] for entry in entries if entry["side"] == "oracle"}
+    oracles = {entry.name: entry.interventions for entry in entries if entry.side == "oracle"}
     n_patients, rows = scores.table["patient"].n_unique(), []
     for entry in entries:
-        for oracle in entry["oracles"]:
-            own = entry["interventions"]
+        for oracle in entry.oracles:
+            own = entry.interventions
             values, drawn = resampled(scores, [UNEDITED, *own, *oracles[oracle]])
             gain, gains = _gains(values, drawn, slice(1, 1 + len(own)))
             best, bests = _gains(values, drawn, slice(1 + len(own), None))
@@ -94,8 +116,8 @@ def kept_rows(scores: Scores, entries: Sequence[Mapping[str, Any]], transfer: st
             rows.append(
                 {
                     "transfer": transfer,
-                    "policy": entry["name"],
-                    "side": entry["side"],
+                    "policy": entry.name,
+                    "side": entry.side,
                     "oracle": oracle,
                     "gain": gain,
                     "oracle's gain": best,

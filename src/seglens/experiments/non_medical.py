@@ -49,7 +49,7 @@ def run(study: Study, progress: Progress, *, folder: Path | None = None) -> Expe
     progress(3, 4)
     atlas = _atlas(study, lens, test)
     labels = [label for _, label in sorted(atlas.labels.items())]
-    scores = evaluate(segmenter, test).summary()["dice_pooled"]
+    scores = evaluate(segmenter, test).summary().dice_pooled
     quality = lens_quality(lens, live_activations(segmenter, test, hookpoint), test)
     counts = pl.DataFrame(latents_by_class("faces", atlas.table, labels)).with_columns(
         pl.Series("Dice (pooled)", [scores.get(label) for label in [*labels, "mixed"]], dtype=pl.Float64)
@@ -59,8 +59,8 @@ def run(study: Study, progress: Progress, *, folder: Path | None = None) -> Expe
     headline = {
         "parts with a latent of their own (of 18)": float(named.height),
         "foreground Dice (pooled)": scores["foreground"],
-        "explained variance": quality["explained_variance"],
-        "Dice kept": quality["dice_kept"],
+        "explained variance": quality.explained_variance,
+        "Dice kept": quality.dice_kept,
     }
     origin = "images that this project draws itself (ellipses, no photographs)" if folder is None else "your folder"
     words = [

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from seglens.artifacts import write_text_whole
+from seglens.artifacts import finite, write_text_whole
 from seglens.experiments import EXPERIMENTS
 from seglens.experiments.experiment import Experiment, ExperimentResult
 from seglens.experiments.reproduction import FILE as DOCUMENT
@@ -14,7 +14,7 @@ from seglens.reports.experiment_figures import figure_blocks
 from seglens.reports.report import render
 from seglens.reports.sections.latent_steps import latent_blocks
 from seglens.reports.tables import table_block
-from seglens.reports.wording import UNDEFINED, defined, duration, number, plain, plural
+from seglens.reports.wording import UNDEFINED, duration, number, plain, plural
 from seglens.runs import Run
 
 FILE = "reproduction.html"
@@ -98,7 +98,7 @@ def _left_out(found: ExperimentResult) -> list[Block]:
 
 
 def _figure(value: float | None) -> str:
-    finite = defined(value)
-    if finite is None:
+    value = finite(value)
+    if value is None:
         return UNDEFINED
-    return number(finite, 0) if finite == round(finite) and abs(finite) >= 2 else number(finite, 3)
+    return number(value, 0) if value == round(value) and abs(value) >= 2 else number(value, 3)

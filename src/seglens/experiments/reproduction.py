@@ -27,6 +27,17 @@ FILE = "reproduction.json"
 
 
 @dataclass(frozen=True)
+class FindingRecord:
+    """What finding.json holds: the tables' names and order, and what stands beside them (see `ExperimentResult`)."""
+
+    tables: tuple[str, ...]
+    headline: tuple[tuple[str, float | None], ...]
+    paragraphs: tuple[str, ...]
+    left_out: tuple[str, ...]
+    not_applicable: str | None
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of an experiment on a study: a finding, or the reason why there is none.
 
@@ -43,23 +54,23 @@ class Outcome:
         found = self.finding or ExperimentResult({}, {}, ())
         for name, table in found.tables.items():
             draft.save_table(name, table)
-        document = {
-            "tables": list(found.tables),
-            "headline": [[name, finite(value)] for name, value in found.headline.items()],
-            "paragraphs": list(found.paragraphs),
-            "left_out": list(found.left_out),
-            "not_applicable": self.not_applicable,
-        }
-        draft.save_document("finding", document)
+        record = FindingRecord(
+            tables=tuple(found.tables),
+            headline=tuple((name, finite(value)) for name, value in found.headline.items()),
+            paragraphs=tuple(found.paragraphs),
+            left_out=tuple(found.left_out),
+            not_applicable=self.not_applicable,
+        )
+        draft.save_record("finding", record)
 
     @classmethod
     def read(cls, artifact: Artifact) -> "Outcome":
         """Read what ``write`` wrote."""
-        document = artifact.document("finding")
-        if document["not_applicable"] is not None:
-            return cls(None, document["not_applicable"])
-        tables = {name: artifact.table(name) for name in document["tables"]}
-        return cls(ExperimentResult(tables, dict(document["headline"]), document["paragraphs"], document["left_out"]))
+        record = artifact.record("finding", FindingRecord)
+        if record.not_applicable is not None:
+            return cls(None, record.not_applicable)
+        tables = {name: artifact.table(name) for name in record.tables}
+        return cls(ExperimentResult(tables, dict(record.headline), record.paragraphs, record.left_out))
 
 
 @dataclass(frozen=True)

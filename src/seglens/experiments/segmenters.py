@@ -1,9 +1,7 @@
 """Which of a study's segmenters an experiment takes."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from seglens.experiments.experiment import NotApplicableError
+from seglens.segmenters.score_summary import ScoreSummary
 from seglens.studies.stages import Study
 
 
@@ -52,6 +50,6 @@ CONVENTIONS = {
 """Key in a score summary to what tables call it."""
 
 
-def dice_columns(summary: Mapping[str, Any], label: str) -> dict[str, float | None]:
+def dice_columns(summary: ScoreSummary, label: str) -> dict[str, float | None]:
     """Dice of a class (or the foreground) in all conventions, under the names of columns."""
-    return {f"{label} Dice, {words}": summary[name][label] for name, words in CONVENTIONS.items()}
+    return {f"{label} Dice, {words}": summary.score(name, label).value for name, words in CONVENTIONS.items()}

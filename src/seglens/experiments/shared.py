@@ -17,6 +17,7 @@ from seglens.activations.store import ActivationStore
 from seglens.artifacts import Draft
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.alignment import calibrated_share
+from seglens.diffing.records import PairRecord
 from seglens.diffing.sharing import align
 from seglens.experiments.experiment import Experiment, ExperimentResult, Figure, Published, part
 from seglens.experiments.pairs import DIFFERENT, TRAINED, pair_name, pairs_alike, start_of
@@ -99,23 +100,23 @@ def share(one: Fitted, other: Fitted, tau: float) -> float:
 
 
 def _pair(study: Study, source: str, target: str, noise: Fitted) -> dict[str, Any]:
-    pair = study.result("alignment", source, target).document("pair")
-    bounds, tau = pair["figures"], study.settings.tau
+    pair = study.result("alignment", source, target).record("pair", PairRecord)
+    bounds, tau = pair.figures, study.settings.tau
     one, other = study.with_alive(source), study.with_alive(target)
     shared = share(one, other, tau)
     return {
         "pair": pair_name(source, target),
         "segmenters start from": _relation(study, source, target),
         "shared": shared,
-        "rotated null": bounds["floor"],
+        "rotated null": bounds.floor,
         "white-noise null": _mean([share(one, noise, tau), share(other, noise, tau)]),
-        "ceiling": bounds["ceiling"],
-        "ceiling, other SAE seed": bounds["ceiling_other_seed"],
-        "calibrated share": calibrated_share(shared, bounds["floor"], bounds["ceiling"]),
+        "ceiling": bounds.ceiling,
+        "ceiling, other SAE seed": bounds.ceiling_other_seed,
+        "calibrated share": calibrated_share(shared, bounds.floor, bounds.ceiling),
         "other SAE seed": share(one, study.with_alive(target, RESEEDED), tau),
-        "correlation of shared pairs": bounds["function"],
-        "correlation matched by function": bounds["functional"],
-        "functional floor": bounds["functional_floor"],
+        "correlation of shared pairs": bounds.function,
+        "correlation matched by function": bounds.functional,
+        "functional floor": bounds.functional_floor,
         "alive in both at most": min(int(one[1].sum()), int(other[1].sum())),
     }
 

@@ -165,9 +165,9 @@ class _Evaluator:
         """On unseen slices."""
         figures = dictionary_quality(dictionary, self.test)
         return {
-            "explained variance": figures["explained_variance"],
-            "dead share": figures["dead_share"],
-            "active a token": figures["l0"],
+            "explained variance": figures.explained_variance,
+            "dead share": figures.dead_share,
+            "active a token": figures.l0,
             "latents": dictionary.n_latents,
         }
 

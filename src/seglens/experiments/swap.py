@@ -123,8 +123,7 @@ def _pair(study: Study, receiver: str, giver: str, alignment: Alignment) -> tupl
 
 def _dice(scores: Scores, sizes: Mapping[str, int]) -> pl.DataFrame:
     rows = []
-    for edit in scores.table["edit"].unique(maintain_order=True):
-        summary = scores.summary(edit)
+    for edit, summary in scores.summaries().items():
         figures = dice_columns(summary, "foreground")
         words = "untouched" if edit == UNEDITED else edit
         rows.append({"edit": words, "latents changed": sizes.get(edit.rsplit(", ", 1)[0], 0), **figures})

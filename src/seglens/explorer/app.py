@@ -10,10 +10,12 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
+from seglens.documents import to_document
 from seglens.explorer import cases, comparing, effects, exporting, latents, proposing, volumes
 from seglens.explorer.names import Names
 from seglens.explorer.opened import OpenedRun, UnknownError
 from seglens.explorer.state import CurrentState, State
+from seglens.summaries import summary_of
 
 AT_ONCE = 4
 """Requests, besides one that needs a survey (see `State.surveying`)."""
@@ -24,8 +26,9 @@ overview = APIRouter(tags=["overview"])
 @overview.get("/overview")
 def overview_of_run(state: CurrentState) -> dict[str, Any]:
     """The run's summary (see summary.json), and what of it can be opened."""
+    summary = summary_of(state.run.run)
     return {
-        "summary": state.run.summary,
+        "summary": to_document(summary) if summary else {},
         "segmenters": state.run.segmenters,
         "cohorts": state.run.cohorts,
     }

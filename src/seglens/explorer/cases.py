@@ -3,14 +3,16 @@
 from typing import Any, Literal
 
 import numpy as np
-import polars as pl
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from seglens.artifacts import finite
 from seglens.cohorts.slice_set import SliceSet
 from seglens.explorer.answers import BINARY, arrays_answer
 from seglens.explorer.opened import Opened, UnknownError, grey, heat_map
 from seglens.explorer.state import CurrentState
+from seglens.segmenters.score_summary import dice_of_counts
+from seglens.segmenters.scoring import Scores, count_scores
 from seglens.segmenters.segmenter import most_likely
 from seglens.shapes import Masks
 from seglens.steering.baselines import component_filter, entropy_filter, logit_bias
@@ -223,22 +225,19 @@ def _changed(opened: Opened, slices: SliceSet, row: int, after: Masks, about: di
 
 def _by_class(opened: Opened, predicted: Masks, truth: Masks) -> list[dict[str, Any]]:
     """Of every foreground class: pixels said and true, and Dice (None where it is in neither)."""
-    found = []
-    for value, label in opened.segmenter.labels.items():
-        if value == 0:
-            continue
-        ours, theirs = predicted == value, truth == value
-        both = int(ours.sum() + theirs.sum())
-        found.append(
-            {
-                "label": label,
-                "value": value,
-                "said": int(ours.sum()),
-                "true": int(theirs.sum()),
-                "dice": 2 * int((ours & theirs).sum()) / both if both else None,
-            }
-        )
-    return found
+    counts = count_scores(predicted, truth, opened.segmenter.labels)[0]
+    dice = dice_of_counts(counts).tolist()
+    return [
+        {
+            "label": label,
+            "value": value,
+            "said": int(counts[value, 1]),
+            "true": int(counts[value, 2]),
+            "dice": finite(dice[value]),
+        }
+        for value, label in opened.segmenter.labels.items()
+        if value != 0
+    ]
 
 
 def _name(opened: Opened, latent: int) -> str:
@@ -251,9 +250,6 @@ def _slice_dice(state: CurrentState, segmenter: str, cohort: str) -> dict[int, f
     stage = f"scores/{segmenter}@{cohort}"
     if stage not in state.run.run:
         return {}
-    table = state.run.run.artifact(stage).table("scores").filter(pl.col("label") > 0)
-    both = pl.col("predicted") + pl.col("truth")
-    dice = pl.when(both > 0).then(2 * pl.col("tp") / both).otherwise(1.0)
+    scores = Scores(state.run.run.artifact(stage).table("scores"))
     scored = [row for row, split in enumerate(state.run.slices(cohort).index["split"]) if split == "test"]
-    means = table.group_by("row").agg(dice.mean().alias("dice"))
-    return {scored[row]: value for row, value in means.iter_rows()}
+    return {scored[row]: dice for _, row, dice in scores.slice_dice().iter_rows()}

@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from seglens.diffing.alignment import Alignment
+from seglens.diffing.records import PairRecord
 from seglens.diffing.universal import specific_latents, universal_latents
 from seglens.explorer.opened import OpenedRun, UnknownError
 from seglens.explorer.state import CurrentState
@@ -50,7 +51,7 @@ def compare(source: str, target: str, state: CurrentState) -> LatentPairs:
     table = artifact.table("functional")
     found = list(zip(*(table[name].to_list() for name in (*names, "correlation")), strict=True))
     shared: set[tuple[int, int]] | None = None
-    if artifact.document("pair")["comparable_by_weights"]:
+    if artifact.record("pair", PairRecord).comparable_by_weights:
         by_weights = artifact.table("pairs").filter("shared")
         shared = set(zip(*(by_weights[name].to_list() for name in names), strict=True))
     return LatentPairs(
@@ -73,7 +74,7 @@ def sharing(run: OpenedRun, segmenter: str) -> pl.DataFrame:
     """
     n = run.opened(segmenter).atlas.n_latents
     artifacts = [run.run.artifact(stage) for stage in run.run.stages("alignment/")]
-    alignments = [Alignment.read(own) for own in artifacts if own.document("pair")["comparable_by_weights"]]
+    alignments = [Alignment.read(own) for own in artifacts if own.record("pair", PairRecord).comparable_by_weights]
     found = {}
     for one in alignments:
         if segmenter not in (one.source, one.target):

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from seglens.cohorts.slice_set import evenly_spaced
 from seglens.explorer.opened import BATCH, Opened, OpenedRun
 from seglens.explorer.state import CurrentState
+from seglens.segmenters.score_summary import ByClass
 from seglens.steering.edits import LatentEdit
 from seglens.steering.sweep import UNEDITED, sweep
 
@@ -102,13 +103,13 @@ def measured_effects(opened: Opened) -> pl.DataFrame:
     return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Float64))
 
 
-def _dice(run: OpenedRun, opened: Opened, rows: list[int], latents: list[int]) -> list[dict[str, float | None]]:
+def _dice(run: OpenedRun, opened: Opened, rows: list[int], latents: list[int]) -> list[ByClass]:
     """Pooled Dice by class of the untouched network and, after it, without each of these latents; call it `alone`."""
     identity = opened.lens.dictionary_hash
     zeroed = {str(latent): LatentEdit(opened.hookpoint, identity, (latent,), "zero") for latent in latents}
     slices = run.slices(opened.cohort).select(rows)
     scores = sweep(opened.lens, slices, zeroed, batch_size=BATCH)
-    return [scores.summary(edit)["dice_pooled"] for edit in (UNEDITED, *zeroed)]
+    return [scores.summary(edit).dice_pooled for edit in (UNEDITED, *zeroed)]
 
 
 def _difference(after: float | None, before: float | None) -> float | None:

@@ -9,6 +9,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
+from seglens.diffing.records import PairRecord
 from seglens.explorer.answers import BINARY, arrays_answer
 from seglens.explorer.comparing import PARTNER, sharing
 from seglens.explorer.effects import compared_rows, measured_effects
@@ -228,7 +229,7 @@ def _partners(run: OpenedRun, segmenter: str, latent: int) -> list[Partner]:
         artifact = run.run.artifact(stage)
         own, other = ("source", "target") if segmenter == source else ("target", "source")
         pairs = artifact.table("functional").filter(pl.col(f"{own}_latent") == latent)
-        by_weights = artifact.document("pair")["comparable_by_weights"]
+        by_weights = artifact.record("pair", PairRecord).comparable_by_weights
         shared = artifact.table("pairs").filter(pl.col(f"{own}_latent") == latent) if by_weights else None
         for row in pairs.to_dicts():
             partner = row[f"{other}_latent"]

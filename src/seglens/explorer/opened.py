@@ -235,11 +235,6 @@ class OpenedRun:
         """Names of the cohorts whose slices are there."""
         return [stage.removeprefix("slices/") for stage in self.run.stages("slices/")]
 
-    @property
-    def summary(self) -> dict[str, Any]:
-        """summary.json."""
-        return self.run.summary
-
     def warm_up(self) -> None:
         """Read the networks, so that the first slice that is looked at does not wait for the libraries."""
         for opened in self._opened.values():

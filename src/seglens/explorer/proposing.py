@@ -1,11 +1,13 @@
 """Edits that the run's own stages chose and tested, as a starting point for turning latents by hand."""
 
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 from fastapi import APIRouter
 from pydantic import BaseModel
 
 from seglens.explorer.state import CurrentState
+from seglens.steering.edits import LatentEdit
+from seglens.steering.records import FailureRecord, SteeringRecord
 
 router = APIRouter(tags=["cases"])
 Turned = Literal["multiply", "add", "zero"]
@@ -40,33 +42,33 @@ def proposals(segmenter: str, state: CurrentState) -> list[Proposal]:
     Those that differ from slice to slice (an oracle's) or that change nothing are left out.
     """
     opened = state.run.opened(segmenter)
+    run = state.run.run
+    edits: list[tuple[str, SteeringRecord | FailureRecord, LatentEdit]] = []
+    for stage in run.stages("steering/"):
+        for steered in run.artifact(stage).record("results", list[SteeringRecord]):
+            edits.append((stage, steered, LatentEdit.from_description(steered.edit_description)))
+    for stage in run.stages("failures/"):
+        # such a stage names latents, operation and alpha of the segmenter's own dictionary
+        for one in run.artifact(stage).record("results", list[FailureRecord]):
+            if one.segmenter == segmenter and one.latents and one.alpha is not None:
+                named = LatentEdit(opened.hookpoint, opened.dictionary_hash, one.latents, one.operation, one.alpha)
+                edits.append((stage, one, named))
     found: dict[str, Proposal] = {}
-    for prefix in ("steering/", "failures/"):
-        for stage in state.run.run.stages(prefix):
-            for entry in state.run.run.artifact(stage).document("results"):
-                described = entry.get("edit_description") or _of_failures(entry, segmenter, opened.dictionary_hash)
-                if described is None or entry.get("alpha") is None or entry.get("is_identity"):
-                    continue
-                if described["dictionary_hash"] != opened.dictionary_hash or described["mode"] != "difference":
-                    continue
-                if described["operation"] not in get_args(Turned) or described.get("gate") is not None:
-                    continue
-                proposal = Proposal(
-                    stage=stage,
-                    chosen_by=entry["chosen_by"],
-                    edit=entry["edit"],
-                    latents=described["latents"],
-                    operation=cast("Turned", described["operation"]),
-                    value=described["value"],
-                    where=described["where"],
-                )
-                found.setdefault(f"{stage} {proposal.edit}", proposal)
+    for stage, record, edit in edits:
+        if record.alpha is None or record.is_identity or edit.gate is not None:
+            continue
+        if edit.dictionary_hash != opened.dictionary_hash or edit.mode != "difference":
+            continue
+        if edit.operation not in get_args(Turned):
+            continue
+        proposal = Proposal(
+            stage=stage,
+            chosen_by=record.chosen_by,
+            edit=record.edit,
+            latents=list(edit.latents),
+            operation=cast("Turned", edit.operation),
+            value=edit.value,
+            where=edit.where,
+        )
+        found.setdefault(f"{stage} {proposal.edit}", proposal)
     return list(found.values())
-
-
-def _of_failures(entry: dict[str, Any], segmenter: str, dictionary_hash: str) -> dict[str, Any] | None:
-    """A failures stage names latents, operation and alpha of the segmenter's own dictionary; None of another."""
-    if entry.get("segmenter") != segmenter or not entry.get("latents"):
-        return None
-    fields = {"operation": entry["operation"], "value": entry["alpha"], "latents": entry["latents"]}
-    return fields | {"dictionary_hash": dictionary_hash, "mode": "difference", "where": "everywhere"}

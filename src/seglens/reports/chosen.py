@@ -10,7 +10,6 @@ from seglens.artifacts import write_text_whole
 from seglens.reports.blocks import Block, Drawing, Paragraph, Pictures, Section, head, table
 from seglens.reports.report import render
 from seglens.reports.sections.gallery import activation_scale, described_slices, heat_pictures
-from seglens.reports.sections.overview import study_name
 from seglens.reports.wording import number, percent, plain
 from seglens.runs import Run
 from seglens.semantics.atlas import LatentAtlas
@@ -53,7 +52,7 @@ def write_chosen(
         for latent in latents
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_whole(path, render(study_name(run.summary), sections, subtitle=SUBTITLE))
+    write_text_whole(path, render(run.study["name"], sections, subtitle=SUBTITLE))
     return path
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 import polars as pl
 from markupsafe import Markup
 
+from seglens.artifacts import finite
 from seglens.reports.blocks import Block, Cell, Chart, Heading, Key, Paragraph, Table, head
 from seglens.reports.charts import (
     NARROW,
@@ -22,7 +23,7 @@ from seglens.reports.charts import (
 )
 from seglens.reports.figures import RangeRow, range_chart
 from seglens.reports.palette import DASHES, INK, MUTED, SERIES, heat
-from seglens.reports.wording import UNDEFINED, defined, number, plain
+from seglens.reports.wording import UNDEFINED, number, plain
 
 Drawn: TypeAlias = Callable[[pl.DataFrame, int], Markup]
 """Draws a panel's rows at a width."""
@@ -173,7 +174,7 @@ def _lines(
         own = rows if figure.series is None else rows.filter(pl.col(figure.series) == name)
         own = own.filter(pl.col(figure.x).is_not_null()).sort(figure.x)
         if own.height:
-            points = tuple(own[figure.x].to_list()), tuple(defined(value) for value in own[figure.y].to_list())
+            points = tuple(own[figure.x].to_list()), tuple(finite(value) for value in own[figure.y].to_list())
             series.append(
                 Series(plain(name) if name is not None else "", *points, colour=_colour(place), dash=_dash(place))
             )
@@ -215,8 +216,8 @@ def _bars(
         colour = _colour(list(names).index(row[figure.series]) if figure.series else 0)
         if place == 0 or labels[place] != labels[place - 1]:
             parts.append(text(label_width - 8, y + 14, fitted(labels[place], label_width - 8), anchor="end"))
-        value = defined(row[figure.y])
-        ends = [defined(row[column]) if column else None for column in (figure.low, figure.high)]
+        value = finite(row[figure.y])
+        ends = [finite(row[column]) if column else None for column in (figure.low, figure.high)]
         if value is not None:
             start, length = at(min(0.0, value)), max(1.0, abs(at(value) - at(0.0)))
             parts.append(f'<rect x="{start:.1f}" y="{y + 3}" width="{length:.1f}" height="14" rx="2" fill="{colour}"/>')
@@ -234,14 +235,14 @@ def _ranges(figure: Figure, rows: pl.DataFrame, width: int) -> Markup:
         RangeRow(
             label=plain(row[figure.y]),
             sub=plain(row[figure.series]) if figure.series else "",
-            raw=defined(row[figure.x]),
-            floor=defined(row.get(figure.low or "")),
-            ceiling=defined(row.get(figure.high or "")),
-            other_seed=defined(row.get("ceiling, other SAE seed")),
-            calibrated=defined(row.get(figure.value or "")),
-            by_weight=defined(row.get("correlation of shared pairs")),
-            by_function=defined(row.get("correlation matched by function")),
-            function_floor=defined(row.get("functional floor")),
+            raw=finite(row[figure.x]),
+            floor=finite(row.get(figure.low or "")),
+            ceiling=finite(row.get(figure.high or "")),
+            other_seed=finite(row.get("ceiling, other SAE seed")),
+            calibrated=finite(row.get(figure.value or "")),
+            by_weight=finite(row.get("correlation of shared pairs")),
+            by_function=finite(row.get("correlation matched by function")),
+            function_floor=finite(row.get("functional floor")),
         )
         for row in rows.iter_rows(named=True)
     ]
@@ -268,11 +269,11 @@ def _heat_maps(figure: Figure, table: pl.DataFrame) -> list[Block]:
 
 
 def _square(value: Any, low: Number, high: Number) -> Cell:
-    finite = defined(value)
-    if finite is None:
+    value = finite(value)
+    if value is None:
         return Cell(UNDEFINED)
-    fill, ink = heat(finite, low, high)
-    return Cell(number(finite, _digits((low, high))), fill=fill, ink=ink)
+    fill, ink = heat(value, low, high)
+    return Cell(number(value, _digits((low, high))), fill=fill, ink=ink)
 
 
 def _digits(limits: tuple[Number, Number]) -> int:
@@ -282,7 +283,7 @@ def _digits(limits: tuple[Number, Number]) -> int:
 
 
 def _limits(table: pl.DataFrame, columns: Sequence[str]) -> tuple[Number, Number]:
-    values = [one for column in columns for value in table[column].to_list() if (one := defined(value)) is not None]
+    values = [one for column in columns for value in table[column].to_list() if (one := finite(value)) is not None]
     return (min(values), max(values)) if values else (0.0, 1.0)
 
 

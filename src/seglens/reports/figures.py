@@ -1,14 +1,14 @@
 """The main figure: every pair of dictionaries with its shared fraction between floor and ceiling."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
 from seglens.reports.charts import WIDE, Number, Place, dot, fitted, line, svg, text
 from seglens.reports.palette import BLUE, GRID, INK, MUTED, VERMILLION
-from seglens.reports.wording import UNDEFINED, defined, dig, number, pair_of, percent
+from seglens.reports.wording import UNDEFINED, number, pair_of, percent
+from seglens.summaries import Summary
 
 TOP = 124.0
 """Room above the rows of the stand-alone figure."""
@@ -32,32 +32,32 @@ class RangeRow:
     function_floor: float | None
 
 
-def range_rows(summary: Mapping[str, Any]) -> list[RangeRow]:
+def range_rows(summary: Summary) -> list[RangeRow]:
     """The pairs of a summary, most alike first, those without floor or ceiling last."""
     rows = []
-    for entry in summary.get("alignments") or []:
+    for entry in summary.alignments:
         facts = [
-            fact(entry.get("same_segmenter_start"), "common start", "separate starts"),
-            fact(entry.get("same_sae_seed"), "same SAE seed", "other SAE seed"),
+            fact(entry.same_segmenter_start, "common start", "separate starts"),
+            fact(entry.same_sae_seed, "same SAE seed", "other SAE seed"),
         ]
         rows.append(
             RangeRow(
-                pair_of(entry),
-                ", ".join(fact for fact in facts if fact),
-                *(
-                    defined(entry.get(key))
-                    for key in ("shared", "floor", "ceiling", "ceiling_other_seed", "calibrated")
-                ),
-                *(
-                    defined(dig(entry, "functional", key))
-                    for key in ("matched_by_weight", "matched_by_function", "floor")
-                ),
+                label=pair_of(entry),
+                sub=", ".join(fact for fact in facts if fact),
+                raw=entry.shared,
+                floor=entry.floor,
+                ceiling=entry.ceiling,
+                other_seed=entry.ceiling_other_seed,
+                calibrated=entry.calibrated,
+                by_weight=entry.functional.matched_by_weight,
+                by_function=entry.functional.matched_by_function,
+                function_floor=entry.functional.floor,
             )
         )
     return sorted(rows, key=lambda one: (one.raw is None, one.calibrated is None, -(one.calibrated or 0.0)))
 
 
-def fact(value: Any, yes: str, no: str) -> str:
+def fact(value: bool | None, yes: str, no: str) -> str:
     """The word for a yes or a no; nothing where it is not known."""
     return "" if value is None else yes if value else no
 
@@ -73,11 +73,11 @@ def range_chart(rows: Sequence[RangeRow], *, width: int = WIDE, title: str = TIT
     return _narrow(rows, width, title) if width < 560 else _wide(rows, width, title)
 
 
-def main_figure(summary: Mapping[str, Any]) -> str:
+def main_figure(summary: Summary) -> str:
     """The main figure as a stand-alone SVG file with its own legend and title.
 
     Args:
-        summary: the content of summary.json.
+        summary: of a run.
 
     Returns:
         SVG text; without alignments a drawing that says so.

@@ -2,9 +2,10 @@
 
 import polars as pl
 
+from seglens.artifacts import finite
 from seglens.reports.blocks import Block, Fold, Table, head, table
 from seglens.reports.experiment_figures import written
-from seglens.reports.wording import defined, plain, plural
+from seglens.reports.wording import plain, plural
 
 SHORT = 14
 """Rows of a table that is shown open."""
@@ -43,6 +44,6 @@ def table_block(name: str, rows: pl.DataFrame, *, folded: bool = False) -> Block
 
 def _digits(column: pl.Series) -> int:
     """Digits that part the values of a column."""
-    values = [abs(one) for value in column.to_list() if (one := defined(value)) is not None]
+    values = [abs(one) for value in column.to_list() if (one := finite(value)) is not None]
     largest = max(values, default=1.0)
     return 3 if largest < 0.2 else 2 if largest < 20 else 1

@@ -1,9 +1,10 @@
 """What an edit did to its class, judged only against the numbers of its baselines and controls."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
-from seglens.reports.wording import number, pair_of, plain, score, signed
+from seglens.reports.wording import number, pair_of, plain, signed
+from seglens.steering.records import SteeringRecord
+from seglens.summaries import Summary
 
 RANDOM = {"random_latents": "random latents", "random_best": "the best draw of random latents"}
 CONTROLS = (*RANDOM, "reconstruct_only")
@@ -12,18 +13,18 @@ STEP = 0.005
 """Smallest difference of two Dice values that is called one: half of the last printed digit."""
 
 
-def baselines_of(entry: Mapping[str, Any], name: str) -> tuple[tuple[str, float] | None, dict[str, float]]:
+def baselines_of(entry: SteeringRecord, name: str) -> tuple[tuple[str, float] | None, dict[str, float]]:
     """The best baseline of an edit and its controls, by pooled Dice of one class.
 
     Args:
-        entry: one entry of ``summary["steering"]``.
+        entry: of a summary.
         name: the class.
 
     Returns:
         Name and value of the best baseline (None where there is none), and the controls' values by name: of the mean
         over the random draws and the draw that was best on the selection patients only the better one.
     """
-    values = {key: score(after, "dice_pooled", name) for key, after in (entry.get("baselines") or {}).items()}
+    values = {key: after.dice(name).value for key, after in entry.baselines.items()}
     known = {key: value for key, value in values.items() if value is not None}
     controls = {key: value for key, value in known.items() if key in CONTROLS}
     drawn = [key for key in RANDOM if key in controls]
@@ -39,9 +40,9 @@ def named(key: str) -> str:
     return RANDOM.get(key, plain(key))
 
 
-def unchanged(entry: Mapping[str, Any]) -> bool:
+def unchanged(entry: SteeringRecord) -> bool:
     """Whether nothing beat the untouched network on the selection patients, so that nothing was changed."""
-    return bool(entry.get("is_identity")) or entry.get("latents") == []
+    return entry.is_identity or not entry.latents
 
 
 def compared(value: float, other: float) -> int:
@@ -49,13 +50,12 @@ def compared(value: float, other: float) -> int:
     return 0 if abs(value - other) < STEP else 1 if value > other else -1
 
 
-def steering_finding(entry: Mapping[str, Any]) -> str:
+def steering_finding(entry: SteeringRecord) -> str:
     """What one edit did to its class, beside its best baseline and its controls."""
-    name = str(entry.get("class"))
-    before = score(entry.get("before"), "dice_pooled", name)
-    after = score(entry.get("after"), "dice_pooled", name)
+    name = entry.class_name
+    before, after = entry.before.dice(name).value, entry.after.dice(name).value
     assert before is not None and after is not None
-    policy = plain(entry.get("policy") or "chosen")
+    policy = plain(entry.policy)
     verb = {1: "raised", 0: "left", -1: "lowered"}[compared(after, before)]
     where = f"{plain(name)}, {pair_of(entry)}"
     if unchanged(entry):
@@ -100,29 +100,28 @@ def _verdict(after: float, before: float, best: tuple[str, float] | None, contro
     return f"So it does not beat {plain(best[0])}, which needs no latents."
 
 
-def steering_findings(summary: Mapping[str, Any]) -> Iterable[str]:
+def steering_findings(summary: Summary) -> Iterable[str]:
     """The policies' own choices, each with the gap to the oracle on the same slices."""
-    entries = [entry for entry in summary.get("steering") or [] if _is_evaluated(entry) and entry.get("chosen", True)]
+    entries = [entry for entry in summary.steering if evaluated(entry) and entry.chosen]
     for entry in entries:
-        if entry.get("policy") == "oracle":
+        if entry.policy == "oracle":
             continue
         text = steering_finding(entry)
         same = [
             other
             for other in entries
-            if other.get("policy") == "oracle"
-            and all(other.get(k) == entry.get(k) for k in ("source", "target", "class"))
+            if other.policy == "oracle"
+            and (other.source, other.target, other.class_name) == (entry.source, entry.target, entry.class_name)
         ]
         if same:
-            best = max(score(other["after"], "dice_pooled", str(entry["class"])) or 0.0 for other in same)
+            best = max(other.after.dice(entry.class_name).value or 0.0 for other in same)
             digits = 3 if best < 0.1 else 2
             text += f" With each slice's own mask to choose by (oracle, not deployable): {number(best, digits)}."
         yield text
 
 
-def _convention_warning(entry: Mapping[str, Any], name: str, pooled: int) -> str:
-    before = score(entry.get("before"), "dice_slice_empty1", name)
-    after = score(entry.get("after"), "dice_slice_empty1", name)
+def _convention_warning(entry: SteeringRecord, name: str, pooled: int) -> str:
+    before, after = (scores.dice(name, "slice_empty1").value for scores in (entry.before, entry.after))
     if before is None or after is None or compared(after, before) == pooled:
         return ""
     return (
@@ -130,9 +129,6 @@ def _convention_warning(entry: Mapping[str, Any], name: str, pooled: int) -> str
     )
 
 
-def _is_evaluated(entry: Mapping[str, Any]) -> bool:
-    name = str(entry.get("class"))
-    return None not in (
-        score(entry.get("before"), "dice_pooled", name),
-        score(entry.get("after"), "dice_pooled", name),
-    )
+def evaluated(entry: SteeringRecord) -> bool:
+    """Whether the class is there to be judged, before and after."""
+    return None not in (entry.before.dice(entry.class_name).value, entry.after.dice(entry.class_name).value)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from seglens.segmenters.scoring import CONVENTIONS, Scores
+from seglens.segmenters.score_summary import CONVENTIONS, dice_of_columns
+from seglens.segmenters.scoring import Scores
 
 FIGURES = (*CONVENTIONS, "precision", "recall")
 """What an interval can be given for; each is a ratio of sums over patients."""
@@ -270,7 +271,7 @@ def _sums(
     one = pl.lit(1.0)
     if convention == "dice_volume":
         rows = rows.group_by("class", "patient", "volume").agg(pl.col("tp", "predicted", "truth").sum())
-    dice = pl.when(both > 0).then(2 * tp / both).otherwise(1.0)
+    dice = dice_of_columns().fill_null(1.0)
     present = pl.when(truth > 0).then(one).otherwise(0.0)
     above, below = {
         "dice_pooled": (2.0 * tp, both),

@@ -1,22 +1,29 @@
-"""Dice in four conventions, HD95 in mm, precision, recall and missed lesions, all from counts per slice and class.
-
-A slice where a class is absent from both mask and prediction has no Dice. Counting it as 1 rewards "never predict the
-class"; so every convention is always given, each with the number of slices, volumes or classes behind it.
-"""
+"""Counts per slice and class, of whatever was predicted: all figures follow from them (see `score_summary`)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 import torch
 from jaxtyping import Int32, Int64
 from torch import Tensor
 
+from seglens.artifacts import finite
 from seglens.cohorts.slices import SliceSet
 from seglens.runtime.progress import Progress, silent
 from seglens.segmenters import surface
 from seglens.segmenters.inference import all_batches, each_batch
+from seglens.segmenters.score_summary import (
+    CONVENTIONS,
+    FOREGROUND,
+    Convention,
+    Score,
+    ScoreSummary,
+    dice_of_columns,
+    dice_of_counts,
+    summaries_of,
+)
 from seglens.segmenters.segmenter import Segmenter
 from seglens.shapes import Images, Masks
 
@@ -26,7 +33,6 @@ Counts = Int64[Tensor, "B K 3"]
 Measured = tuple[Tensor, list[float | None]]
 """Counts of some slices [B K 3], and HD95 slice by slice, class by class where it was asked for."""
 
-CONVENTIONS = ("dice_pooled", "dice_volume", "dice_slice_present", "dice_slice_empty1")
 SCHEMA: Mapping[str, Any] = {
     "edit": pl.String,
     "row": pl.UInt32,
@@ -60,30 +66,18 @@ class Scores:
         return cls(pl.concat([part.table for part in scores]))
 
     def _repr_html_(self) -> str:
-        edits = self.table["edit"].unique(maintain_order=True).to_list()
-        rows = []
-        for edit in edits:
-            figures = self.summary(edit)
-            rows += [(edit, name, *(figures[own][name] for own in CONVENTIONS)) for name in figures["dice_pooled"]]
+        rows: list[tuple[object, ...]] = []
+        for edit, figures in self.summaries().items():
+            for name in (*figures.classes, FOREGROUND):
+                rows.append((edit, name, *(figures.score(own, name).value for own in CONVENTIONS)))
         return pl.DataFrame(rows, schema=["edit", "class", *CONVENTIONS], orient="row")._repr_html_()
 
-    def summary(self, edit: str = "none") -> dict[str, Any]:
-        """Every convention side by side, each with its n; None (n = 0) where a figure is undefined, never NaN.
+    def summaries(self) -> dict[str, ScoreSummary]:
+        """Summary of every edit, in the order in which the edits appear."""
+        return summaries_of(self.table)
 
-        The classes are the foreground classes. ``"foreground"`` is the mean of those that are defined, and its n the
-        number of classes in that mean.
-
-        Args:
-            edit: which edit's rows.
-
-        Returns:
-            ``dice_pooled`` (counts summed over all slices), ``dice_volume`` (summed over a volume, mean over volumes
-            with the class in the mask), ``dice_slice_present`` (mean over slices with the class in the mask),
-            ``dice_slice_empty1`` (mean over all slices, absent from both = 1), ``precision`` and ``recall`` (pooled),
-            ``hd95_mm`` (mean over the slices where both have the class): each {class: value, "foreground": mean}.
-            ``missed`` and ``false_alarms``: {class: slices with the class in the mask only, in the prediction only}.
-            ``mean_dice_with_background``: mean of dice_pooled over all classes, and
-            ``mean_dice_with_background_empty1`` of dice_slice_empty1 (the paper's Table 5). ``n``: {figure: {class: n}}
+    def summary(self, edit: str = "none") -> ScoreSummary:
+        """Every figure of one edit, each with its n.
 
         Raises:
             ValueError: no such edit.
@@ -91,68 +85,51 @@ class Scores:
         rows = self.table.filter(pl.col("edit") == edit)
         if rows.is_empty():
             raise ValueError(f"no scores of the edit {edit!r}; there are {sorted(self.table['edit'].unique())}")
-        return _summary(rows)
+        return summaries_of(rows)[edit]
 
+    def dice(self, class_name: str = FOREGROUND, convention: Convention = "pooled", *, edit: str = "none") -> Score:
+        """Dice of a class, or of the foreground (the mean of the classes in which it is defined), with its n.
 
-def _summary(rows: pl.DataFrame) -> dict[str, Any]:
-    tp, predicted, truth = pl.col("tp"), pl.col("predicted"), pl.col("truth")
-    both = predicted + truth
-    dice = pl.when(both > 0).then(2 * tp / both)
-    volumes = (
-        rows.group_by("label", "volume").agg(pl.col("tp", "predicted", "truth").sum()).filter(truth > 0)
-        # a fixed order: the sum of floats, and so the last bit of the mean, depends on it
-        .sort("label", "volume").group_by("label", maintain_order=True)
-        .agg(dice.mean().alias("dice_volume"), pl.len().alias("n_volume"))
-    )  # fmt: skip
-    classes = (
-        rows.group_by("label", "class", maintain_order=True)
-        .agg(
-            (2 * tp.sum() / both.sum()).alias("dice_pooled"),
-            both.sum().alias("both"),
-            dice.filter(truth > 0).mean().alias("dice_slice_present"),
-            (truth > 0).sum().alias("n_present"),
-            dice.otherwise(1.0).mean().alias("dice_slice_empty1"),
-            pl.len().alias("n_slices"),
-            (tp.sum() / predicted.sum()).alias("precision"),
-            predicted.sum().alias("n_predicted"),
-            (tp.sum() / truth.sum()).alias("recall"),
-            truth.sum().alias("n_truth"),
-            pl.col("hd95_mm").mean(),
-            pl.col("hd95_mm").count().alias("n_hd95"),
-            ((truth > 0) & (predicted == 0)).sum().alias("missed"),
-            ((truth == 0) & (predicted > 0)).sum().alias("false_alarms"),
+        Args:
+            class_name: a foreground class, or ``"foreground"``.
+            convention: ``"pooled"`` (counts summed over all slices), ``"volume"`` (summed over a volume, mean over
+                volumes with the class in the mask), ``"slice_present"`` (mean over slices with the class in the mask)
+                or ``"slice_empty1"`` (mean over all slices, absent from both = 1).
+            edit: which edit's rows.
+
+        Returns:
+            Value (0..1, None where it is undefined) and n.
+
+        Raises:
+            ValueError: an unknown class, convention or edit.
+        """
+        return self.summary(edit).dice(class_name, convention)
+
+    def pooled_by_edit(self, class_name: str = FOREGROUND) -> dict[str, float]:
+        """Pooled Dice of a class, or of the foreground, for every edit; 0 where it is undefined."""
+        rows = self.table.filter(pl.col("label") > 0 if class_name == FOREGROUND else pl.col("class") == class_name)
+        pooled = (
+            rows.group_by("edit", "class", maintain_order=True)
+            .agg(pl.col("tp", "predicted", "truth").sum())
+            .group_by("edit", maintain_order=True)
+            .agg(dice_of_columns().mean().fill_null(0.0))
         )
-        .join(volumes, on="label", how="left")
-        .sort("label")
-        .to_dicts()
-    )
-    foreground = [row for row in classes if row["label"] != 0]
-    # figure: which count makes it defined, and which count is its n
-    counted = {
-        "dice_pooled": ("both", "n_slices"),
-        "dice_volume": ("n_volume", "n_volume"),
-        "dice_slice_present": ("n_present", "n_present"),
-        "dice_slice_empty1": ("n_slices", "n_slices"),
-        "precision": ("n_predicted", "n_predicted"),
-        "recall": ("n_truth", "n_truth"),
-        "hd95_mm": ("n_hd95", "n_hd95"),
-    }
-    result: dict[str, Any] = {"n": {}}
-    for figure, (defined, n) in counted.items():
-        values = {row["class"]: float(row[figure]) if row[defined] else None for row in foreground}
-        known = [value for value in values.values() if value is not None]
-        result[figure] = {**values, "foreground": sum(known) / len(known) if known else None}
-        n_of = {row["class"]: int(row[n]) if row[defined] else 0 for row in foreground}
-        result["n"][figure] = {**n_of, "foreground": len(known)}
-    for figure in ("missed", "false_alarms"):
-        result[figure] = {row["class"]: int(row[figure]) for row in foreground}
-        result["n"][figure] = {row["class"]: int(row["n_slices"]) for row in foreground}
-    pooled = [float(row["dice_pooled"]) for row in classes if row["both"]]
-    result["mean_dice_with_background"] = sum(pooled) / len(pooled)
-    result["mean_dice_with_background_empty1"] = sum(float(row["dice_slice_empty1"]) for row in classes) / len(classes)
-    result["n"]["mean_dice_with_background"] = len(pooled)
-    result["n"]["mean_dice_with_background_empty1"] = len(classes)
-    return result
+        return dict(pooled.iter_rows())
+
+    def slice_dice(
+        self, class_name: str = FOREGROUND, convention: Literal["slice_present", "slice_empty1"] = "slice_empty1"
+    ) -> pl.DataFrame:
+        """Dice of every slice and edit: columns edit, row, dice, in the order of the table.
+
+        Args:
+            class_name: a foreground class, or ``"foreground"``: the mean over the slice's foreground classes.
+            convention: ``"slice_empty1"``: a class absent from mask and prediction gives 1. ``"slice_present"``: only
+                classes in the slice's mask count; slices without any are left out.
+        """
+        label = pl.col("label") > 0 if class_name == FOREGROUND else pl.col("class") == class_name
+        rows = self.table.filter(label & (pl.col("truth") > 0) if convention == "slice_present" else label)
+        dice = dice_of_columns().fill_null(1.0).mean().alias("dice")
+        return rows.group_by("edit", "row", maintain_order=True).agg(dice)
 
 
 @dataclass(frozen=True)
@@ -222,15 +199,10 @@ def _check_values(name: str, values: Masks, labels: Mapping[int, str]) -> None:
 
 def pooled_dice(counts: Counts, labels: Mapping[int, str]) -> dict[str, float | None]:
     """dice_pooled of each foreground class and their mean ``"foreground"``; None where a class is nowhere."""
-    tp, predicted, truth = counts.sum(0).unbind(-1)
-    both = predicted + truth
-    values = {
-        name: float(2 * tp[label] / both[label]) if both[label] > 0 else None
-        for label, name in labels.items()
-        if label != 0
-    }
+    pooled = dice_of_counts(counts.sum(0)).float().tolist()
+    values = {name: finite(pooled[label]) for label, name in labels.items() if label != 0}
     known = [value for value in values.values() if value is not None]
-    return {**values, "foreground": sum(known) / len(known) if known else None}
+    return {**values, FOREGROUND: sum(known) / len(known) if known else None}
 
 
 def predict_slices(segmenter: Segmenter, slices: SliceSet, batch_size: int = 32, progress: Progress = silent) -> Masks:

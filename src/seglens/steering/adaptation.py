@@ -5,7 +5,7 @@ Paper, section 7 and Table 5, with the controls that it lacks.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import polars as pl
 import torch
@@ -15,6 +15,7 @@ from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.lens import Lens
 from seglens.runtime.progress import Progress, part_of, silent
 from seglens.segmenters.inference import all_batches
+from seglens.segmenters.score_summary import ScoreSummary
 from seglens.segmenters.scoring import Scores
 from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas
@@ -30,13 +31,13 @@ from seglens.steering.baselines import (
     tune_rules,
 )
 from seglens.steering.edits import LatentEdit, change_of, check_edits
-from seglens.steering.policies import ALPHAS, N_LATENTS, choose_edit, label_of, oracle_scores, pooled_objective
+from seglens.steering.policies import ALPHAS, N_LATENTS, choose_edit, label_of, oracle_scores
+from seglens.steering.records import Extent, Policy, SteeringRecord
 from seglens.steering.searching import NEUTRAL, random_searches
 from seglens.steering.shared_codes import SharedCodes
 from seglens.steering.sweep import UNEDITED, RowChange, always, identity_edit, sweep_changes
 
 OPERATIONS = ("multiply", "add")
-Summary = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,7 @@ class SteeringResult:
     """What steering one class of one segmenter on one cohort gave.
 
     Attributes:
-        results: one dictionary a policy and operation, best held-out first: source (segmenter), target (cohort), class,
-            policy, edit, operation, latents, alpha (None for the oracle: one a slice), chosen (this row is the policy's
-            own choice), chosen_by, before, after and baselines {name: after} (each a ``Scores.summary``), settings (of
-            tuned baselines), selection and evaluation (patients, slices), is_identity (nothing beat the untouched
-            network on the selection slices), firing_rate (mean of its latents) and random_firing_rates (one a draw).
+        results: one record a policy and operation, best held-out first.
         curves: figures over alpha on the evaluation slices, a description and never a selection: operation, latents
             ("chosen", or "random": the mean over the draws),
             alpha (the neutral one is the untouched network), class (the target, "foreground"),
@@ -57,14 +54,14 @@ class SteeringResult:
         scores: the counts on the evaluation slices behind all of it (see Scores).
     """
 
-    results: list[dict[str, Any]]
+    results: list[SteeringRecord]
     curves: pl.DataFrame
     selection: pl.DataFrame
     scores: pl.DataFrame
 
     def write(self, draft: Draft) -> None:
         """Write into an artifact of kind ``"steering"``."""
-        draft.save_document("results", self.results)
+        draft.save_record("results", self.results, list[SteeringRecord])
         for name in ("curves", "selection", "scores"):
             draft.save_table(name, getattr(self, name))
 
@@ -72,7 +69,7 @@ class SteeringResult:
     def read(cls, artifact: Artifact) -> "SteeringResult":
         """Read what ``write`` wrote."""
         tables = [artifact.table(name) for name in ("curves", "selection", "scores")]
-        return cls(artifact.document("results"), *tables)
+        return cls(artifact.record("results", list[SteeringRecord]), *tables)
 
 
 def steer_between(
@@ -134,7 +131,7 @@ def steer_between(
         selection,
         chosen,
         draws=random_draws,
-        objective=lambda scores: pooled_objective(scores, target),
+        objective=lambda scores: scores.pooled_by_edit(target),
         seed=seed,
         batch_size=batch_size,
     )
@@ -168,60 +165,58 @@ def steer_between(
             among = [name for name in edits if name.startswith(f"{kind} {operation} ")]
             tables.append(oracle_scores(scores, among, target=label, name=f"oracle {kind} {operation}"))
     scores = Scores.merged(tables)
-    summaries = {name: scores.summary(name) for name in scores.table["edit"].unique(maintain_order=True)}
-    common = {
-        "source": source,
-        "target": evaluation.name,
-        "class": target,
-        "before": summaries[UNEDITED],
-        "settings": {name: dict(rule.setting) for name, rule in tuned.items()},
-        "selection": _extent(selection),
-        "evaluation": _extent(evaluation),
-    }
+    summaries = scores.summaries()
     shared = {name: summaries[name] for name in summaries if name in (*tuned, *BASELINES)}
     results = []
-    for policy in ("held_out", "oracle"):
+    for policy in get_args(Policy):
         for operation, edit in sorted(chosen.by_operation.items(), key=lambda item: item[1] != chosen.edit):
             own = [found.by_operation[operation] for found in drawn]
             on_selection = [found.value_of(one) for found, one in zip(drawn, own, strict=True)]
-            if policy == "held_out":
+            held_out = policy == "held_out"
+            if held_out:
                 after = UNEDITED if edit.is_identity else f"chosen {operation} {edit.value:g}"
                 of_draws = [
                     UNEDITED if one.is_identity else f"random {draw} {operation} {one.value:g}"
                     for draw, one in enumerate(own)
                 ]
-                described = {"chosen_by": chosen.chosen_by(edit)} | _described(edit)
             else:
                 after = f"oracle chosen {operation}"
                 of_draws = [f"oracle random {draw} {operation}" for draw in range(random_draws)]
-                described = _described(edit) | {
-                    "chosen_by": "held_out, best alpha a slice by that slice's own Dice",
-                    "alpha": None,
-                    "edit": f"{operation}, best alpha a slice",
-                    "is_identity": not edit.latents,
-                }
             random = {}
             if of_draws:
                 best = max(range(random_draws), key=lambda draw: on_selection[draw])
                 random = {
-                    "random_latents": mean_summary([summaries[name] for name in of_draws]),
+                    "random_latents": ScoreSummary.mean([summaries[name] for name in of_draws]),
                     "random_best": summaries[of_draws[best]],
                 }
             results.append(
-                common
-                | {
-                    "policy": policy,
-                    "chosen": edit == chosen.edit,
-                    "after": summaries[after],
-                    "baselines": shared | random,
-                    "firing_rate": chosen.firing_rate(edit),
-                    "random_firing_rates": [found.firing_rate(one) for found, one in zip(drawn, own, strict=True)],
-                }
-                | described
+                SteeringRecord(
+                    source=source,
+                    target=evaluation.name,
+                    class_name=target,
+                    policy=policy,
+                    operation=edit.operation,
+                    edit=edit.name if held_out else f"{operation}, best alpha a slice",
+                    edit_description=edit.description(),
+                    latents=edit.latents,
+                    alpha=edit.value if held_out else None,
+                    is_identity=edit.is_identity if held_out else not edit.latents,
+                    chosen=edit == chosen.edit,
+                    chosen_by=chosen.chosen_by(edit) if held_out else ORACLE_CHOICE,
+                    before=summaries[UNEDITED],
+                    after=summaries[after],
+                    baselines=shared | random,
+                    settings={name: rule.setting for name, rule in tuned.items()},
+                    selection=_extent(selection),
+                    evaluation=_extent(evaluation),
+                    firing_rate=chosen.firing_rate(edit),
+                    random_firing_rates=tuple(found.firing_rate(one) for found, one in zip(drawn, own, strict=True)),
+                )
             )
     return SteeringResult(results, _curves(points, summaries, target), chosen.selection, scores.table)
 
 
+ORACLE_CHOICE = "held_out, best alpha a slice by that slice's own Dice"
 BASELINES = ("drop_class", "predict_nothing", "flip_augmentation", "mean_ablation", "reconstruct_only")
 
 
@@ -269,21 +264,6 @@ def whole_activation(lens: Lens) -> dict[str, RowChange]:
     }
 
 
-def mean_summary(summaries: Sequence[Summary]) -> Summary:
-    """Figure by figure the mean of several summaries, over those in which it is defined."""
-    result: Summary = {}
-    for key, first in summaries[0].items():
-        values = [summary[key] for summary in summaries]
-        if key == "n":
-            result[key] = first
-        elif isinstance(first, dict):
-            result[key] = mean_summary(values)
-        else:
-            known = [value for value in values if value is not None]
-            result[key] = sum(known) / len(known) if known else None
-    return result
-
-
 def _evaluated(
     lens: Lens,
     evaluation: SliceSet,
@@ -316,31 +296,20 @@ def _evaluated(
     )
 
 
-def _curves(points: Sequence[Mapping[str, Any]], summaries: Mapping[str, Summary], target: str) -> pl.DataFrame:
+def _curves(points: Sequence[Mapping[str, Any]], summaries: Mapping[str, ScoreSummary], target: str) -> pl.DataFrame:
     figures = ("dice_pooled", "dice_volume", "dice_slice_present", "dice_slice_empty1", "precision", "recall")
     rows = []
     for point in points:
         if not point["edits"]:  # no draw was asked for
             continue
-        found = mean_summary([summaries[name] for name in point["edits"]])
+        found = ScoreSummary.mean([summaries[name] for name in point["edits"]])
         for name in (target, "foreground"):
             row = {key: point[key] for key in ("operation", "latents", "alpha")} | {"class": name}
-            rows.append(row | {figure: found[figure][name] for figure in figures})
+            rows.append(row | {figure: found.score(figure, name).value for figure in figures})
     schema = {"operation": pl.String, "latents": pl.String, "alpha": pl.Float64, "class": pl.String}
     table = pl.DataFrame(rows, schema=schema | dict.fromkeys(figures, pl.Float64))
     return table.unique(maintain_order=True).sort("operation", "latents", "class", "alpha")
 
 
-def _described(edit: LatentEdit) -> dict[str, Any]:
-    return {
-        "edit": edit.name,
-        "operation": edit.operation,
-        "latents": list(edit.latents),
-        "alpha": edit.value,
-        "is_identity": edit.is_identity,
-        "edit_description": edit.description(),
-    }
-
-
-def _extent(slices: SliceSet) -> dict[str, Any]:
-    return {"cohort": slices.name, "patients": slices.index["patient"].n_unique(), "slices": len(slices)}
+def _extent(slices: SliceSet) -> Extent:
+    return Extent(slices.name, slices.index["patient"].n_unique(), len(slices))

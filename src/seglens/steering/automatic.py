@@ -113,7 +113,7 @@ def choose_intervention(
         parts.append(_renumbered(scored, selection, patients[fold::folds]))
         progress(fold + 1, folds + 1)
     scores = Scores.merged(parts)
-    value = {name: scores.summary(name)["dice_pooled"]["foreground"] or 0.0 for name in ("none", *sides)}
+    value = scores.pooled_by_edit()
     edits = [name for name, side in sides.items() if side == "edit"]
     baselines = ["none", *(name for name, side in sides.items() if side == "baseline")]
     edit, baseline = max(edits, key=lambda name: value[name]), max(baselines, key=lambda name: value[name])

@@ -4,18 +4,20 @@ A rule takes the logits of the untouched network and gives masks. CCF and UF are
 the others show how much of a gain needs no look inside the network.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from seglens.segmenters.score_summary import dice_of_counts
 from seglens.segmenters.segmenter import Segmenter, most_likely
 from seglens.shapes import Images, Logits, Masks
+from seglens.steering.records import Setting
 
 Rule = Callable[[Logits], Masks]
 Scope = Literal["class", "foreground"]
@@ -122,10 +124,9 @@ def pooled_counts(
     return torch.stack([confusion.diagonal(), confusion.sum(0), confusion.sum(1)], dim=1)
 
 
-def dice_of_counts(counts: Int64[Tensor, "K 3"], target: int | None) -> float:
+def target_dice(counts: Int64[Tensor, "K 3"], target: int | None) -> float:
     """Pooled Dice of a class, or (``target`` None) the mean over the foreground classes that occur; NaN where none."""
-    tp, predicted, truth = counts.double().unbind(1)
-    dice = 2 * tp / (predicted + truth)
+    dice = dice_of_counts(counts)
     return float(dice[target] if target is not None else dice[1:].nanmean())
 
 
@@ -137,14 +138,13 @@ def slice_counts(predictions: Masks, masks: Masks, n_classes: int) -> Int64[Tens
 
 
 def pooled_dice(target: int | None) -> CountObjective:
-    """The objective of `dice_of_counts`, summed over slices."""
-    return lambda counts: dice_of_counts(counts.sum(0), target)
+    """The objective of `target_dice`, summed over slices."""
+    return lambda counts: target_dice(counts.sum(0), target)
 
 
 def mean_slice_foreground(counts: Int64[Tensor, "B K 3"]) -> float:
     """Mean over slices of the mean Dice of the foreground classes in the slice's mask; NaN where no slice has any."""
-    tp, predicted, truth = counts[:, 1:].double().unbind(2)
-    dice = (2 * tp / (predicted + truth)).where(truth > 0, torch.nan)
+    dice = dice_of_counts(counts[:, 1:]).where(counts[:, 1:, 2] > 0, torch.nan)
     return float(dice.nanmean(dim=1).nanmean())
 
 
@@ -159,7 +159,7 @@ class Tuned:
     """
 
     rule: Rule = field(repr=False)
-    setting: Mapping[str, Any]
+    setting: Setting
     dice: float
 
 

@@ -14,6 +14,7 @@ from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.runtime.progress import Progress, silent
+from seglens.segmenters.scoring import Scores
 from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import describe
 from seglens.shapes import TokenGrid
@@ -24,7 +25,7 @@ from seglens.steering.baselines import drop_class, predict_nothing
 from seglens.steering.edits import LatentEdit, change_of
 from seglens.steering.fitted import Adjustable, Choice, Labelled, choose_settings, fitted_intervention
 from seglens.steering.interventions import Intervention, change_intervention, rule_intervention
-from seglens.steering.policies import choose_edit, foreground_objective, label_of, pooled_objective
+from seglens.steering.policies import choose_edit, label_of
 from seglens.steering.test_time import has_norms, norm_affines
 
 Side = Literal["edit", "baseline", "control", "ceiling"]
@@ -203,7 +204,7 @@ def choose_constant(
     leading = strongest.sort(descending=True, stable=True).indices[:ABLATED].tolist()
 
     def objective(scores: Any) -> dict[str, float]:
-        return pooled_objective(scores, target)
+        return scores.pooled_by_edit(target)
 
     few = selection.select(evenly_spaced(len(selection), ABLATION_SLICES))
     useful, harmful = ablated_latents(lens, few, leading, objective=objective, batch_size=batch_size)
@@ -221,7 +222,7 @@ def choose_constant(
             ("specific", list(specific)),
         ],
         gates=list(dict.fromkeys([*invented[:GATES], *missed[:GATES]])),
-        objective=foreground_objective,
+        objective=Scores.pooled_by_edit,
         batch_size=batch_size,
     )
     return chosen.edit, chosen.chosen_by(chosen.edit)

@@ -1,8 +1,8 @@
 """The worst slices of a segmenter, how they fail, and how many an edit of latents recovers (paper, section 6.1)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import get_args
 
 import polars as pl
 import torch
@@ -22,18 +22,21 @@ from seglens.shapes import Masks
 from seglens.steering.adaptation import check_disjoint, tune_on, whole_activation
 from seglens.steering.attribution import latent_attribution
 from seglens.steering.baselines import mean_slice_foreground, random_latents
-from seglens.steering.edits import LatentEdit, change_of, check_edits, slice_change
-from seglens.steering.policies import N_LATENTS, oracle_choice, oracle_scores, slice_dice
+from seglens.steering.edits import LatentEdit, Operation, change_of, check_edits, slice_change
+from seglens.steering.policies import N_LATENTS, oracle_choice, oracle_scores
+from seglens.steering.records import FailureOutcome, FailureRecord, ModeOutcome, Policy, Setting
 from seglens.steering.searching import candidates_of, random_searches, search
 from seglens.steering.shared_codes import SharedCodes
 from seglens.steering.sweep import UNEDITED, RowChange, always, sweep, sweep_changes
 
 PAPER_ALPHAS = (0.25, 0.5, 1.0, 2.0, 5.0)
-HELD_OUT_ALPHAS: Mapping[Any, tuple[float, ...]] = {"multiply": (0.25, 0.5, 2.0, 5.0), "add": (-1.0, -0.5, 0.5, 1.0)}
+HELD_OUT_ALPHAS: Mapping[Operation, tuple[float, ...]] = {
+    "multiply": (0.25, 0.5, 2.0, 5.0),
+    "add": (-1.0, -0.5, 0.5, 1.0),
+}
 MODE_RULE = "FP where at least two thirds of the errors are foreground that is predicted and not there, FN where at \
 most one third are; else mixed (a foreground pixel of a wrong class is one error of each kind)"
 N_EXAMPLES = 6
-POLICIES = ("held_out", "oracle")
 
 
 @dataclass(frozen=True)
@@ -41,16 +44,7 @@ class FailureResult:
     """What edits recovered of a segmenter's worst slices.
 
     Attributes:
-        results: one dictionary a policy (held_out, oracle): segmenter, cohort, policy, n, n_eligible (slices with a
-            lesion, of which the n worst are the failures), dice_of_best_failure, recovered (gain of at least
-            minimum_gain), worsened (loss of at least as much), net (recovered - worsened), the same with random_ in
-            front (mean over the draws; random_recovered_draws, random_worsened_draws), random_best_recovered,
-            random_best_worsened, random_best_net (held_out only: the draw that is best on the selection slices),
-            mean_before, mean_after, random_mean_after, minimum_gain, recovered_means (the rule in words), edit,
-            operation, latents, alpha, is_identity, modes {FP, FN, mixed: {n, recovered, worsened, mean_before,
-            mean_after}}, mode_rule, baselines {name: {recovered, worsened, net, mean_after}}. Means are of the slices'
-            foreground Dice: mean over the classes in the slice's mask. held_out also: dice_all_before, dice_all_after
-            (pooled foreground Dice of the edit on all evaluation slices), firing_rate, random_firing_rates.
+        results: one record a policy, held_out first. Dice of a slice: mean over the classes in its mask.
         slices: one row a failing slice: row (of the evaluation set), case, patient, volume, mode, false_positive,
             false_negative (pixels), dice_before, dice_held_out, dice_oracle, oracle_alpha, oracle_latents, and
             dice_<name> of every control and baseline (``dice_ccf``, ``dice_random 0``; ``dice_oracle 2`` is the slice's
@@ -59,20 +53,22 @@ class FailureResult:
             evaluation set), truth, before, held_out, oracle [e H W] uint8.
     """
 
-    results: list[dict[str, Any]]
+    results: list[FailureRecord]
     slices: pl.DataFrame
     examples: Mapping[str, Tensor]
 
     def write(self, draft: Draft) -> None:
         """Write into an artifact of kind ``"failures"``."""
-        draft.save_document("results", self.results)
+        draft.save_record("results", self.results, list[FailureRecord])
         draft.save_table("slices", self.slices)
         draft.save_tensors("examples", self.examples)
 
     @classmethod
     def read(cls, artifact: Artifact) -> "FailureResult":
         """Read what ``write`` wrote."""
-        return cls(artifact.document("results"), artifact.table("slices"), artifact.tensors("examples"))
+        return cls(
+            artifact.record("results", list[FailureRecord]), artifact.table("slices"), artifact.tensors("examples")
+        )
 
 
 def recover(
@@ -185,54 +181,82 @@ def recover(
     dice = _dice_by_slice(Scores.merged(tables))
     table = _table(failing, rows, scores, dice, own)
     everywhere = sweep(lens, evaluation, {"held_out": chosen.edit}, batch_size=batch_size)
-    head = {
-        "segmenter": source,
-        "cohort": evaluation.name,
-        "n": len(failing),
-        "n_eligible": slice_dice(everywhere, None)["row"].n_unique(),
-        "dice_of_best_failure": dice[UNEDITED].max(),
-        "minimum_gain": minimum_gain,
-        "recovered_means": f"the slice's foreground Dice rises by at least {minimum_gain:g}",
-        "mode_rule": MODE_RULE,
-        "baselines": {
-            name: _recovery(dice, name, minimum_gain) | {"setting": dict(tuned[name].setting) if name in tuned else {}}
-            for name in (*tuned, *whole_activation(lens))
-        },
+    untouched = dice[UNEDITED]
+    baselines = {
+        name: _outcome(dice, name, minimum_gain, tuned[name].setting if name in tuned else {})
+        for name in (*tuned, *whole_activation(lens))
     }
-    held_out = {
-        "policy": "held_out",
-        "edit": chosen.edit.name,
-        "operation": chosen.edit.operation,
-        "latents": list(chosen.edit.latents),
-        "alpha": chosen.edit.value,
-        "chosen_by": chosen.chosen_by(chosen.edit),
-        "is_identity": chosen.edit.is_identity,
-        "firing_rate": chosen.firing_rate(chosen.edit),
-        "random_firing_rates": [found.firing_rate(found.edit) for found in drawn],
-        "dice_all_before": everywhere.summary(UNEDITED)["dice_pooled"]["foreground"],
-        "dice_all_after": everywhere.summary("held_out")["dice_pooled"]["foreground"],
-    }
-    if drawn:
-        best = max(range(random_draws), key=lambda draw: on_selection[draw])
-        recovery = _recovery(dice, f"random {best}", minimum_gain)
-        held_out |= {f"random_best_{key}": recovery[key] for key in ("recovered", "worsened", "net", "mean_after")}
-    oracle = {
-        "policy": "oracle",
-        "edit": f"multiply, each slice's {own.shape[1]} most active latents, best alpha a slice",
-        "operation": "multiply",
-        "latents": None,
-        "alpha": None,
-        "chosen_by": "the evaluated slice's own mask",
-        "is_identity": own.shape[1] == 0,
-    }
-    results = [
-        head
-        | description
-        | _outcome(
-            dice, table, str(description["policy"]), random=prefix, draws=random_draws, minimum_gain=minimum_gain
+
+    def recorded(
+        policy: Policy, random: str, *, edit: str, operation: Operation, chosen_by: str, is_identity: bool
+    ) -> FailureRecord:
+        outcome = _outcome(dice, policy, minimum_gain)
+        controls = [_outcome(dice, f"{random} {number}", minimum_gain) for number in range(random_draws)]
+        return FailureRecord(
+            segmenter=source,
+            cohort=evaluation.name,
+            policy=policy,
+            n=len(failing),
+            n_eligible=everywhere.slice_dice(convention="slice_present")["row"].n_unique(),
+            dice_of_best_failure=max(untouched.to_list()),
+            minimum_gain=minimum_gain,
+            recovered_means=f"the slice's foreground Dice rises by at least {minimum_gain:g}",
+            mode_rule=MODE_RULE,
+            edit=edit,
+            operation=operation,
+            latents=None,
+            alpha=None,
+            chosen_by=chosen_by,
+            is_identity=is_identity,
+            recovered=outcome.recovered,
+            worsened=outcome.worsened,
+            net=outcome.net,
+            mean_before=float(untouched.sum()) / len(failing),
+            mean_after=outcome.mean_after,
+            modes=_modes(table, policy, minimum_gain),
+            baselines=baselines,
+            random_recovered=_mean([control.recovered for control in controls]),
+            random_worsened=_mean([control.worsened for control in controls]),
+            random_net=_mean([control.net for control in controls]),
+            random_mean_after=_mean([control.mean_after for control in controls]),
+            random_recovered_draws=tuple(control.recovered for control in controls),
+            random_worsened_draws=tuple(control.worsened for control in controls),
         )
-        for description, prefix in ((held_out, "random"), (oracle, "random oracle"))
-    ]
+
+    held_out = replace(
+        recorded(
+            "held_out",
+            "random",
+            edit=chosen.edit.name,
+            operation=chosen.edit.operation,
+            chosen_by=chosen.chosen_by(chosen.edit),
+            is_identity=chosen.edit.is_identity,
+        ),
+        latents=chosen.edit.latents,
+        alpha=chosen.edit.value,
+        firing_rate=chosen.firing_rate(chosen.edit),
+        random_firing_rates=tuple(found.firing_rate(found.edit) for found in drawn),
+        dice_all_before=everywhere.dice(edit=UNEDITED).value,
+        dice_all_after=everywhere.dice(edit="held_out").value,
+    )
+    if drawn:
+        best = _outcome(dice, f"random {max(range(random_draws), key=lambda draw: on_selection[draw])}", minimum_gain)
+        held_out = replace(
+            held_out,
+            random_best_recovered=best.recovered,
+            random_best_worsened=best.worsened,
+            random_best_net=best.net,
+            random_best_mean_after=best.mean_after,
+        )
+    oracle = recorded(
+        "oracle",
+        "random oracle",
+        edit=f"multiply, each slice's {own.shape[1]} most active latents, best alpha a slice",
+        operation="multiply",
+        chosen_by="the evaluated slice's own mask",
+        is_identity=own.shape[1] == 0,
+    )
+    results = [held_out, oracle]
     return FailureResult(results, table, _examples(lens, failing, table, edit=chosen.edit, own=own))
 
 
@@ -244,7 +268,8 @@ def worst_slices(
     Raises:
         ValueError: no slice shows a lesion.
     """
-    dice = slice_dice(evaluate(segmenter, slices, batch_size=batch_size, progress=progress), None).sort("dice", "row")
+    scores = evaluate(segmenter, slices, batch_size=batch_size, progress=progress)
+    dice = scores.slice_dice(convention="slice_present").sort("dice", "row")
     if dice.is_empty():
         raise ValueError(f"none of the {len(slices)} slices of {slices.name!r} shows a lesion; failures need some")
     rows = dice["row"].head(worst).to_list()
@@ -261,7 +286,9 @@ def error_mode(false_positive: int, false_negative: int) -> str:
 
 def mean_slice_dice(scores: Scores) -> dict[str, float]:
     """Mean over slices of the foreground Dice, for each edit."""
-    means = slice_dice(scores, None).group_by("edit", maintain_order=True).agg(pl.col("dice").mean())
+    means = (
+        scores.slice_dice(convention="slice_present").group_by("edit", maintain_order=True).agg(pl.col("dice").mean())
+    )
     return dict(means.iter_rows())
 
 
@@ -292,41 +319,32 @@ def _of_slices(shared: SharedCodes, latents: Int[Tensor, "B s"], alpha: float) -
 
 
 def _dice_by_slice(scores: Scores) -> pl.DataFrame:
-    return slice_dice(scores, None).pivot("edit", index="row", values="dice").sort("row")
+    return scores.slice_dice(convention="slice_present").pivot("edit", index="row", values="dice").sort("row")
 
 
-def _recovery(dice: pl.DataFrame, name: str, minimum_gain: float) -> dict[str, Any]:
+def _outcome(dice: pl.DataFrame, name: str, minimum_gain: float, setting: Setting | None = None) -> FailureOutcome:
     gain = dice[name] - dice[UNEDITED]
     recovered, worsened = int((gain >= minimum_gain).sum()), int((gain <= -minimum_gain).sum())
-    mean_after = float(dice[name].sum()) / len(dice)
-    return {"recovered": recovered, "worsened": worsened, "net": recovered - worsened, "mean_after": mean_after}
+    return FailureOutcome(recovered, worsened, recovered - worsened, float(dice[name].sum()) / len(dice), setting)
 
 
-def _outcome(
-    dice: pl.DataFrame, table: pl.DataFrame, policy: str, *, random: str, draws: int, minimum_gain: float
-) -> dict[str, Any]:
-    controls = [_recovery(dice, f"{random} {number}", minimum_gain) for number in range(draws)]
+def _mean(values: Sequence[float | int]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _modes(table: pl.DataFrame, policy: Policy, minimum_gain: float) -> dict[str, ModeOutcome]:
     modes = {}
     for mode in ("FP", "FN", "mixed"):
         rows = table.filter(pl.col("mode") == mode)
-        gain = rows[f"dice_{policy}"] - rows["dice_before"]
-        modes[mode] = {
-            "n": len(rows),
-            "recovered": int((gain >= minimum_gain).sum()),
-            "worsened": int((gain <= -minimum_gain).sum()),
-            "mean_before": float(rows["dice_before"].sum()) / len(rows) if len(rows) else None,
-            "mean_after": float(rows[f"dice_{policy}"].sum()) / len(rows) if len(rows) else None,
-        }
-    return _recovery(dice, policy, minimum_gain) | {
-        "mean_before": float(dice[UNEDITED].sum()) / len(dice),
-        "modes": modes,
-        **{
-            f"random_{key}": sum(control[key] for control in controls) / draws if draws else None
-            for key in ("recovered", "worsened", "net", "mean_after")
-        },
-        "random_recovered_draws": [control["recovered"] for control in controls],
-        "random_worsened_draws": [control["worsened"] for control in controls],
-    }
+        before, after = rows["dice_before"], rows[f"dice_{policy}"]
+        modes[mode] = ModeOutcome(
+            n=len(rows),
+            recovered=int((after - before >= minimum_gain).sum()),
+            worsened=int((after - before <= -minimum_gain).sum()),
+            mean_before=float(before.sum()) / len(rows) if len(rows) else None,
+            mean_after=float(after.sum()) / len(rows) if len(rows) else None,
+        )
+    return modes
 
 
 def _table(
@@ -343,6 +361,7 @@ def _table(
     )
     taken = oracle_choice(scores, [f"oracle {alpha:g}" for alpha in PAPER_ALPHAS if alpha != 1], target=None)
     alphas = {UNEDITED: 1.0} | {f"oracle {alpha:g}": alpha for alpha in PAPER_ALPHAS}
+    kept = ("row", UNEDITED, *get_args(Policy))
     return failing.index.select("case", "patient", "volume").with_columns(
         pl.Series("row", rows, dtype=pl.UInt32),
         pl.Series("mode", [error_mode(p, n) for p, n in wrong.select("false_positive", "false_negative").iter_rows()]),
@@ -353,7 +372,7 @@ def _table(
         dice["oracle"].alias("dice_oracle"),
         pl.Series("oracle_alpha", [alphas[edit] for edit in taken["edit"]]),
         pl.Series("oracle_latents", own.tolist(), dtype=pl.List(pl.Int32)),
-        *(dice[name].alias(f"dice_{name}") for name in dice.columns if name not in ("row", UNEDITED, *POLICIES)),
+        *(dice[name].alias(f"dice_{name}") for name in dice.columns if name not in kept),
     )
 
 

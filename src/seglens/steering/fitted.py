@@ -24,7 +24,7 @@ from seglens.segmenters.loss import dice_cross_entropy
 from seglens.segmenters.scoring import Counts, count_scores
 from seglens.segmenters.segmenter import Segmenter, most_likely
 from seglens.shapes import Logits, Masks
-from seglens.steering.baselines import dice_of_counts
+from seglens.steering.baselines import target_dice
 from seglens.steering.interventions import CachedBatch, Intervention
 
 Values = Mapping[str, Tensor]
@@ -270,7 +270,7 @@ def _objective(batches: Sequence[LabelledBatch], predict: Callable[[CachedBatch]
     """Pooled Dice of the foreground classes over batches, mean of those that occur."""
     labels = batches[0][0].segmenter.labels
     counts: list[Counts] = [count_scores(most_likely(predict(batch)), masks, labels).sum(0) for batch, masks in batches]
-    return dice_of_counts(torch.stack(counts).sum(0), None)
+    return target_dice(torch.stack(counts).sum(0), None)
 
 
 TRIED = {"loss": pl.String, "learning_rate": pl.Float64, "penalty": pl.Float64, "objective": pl.Float64}

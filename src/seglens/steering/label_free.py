@@ -20,6 +20,7 @@ from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.segmenters.inference import each_batch
+from seglens.segmenters.score_summary import dice_of_counts
 from seglens.segmenters.scoring import count_scores
 from seglens.segmenters.segmenter import Segmenter, most_likely
 from seglens.shapes import Images, Logits, Masks, TokenGrid, Tokens
@@ -229,10 +230,9 @@ def calibrated_temperature(segmenter: Segmenter, source: SliceSet, *, batch_size
     for _, part in parts:
         totals += part
     counts, soft = totals[0], dict(zip(TEMPERATURES, totals[1:], strict=True))
-    tp, predicted, truth = counts[1:].unbind(1)
-    wanted = float((2 * tp / (predicted + truth).clamp_min(1)).mean())
+    wanted = float(dice_of_counts(counts[1:].long()).nan_to_num(0.0).mean())
     expected = {
-        temperature: float((2 * sums[1:, 0] / (sums[1:, 1] + predicted).clamp_min(1)).mean())
+        temperature: float((2 * sums[1:, 0] / (sums[1:, 1] + counts[1:, 1]).clamp_min(1)).mean())
         for temperature, sums in soft.items()
     }
     return min(TEMPERATURES, key=lambda temperature: abs(expected[temperature] - wanted))
@@ -355,7 +355,7 @@ def proxy_validate(
         intervention = make(half)
         made.append(Intervention(name, intervention.n_parameters, intervention.supervision, intervention.predict))
     scores = evaluate_interventions(made, segmenter, other, batch_size=batch_size)
-    return {name: scores.summary(name)["dice_pooled"]["foreground"] or 0.0 for name in (UNEDITED, *candidates)}
+    return scores.pooled_by_edit()
 
 
 def halves(slices: SliceSet) -> tuple[SliceSet, SliceSet]:

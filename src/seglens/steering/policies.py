@@ -90,7 +90,7 @@ def choose_edit(
             gates=gates,
         ),
         effects,
-        objective=objective or (lambda scores: pooled_objective(scores, target)),
+        objective=objective or (lambda scores: scores.pooled_by_edit(target)),
         operations=operations,
         batch_size=batch_size,
         progress=progress,
@@ -125,51 +125,15 @@ def oracle_choice(scores: Scores, edits: Sequence[str], *, target: int | None) -
         .agg((pl.col("predicted") - pl.col("tp")).sum().alias("wrong"))
     )
     places = pl.DataFrame({"edit": order, "order": range(len(order))}, schema={"edit": pl.String, "order": pl.Int64})
-    ranked = slice_dice(scores, target).join(places, on="edit").join(wrong, on=["edit", "row"])
+    ranked = _slice_dice(scores, target).join(places, on="edit").join(wrong, on=["edit", "row"])
     best = ranked.sort(["row", "dice", "wrong", "order"], descending=[False, True, False, False])
     return best.unique("row", keep="first", maintain_order=True).select("row", "edit")
 
 
-def slice_dice(scores: Scores, target: int | None) -> pl.DataFrame:
-    """Dice of every slice and edit: columns edit, row, dice.
-
-    A class absent from mask and prediction gives 1. With ``target`` None: the mean over the foreground classes in the
-    slice's mask; slices without any are left out.
-    """
-    both = pl.col("predicted") + pl.col("truth")
-    dice = pl.when(both > 0).then(2 * pl.col("tp") / both).otherwise(1.0)
-    rows = (
-        scores.table.filter(pl.col("label") == target)
-        if target is not None
-        else scores.table.filter((pl.col("label") > 0) & (pl.col("truth") > 0))
-    )
-    return rows.group_by("edit", "row", maintain_order=True).agg(dice.mean().alias("dice"))
-
-
-def pooled_objective(scores: Scores, target: str) -> dict[str, float]:
-    """Pooled Dice of a class for each edit; 0 where the class is neither predicted nor true."""
-    pooled = (
-        scores.table.filter(pl.col("class") == target)
-        .group_by("edit", maintain_order=True)
-        .agg(pl.col("tp", "predicted", "truth").sum())
-    )
-    return {
-        row["edit"]: 2 * row["tp"] / max(1, row["predicted"] + row["truth"]) for row in pooled.iter_rows(named=True)
-    }
-
-
-def foreground_objective(scores: Scores) -> dict[str, float]:
-    """Pooled Dice of the foreground for each edit: the mean over the classes that are predicted or true."""
-    pooled = (
-        scores.table.filter(pl.col("label") > 0)
-        .group_by("edit", "class", maintain_order=True)
-        .agg(pl.col("tp", "predicted", "truth").sum())
-        .filter(pl.col("predicted") + pl.col("truth") > 0)
-        .with_columns((2 * pl.col("tp") / (pl.col("predicted") + pl.col("truth"))).alias("dice"))
-        .group_by("edit", maintain_order=True)
-        .agg(pl.col("dice").mean())
-    )
-    return dict.fromkeys(scores.table["edit"].unique(maintain_order=True), 0.0) | dict(pooled.iter_rows())
+def _slice_dice(scores: Scores, target: int | None) -> pl.DataFrame:
+    if target is None:
+        return scores.slice_dice(convention="slice_present")
+    return scores.slice_dice(scores.table.filter(pl.col("label") == target)["class"][0])
 
 
 def label_of(segmenter: Segmenter, target: str) -> int:

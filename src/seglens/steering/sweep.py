@@ -145,7 +145,7 @@ def alpha_grid(
         >>> alphas = {"multiply": (0, 0.5, 2), "add": (-1, 1)}
         >>> grid = alpha_grid(lens, {"edema": (4, 17)}, alphas)
         >>> scores = sweep(lens, slices, grid)
-        >>> sorted(scores.summary("edema multiply 0.5")["dice_pooled"])
+        >>> sorted(scores.summary("edema multiply 0.5").dice_pooled)
         ['edema', 'enhancing', 'foreground']
     """
     edits: dict[str, LatentEdit] = {}

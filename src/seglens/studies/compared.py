@@ -1,7 +1,7 @@
 """What two dictionaries share: by weights where they live in one activation space, by function always."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 import torch
@@ -15,6 +15,7 @@ from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.alignment import Alignment
 from seglens.diffing.bounds import BoundedSide, Side, bounded, bounds_table, of_other_slices
 from seglens.diffing.methods import alignment_methods
+from seglens.diffing.records import PairFigures, PairRecord
 from seglens.runtime.progress import Progress
 from seglens.studies.settings import SegmenterSettings
 from seglens.studies.variants import REORDERED, RESEEDED, ROTATED
@@ -89,10 +90,10 @@ def compare(
             for side_seen, side in zip(seen, (source, target), strict=True)
         ]
         bounds = _weight_bounds(source, target, tau) | _functional_ceilings(codes, again)
-        figures |= {name: sum(values) / len(values) if values else None for name, values in bounds.items()}
         alignment, methods = _by_weights(source, target, tau, seed)
-        figures["function"] = weight_matched_function(alignment, *codes)
-        alignment.with_figures(**figures).with_notes(notes).write(draft)
+        means = {name: sum(values) / len(values) if values else None for name, values in bounds.items()}
+        figures = replace(figures, function=weight_matched_function(alignment, *codes), **means)
+        alignment.with_figures(**vars(figures)).with_notes(notes).write(draft)
         draft.save_table("methods", methods)
         nulls = of_other_slices(codes[0], grid[0] * grid[1], n_slices), elsewhere
         one, other = (
@@ -108,17 +109,15 @@ def compare(
         draft.save_table("bounds", bounds_table(shares))
     progress(2, 3)
     draft.save_table("functional", functional)
-    draft.save_document(
-        "pair",
-        {
-            "source": source.name,
-            "target": target.name,
-            "comparable_by_weights": by_weights,
-            "figures": figures,
-            "bounds_by_side": bounds,
-            "n_probe_slices": sum(len(slices) for slices in probes),
-        },
+    pair = PairRecord(
+        source=source.name,
+        target=target.name,
+        comparable_by_weights=by_weights,
+        figures=figures,
+        bounds_by_side={name: tuple(values) for name, values in bounds.items()},
+        n_probe_slices=sum(len(slices) for slices in probes),
     )
+    draft.save_record("pair", pair)
     progress(3, 3)
 
 
@@ -163,12 +162,12 @@ class Probed:
         return pool_codes(dictionary.encode(self._tokens), self.grid, grid)
 
 
-def _by_function(codes: tuple[Codes, Codes], elsewhere: Codes) -> tuple[dict[str, float | None], pl.DataFrame]:
+def _by_function(codes: tuple[Codes, Codes], elsewhere: Codes) -> tuple[PairFigures, pl.DataFrame]:
     """Matching by function and its null: the target's codes of other slices at the same places."""
     from seglens.diffing.functional import functional_alignment
 
     found, null = functional_alignment(*codes), functional_alignment(codes[0], elsewhere)
-    return {"functional": found.mean_correlation, "functional_floor": null.mean_correlation}, found.pairs
+    return PairFigures(found.mean_correlation, null.mean_correlation), found.pairs
 
 
 def _functional_ceilings(codes: tuple[Codes, Codes], again: Sequence[Codes]) -> dict[str, list[float]]:

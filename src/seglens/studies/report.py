@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from seglens.artifacts import write_text_whole
 from seglens.reports.blocks import Section
@@ -10,11 +9,12 @@ from seglens.reports.figures import main_figure
 from seglens.reports.report import render
 from seglens.reports.sections.closing import glossary_section, repeat_section
 from seglens.reports.sections.generic import generic_section
-from seglens.reports.sections.overview import findings_section, run_section, study_name
+from seglens.reports.sections.overview import findings_section, run_section
 from seglens.runs import Run
 from seglens.runtime.provenance import record_sentence
 from seglens.studies.analysis import Analysis
 from seglens.studies.table import analysis_table
+from seglens.summaries import Summary, summary_of
 
 FILE = "report.html"
 FIGURE = "shared.svg"
@@ -36,19 +36,19 @@ def write_report(run: Run, path: Path | None = None) -> Path:
     Raises:
         ValueError: the run has no summary yet.
     """
-    summary = run.summary
-    if not summary:
+    summary = summary_of(run)
+    if summary is None:
         raise ValueError(
             f"{run.path}: no summary.json there; finish the study first, or give the folder of a finished run"
         )
     target = path if path is not None else run.path / FILE
     target.parent.mkdir(parents=True, exist_ok=True)
     write_text_whole(target.with_name(FIGURE), main_figure(summary))
-    write_text_whole(target, render(study_name(summary), sections_of(run, summary, analysis_table())))
+    write_text_whole(target, render(summary.study, sections_of(run, summary, analysis_table())))
     return target
 
 
-def sections_of(run: Run, summary: Mapping[str, Any], analyses: Mapping[str, Analysis]) -> list[Section]:
+def sections_of(run: Run, summary: Summary, analyses: Mapping[str, Analysis]) -> list[Section]:
     """Every chapter, in the order of reading."""
     sections = [
         generic_section(run, row.name, row.about) if row.section is None else row.section(run, summary)
@@ -59,5 +59,5 @@ def sections_of(run: Run, summary: Mapping[str, Any], analyses: Mapping[str, Ana
         run_section(summary, run.timings),
         *(section for section in sections if section is not None),
         glossary_section(),
-        repeat_section(summary, run.hashes, record_sentence(run.records) if run.hashes else ""),
+        repeat_section(summary.settings, run.hashes, record_sentence(run.records) if run.hashes else ""),
     ]

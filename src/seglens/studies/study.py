@@ -17,6 +17,7 @@ from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Announce, Study, unseen
 from seglens.studies.summary import summarise
 from seglens.studies.table import analysis_table
+from seglens.summaries import FILE
 
 
 def run_study(settings: StudySettings, out: Path, *, jobs: int = 1, announce: Announce = unseen) -> Run:
@@ -47,7 +48,7 @@ def run_study(settings: StudySettings, out: Path, *, jobs: int = 1, announce: An
             summary = summarise(study.run, settings, table)
             summary["seconds"] = round(time.perf_counter() - started, 1)
             summary["peak_rss_mib"] = peak_rss_mib() + workers_rss_mib
-            write_text_whole(out / "summary.json", canonical_json(summary) + "\n")
+            write_text_whole(out / FILE, canonical_json(summary) + "\n")
         barrier()
     return study.run
 

@@ -93,6 +93,7 @@ def _run(settings: "StudySettings", out: Path, jobs: int | None) -> int:
     from seglens.studies.report import write_report
     from seglens.studies.study import run_study
     from seglens.studies.table import analysis_table
+    from seglens.summaries import summary_of
     from seglens.terminal import StageDisplay
 
     display = StageDisplay()
@@ -102,7 +103,8 @@ def _run(settings: "StudySettings", out: Path, jobs: int | None) -> int:
     for row in analysis_table().values():
         for sentence in row.sentences(finished) if row.sentences and row.part_of(settings) else ():
             print(sentence)
-    for finding in plain_findings(finished.summary):
+    summary = summary_of(finished)
+    for finding in plain_findings(summary) if summary else ():
         print(f"- {finding}")
     print(page)
     return exit_code(finished)

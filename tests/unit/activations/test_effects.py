@@ -58,7 +58,7 @@ def test_ablating_what_matters_costs_dice_and_what_does_not_costs_nothing():
     model = segmenter()
     mean = activations(model, "used", slices.images()).mean((0, 1, 2))
     with edit(model, "used", to_mean(mean.detach())):
-        by_hand = evaluate(model, slices).summary()["dice_pooled"]
+        by_hand = evaluate(model, slices).summary().dice_pooled
     used = dict(effects.filter(pl.col("hookpoint") == "used").select("class", "dice_ablated").rows())
     assert used == pytest.approx(by_hand)
     assert used["foreground"] < 0.5
@@ -70,12 +70,12 @@ def test_equals_a_whole_pass_for_every_hookpoint(architecture, batch_size):
     slices = slices_of(7, size=32)
     model = build_segmenter(architecture, sequences=("T1",), labels=LABELS, size=32)
     effects = hookpoint_effects(model, slices, batch_size=batch_size)
-    before = evaluate(model, slices).summary()["dice_pooled"]
+    before = evaluate(model, slices).summary().dice_pooled
     for name in model.hookpoints:
         with torch.no_grad():
             mean = activations(model, name, slices.images()).mean((0, 1, 2))
         with edit(model, name, to_mean(mean)):
-            ablated = evaluate(model, slices).summary()["dice_pooled"]
+            ablated = evaluate(model, slices).summary().dice_pooled
         for row in effects.filter(pl.col("hookpoint") == name).to_dicts():
             assert row["dice_before"] == pytest.approx(before[row["class"]], abs=1e-3)
             assert row["dice_ablated"] == pytest.approx(ablated[row["class"]], abs=1e-3)

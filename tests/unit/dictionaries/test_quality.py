@@ -70,25 +70,23 @@ def test_figures_equal_the_definitions_on_dense_arrays(fitted, store):
     reconstruction = (z @ fitted.W_dec + fitted.b_dec) / fitted.scale + fitted.centre
     left = (tokens - reconstruction).square().sum() / (tokens - tokens.mean(0)).square().sum()
     figures = dictionary_quality(fitted, store)
-    assert figures["explained_variance"] == pytest.approx(1 - float(left), abs=1e-5)
-    assert figures["l0"] == pytest.approx(float((z != 0).sum(1).double().mean()))
-    assert figures["dead_share"] == pytest.approx(float((z == 0).all(0).double().mean()))
+    assert figures.explained_variance == pytest.approx(1 - float(left), abs=1e-5)
+    assert figures.l0 == pytest.approx(float((z != 0).sum(1).double().mean()))
+    assert figures.dead_share == pytest.approx(float((z == 0).all(0).double().mean()))
     eigenvalues = torch.linalg.eigvalsh(torch.cov(tokens.double().T))
     expected = float(eigenvalues.sum() ** 2 / eigenvalues.square().sum())
-    assert figures["participation_ratio"] == pytest.approx(expected, rel=1e-4)
-    assert figures["n_tokens"] == 6 * 8 * 8
-    assert "dice_kept" not in figures
+    assert figures.participation_ratio == pytest.approx(expected, rel=1e-4)
+    assert figures.n_tokens == 6 * 8 * 8
+    assert figures.dice_kept is None
 
 
 def test_dice_kept_stands_between_the_mean_and_the_untouched(fitted, store, segmenter, slices):
     figures = lens_quality(Lens(segmenter, fitted), store, slices)
-    assert figures["dice_untouched"] == 1.0
-    effect = figures["dice_untouched"] - figures["dice_mean_ablated"]
+    assert figures.dice_untouched == 1.0
+    effect = figures.dice_untouched - figures.dice_mean_ablated
     assert effect > 0.2
-    assert figures["dice_kept"] == pytest.approx(
-        (figures["dice_reconstructed"] - figures["dice_mean_ablated"]) / effect
-    )
-    assert figures["dice_kept"] > 0.7
+    assert figures.dice_kept == pytest.approx((figures.dice_reconstructed - figures.dice_mean_ablated) / effect)
+    assert figures.dice_kept > 0.7
     assert not any(module._forward_hooks for module in segmenter.network.modules())
 
 
@@ -97,9 +95,9 @@ def test_a_dictionary_that_returns_the_mean_keeps_nothing(store, segmenter, slic
     nothing.centre.copy_(store.centre)
     nothing.theta.fill_(1e9)
     figures = lens_quality(Lens(segmenter, nothing), store, slices)
-    assert figures["explained_variance"] == pytest.approx(0, abs=1e-6)
-    assert figures["dice_kept"] == pytest.approx(0, abs=1e-9)
-    assert (figures["l0"], figures["dead_share"]) == (0, 1)
+    assert figures.explained_variance == pytest.approx(0, abs=1e-6)
+    assert figures.dice_kept == pytest.approx(0, abs=1e-9)
+    assert (figures.l0, figures.dead_share) == (0, 1)
 
 
 def test_a_dictionary_that_does_not_belong_is_refused(store, segmenter, slices):

@@ -24,19 +24,14 @@ from seglens.segmenters.scoring import SCHEMA, Scores
 from seglens.segmenters.segmenter import Segmenter
 from seglens.steering.comparison import Method
 from seglens.steering.interventions import Intervention
+from seglens.steering.records import InterventionRecord
 from seglens.studies.demo import demo_settings
 from seglens.studies.stages import Study
 
 CONTESTANTS = [
-    {
-        "name": "latents",
-        "side": "edit",
-        "n_parameters": 4,
-        "interventions": ["latents", "latents, seed 1"],
-        "chosen": {"inner_dice": 0.7},
-    },
-    {"name": "last_layer", "side": "baseline", "n_parameters": 4, "interventions": ["last_layer"]},
-    {"name": "whole_suffix", "side": "ceiling", "n_parameters": 99, "interventions": ["whole_suffix"]},
+    InterventionRecord("latents", "edit", 4, ("latents", "latents, seed 1"), "held_out", {"inner_dice": 0.7}),
+    InterventionRecord("last_layer", "baseline", 4, ("last_layer",)),
+    InterventionRecord("whole_suffix", "ceiling", 99, ("whole_suffix",)),
 ]
 HITS = {"none": 40, "latents": 80, "latents, seed 1": 70, "last_layer": 60, "whole_suffix": 90}
 
@@ -245,7 +240,7 @@ def test_one_patient_differs_from_nobody():
 
 def test_the_edit_is_chosen_by_the_inner_split_and_not_by_who_is_judged():
     two = [
-        {"name": name, "side": "edit", "n_parameters": 1, "interventions": [name], "chosen": {"inner_dice": inner}}
+        InterventionRecord(name, "edit", 1, (name,), "held_out", {"inner_dice": inner})
         for name, inner in (("lucky", 0.5), ("chosen", 0.6))
     ]
     hits = {"none": 40, "lucky": 90, "chosen": 70, "last_layer": 60, "whole_suffix": 95}

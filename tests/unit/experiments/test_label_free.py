@@ -5,6 +5,7 @@ import torch
 from seglens.cohorts.slice_set import SliceSet
 from seglens.experiments.label_free_policies import BEST_A_SLICE, Entry, best_of, evaluated, proxy_for, without_masks
 from seglens.experiments.label_free_tables import (
+    EntryRecord,
     best_rows,
     headlines,
     kept_rows,
@@ -14,7 +15,6 @@ from seglens.experiments.label_free_tables import (
 from seglens.segmenters.architectures import build_segmenter
 from seglens.segmenters.scoring import SCHEMA, Scores
 from seglens.steering.interventions import Intervention
-from seglens.steering.policies import slice_dice
 from seglens.steering.style_transfer import brains_of
 
 LABELS = {0: "background", 1: "tumour"}
@@ -37,14 +37,7 @@ def scores_of(hits):
 
 
 def entry(name, side, interventions, oracles=(), chosen=""):
-    return {
-        "name": name,
-        "side": side,
-        "n_parameters": 3,
-        "interventions": list(interventions),
-        "oracles": list(oracles),
-        "chosen": chosen,
-    }
+    return EntryRecord(name, side, 3, tuple(interventions), tuple(oracles), chosen)
 
 
 @pytest.fixture
@@ -143,14 +136,17 @@ def test_oracles_are_the_best_of_their_families(world):
     ]
     scores, kept = evaluated(segmenter, entries, slices)
     oracle = {one.name: one for one in kept if one.side == "oracle"}
-    untouched = scores.summary()["dice_pooled"]["foreground"] or 0.0
-    all_tumour = scores.summary("all tumour")["dice_pooled"]["foreground"]
+    untouched = scores.summary().dice_pooled["foreground"] or 0.0
+    all_tumour = scores.summary("all tumour").dice_pooled["foreground"]
     assert all_tumour == pytest.approx(2 * 7 * 256 / (7 * 256 + 8 * 1024))
     best = "all tumour" if all_tumour > untouched else "none"
     assert oracle[best_of("grid of edits")].chosen == best
     per_slice = scores.table.filter((pl.col("edit") == BEST_A_SLICE) & (pl.col("label") == 1)).sort("row")
     assert per_slice["row"].to_list() == list(range(8))
-    expected = [max(2 * 256 / 1280, float(dice)) for dice in slice_dice(scores, 1).filter(edit="none")["dice"][:7]]
+    expected = [
+        max(2 * 256 / 1280, float(dice))
+        for dice in scores.slice_dice(scores.table.filter(label=1)["class"][0]).filter(edit="none")["dice"][:7]
+    ]
     found = 2 * per_slice["tp"] / (per_slice["predicted"] + per_slice["truth"])
     assert found[:7].to_list() == pytest.approx(expected)
     assert per_slice["predicted"][7] == scores.table.filter(edit="none", row=7, label=1)["predicted"][0]

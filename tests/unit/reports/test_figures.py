@@ -1,25 +1,16 @@
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from tests.records import alignment, summary
 
+from seglens.diffing.records import FunctionRecord
 from seglens.reports.charts import NARROW, WIDE
 from seglens.reports.figures import main_figure, range_chart, range_rows
 from seglens.reports.palette import BLUE, INK, VERMILLION
 from seglens.runs import Run
+from seglens.summaries import summary_of
 
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-def pair(shared: float | None, calibrated: float | None, **more: Any) -> dict[str, Any]:
-    return {
-        "source": "a",
-        "target": "b",
-        "shared": shared,
-        "floor": 0.55,
-        "ceiling": 0.96,
-        "calibrated": calibrated,
-    } | more
 
 
 def words(text: str) -> list[str]:
@@ -27,7 +18,7 @@ def words(text: str) -> list[str]:
 
 
 def test_each_pair_shows_floor_share_ceiling_in_their_places() -> None:
-    root = ElementTree.fromstring(range_chart(range_rows({"alignments": [pair(0.58, 0.07)]})))
+    root = ElementTree.fromstring(range_chart(range_rows(summary(alignments=[alignment(0.58)]))))
     ticks = {line.attrib["stroke"]: float(line.attrib["x1"]) for line in root.iter(f"{SVG}line")}
     share = next(float(c.attrib["cx"]) for c in root.iter(f"{SVG}circle") if c.attrib["fill"] == BLUE)
     floor, ceiling = ticks[VERMILLION], ticks[INK]
@@ -36,22 +27,27 @@ def test_each_pair_shows_floor_share_ceiling_in_their_places() -> None:
 
 
 def test_numbers_stand_beside_the_drawing() -> None:
-    functional = {"matched_by_weight": 0.04, "matched_by_function": 0.31, "floor": 0.12}
-    entry = pair(0.58, 0.07, functional=functional, same_segmenter_start=False, same_sae_seed=True)
+    functional = FunctionRecord(0.04, 0.31, 0.12, None)
+    entry = alignment(0.58, functional=functional, same_segmenter_start=False, same_sae_seed=True)
     for width in (WIDE, NARROW):
-        text = " ".join(words(range_chart(range_rows({"alignments": [entry]}), width=width)))
+        text = " ".join(words(range_chart(range_rows(summary(alignments=[entry])), width=width)))
         for figure in ("0.07", "0.04", "0.31", "0.12", "separate starts, same SAE seed"):
             assert figure in text
 
 
 def test_most_alike_first_and_incomparable_last() -> None:
-    entries = [pair(None, None, source="x"), pair(0.6, 0.1, source="y"), pair(0.9, 0.8, source="z"), pair(0.7, None)]
-    assert [one.label[0] for one in range_rows({"alignments": entries})] == ["z", "y", "a", "x"]
-    assert "not comparable by weights" in words(range_chart(range_rows({"alignments": entries})))
+    entries = [
+        alignment(None, source="x"),
+        alignment(0.6, source="y"),
+        alignment(0.9, source="z"),
+        alignment(0.7, None),
+    ]
+    assert [one.label[0] for one in range_rows(summary(alignments=entries))] == ["z", "y", "a", "x"]
+    assert "not comparable by weights" in words(range_chart(range_rows(summary(alignments=entries))))
 
 
 def test_the_figure_stands_alone_and_everything_is_inside_it(full_run: Run) -> None:
-    text = main_figure(full_run.summary)
+    text = main_figure(summary_of(full_run))
     root = ElementTree.fromstring(text)
     width, height = (float(v) for v in root.attrib["viewBox"].split()[2:])
     for one in root.iter(f"{SVG}text"):
@@ -63,10 +59,10 @@ def test_the_figure_stands_alone_and_everything_is_inside_it(full_run: Run) -> N
 
 
 def test_without_pairs_it_says_so() -> None:
-    assert words(main_figure({})) == ["No pair of dictionaries was compared in this run."]
+    assert words(main_figure(summary())) == ["No pair of dictionaries was compared in this run."]
 
 
 def test_hostile_names_are_text() -> None:
-    text = main_figure({"alignments": [pair(0.6, 0.1, source="<script>alert(1)</script>")]})
+    text = main_figure(summary(alignments=[alignment(0.6, source="<script>alert(1)</script>")]))
     assert "<script" not in text
     assert any("<script>" in word for word in words(text))

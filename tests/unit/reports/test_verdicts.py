@@ -1,28 +1,20 @@
-from typing import Any
+from dataclasses import replace
 
 import pytest
+from tests.records import scores, steering, summary
 
 from seglens.reports.verdicts import baselines_of, compared, steering_finding, steering_findings
+from seglens.segmenters.score_summary import ScoreSummary
+from seglens.steering.records import SteeringRecord
 
 
-def figures(pooled: float | None, empty1: float | None = None) -> dict[str, Any]:
-    return {
-        "dice_pooled": {"edema": pooled, "foreground": pooled},
-        "dice_slice_empty1": {"edema": empty1},
-    }
+def figures(pooled: float | None, empty1: float | None = None) -> ScoreSummary:
+    return scores({"edema": pooled}, dice_slice_empty1={"edema": empty1})
 
 
-def entry(before: float, after: float, **baselines: float) -> dict[str, Any]:
-    return {
-        "source": "adult",
-        "target": "pediatric",
-        "class": "edema",
-        "policy": "held_out",
-        "latents": [1, 2],
-        "before": figures(before),
-        "after": figures(after),
-        "baselines": {name: figures(value) for name, value in baselines.items()},
-    }
+def entry(before: float, after: float, **baselines: float) -> SteeringRecord:
+    others = {name: figures(value) for name, value in baselines.items()}
+    return steering(figures(before), figures(after), others, settings={})
 
 
 def test_a_difference_below_the_printed_digit_is_none() -> None:
@@ -55,12 +47,12 @@ def test_the_sentence_turns_with_the_sign() -> None:
 
 
 def test_no_edit_is_said_to_be_none() -> None:
-    text = steering_finding(entry(0.3, 0.3) | {"latents": []})
+    text = steering_finding(replace(entry(0.3, 0.3), latents=()))
     assert "nothing was changed and pooled Dice stays at 0.30" in text
 
 
 def test_an_identity_is_said_to_be_none() -> None:
-    text = steering_finding(entry(0.3, 0.3) | {"is_identity": True})
+    text = steering_finding(replace(entry(0.3, 0.3), is_identity=True))
     assert "nothing beat the untouched network on the selection patients, so nothing was changed" in text
 
 
@@ -73,9 +65,9 @@ def test_the_better_of_the_random_controls_counts() -> None:
 
 
 def test_a_convention_that_tells_another_story_is_named() -> None:
-    story = entry(0.05, 0.0, drop_class=0.0) | {"before": figures(0.05, 0.48), "after": figures(0.0, 0.65)}
+    story = replace(entry(0.05, 0.0, drop_class=0.0), before=figures(0.05, 0.48), after=figures(0.0, 0.65))
     assert "another story: 0.48 to 0.65" in steering_finding(story)
-    same = entry(0.3, 0.5) | {"before": figures(0.3, 0.3), "after": figures(0.5, 0.5)}
+    same = replace(entry(0.3, 0.5), before=figures(0.3, 0.3), after=figures(0.5, 0.5))
     assert "another story" not in steering_finding(same)
 
 
@@ -87,11 +79,11 @@ def test_the_best_baseline_is_no_control() -> None:
 
 
 def test_the_oracle_is_a_gap_not_a_finding() -> None:
-    chosen = entry(0.3, 0.4, logit_bias=0.35) | {"chosen": True}
-    other = entry(0.3, 0.39, logit_bias=0.35) | {"chosen": False}
-    oracle = entry(0.3, 0.6, logit_bias=0.35) | {"policy": "oracle", "chosen": True}
-    elsewhere = oracle | {"target": "ssa", "after": figures(0.9)}
-    undefined = entry(0.3, 0.4) | {"after": figures(None)}
-    texts = list(steering_findings({"steering": [chosen, other, oracle, elsewhere, undefined]}))
+    chosen = entry(0.3, 0.4, logit_bias=0.35)
+    other = replace(entry(0.3, 0.39, logit_bias=0.35), chosen=False)
+    oracle = replace(entry(0.3, 0.6, logit_bias=0.35), policy="oracle")
+    elsewhere = replace(oracle, target="ssa", after=figures(0.9))
+    undefined = replace(entry(0.3, 0.4), after=figures(None))
+    texts = list(steering_findings(summary(steering=[chosen, other, oracle, elsewhere, undefined])))
     assert len(texts) == 1
     assert texts[0].endswith("(oracle, not deployable): 0.60.")

@@ -58,7 +58,7 @@ def scores():
 @pytest.mark.parametrize("class_name", ["core", "edema", "foreground"])
 def test_the_figure_is_that_of_the_summary(scores, convention, class_name):
     found = patient_bootstrap(scores, "a", "b", class_name, convention, draws=50)
-    a, b = (scores.summary(edit)[convention][class_name] for edit in ("a", "b"))
+    a, b = (scores.summary(edit).score(convention, class_name).value for edit in ("a", "b"))
     assert found.value == pytest.approx(a - b, abs=1e-12)
     assert patient_interval(scores, "a", class_name, convention, draws=50).value == pytest.approx(a, abs=1e-12)
 
@@ -77,7 +77,7 @@ def test_every_draw_is_the_summary_of_a_table_of_the_drawn_patients(scores, conv
         ]
         again = Scores(pl.concat(copies))
         for edit, values in zip(("a", "b"), drawn, strict=True):
-            assert values[number] == pytest.approx(again.summary(edit)[convention]["foreground"], abs=1e-12)
+            assert values[number] == pytest.approx(again.summary(edit).score(convention).value, abs=1e-12)
 
 
 def test_a_planted_difference_has_a_known_interval():

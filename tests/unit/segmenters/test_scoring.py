@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from seglens.cohorts.slices import SliceSet
+from seglens.segmenters.score_summary import CONVENTIONS
 from seglens.segmenters.scoring import (
-    CONVENTIONS,
     SCHEMA,
     Scores,
     count_scores,
@@ -69,16 +69,16 @@ def test_every_convention_is_that_of_sets():
         pairs = list(zip(predicted, truth, strict=True))
         overlap = sum(len(a & b) for a, b in pairs)
         n_predicted, n_truth = sum(map(len, predicted)), sum(map(len, truth))
-        assert summary["dice_pooled"][name] == pytest.approx(2 * overlap / (n_predicted + n_truth))
-        assert summary["precision"][name] == pytest.approx(overlap / n_predicted)
-        assert summary["recall"][name] == pytest.approx(overlap / n_truth)
+        assert summary.dice_pooled[name] == pytest.approx(2 * overlap / (n_predicted + n_truth))
+        assert summary.precision[name] == pytest.approx(overlap / n_predicted)
+        assert summary.recall[name] == pytest.approx(overlap / n_truth)
 
         present = [dice_of(a, b) for a, b in pairs if b]
-        assert summary["dice_slice_present"][name] == pytest.approx(sum(present) / len(present))
-        assert summary["n"]["dice_slice_present"][name] == len(present)
+        assert summary.dice_slice_present[name] == pytest.approx(sum(present) / len(present))
+        assert summary.n.dice_slice_present[name] == len(present)
         empty1 = [dice_of(a, b) if a or b else 1.0 for a, b in pairs]
-        assert summary["dice_slice_empty1"][name] == pytest.approx(sum(empty1) / len(empty1))
-        assert summary["n"]["dice_slice_empty1"][name] == summary["n"]["dice_pooled"][name] == 9
+        assert summary.dice_slice_empty1[name] == pytest.approx(sum(empty1) / len(empty1))
+        assert summary.n.dice_slice_empty1[name] == summary.n.dice_pooled[name] == 9
 
         volumes = []
         for start in (0, 3, 6):
@@ -86,24 +86,24 @@ def test_every_convention_is_that_of_sets():
                 {(row, *place) for row in range(start, start + 3) for place in part[row]} for part in (predicted, truth)
             ]
             volumes += [dice_of(*whole)] if whole[1] else []
-        assert summary["dice_volume"][name] == pytest.approx(sum(volumes) / len(volumes))
-        assert summary["n"]["dice_volume"][name] == len(volumes)
-        assert summary["missed"][name] == sum(bool(b) and not a for a, b in pairs)
-        assert summary["false_alarms"][name] == sum(bool(a) and not b for a, b in pairs)
+        assert summary.dice_volume[name] == pytest.approx(sum(volumes) / len(volumes))
+        assert summary.n.dice_volume[name] == len(volumes)
+        assert summary.missed[name] == sum(bool(b) and not a for a, b in pairs)
+        assert summary.false_alarms[name] == sum(bool(a) and not b for a, b in pairs)
 
 
 def test_a_class_that_is_nowhere_is_none_with_n_zero_and_is_not_in_the_mean():
     predictions, masks = random_masks(2), random_masks(3)
     summary = score_predictions(predictions, slices_of(masks)).summary()
     for figure in ("dice_pooled", "dice_volume", "dice_slice_present", "precision", "recall", "hd95_mm"):
-        assert summary[figure]["core"] is None
-        assert summary["n"][figure]["core"] == 0
-    assert (summary["dice_slice_empty1"]["core"], summary["n"]["dice_slice_empty1"]["core"]) == (1.0, 9)
-    dice = summary["dice_pooled"]
+        assert getattr(summary, figure)["core"] is None
+        assert getattr(summary.n, figure)["core"] == 0
+    assert (summary.dice_slice_empty1["core"], summary.n.dice_slice_empty1["core"]) == (1.0, 9)
+    dice = summary.dice_pooled
     assert dice["foreground"] == pytest.approx((dice["edema"] + dice["enhancing"]) / 2)
-    assert summary["n"]["dice_pooled"]["foreground"] == 2
+    assert summary.n.dice_pooled["foreground"] == 2
     assert "background" not in dice
-    assert summary["n"]["mean_dice_with_background"] == 3
+    assert summary.n.mean_dice_with_background == 3
 
 
 def test_dropping_a_class_pays_in_the_empty1_convention_only():
@@ -113,19 +113,19 @@ def test_dropping_a_class_pays_in_the_empty1_convention_only():
     blurred[1:6, 0, 0] = 1  # five slices with a false pixel
     kept = score_predictions(blurred, slices_of(masks)).summary()
     dropped = score_predictions(torch.zeros_like(masks), slices_of(masks)).summary()
-    assert dropped["dice_slice_empty1"]["edema"] > kept["dice_slice_empty1"]["edema"]
+    assert dropped.dice_slice_empty1["edema"] > kept.dice_slice_empty1["edema"]
     for convention in ("dice_pooled", "dice_volume", "dice_slice_present"):
-        assert dropped[convention]["edema"] == 0.0 < kept[convention]["edema"]
-    assert dropped["missed"]["edema"] == 1
+        assert getattr(dropped, convention)["edema"] == 0.0 < getattr(kept, convention)["edema"]
+    assert dropped.missed["edema"] == 1
 
 
 def test_mean_dice_with_background():
     predictions, masks = random_masks(4), random_masks(5)
     summary = score_predictions(predictions, slices_of(masks)).summary()
     background = 2 * ((predictions == 0) & (masks == 0)).sum() / ((predictions == 0).sum() + (masks == 0).sum())
-    dice = summary["dice_pooled"]
+    dice = summary.dice_pooled
     expected = (float(background) + dice["edema"] + dice["enhancing"]) / 3
-    assert summary["mean_dice_with_background"] == pytest.approx(expected)
+    assert summary.mean_dice_with_background == pytest.approx(expected)
 
 
 def test_table_has_the_declared_columns_and_edits_can_be_merged():
@@ -133,7 +133,7 @@ def test_table_has_the_declared_columns_and_edits_can_be_merged():
     scores = Scores.merged([score_predictions(masks, slices_of(masks), edit_name=name) for name in ("none", "zero")])
     assert dict(scores.table.schema) == dict(SCHEMA)
     assert len(scores.table) == 2 * 9 * 4
-    assert scores.summary("zero")["dice_pooled"]["edema"] == 1.0
+    assert scores.summary("zero").dice_pooled["edema"] == 1.0
     assert scores.table["hd95_mm"].null_count() == len(scores.table)
     with pytest.raises(ValueError, match=r"no scores of the edit 'one'; there are \['none', 'zero'\]"):
         scores.summary("one")
@@ -143,16 +143,16 @@ def test_pooled_dice_is_that_of_the_summary():
     predictions, masks = random_masks(2), random_masks(3)
     slices = slices_of(masks)
     counts = count_scores(predictions, masks, LABELS)
-    assert pooled_dice(counts, LABELS) == pytest.approx(scores_from_counts(counts, slices).summary()["dice_pooled"])
+    assert pooled_dice(counts, LABELS) == pytest.approx(scores_from_counts(counts, slices).summary().dice_pooled)
     assert pooled_dice(torch.zeros(1, 4, 3, dtype=torch.int64), LABELS)["foreground"] is None
 
 
 def test_without_a_spacing_there_is_no_distance_in_mm():
     masks = random_masks(2)
     summary = score_predictions(masks, slices_of(masks, spacing=None), with_hd95=True).summary()
-    assert summary["hd95_mm"]["edema"] is None
-    assert summary["n"]["hd95_mm"]["edema"] == 0
-    assert summary["dice_pooled"]["edema"] == 1.0
+    assert summary.hd95_mm["edema"] is None
+    assert summary.n.hd95_mm["edema"] == 0
+    assert summary.dice_pooled["edema"] == 1.0
 
 
 def test_hd95_uses_the_spacing_and_counts_what_is_missed():
@@ -165,9 +165,9 @@ def test_hd95_uses_the_spacing_and_counts_what_is_missed():
     one, two = (
         score_predictions(predictions, slices_of(masks, spacing=mm), with_hd95=True).summary() for mm in (1.0, 2.0)
     )
-    assert one["hd95_mm"]["edema"] == 6.0
-    assert two["hd95_mm"]["edema"] == 12.0
-    assert (one["n"]["hd95_mm"]["edema"], one["missed"]["edema"], one["false_alarms"]["edema"]) == (1, 1, 1)
+    assert one.hd95_mm["edema"] == 6.0
+    assert two.hd95_mm["edema"] == 12.0
+    assert (one.n.hd95_mm["edema"], one.missed["edema"], one.false_alarms["edema"]) == (1, 1, 1)
 
 
 class FromImage(nn.Module):
@@ -196,8 +196,8 @@ def test_evaluate_predicts_in_batches_and_reports():
     assert torch.equal(predict_slices(segmenter, slices, batch_size=2), masks)
     assert seen == [(4, 9), (8, 9), (9, 9)]
     summary = scores.summary()
-    assert [summary[name]["edema"] for name in CONVENTIONS] == [1.0] * 4
-    assert summary["hd95_mm"]["edema"] == 0.0
+    assert [getattr(summary, name)["edema"] for name in CONVENTIONS] == [1.0] * 4
+    assert summary.hd95_mm["edema"] == 0.0
 
 
 def test_refusals():

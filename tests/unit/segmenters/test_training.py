@@ -105,7 +105,7 @@ def test_it_learns_and_checkpoints_do_not_matter():
         augmentation=None,
         progress=lambda done, total, loss, rate: losses.append(loss),
     )
-    before, after = (evaluate(one, slices).summary()["dice_pooled"]["foreground"] for one in (start, trained))
+    before, after = (evaluate(one, slices).summary().dice_pooled["foreground"] for one in (start, trained))
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     assert after > before + 0.15
 

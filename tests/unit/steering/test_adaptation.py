@@ -1,5 +1,3 @@
-import json
-
 import polars as pl
 import pytest
 import torch
@@ -8,9 +6,10 @@ from polars.testing import assert_frame_equal
 from seglens.artifacts import new_artifact, read_artifact
 from seglens.dictionaries.lens import Lens
 from seglens.segmenters.scoring import evaluate
-from seglens.steering.adaptation import SteeringResult, mean_summary, steer_between
+from seglens.steering.adaptation import SteeringResult, steer_between
 from seglens.steering.edits import LatentEdit, steer
 from seglens.steering.policies import oracle_scores
+from seglens.steering.records import Extent
 
 SETTINGS = {"target": "edema", "source": "adult", "n_latents": (1, 3), "random_draws": 2, "batch_size": 8}
 SETTINGS["alphas"] = {"multiply": (0.0, 2.0, 3.0), "add": (-1.0, 1.0)}
@@ -26,45 +25,45 @@ def result(world):
 
 
 def by(result, policy, operation):
-    return next(row for row in result.results if (row["policy"], row["operation"]) == (policy, operation))
+    return next(row for row in result.results if (row.policy, row.operation) == (policy, operation))
 
 
 def test_every_policy_stands_beside_every_baseline(result):
-    pairs = [(row["policy"], row["operation"]) for row in result.results]
+    pairs = [(row.policy, row.operation) for row in result.results]
     assert pairs == [("held_out", "multiply"), ("held_out", "add"), ("oracle", "multiply"), ("oracle", "add")]
     for row in result.results:
-        assert set(row["baselines"]) == BASELINES
-        assert (row["source"], row["target"], row["class"]) == ("adult", "target", "edema")
-        assert row["selection"] == {"cohort": "target", "patients": 4, "slices": 16}
-        assert row["evaluation"] == {"cohort": "target", "patients": 5, "slices": 20}
-        assert row["baselines"]["predict_nothing"]["recall"]["foreground"] == 0
-        assert row["baselines"]["drop_class"]["recall"]["edema"] == 0
-    assert [row["chosen"] for row in result.results] == [True, False, True, False]
+        assert set(row.baselines) == BASELINES
+        assert (row.source, row.target, row.class_name) == ("adult", "target", "edema")
+        assert row.selection == Extent("target", patients=4, slices=16)
+        assert row.evaluation == Extent("target", patients=5, slices=20)
+        assert row.baselines["predict_nothing"].recall["foreground"] == 0
+        assert row.baselines["drop_class"].recall["edema"] == 0
+    assert [row.chosen for row in result.results] == [True, False, True, False]
 
 
 def test_figures_are_those_of_a_plain_steered_evaluation(segmenter, dictionary, evaluation, result):
     row = by(result, "held_out", "multiply")
-    assert (row["latents"], row["alpha"]) == ([3], 3.0)
-    assert row["before"] == evaluate(segmenter, evaluation).summary()
-    with steer(Lens(segmenter, dictionary), LatentEdit.from_description(row["edit_description"])):
-        assert row["after"] == evaluate(segmenter, evaluation).summary()
-    assert row["after"]["dice_pooled"]["edema"] == 1.0
-    assert row["baselines"]["random_latents"]["dice_pooled"]["edema"] < 1.0
+    assert (row.latents, row.alpha) == ((3,), 3.0)
+    assert row.before == evaluate(segmenter, evaluation).summary()
+    with steer(Lens(segmenter, dictionary), LatentEdit.from_description(row.edit_description)):
+        assert row.after == evaluate(segmenter, evaluation).summary()
+    assert row.after.dice("edema").value == 1.0
+    assert row.baselines["random_latents"].dice("edema").value < 1.0
 
 
 def test_the_oracle_is_no_worse_on_any_slice(result):
     row = by(result, "oracle", "add")
-    assert row["alpha"] is None
+    assert row.alpha is None
     assert (
-        row["after"]["dice_slice_empty1"]["edema"]
-        >= by(result, "held_out", "add")["after"]["dice_slice_empty1"]["edema"]
+        row.after.dice("edema", "slice_empty1").value
+        >= by(result, "held_out", "add").after.dice("edema", "slice_empty1").value
     )
     from seglens.segmenters.scoring import Scores
 
     edits = [name for name in result.scores["edit"].unique() if name.startswith("chosen add")]
     again = oracle_scores(Scores(result.scores), edits, target=2, name="again")
     # unique() gives another order of the edits, which may only matter for ties among edits
-    assert again.summary("again")["dice_slice_empty1"]["edema"] == row["after"]["dice_slice_empty1"]["edema"]
+    assert again.dice("edema", "slice_empty1", edit="again").value == row.after.dice("edema", "slice_empty1").value
 
 
 def test_nothing_is_chosen_on_evaluation_masks(world, result):
@@ -79,8 +78,8 @@ def test_nothing_is_chosen_on_evaluation_masks(world, result):
     for operation in ("multiply", "add"):
         mine, its = by(result, "held_out", operation), by(other, "held_out", operation)
         for key in ("edit", "latents", "alpha", "settings", "chosen", "chosen_by"):
-            assert mine[key] == its[key]
-        assert mine["after"] != its["after"]
+            assert getattr(mine, key) == getattr(its, key)
+        assert mine.after != its.after
     predicted = pl.col("edit").str.starts_with("random") & (pl.col("label") == 2)
     assert (
         result.scores.filter(predicted)["predicted"].to_list() == other.scores.filter(predicted)["predicted"].to_list()
@@ -94,7 +93,7 @@ def test_curves_hold_every_alpha_and_the_untouched_network(result):
         ((pl.col("operation") == "multiply") & (pl.col("alpha") == 1))
         | ((pl.col("operation") == "add") & (pl.col("alpha") == 0))
     )
-    before = result.results[0]["before"]["dice_pooled"]
+    before = result.results[0].before.dice_pooled
     assert {(row["class"], row["dice_pooled"]) for row in neutral.iter_rows(named=True)} == {
         ("edema", before["edema"]), ("foreground", before["foreground"]),
     }  # fmt: skip
@@ -109,7 +108,7 @@ def test_written_and_read(result, tmp_path):
     with new_artifact(tmp_path / "steering", kind="steering", inputs={}) as draft:
         result.write(draft)
     read = SteeringResult.read(read_artifact(tmp_path / "steering", "steering"))
-    assert read.results == json.loads(json.dumps(result.results))
+    assert read.results == result.results
     for name in ("curves", "selection", "scores"):
         assert_frame_equal(getattr(read, name), getattr(result, name))
 
@@ -131,13 +130,5 @@ def test_where_no_latent_fires_the_result_is_the_untouched_network(segmenter, di
     dictionary.theta.fill_(1e6)
     result = steer_between(Lens(segmenter, dictionary), atlas, selection, evaluation, **SETTINGS)
     for row in result.results:
-        assert row["after"] == row["before"] == row["baselines"]["random_latents"]
-        assert row["latents"] == []
-
-
-def test_mean_summary_leaves_out_what_is_undefined():
-    first = {"dice": {"a": 0.2, "b": None}, "mean": 1.0, "n": {"dice": {"a": 3}}}
-    second = {"dice": {"a": 0.4, "b": None}, "mean": None, "n": {"dice": {"a": 4}}}
-    assert mean_summary([first, second]) == {
-        "dice": {"a": pytest.approx(0.3), "b": None}, "mean": 1.0, "n": {"dice": {"a": 3}},
-    }  # fmt: skip
+        assert row.after == row.before == row.baselines["random_latents"]
+        assert row.latents == ()

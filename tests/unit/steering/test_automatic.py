@@ -55,7 +55,7 @@ def test_the_fix_is_chosen_and_fixes_others(segmenter, dictionary, selection, ev
     assert "the best of 2 edits, fix, beats the best of 2 baselines, none, by" in verdict.sentence
     assert "over 4 patients, cross-validated" in verdict.sentence
     scores = evaluate_interventions([verdict.intervention], segmenter, evaluation)
-    assert scores.summary("fix")["dice_pooled"]["edema"] == 1.0
+    assert scores.summary("fix").dice_pooled["edema"] == 1.0
     assert verdict.table["name"].to_list()[0] == "fix"
 
 

@@ -9,7 +9,6 @@ from seglens.steering.baselines import (
     BIASES,
     ENTROPIES,
     component_filter,
-    dice_of_counts,
     drop_class,
     entropy_filter,
     flip_logits,
@@ -22,6 +21,7 @@ from seglens.steering.baselines import (
     predict_nothing,
     random_latents,
     slice_counts,
+    target_dice,
     tune_rules,
 )
 
@@ -127,15 +127,15 @@ def test_pooled_counts_and_dice_equal_sets():
         true = {tuple(p) for p in (masks == label).nonzero().tolist()}
         assert counts[label].tolist() == [len(said & true), len(said), len(true)]
         dices.append(2 * len(said & true) / (len(said) + len(true)))
-        assert dice_of_counts(counts, label) == pytest.approx(dices[-1])
-    assert dice_of_counts(counts, None) == pytest.approx((dices[1] + dices[2]) / 2)
+        assert target_dice(counts, label) == pytest.approx(dices[-1])
+    assert target_dice(counts, None) == pytest.approx((dices[1] + dices[2]) / 2)
 
 
 def test_a_class_that_is_nowhere_has_no_dice():
     nothing = torch.zeros(1, 4, 4, dtype=torch.uint8)
     counts = pooled_counts(nothing, nothing, 3)
-    assert math.isnan(dice_of_counts(counts, 1))
-    assert math.isnan(dice_of_counts(counts, None))
+    assert math.isnan(target_dice(counts, 1))
+    assert math.isnan(target_dice(counts, None))
 
 
 def test_tuning_finds_a_planted_bias():
@@ -144,11 +144,11 @@ def test_tuning_finds_a_planted_bias():
     for target in (1, None):
         tuned = tune_rules(logits, masks, target=target)
         assert set(tuned) == {"ccf", "uf", "logit_bias", "logit_bias_foreground" if target else "drop_class"}
-        before = dice_of_counts(pooled_counts(most_likely(logits), masks, 3), target)
+        before = target_dice(pooled_counts(most_likely(logits), masks, 3), target)
         for name in ("ccf", "uf", "logit_bias"):
             assert tuned[name].dice >= before
         bias = tuned["logit_bias"]
-        achieved = dice_of_counts(pooled_counts(bias.rule(logits), masks, 3), target)
+        achieved = target_dice(pooled_counts(bias.rule(logits), masks, 3), target)
         assert achieved == pytest.approx(bias.dice)
         assert bias.dice > 0.97
         assert not bias.setting["at_bound"]
@@ -203,11 +203,11 @@ def test_mean_slice_foreground_equals_loops():
 def test_tuning_is_the_best_of_the_grid():
     logits, masks = random_logits(0), random_masks(5)
     tuned = tune_rules(logits, masks, target=2)
-    plain = dice_of_counts(pooled_counts(most_likely(logits), masks, 3), 2)
-    entropies = [dice_of_counts(pooled_counts(entropy_filter(t)(logits), masks, 3), 2) for t in ENTROPIES]
+    plain = target_dice(pooled_counts(most_likely(logits), masks, 3), 2)
+    entropies = [target_dice(pooled_counts(entropy_filter(t)(logits), masks, 3), 2) for t in ENTROPIES]
     assert tuned["uf"].dice == pytest.approx(max([plain, *entropies]))
-    assert dice_of_counts(pooled_counts(tuned["uf"].rule(logits), masks, 3), 2) == pytest.approx(tuned["uf"].dice)
-    assert dice_of_counts(pooled_counts(tuned["ccf"].rule(logits), masks, 3), 2) == pytest.approx(tuned["ccf"].dice)
+    assert target_dice(pooled_counts(tuned["uf"].rule(logits), masks, 3), 2) == pytest.approx(tuned["uf"].dice)
+    assert target_dice(pooled_counts(tuned["ccf"].rule(logits), masks, 3), 2) == pytest.approx(tuned["ccf"].dice)
 
 
 def test_tuning_may_choose_to_do_nothing_and_filters_when_they_help():

@@ -27,7 +27,7 @@ def test_the_constant_edit_and_the_rules_beside_it(segmenter, dictionary, select
     edit = found[0].chosen["edit"]
     assert found[0].n_parameters == len(edit["latents"]) + 1 + (edit["gate"] is not None)
     scores = evaluate_interventions([one.interventions[0] for one in found], segmenter, evaluation)
-    value = {name: scores.summary(name)["dice_pooled"]["edema"] for name in scores.table["edit"].unique()}
+    value = {name: scores.summary(name).dice_pooled["edema"] for name in scores.table["edit"].unique()}
     assert value["constant_edit"] > max(value[name] for name in ("none", "mean_ablation", "drop_class"))
 
 

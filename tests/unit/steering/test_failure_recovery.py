@@ -1,5 +1,3 @@
-import json
-
 import pytest
 import torch
 from polars.testing import assert_frame_equal
@@ -9,7 +7,6 @@ from seglens.dictionaries.lens import Lens
 from seglens.segmenters.scoring import evaluate
 from seglens.steering.edits import LatentEdit, slice_change, steer
 from seglens.steering.failure_recovery import FailureResult, error_mode, recover, slice_activity, worst_slices
-from seglens.steering.policies import slice_dice
 
 SETTINGS = {"worst": 10, "n_latents": (1, 3), "n_most_active": 2, "random_draws": 2, "batch_size": 4, "source": "adult"}
 
@@ -48,39 +45,39 @@ def test_worst_slices_are_the_worst(segmenter, evaluation):
 
 def test_results_count_slices_that_gain_enough(segmenter, dictionary, evaluation, result):
     held_out, oracle = result.results
-    assert [held_out["policy"], oracle["policy"]] == ["held_out", "oracle"]
+    assert [held_out.policy, oracle.policy] == ["held_out", "oracle"]
     _, rows = worst_slices(segmenter, evaluation, 10)
     assert result.slices["row"].to_list() == rows
     before = dices(segmenter, evaluation, rows, segmenter.predict(evaluation.images(rows)))
-    edit = LatentEdit("here", dictionary.hash, tuple(held_out["latents"]), held_out["operation"], held_out["alpha"])
+    edit = LatentEdit("here", dictionary.hash, tuple(held_out.latents), held_out.operation, held_out.alpha)
     with steer(Lens(segmenter, dictionary), edit):
         after = dices(segmenter, evaluation, rows, segmenter.predict(evaluation.images(rows)))
     assert result.slices["dice_before"].to_list() == pytest.approx(before)
     assert result.slices["dice_held_out"].to_list() == pytest.approx(after)
-    assert held_out["recovered"] == sum(a - b >= 0.05 for a, b in zip(after, before, strict=True))
-    assert held_out["worsened"] == sum(a - b <= -0.05 for a, b in zip(after, before, strict=True))
-    assert held_out["recovered"] > held_out["random_recovered"]
-    assert held_out["dice_of_best_failure"] == pytest.approx(max(before))
-    assert held_out["n_eligible"] == int(evaluation.masks().flatten(1).any(1).sum())
-    assert held_out["dice_all_before"] == evaluate(segmenter, evaluation).summary()["dice_pooled"]["foreground"]
+    assert held_out.recovered == sum(a - b >= 0.05 for a, b in zip(after, before, strict=True))
+    assert held_out.worsened == sum(a - b <= -0.05 for a, b in zip(after, before, strict=True))
+    assert held_out.recovered > held_out.random_recovered
+    assert held_out.dice_of_best_failure == pytest.approx(max(before))
+    assert held_out.n_eligible == int(evaluation.masks().flatten(1).any(1).sum())
+    assert held_out.dice_all_before == evaluate(segmenter, evaluation).summary().dice_pooled["foreground"]
     with steer(Lens(segmenter, dictionary), edit):
-        everywhere = evaluate(segmenter, evaluation).summary()["dice_pooled"]["foreground"]
-    assert held_out["dice_all_after"] == everywhere
-    assert held_out["random_best_net"] == held_out["random_best_recovered"] - held_out["random_best_worsened"]
-    assert held_out["random_best_recovered"] in held_out["random_recovered_draws"]
-    assert not held_out["is_identity"]
-    assert held_out["mean_before"] == pytest.approx(sum(before) / 10)
-    assert held_out["mean_after"] == pytest.approx(sum(after) / 10)
+        everywhere = evaluate(segmenter, evaluation).summary().dice_pooled["foreground"]
+    assert held_out.dice_all_after == everywhere
+    assert held_out.random_best_net == held_out.random_best_recovered - held_out.random_best_worsened
+    assert held_out.random_best_recovered in held_out.random_recovered_draws
+    assert not held_out.is_identity
+    assert held_out.mean_before == pytest.approx(sum(before) / 10)
+    assert held_out.mean_after == pytest.approx(sum(after) / 10)
     for row in result.results:
-        assert row["n"] == 10
-        assert row["random_recovered"] == sum(row["random_recovered_draws"]) / 2
-        assert set(row["baselines"]) == BASELINES
-        assert row["random_worsened"] == sum(row["random_worsened_draws"]) / 2
-        assert row["random_net"] == row["random_recovered"] - row["random_worsened"]
-        for recovery in (row, *row["baselines"].values()):
-            assert recovery["net"] == recovery["recovered"] - recovery["worsened"]
-        assert sum(mode["n"] for mode in row["modes"].values()) == 10
-        assert sum(mode["recovered"] for mode in row["modes"].values()) == row["recovered"]
+        assert row.n == 10
+        assert row.random_recovered == sum(row.random_recovered_draws) / 2
+        assert set(row.baselines) == BASELINES
+        assert row.random_worsened == sum(row.random_worsened_draws) / 2
+        assert row.random_net == row.random_recovered - row.random_worsened
+        for recovery in (row, *row.baselines.values()):
+            assert recovery.net == recovery.recovered - recovery.worsened
+        assert sum(mode.n for mode in row.modes.values()) == 10
+        assert sum(mode.recovered for mode in row.modes.values()) == row.recovered
 
 
 def test_the_oracle_takes_each_slices_best_alpha_of_its_own_latents(segmenter, dictionary, evaluation, result):
@@ -129,15 +126,15 @@ def test_held_out_does_not_see_evaluation_masks(world, result):
     )  # fmt: skip
     again = recover(*world.parts[:3], other, **SETTINGS)
     for key in ("edit", "latents", "alpha"):
-        assert again.results[0][key] == result.results[0][key]
-    assert again.results[0]["mean_after"] != result.results[0]["mean_after"]
+        assert getattr(again.results[0], key) == getattr(result.results[0], key)
+    assert again.results[0].mean_after != result.results[0].mean_after
 
 
 def test_written_and_read(result, tmp_path):
     with new_artifact(tmp_path / "failures", kind="failures", inputs={}) as draft:
         result.write(draft)
     read = FailureResult.read(read_artifact(tmp_path / "failures", "failures"))
-    assert read.results == json.loads(json.dumps(result.results))
+    assert read.results == result.results
     assert_frame_equal(read.slices, result.slices)
     assert all(torch.equal(read.examples[name], result.examples[name]) for name in result.examples)
 
@@ -163,4 +160,4 @@ def test_slices_without_lesions_and_shared_patients_are_refused(segmenter, dicti
 
 def test_evaluation_of_nothing_failing_is_still_defined(segmenter, evaluation):
     scores = evaluate(segmenter, evaluation)
-    assert slice_dice(scores, None)["dice"].is_between(0, 1).all()
+    assert scores.slice_dice(convention="slice_present")["dice"].is_between(0, 1).all()

@@ -27,7 +27,7 @@ PLANTED = 3
 
 
 def foreground(scores, edit):
-    return scores.summary(edit)["dice_pooled"]["foreground"]
+    return scores.summary(edit).dice_pooled["foreground"]
 
 
 def everything(segmenter, dictionary, slices):

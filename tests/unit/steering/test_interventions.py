@@ -34,15 +34,15 @@ def test_a_intervention_counts_as_a_whole_pass_would(segmenter, dictionary, eval
     with steer(Lens(segmenter, dictionary), edit):
         alone = evaluate(segmenter, evaluation, batch_size=5)
     assert rows_of(scores, "fix") == rows_of(alone, "none")
-    assert scores.summary("fix")["dice_pooled"]["edema"] == 1.0
+    assert scores.summary("fix").dice_pooled["edema"] == 1.0
 
 
 def test_rules_say_what_they_said(segmenter, evaluation):
     rules = {"drop": drop_class(2), "nothing": predict_nothing, "bias": logit_bias([0.0, 0.5, -0.5])}
     interventions = [rule_intervention(name, rule, n_parameters=1, supervision="none") for name, rule in rules.items()]
     scores = evaluate_interventions(interventions, segmenter, evaluation)
-    assert scores.summary("drop")["dice_pooled"]["edema"] == 0.0
-    assert scores.summary("nothing")["missed"]["edema"] == scores.summary("nothing")["n"]["dice_slice_present"]["edema"]
+    assert scores.summary("drop").dice_pooled["edema"] == 0.0
+    assert scores.summary("nothing").missed["edema"] == scores.summary("nothing").n.dice_slice_present["edema"]
     batch = CachedBatch(segmenter, evaluation.images([0, 1]))
     for intervention in interventions:
         assert torch.equal(

@@ -211,8 +211,8 @@ def test_a_rehearsal_makes_from_one_half_and_judges_on_the_other(segmenter, eval
     assert len(first) + len(second) == len(evaluation)
     scores = evaluate_interventions([edits[2]], segmenter, second)
     assert values == {
-        "none": scores.summary("none")["dice_pooled"]["foreground"],
-        "doubled": scores.summary("x2")["dice_pooled"]["foreground"],
+        "none": scores.summary("none").dice_pooled["foreground"],
+        "doubled": scores.summary("x2").dice_pooled["foreground"],
     }
 
 

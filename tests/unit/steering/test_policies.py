@@ -8,11 +8,8 @@ from seglens.segmenters.scoring import Scores, evaluate
 from seglens.steering.edits import steer
 from seglens.steering.policies import (
     choose_edit,
-    foreground_objective,
     oracle_choice,
     oracle_scores,
-    pooled_objective,
-    slice_dice,
 )
 from seglens.steering.searching import random_searches
 
@@ -29,9 +26,9 @@ def test_the_planted_latent_is_found_and_fixes(world, chosen):
     assert chosen.edit.latents == (PLANTED,)
     assert (chosen.edit.operation, chosen.edit.value) == ("multiply", 3.0)
     assert chosen.chosen_by(chosen.edit) == "causal"
-    before = evaluate(segmenter, evaluation).summary()["dice_pooled"]["edema"]
+    before = evaluate(segmenter, evaluation).summary().dice_pooled["edema"]
     with steer(Lens(segmenter, dictionary), chosen):
-        after = evaluate(segmenter, evaluation).summary()["dice_pooled"]["edema"]
+        after = evaluate(segmenter, evaluation).summary().dice_pooled["edema"]
     assert before < after
     assert after == 1.0
 
@@ -126,11 +123,14 @@ SCORES = table(
 
 
 def test_slice_dice_by_hand():
-    edema = {(row["edit"], row["row"]): row["dice"] for row in slice_dice(SCORES, 2).iter_rows(named=True)}
+    edema = {(row["edit"], row["row"]): row["dice"] for row in SCORES.slice_dice("edema").iter_rows(named=True)}
     assert edema == pytest.approx(
         {("none", 0): 1.0, ("none", 1): 2 / 6, ("a", 0): 0.0, ("a", 1): 2 / 6, ("b", 0): 1.0, ("b", 1): 6 / 7}
     )
-    foreground = {(row["edit"], row["row"]): row["dice"] for row in slice_dice(SCORES, None).iter_rows(named=True)}
+    foreground = {
+        (row["edit"], row["row"]): row["dice"]
+        for row in SCORES.slice_dice(convention="slice_present").iter_rows(named=True)
+    }
     assert foreground[("none", 0)] == pytest.approx(8 / 18)  # edema is not in that mask
     assert foreground[("b", 1)] == pytest.approx(6 / 7)
 
@@ -145,20 +145,20 @@ def test_the_oracle_takes_the_best_edit_of_each_slice():
 
 
 def test_pooled_objective_sums_over_slices():
-    assert pooled_objective(SCORES, "edema") == pytest.approx({"none": 2 / 6, "a": 2 / 11, "b": 6 / 7})
+    assert SCORES.pooled_by_edit("edema") == pytest.approx({"none": 2 / 6, "a": 2 / 11, "b": 6 / 7})
 
 
 def test_foreground_objective_is_that_of_the_summary():
     by_hand = {"none": (8 / 21 + 2 / 6) / 2, "a": (1 + 2 / 11) / 2, "b": (16 / 25 + 6 / 7) / 2}
-    assert foreground_objective(SCORES) == pytest.approx(by_hand)
-    assert by_hand["b"] == pytest.approx(SCORES.summary("b")["dice_pooled"]["foreground"])
+    assert SCORES.pooled_by_edit() == pytest.approx(by_hand)
+    assert by_hand["b"] == pytest.approx(SCORES.summary("b").dice_pooled["foreground"])
     nowhere = table([("none", 0, 1, 0, 0, 0)])
-    assert foreground_objective(nowhere) == {"none": 0.0}
+    assert nowhere.pooled_by_edit() == {"none": 0.0}
 
 
 def test_an_edit_is_chosen_for_the_objective_that_is_asked_for(world):
     def worst(scores):
-        return {edit: -value for edit, value in foreground_objective(scores).items()}
+        return {edit: -value for edit, value in scores.pooled_by_edit().items()}
 
     found = choose_edit(*world.parts[:3], target="edema", n_latents=(1, 3), objective=worst)
     assert found.selection["objective"].max() <= 0
@@ -166,7 +166,7 @@ def test_an_edit_is_chosen_for_the_objective_that_is_asked_for(world):
 
 def test_random_latents_are_searched_as_freely_as_the_edit(world, chosen):
     parts = (world.parts[0], world.selection, chosen)
-    settings = {"objective": lambda scores: pooled_objective(scores, "edema"), "seed": 1}
+    settings = {"objective": lambda scores: scores.pooled_by_edit("edema"), "seed": 1}
     draws = random_searches(*parts, draws=2, **settings)
 
     def freedom(found):

@@ -7,6 +7,7 @@ from seglens.artifacts import new_artifact, read_artifact
 from seglens.dictionaries.fitting import FitSettings, fit_dictionary
 from seglens.dictionaries.lens import Lens
 from seglens.diffing.methods import alignment_methods
+from seglens.diffing.records import PairRecord
 from seglens.diffing.sharing import align
 from seglens.runtime.progress import silent
 from seglens.studies.compared import PROBE_SLICES, Compared, compare, probe_of, same_start
@@ -41,14 +42,14 @@ def test_a_model_with_itself_is_all_shared_and_stands_beside_its_nulls(tmp_path,
     side = with_variants("a", store, segmenter, slices)
     artifact = written(tmp_path / "pair", (side, side))
     document = artifact.document("alignment")
-    pair = artifact.document("pair")
+    pair = artifact.record("pair", PairRecord)
     assert artifact.table("pairs")["shared"].all()
     rotated, alive = side.variants[ROTATED]
     by_hand = align(side.lens.dictionary, rotated, tau=0.8, alive_source=side.alive, alive_target=alive)
     assert document["floor"] == by_hand.shared_share  # after so few steps the seed alone makes latents alike
     assert document["ceiling"] > document["ceiling_other_seed"]
-    assert pair["figures"]["functional"] > pair["figures"]["functional_floor"]
-    assert pair["n_probe_slices"] == len(slices)
+    assert pair.figures.functional > pair.figures.functional_floor
+    assert pair.n_probe_slices == len(slices)
     assert set(artifact.table("methods")["method"]) >= {"hungarian_dual", "greedy", "sinkhorn", "encoder_only"}
     bounds = artifact.table("bounds")
     assert bounds["method"].to_list() == list(alignment_methods())
@@ -61,15 +62,17 @@ def test_bounds_do_not_depend_on_which_side_is_the_source(tmp_path, store, segme
     other = with_variants("b", store, segmenter, slices, seed=5)
     forth, back = written(tmp_path / "forth", (one, other)), written(tmp_path / "back", (other, one))
     for bound in ("floor", "ceiling", "ceiling_other_seed", "functional_ceiling"):
-        assert forth.document("pair")["figures"][bound] == pytest.approx(back.document("pair")["figures"][bound])
-    assert len(forth.document("pair")["bounds_by_side"]["ceiling"]) == 2
+        assert getattr(forth.record("pair", PairRecord).figures, bound) == pytest.approx(
+            getattr(back.record("pair", PairRecord).figures, bound)
+        )
+    assert len(forth.record("pair", PairRecord).bounds_by_side["ceiling"]) == 2
 
 
 def test_without_one_activation_space_only_function_is_compared(tmp_path, store, segmenter, slices):
     dictionary, alive = fitted(store)
     side = Compared("a", Lens(segmenter, dictionary), alive, slices)
     artifact = written(tmp_path / "pair", (side, side))
-    assert artifact.document("pair")["comparable_by_weights"] is False
+    assert artifact.record("pair", PairRecord).comparable_by_weights is False
     assert not (artifact.path / "pairs.parquet").exists()
     assert artifact.table("functional").height > 0
 

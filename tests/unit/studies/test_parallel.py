@@ -17,6 +17,7 @@ from seglens.studies.parallel import Task, WorkerError, default_jobs, tasks_of, 
 from seglens.studies.settings import StudySettings
 from seglens.studies.study import run_study
 from seglens.studies.table import analysis_table
+from seglens.summaries import summary_of
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def test_two_workers_leave_what_one_process_would_and_do_nothing_twice(tmp_path,
     assert list(together.hashes) == list(alone.hashes)
     assert sorted(seen) == sorted(alone.hashes)
     assert set(together.timings) == set(alone.hashes)
-    assert together.summary["peak_rss_mib"] > alone.summary["peak_rss_mib"]
+    assert summary_of(together).peak_rss_mib > summary_of(alone).peak_rss_mib
     assert not list((together.path / "checkpoints").iterdir())
     assert {path.name for path in together.path.iterdir()} == {path.name for path in alone.path.iterdir()}
 

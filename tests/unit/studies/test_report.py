@@ -1,13 +1,17 @@
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from tests.records import summary
 
+from seglens.documents import to_document
 from seglens.reports.report import render
 from seglens.runs import Run
 from seglens.studies.report import sections_of, write_report
 from seglens.studies.table import analysis_table
+from seglens.summaries import summary_of
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -148,11 +152,17 @@ def test_stages_that_were_not_run_are_named(small_run: Run) -> None:
 
 
 def test_a_run_with_a_bare_summary_still_gives_a_page(tmp_path: Path) -> None:
-    (tmp_path / "summary.json").write_text('{"study": {"name": "nothing yet"}, "seed": 3}')
+    (tmp_path / "summary.json").write_text(json.dumps(to_document(summary(study="nothing yet"))))
     text = Page(write_report(Run(tmp_path)).read_text()).text
     assert "nothing yet" in text
     for words in ("No cohort was prepared", "No segmenter was scored", "No dictionary was fitted", "No latents were"):
         assert words in text
+
+
+def test_a_summary_of_another_version_is_named_with_what_is_due(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text('{"study": {"name": "old"}, "seed": 3}')
+    with pytest.raises(ValueError, match=r"summary.json is damaged or of another version \(study: .*string"):
+        write_report(Run(tmp_path))
 
 
 def test_without_a_summary_it_says_what_to_do(tmp_path: Path) -> None:
@@ -167,7 +177,7 @@ def test_folders_of_the_machine_are_left_out(html: str, full_run: Run) -> None:
 
 
 def test_two_writings_are_equal(full_run: Run, html: str) -> None:
-    assert render("phantom cohorts", sections_of(full_run, full_run.summary, analysis_table())) == html
+    assert render("phantom cohorts", sections_of(full_run, summary_of(full_run), analysis_table())) == html
 
 
 def test_the_default_place_is_the_run_folder(small_run: Run) -> None:

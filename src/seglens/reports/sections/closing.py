@@ -141,12 +141,9 @@ def glossary_section() -> Section:
     return Section("glossary", "Glossary and conventions", "", (Terms(TERMS), Heading("Dice"), conventions))
 
 
-def repeat_section(summary: Mapping[str, Any], hashes: Mapping[str, str], computed: str = "") -> Section:
+def repeat_section(settings: Mapping[str, Any], hashes: Mapping[str, str], computed: str = "") -> Section:
     """The command, the settings, what computed the results (one sentence), and their identities."""
-    settings = summary.get("settings")
     blocks: list[Block] = [Paragraph("Save the settings below as study.yaml (JSON is YAML), then:")]
-    if not settings:
-        blocks = [Paragraph("This run keeps no settings. With the study file at hand:")]
     blocks.append(Code("seglens run study.yaml --out results"))
     blocks.append(
         Paragraph(
@@ -157,9 +154,8 @@ def repeat_section(summary: Mapping[str, Any], hashes: Mapping[str, str], comput
     )
     if computed:
         blocks.append(Paragraph(computed, "note"))
-    if settings:
-        text = json.dumps(without_folders(settings), indent=2, ensure_ascii=False)
-        blocks.append(Fold("Settings", (Code(text), Paragraph("Folders of data are cut to their last part.", "note"))))
+    text = json.dumps(without_folders(settings), indent=2, ensure_ascii=False)
+    blocks.append(Fold("Settings", (Code(text), Paragraph("Folders of data are cut to their last part.", "note"))))
     if hashes:
         rows = [(head(stage), Cell(value[:16], text_cell=True)) for stage, value in hashes.items()]
         blocks.append(Fold("Hash of every result", (table("First 16 digits", ("Stage", "Hash"), rows),)))

@@ -1,7 +1,6 @@
 """The data: counts, sample slices with their masks, and what was left out and why."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -9,8 +8,9 @@ from seglens.cohorts.slice_set import SliceSet
 from seglens.reports.blocks import Block, Fold, Heading, Key, Paragraph, Picture, Pictures, Section, head, table
 from seglens.reports.palette import class_colours
 from seglens.reports.pictures import best_sequence, mask_picture
-from seglens.reports.wording import UNDEFINED, count, dig, listed, percent, plain
+from seglens.reports.wording import UNDEFINED, count, listed, percent, plain
 from seglens.runs import Run
+from seglens.summaries import CohortRecord, Summary
 
 SAMPLES = 4
 CANDIDATES = 300
@@ -20,9 +20,9 @@ BLANKED = 12
 """So many of the worst rows of blanked labels are listed."""
 
 
-def cohorts_section(run: Run, summary: Mapping[str, Any]) -> Section:
+def cohorts_section(run: Run, summary: Summary) -> Section:
     """One table of counts, then each cohort with a row of slices."""
-    cohorts = summary.get("cohorts") or []
+    cohorts = summary.cohorts
     blocks: list[Block] = []
     if cohorts:
         blocks.append(_counts(cohorts))
@@ -30,12 +30,12 @@ def cohorts_section(run: Run, summary: Mapping[str, Any]) -> Section:
         blocks.append(Paragraph("No cohort was prepared.", "missing"))
     blocks += _quarantined(run, cohorts)
     for cohort in cohorts:
-        stage = f"slices/{cohort['name']}"
+        stage = f"slices/{cohort.name}"
         if stage in run:
             slices = SliceSet.read(run.artifact(stage))
             blocks += [_samples(cohort, slices), *_shown(slices)]
         else:
-            blocks.append(Paragraph(f"No slices of {plain(cohort['name'])} are kept in this run.", "missing"))
+            blocks.append(Paragraph(f"No slices of {plain(cohort.name)} are kept in this run.", "missing"))
     intro = (
         "Patients, not slices, are split: models and dictionaries learn from “train”, latents and strengths are chosen "
         "on “val”, and every figure is measured on “test”."
@@ -73,7 +73,7 @@ def sample_rows(slices: SliceSet, wanted: int = SAMPLES) -> list[int]:
     return chosen
 
 
-def _samples(cohort: Mapping[str, Any], slices: SliceSet) -> Pictures:
+def _samples(cohort: CohortRecord, slices: SliceSet) -> Pictures:
     rows = sample_rows(slices)
     channel = best_sequence(slices.sequences, None if _has_lesions(slices.labels) else "anatomy")
     colours = class_colours(slices.labels)
@@ -92,13 +92,12 @@ def _samples(cohort: Mapping[str, Any], slices: SliceSet) -> Pictures:
                 label,
             )
         )
-    name = plain(cohort["name"])
+    name = plain(cohort.name)
     title = name[:1].upper() + name[1:]
-    phantom = cohort.get("phantom")
     kind = ""
-    if isinstance(phantom, Mapping):
-        factors = phantom.get("factors") or {}
-        kind = f"Phantoms of the population “{plain(phantom.get('population'))}”"
+    if cohort.phantom is not None:
+        factors = cohort.phantom.factors
+        kind = f"Phantoms of the population “{plain(cohort.phantom.population)}”"
         kind += (
             f" with {listed(f'{plain(k)} taken from {plain(v)}' for k, v in factors.items())}. " if factors else ". "
         )
@@ -146,25 +145,26 @@ def _has_lesions(labels: Mapping[int, str]) -> bool:
     return any(name in lesions for name in labels.values())
 
 
-def _counts(cohorts: list[Mapping[str, Any]]) -> Block:
+def _counts(cohorts: Sequence[CohortRecord]) -> Block:
     rows = []
     for one in cohorts:
         parts = [
-            f"{count(dig(one, 'splits', split, 'patients'))} / {count(dig(one, 'splits', split, 'slices'))}"
+            f"{count(one.splits[split].patients)} / {count(one.splits[split].slices)}"
+            if split in one.splits
+            else f"{UNDEFINED} / {UNDEFINED}"
             for split in ("train", "val", "test")
         ]
-        numbers = [count(one.get(key)) for key in ("n_cases", "n_patients", "n_slices")]
-        without = dig(one, "splits", "test", "slices_without_label")
-        labels = one.get("labels") or {}
-        names = [plain(name) for value, name in sorted(labels.items(), key=lambda item: int(item[0])) if int(value)]
+        numbers = [count(number) for number in (one.n_cases, one.n_patients, one.n_slices)]
+        without = one.splits["test"].slices_without_label if "test" in one.splits else None
+        names = [plain(name) for value, name in sorted(one.labels.items()) if value]
         rows.append(
             (
-                head(plain(one["name"]), "phantoms" if one.get("phantom") else ""),
+                head(plain(one.name), "phantoms" if one.phantom else ""),
                 *numbers,
                 *parts,
                 count(without),
-                count(one.get("n_quarantined")),
-                head(", ".join(one.get("sequences") or []) or UNDEFINED),
+                count(one.n_quarantined),
+                head(", ".join(one.sequences) or UNDEFINED),
                 head(", ".join(names) or UNDEFINED),
             )
         )
@@ -180,12 +180,12 @@ def _counts(cohorts: list[Mapping[str, Any]]) -> Block:
     return table("Cohorts", columns, rows, note)
 
 
-def _quarantined(run: Run, cohorts: list[Mapping[str, Any]]) -> list[Block]:
+def _quarantined(run: Run, cohorts: Sequence[CohortRecord]) -> list[Block]:
     rows, missing = [], []
     for one in cohorts:
-        stage = f"check/{one['name']}"
+        stage = f"check/{one.name}"
         if stage not in run:
-            missing.append(plain(one["name"]))
+            missing.append(plain(one.name))
             continue
         document = run.artifact(stage).document("check")
         left_out = set(document.get("quarantined") or [])
@@ -194,7 +194,7 @@ def _quarantined(run: Run, cohorts: list[Mapping[str, Any]]) -> list[Block]:
             cells = [str(finding.get(key) or UNDEFINED) for key in ("case", "file", "what", "fix")]
             file = cells[1].replace("\\", "/").rsplit("/", 1)[-1]
             rows.append(
-                (head(plain(one["name"])), head(cells[0]), head(outcome), head(file), head(cells[2]), head(cells[3]))
+                (head(plain(one.name)), head(cells[0]), head(outcome), head(file), head(cells[2]), head(cells[3]))
             )
     if not rows:
         text = "Every file was checked before use, and nothing was found wrong."

@@ -1,36 +1,31 @@
 """How well each dictionary stands for the activation, beside the control that shows what that is worth."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from seglens.reports.blocks import Block, Cell, Paragraph, Section, head, table
 from seglens.reports.wording import count, number, percent, plain
+from seglens.summaries import Summary
 
 
-def dictionaries_section(summary: Mapping[str, Any]) -> Section:
+def dictionaries_section(summary: Summary) -> Section:
     """One table, a row a dictionary."""
     intro = (
         "A dictionary (sparse autoencoder) writes an activation as a sum of a few latents out of many. It is good when "
         "the network still segments with the sum in place of the activation."
     )
-    entries = summary.get("dictionaries") or []
+    entries = summary.dictionaries
     if not entries:
         blocks: tuple[Block, ...] = (Paragraph("No dictionary was fitted.", "missing"),)
         return Section("dictionaries", "Dictionaries", intro, blocks)
     rows = [
         (
-            head(plain(one["name"]), f"at {plain(one.get('hookpoint', '–'))}"),
-            Cell(count(one.get("n_latents")), f"k {count(one.get('k'))}"),
-            Cell(percent(one.get("explained_variance"), 1)),
-            Cell(percent(one.get("control_explained_variance"), 1)),
-            Cell(percent(one.get("dice_kept"), 1)),
-            Cell(
-                f"{number(one.get('dice_mean_ablated'))} / {number(one.get('dice_reconstructed'))} / "
-                f"{number(one.get('dice_untouched'))}"
-            ),
-            Cell(number(one.get("l0"), 1)),
-            Cell(percent(one.get("dead_share"))),
-            Cell(number(one.get("participation_ratio"), 1)),
+            head(plain(one.name), f"at {plain(one.hookpoint)}"),
+            Cell(count(one.n_latents), f"k {count(one.k)}"),
+            Cell(percent(one.explained_variance, 1)),
+            Cell(percent(one.control_explained_variance, 1)),
+            Cell(percent(one.dice_kept, 1)),
+            Cell(f"{number(one.dice_mean_ablated)} / {number(one.dice_reconstructed)} / {number(one.dice_untouched)}"),
+            Cell(number(one.l0, 1)),
+            Cell(percent(one.dead_share)),
+            Cell(number(one.participation_ratio, 1)),
         )
         for one in entries
     ]

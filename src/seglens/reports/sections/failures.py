@@ -1,7 +1,6 @@
 """A segmenter's worst slices: how many an edit recovers, beside random latents, and pictures before and after."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 import polars as pl
 
@@ -11,9 +10,11 @@ from seglens.reports.palette import class_colours
 from seglens.reports.pictures import best_sequence, mask_picture
 from seglens.reports.sections.cohorts import class_keys
 from seglens.reports.verdicts import CONTROLS
-from seglens.reports.wording import UNDEFINED, count, defined, dig, number, percent, plain, plural, signed
+from seglens.reports.wording import UNDEFINED, count, number, percent, plain, signed
 from seglens.runs import Run
 from seglens.steering.failure_recovery import FailureResult
+from seglens.steering.records import FailureRecord
+from seglens.summaries import Summary
 
 INTRO = (
     "The slices that a model segments worst, before and after latents are changed. Any change recovers some slices and "
@@ -30,79 +31,65 @@ PANELS = (
 )
 
 
-def failures_section(run: Run, summary: Mapping[str, Any]) -> Section:
+def failures_section(run: Run, summary: Summary) -> Section:
     """One part for each segmenter and cohort."""
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for entry in summary.get("failures") or []:
-        groups.setdefault((str(entry.get("segmenter") or ""), str(entry.get("cohort"))), []).append(entry)
+    groups: dict[tuple[str, str], list[FailureRecord]] = {}
+    for entry in summary.failures:
+        groups.setdefault((entry.segmenter, entry.cohort), []).append(entry)
     if not groups:
         text = "No recovery of failures was run."
         return Section("failures", "Recovered failures", INTRO, (Paragraph(text, "missing"),))
     blocks: list[Block] = []
     for (segmenter, cohort), entries in groups.items():
-        stage = _stage(run, segmenter, cohort)
-        name = segmenter or (stage or "").removeprefix("failures/").removesuffix(f"-{cohort}") or "model"
-        blocks.append(Heading(f"{plain(name)} on {plain(cohort)}"))
+        blocks.append(Heading(f"{plain(segmenter)} on {plain(cohort)}"))
         blocks.append(_recovered(entries))
-        blocks += _examples(run, stage, cohort)
-        modes = [(plain(entry.get("policy")), entry["modes"]) for entry in entries if entry.get("modes")]
-        if modes:
-            blocks.append(Fold("By kind of error", (_modes(modes, str(entries[0].get("mode_rule") or "")),)))
+        blocks += _examples(run, f"failures/{segmenter}-{cohort}", cohort)
+        blocks.append(Fold("By kind of error", (_modes(entries),)))
     return Section("failures", "Recovered failures", INTRO, tuple(blocks))
 
 
-def _stage(run: Run, segmenter: str, cohort: str) -> str | None:
-    """The stage that left these results; a result that does not name its segmenter is known by its cohort."""
-    exact = f"failures/{segmenter}-{cohort}"
-    if exact in run:
-        return exact
-    found = [stage for stage in run.stages("failures/") if stage.endswith(f"-{cohort}")]
-    return found[0] if len(found) == 1 and not segmenter else None
-
-
-def share_of(part: Any, n: Any) -> str:
+def share_of(part: float | int | None, n: int) -> str:
     """``"23 (38%)"``; a mean over several draws keeps one digit."""
-    value, whole = defined(part), defined(n)
-    if value is None:
+    if part is None:
         return UNDEFINED
-    text = count(value) if value == round(value) else number(value, 1)
-    return f"{text} ({percent(value / whole)})" if whole else text
+    text = count(part) if part == round(part) else number(part, 1)
+    return f"{text} ({percent(part / n)})" if n else text
 
 
-def _recovered(entries: list[Mapping[str, Any]]) -> Block:
+def _recovered(entries: list[FailureRecord]) -> Block:
     rows: list[tuple[Cell | str, ...]] = []
     first = entries[0]
-    n = first.get("n")
+    n = first.n
     for entry in entries:
-        edit = NOTHING if entry.get("is_identity") else str(entry.get("edit") or "")
+        edit = NOTHING if entry.is_identity else entry.edit
         rows.append(
             (
-                head(f"{plain(entry.get('policy'))} edit", edit),
-                Cell(share_of(entry.get("recovered"), n), strong=True),
-                share_of(entry.get("worsened"), n),
-                *_means(entry.get("mean_after"), entry),
-                Cell(share_of(entry.get("random_recovered"), n), _draws(entry, "recovered")),
-                Cell(share_of(entry.get("random_worsened"), n), _draws(entry, "worsened")),
-                number(entry.get("random_mean_after"), 3),
+                head(f"{plain(entry.policy)} edit", edit),
+                Cell(share_of(entry.recovered, n), strong=True),
+                share_of(entry.worsened, n),
+                *_means(entry.mean_after, entry),
+                Cell(share_of(entry.random_recovered, n), _draws(entry.random_recovered_draws)),
+                Cell(share_of(entry.random_worsened, n), _draws(entry.random_worsened_draws)),
+                number(entry.random_mean_after, 3),
             )
         )
-        if defined(entry.get("random_best_recovered")) is not None:
+        if entry.random_best_recovered is not None:
             rows.append(
                 (
                     head("best draw of random latents", "best on the selection patients"),
-                    share_of(entry.get("random_best_recovered"), n),
-                    share_of(entry.get("random_best_worsened"), n),
-                    *_means(entry.get("random_best_mean_after"), entry),
+                    share_of(entry.random_best_recovered, n),
+                    share_of(entry.random_best_worsened, n),
+                    *_means(entry.random_best_mean_after, entry),
                     *(UNDEFINED,) * 3,
                 )
             )
-    for name, outcome in (first.get("baselines") or {}).items():
+    for name, outcome in first.baselines.items():
         rows.append(
             (
                 head(plain(name), "control" if name in CONTROLS else "baseline without latents"),
-                share_of(dig(outcome, "recovered"), n),
-                share_of(dig(outcome, "worsened"), n),
-                *_means(dig(outcome, "mean_after"), first),
+                share_of(outcome.recovered, n),
+                share_of(outcome.worsened, n),
+                *_means(outcome.mean_after, first),
                 *(UNDEFINED,) * 3,
             )
         )
@@ -119,21 +106,18 @@ def _recovered(entries: list[Mapping[str, Any]]) -> Block:
     return table("Worst slices, recovered", columns, rows, _note(entries))
 
 
-def _note(entries: list[Mapping[str, Any]]) -> str:
+def _note(entries: list[FailureRecord]) -> str:
     first = entries[0]
-    n, eligible, best = first.get("n"), defined(first.get("n_eligible")), defined(first.get("dice_of_best_failure"))
-    note = plural(n, "slice") if eligible is None else f"{count(n)} of {count(eligible)} lesion slices"
-    note += f"; the best of them has Dice {number(best)}" if best is not None else ""
-    note += f"; mean foreground Dice untouched: {number(first.get('mean_before'), 3)}. "
-    rule = first.get("recovered_means") or first.get("criterion")
-    note += f"Recovered means that {rule}. " if rule else ""
-    if defined(first.get("worsened")) is not None:
-        note += "Worsened: it falls by at least as much. "
+    note = (
+        f"{count(first.n)} of {count(first.n_eligible)} lesion slices; the best of them has Dice "
+        f"{number(first.dice_of_best_failure)}; mean foreground Dice untouched: {number(first.mean_before, 3)}. "
+        f"Recovered means that {first.recovered_means}. Worsened: it falls by at least as much. "
+    )
     for entry in entries:
-        before, after = defined(entry.get("dice_all_before")), defined(entry.get("dice_all_after"))
+        before, after = entry.dice_all_before, entry.dice_all_after
         if before is not None and after is not None:
             note += (
-                f"On all evaluation slices the {plain(entry.get('policy'))} edit takes pooled foreground Dice from "
+                f"On all evaluation slices the {plain(entry.policy)} edit takes pooled foreground Dice from "
                 f"{number(before, 3)} to {number(after, 3)}. "
             )
     return note + (
@@ -143,30 +127,27 @@ def _note(entries: list[Mapping[str, Any]]) -> str:
     )
 
 
-def _means(after: Any, entry: Mapping[str, Any]) -> tuple[str, str]:
-    value, before = defined(after), defined(entry.get("mean_before"))
-    change = UNDEFINED if value is None or before is None else signed(value - before, 3)
-    return number(value, 3), change
+def _means(after: float | None, entry: FailureRecord) -> tuple[str, str]:
+    return number(after, 3), UNDEFINED if after is None else signed(after - entry.mean_before, 3)
 
 
-def _draws(entry: Mapping[str, Any], what: str) -> str:
-    draws = entry.get(f"random_{what}_draws")
-    return f"draws: {', '.join(count(draw) for draw in draws)}" if isinstance(draws, list) and len(draws) > 1 else ""
+def _draws(draws: Sequence[int]) -> str:
+    return f"draws: {', '.join(count(draw) for draw in draws)}" if len(draws) > 1 else ""
 
 
-def _modes(modes: list[tuple[str, Mapping[str, Any]]], rule: str) -> Block:
+def _modes(entries: list[FailureRecord]) -> Block:
     rows = []
-    for policy, by_mode in modes:
-        for mode, entry in by_mode.items():
-            n = entry.get("n")
-            dice = f"{number(entry.get('mean_before'), 3)} → {number(entry.get('mean_after'), 3)}"
-            rows.append((head(policy), head(plain(mode)), count(n), share_of(entry.get("recovered"), n), dice))
+    for entry in entries:
+        for mode, outcome in entry.modes.items():
+            dice = f"{number(outcome.mean_before, 3)} → {number(outcome.mean_after, 3)}"
+            recovered = share_of(outcome.recovered, outcome.n)
+            rows.append((head(plain(entry.policy)), head(plain(mode)), count(outcome.n), recovered, dice))
     columns = ("Policy", "Errors", "Slices", "Recovered", "Mean Dice before → after")
-    return table("Too much (FP), too little (FN), or both", columns, rows, f"{rule}." if rule else "")
+    return table("Too much (FP), too little (FN), or both", columns, rows, f"{entries[0].mode_rule}.")
 
 
-def _examples(run: Run, stage: str | None, cohort: str) -> list[Block]:
-    if stage is None or f"slices/{cohort}" not in run:
+def _examples(run: Run, stage: str, cohort: str) -> list[Block]:
+    if stage not in run or f"slices/{cohort}" not in run:
         return [Paragraph("No pictures of these slices are kept in this run.", "missing")]
     result = FailureResult.read(run.artifact(stage))
     examples = result.examples
@@ -185,7 +166,7 @@ def _examples(run: Run, stage: str | None, cohort: str) -> list[Block]:
         for key, words in PANELS:
             if key not in examples:
                 continue
-            value = defined(fact.get(f"dice_{key}"))
+            value = fact.get(f"dice_{key}")
             label = words if value is None else f"{words}: Dice {number(value)}"
             uri = mask_picture(images[place, channel], brains[place], examples[key][place].numpy(), colours, SIDE)
             label = f"{label} ({where})" if key == "before" else label

@@ -12,7 +12,7 @@ from seglens.reports.blocks import Block, Card, Cards, Drawing, Paragraph, Pictu
 from seglens.reports.charts import colour_scale
 from seglens.reports.palette import INFERNO
 from seglens.reports.pictures import best_sequence, heat_picture
-from seglens.reports.wording import defined, number, percent, plain
+from seglens.reports.wording import number, percent, plain
 from seglens.runs import Run
 from seglens.semantics.atlas import LatentAtlas
 
@@ -32,8 +32,13 @@ TOTAL_PICTURES = 260
 """Of all galleries together, so that the page stays small enough to be sent."""
 
 
-def gallery_section(run: Run, summary: Mapping[str, Any]) -> Section:
-    """Cards for each dictionary that has an atlas."""
+def gallery_section(run: Run, trained_on: Mapping[str, str]) -> Section:
+    """Cards for each dictionary that has an atlas.
+
+    Args:
+        run: with atlases and slices.
+        trained_on: segmenter to the cohort that it was trained on.
+    """
     intro = (
         "Names are made by rules from where and on what a latent fires; they say what it goes with, not what it is "
         "for. “Lift” is how many times more often its activation lies on the class than chance would have it."
@@ -42,14 +47,13 @@ def gallery_section(run: Run, summary: Mapping[str, Any]) -> Section:
     if not stages:
         text = "No latents were described."
         return Section("latents", "What the latents mean", intro, (Paragraph(text, "missing"),))
-    trained_on = {one["name"]: one.get("trained_on") for one in summary.get("segmenters") or []}
     share = max(3, min(LATENTS, TOTAL_PICTURES // EXEMPLARS // len(stages)))
     blocks: list[Block] = [Paragraph(CAPTION, "note"), Drawing(activation_scale())]
     for stage in stages:
         name = stage.split("/", 1)[1]
-        cohort = trained_on.get(name) or name
+        cohort = trained_on.get(name, name)
         atlas = LatentAtlas.read(run.artifact(stage))
-        slices = described_slices(run, str(cohort)) if f"slices/{cohort}" in run else None
+        slices = described_slices(run, cohort) if f"slices/{cohort}" in run else None
         blocks.append(_cards(name, atlas, slices, share))
     return Section("latents", "What the latents mean", intro, tuple(blocks))
 
@@ -130,7 +134,7 @@ def _card(atlas: LatentAtlas, latent: int, slices: SliceSet | None) -> Card:
         ("in any label", percent(facts.get("inside"))),
         ("on a border", percent(facts.get("boundary"))),
     ]
-    if top and defined(facts.get(f"p_{top}")) is not None:
+    if top and facts.get(f"p_{top}") is not None:
         base = percent(atlas.base_rates.get(top), 1)
         lift = f"lift {number(facts.get(f'lift_{top}'), 1)}"
         lines.insert(0, (plain(top), f"{percent(facts[f'p_{top}'])} of its mass ({lift}; base rate {base})"))

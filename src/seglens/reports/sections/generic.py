@@ -1,8 +1,9 @@
 """The section of an analysis that brings none of its own: every table and figure that its stages left."""
 
+from seglens.artifacts import finite
 from seglens.reports.blocks import Block, Cell, Heading, Paragraph, Section, head, table
 from seglens.reports.tables import table_block
-from seglens.reports.wording import defined, number, plain
+from seglens.reports.wording import number, plain
 from seglens.runs import Run
 
 
@@ -24,7 +25,7 @@ def generic_section(run: Run, name: str, about: str) -> Section | None:
         found: list[Block] = []
         if artifact.has(f"{name}.json"):
             figures = [
-                (head(plain(key)), Cell(str(value) if defined(value) is None else number(value, 3)))
+                (head(plain(key)), Cell(_written(value)))
                 for key, value in artifact.document(name).items()
                 if isinstance(value, str | int | float)
             ]
@@ -34,3 +35,10 @@ def generic_section(run: Run, name: str, about: str) -> Section | None:
         blocks += [Heading(plain(stage.removeprefix(f"{name}/"))), *(found or [Paragraph("No table is kept.", "note")])]
     title = plain(name)
     return Section(name, title[:1].upper() + title[1:], about, tuple(blocks)) if blocks else None
+
+
+def _written(value: str | int | float | bool) -> str:
+    """A number with three digits; what is none, or has no end, as it stands."""
+    if isinstance(value, str | bool) or finite(value) is None:
+        return str(value)
+    return number(value, 3)

@@ -32,10 +32,9 @@ def latent_blocks(run: Run, cohorts: Mapping[str, str]) -> list[Block]:
     described = [name for name in cohorts if f"atlas/{name}" in run]
     if not described:
         return []
-    trained = {"segmenters": [{"name": name, "trained_on": cohort} for name, cohort in cohorts.items()]}
     blocks = [*_steps(run, cohorts, described)]
     open_yet = False
-    for block in gallery_section(run, trained).blocks:
+    for block in gallery_section(run, cohorts).blocks:
         folded = isinstance(block, Cards) and open_yet
         open_yet = open_yet or isinstance(block, Cards)
         blocks.append(Fold(block.title, (block,)) if folded and isinstance(block, Cards) else block)

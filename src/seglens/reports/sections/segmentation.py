@@ -1,41 +1,40 @@
 """Scores of every segmenter on every cohort, in every convention, each with its n."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from seglens.reports.blocks import Block, Cell, Fold, Paragraph, Section, head, table
 from seglens.reports.palette import heat
-from seglens.reports.wording import CONVENTIONS, UNDEFINED, classes_of, count, defined, dig, number, plain, score
+from seglens.reports.wording import CONVENTIONS, UNDEFINED, count, number, plain
+from seglens.segmenters.score_summary import FOREGROUND, ScoreSummary
+from seglens.summaries import SegmenterRecord, Summary
 
 
-def segmentation_section(summary: Mapping[str, Any]) -> Section:
+def segmentation_section(summary: Summary) -> Section:
     """A heat table cohort x cohort, then everything behind it."""
-    segmenters = summary.get("segmenters") or []
+    segmenters = summary.segmenters
     intro = (
         "How well each model segments its own cohort and the others. A model that does well at home and badly away has "
         "met a population shift; whether its latents can mend that is asked further down."
     )
-    if not any(one.get("scores") for one in segmenters):
+    if not any(one.scores for one in segmenters):
         blocks: tuple[Block, ...] = (Paragraph("No segmenter was scored.", "missing"),)
         return Section("segmentation", "Segmentation", intro, blocks)
-    cohorts = [one["name"] for one in summary.get("cohorts") or []]
-    cohorts += [name for one in segmenters for name in one.get("scores") or {} if name not in cohorts]
-    cohorts = list(dict.fromkeys(cohorts))
-    details: list[Block] = [Fold(*_details(one)) for one in segmenters if one.get("scores")]
+    cohorts = [one.name for one in summary.cohorts]
+    details: list[Block] = [Fold(*_details(one)) for one in segmenters if one.scores]
     return Section(
         "segmentation", "Segmentation", intro, (_matrix(segmenters, cohorts), _conventions(segmenters), *details)
     )
 
 
-def _matrix(segmenters: Sequence[Mapping[str, Any]], cohorts: Sequence[str]) -> Block:
+def _matrix(segmenters: Sequence[SegmenterRecord], cohorts: Sequence[str]) -> Block:
     rows = []
     for one in segmenters:
         cells = []
         for cohort in cohorts:
-            value = score(dig(one, "scores", cohort), "dice_pooled", "foreground")
+            value = one.scores[cohort].dice().value if cohort in one.scores else None
             fill, ink = heat(value) if value is not None else ("", "")
-            cells.append(Cell(number(value), "", fill, ink, strong=cohort == one.get("trained_on")))
-        rows.append((head(plain(one["name"]), f"{one.get('architecture', '')}"), *cells))
+            cells.append(Cell(number(value), "", fill, ink, strong=cohort == one.trained_on))
+        rows.append((head(plain(one.name), one.architecture), *cells))
     return table(
         "Foreground pooled Dice: model (row) on the test slices of a cohort (column)",
         ("Model", *(plain(cohort) for cohort in cohorts)),
@@ -46,13 +45,13 @@ def _matrix(segmenters: Sequence[Mapping[str, Any]], cohorts: Sequence[str]) -> 
     )
 
 
-def _conventions(segmenters: Sequence[Mapping[str, Any]]) -> Block:
+def _conventions(segmenters: Sequence[SegmenterRecord]) -> Block:
     rows = []
     for one in segmenters:
-        for cohort, scores in (one.get("scores") or {}).items():
-            cells = [Cell(number(score(scores, key, "foreground")), _n_of(scores, key)) for key in CONVENTIONS]
-            background = (scores or {}).get("mean_dice_with_background")
-            rows.append((head(plain(one["name"])), head(plain(cohort)), *cells, number(background)))
+        for cohort, scores in one.scores.items():
+            cells = [Cell(number(scores.score(key).value), _n_of(scores, key)) for key in CONVENTIONS]
+            background = number(scores.mean_dice_with_background)
+            rows.append((head(plain(one.name)), head(plain(cohort)), *cells, background))
     return table(
         "Foreground Dice in all four conventions",
         ("Model", "Cohort", *(name[:1].upper() + name[1:] for name in CONVENTIONS.values()), "Pooled, with background"),
@@ -64,20 +63,18 @@ def _conventions(segmenters: Sequence[Mapping[str, Any]]) -> Block:
     )
 
 
-def _n_of(scores: Any, convention: str) -> str:
-    counts = [
-        int(value) for name in classes_of(scores) if (value := defined(dig(scores, "n", convention, name))) is not None
-    ]
+def _n_of(scores: ScoreSummary, convention: str) -> str:
+    counts = [scores.score(convention, name).n for name in scores.classes]
     if not counts:
         return ""
     low, high = min(counts), max(counts)
     return f"n {count(low)}" if low == high else f"n {count(low)}–{count(high)}"
 
 
-def _details(one: Mapping[str, Any]) -> tuple[str, tuple[Block, ...]]:
-    rows = [line for cohort, scores in one["scores"].items() for line in score_rows(plain(cohort), scores)]
-    title = f"{plain(one['name'])}: every class, every figure"
-    return title, (table(f"Scores of {plain(one['name'])}, test slices", ("Cohort", *SCORE_COLUMNS), rows, SCORE_NOTE),)
+def _details(one: SegmenterRecord) -> tuple[str, tuple[Block, ...]]:
+    rows = [line for cohort, scores in one.scores.items() for line in score_rows(plain(cohort), scores)]
+    title = f"{plain(one.name)}: every class, every figure"
+    return title, (table(f"Scores of {plain(one.name)}, test slices", ("Cohort", *SCORE_COLUMNS), rows, SCORE_NOTE),)
 
 
 SCORE_COLUMNS = (
@@ -90,22 +87,22 @@ SCORE_NOTE = (
 )
 
 
-def score_rows(first: str, scores: Any) -> list[tuple[Cell | str, ...]]:
+def score_rows(first: str, scores: ScoreSummary) -> list[tuple[Cell | str, ...]]:
     """One table row a class (and the foreground mean): `SCORE_COLUMNS` behind a first cell."""
     rows: list[tuple[Cell | str, ...]] = []
-    for name in [*classes_of(scores), "foreground"]:
-        cells: list[Cell | str] = [head(first), head("foreground mean" if name == "foreground" else plain(name))]
+    for name in (*scores.classes, FOREGROUND):
+        cells: list[Cell | str] = [head(first), head("foreground mean" if name == FOREGROUND else plain(name))]
         for key in CONVENTIONS:
-            cells.append(Cell(number(score(scores, key, name)), _n_text(scores, key, name)))
-        cells += [number(score(scores, key, name)) for key in ("precision", "recall")]
-        cells.append(Cell(number(score(scores, "hd95_mm", name), 1), _n_text(scores, "hd95_mm", name)))
-        missed, present = dig(scores, "missed", name), dig(scores, "n", "dice_slice_present", name)
-        text = UNDEFINED if defined(missed) is None else count(missed)
-        cells.append(Cell(text, f"of {count(present)}" if defined(present) is not None and text != UNDEFINED else ""))
+            cells.append(Cell(number(scores.score(key, name).value), _n_text(scores, key, name)))
+        cells += [number(scores.score(key, name).value) for key in ("precision", "recall")]
+        cells.append(Cell(number(scores.score("hd95_mm", name).value, 1), _n_text(scores, "hd95_mm", name)))
+        present = scores.dice(name, "slice_present").n
+        cells.append(
+            Cell(UNDEFINED) if name == FOREGROUND else Cell(count(scores.missed[name]), f"of {count(present)}")
+        )
         rows.append(tuple(cells))
     return rows
 
 
-def _n_text(scores: Any, key: str, name: str) -> str:
-    value = defined(dig(scores, "n", key, name))
-    return "" if value is None or name == "foreground" else f"n {count(value)}"
+def _n_text(scores: ScoreSummary, key: str, name: str) -> str:
+    return "" if name == FOREGROUND else f"n {count(scores.score(key, name).n)}"

@@ -1,8 +1,9 @@
 """Which latents two models share: never a share without its floor, its ceiling and whether the pairs fire together."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import fields
 
+from seglens.diffing.records import AlignmentRecord, MatchingRecord
 from seglens.reports.blocks import Block, Cell, Chart, Fold, Key, Paragraph, Section, head, table
 from seglens.reports.charts import NARROW
 from seglens.reports.figures import TITLE, fact, range_chart, range_rows
@@ -10,14 +11,13 @@ from seglens.reports.palette import BLUE, INK, MUTED, VERMILLION, heat
 from seglens.reports.wording import (
     UNDEFINED,
     count,
-    defined,
-    dig,
     listed,
     number,
     pair_of,
     percent,
     plain,
 )
+from seglens.summaries import Summary
 
 INTRO = (
     "Two models are compared latent by latent. A raw share misleads: two dictionaries that begin at the same random "
@@ -39,9 +39,9 @@ CAPTION = (
 )
 
 
-def sharing_section(summary: Mapping[str, Any]) -> Section:
+def sharing_section(summary: Summary) -> Section:
     """The main figure, the matrix and the numbers."""
-    entries = summary.get("alignments") or []
+    entries = summary.alignments
     if not entries:
         text = "No pair of dictionaries was compared (it takes two)."
         return Section("sharing", "Shared and specific latents", INTRO, (Paragraph(text, "missing"),))
@@ -63,24 +63,22 @@ METHODS = (
 )
 
 
-def _universal(summary: Mapping[str, Any]) -> list[Block]:
-    universal = summary.get("universal") or {}
-    if defined(universal.get("n")) is None:
+def _universal(summary: Summary) -> list[Block]:
+    if summary.universal is None:
         return []
-    names = listed(plain(name) for name in universal.get("segmenters") or [])
-    text = f"Shared in every pair{f' of {names}' if names else ''}: {count(universal['n'])} latents"
-    share = f" ({percent(universal['share'])} of the live ones)" if defined(universal.get("share")) is not None else ""
+    names = listed(plain(name) for name in summary.universal.segmenters)
+    text = f"Shared in every pair of {names}: {count(summary.universal.n)} latents"
     return [
         Paragraph(
-            f"{text}{share}. The rest are specific to some. This count is as raw as the shares it is made of, and its "
-            "own floor was not measured."
+            f"{text} ({percent(summary.universal.share)} of the live ones). The rest are specific to some. This count "
+            "is as raw as the shares it is made of, and its own floor was not measured."
         )
     ]
 
 
-def _matrix(entries: list[Mapping[str, Any]]) -> Block:
-    names = list(dict.fromkeys(str(entry[side]) for entry in entries for side in ("source", "target")))
-    by_pair = {(str(entry["source"]), str(entry["target"])): entry for entry in entries}
+def _matrix(entries: Sequence[AlignmentRecord]) -> Block:
+    names = list(dict.fromkeys(side for entry in entries for side in (entry.source, entry.target)))
+    by_pair = {(entry.source, entry.target): entry for entry in entries}
     rows = []
     for a in names:
         cells: list[Cell] = []
@@ -99,28 +97,28 @@ def _matrix(entries: list[Mapping[str, Any]]) -> Block:
     )
 
 
-def _pair_cell(entry: Mapping[str, Any]) -> Cell:
-    raw, calibrated = defined(entry.get("shared")), defined(entry.get("calibrated"))
+def _pair_cell(entry: AlignmentRecord) -> Cell:
+    raw, calibrated = entry.shared, entry.calibrated
     if raw is None:
-        return Cell(UNDEFINED, f"by function {number(dig(entry, 'functional', 'matched_by_function'))}")
+        return Cell(UNDEFINED, f"by function {number(entry.functional.matched_by_function)}")
     fill, ink = heat(calibrated) if calibrated is not None else ("", "")
-    bounds = f"[{percent(entry.get('floor'))} – {percent(entry.get('ceiling'))}]"
+    bounds = f"[{percent(entry.floor)} – {percent(entry.ceiling)}]"
     return Cell(number(calibrated), f"{percent(raw)} shared, {percent(1 - raw)} specific {bounds}", fill, ink)
 
 
-def _numbers(entries: list[Mapping[str, Any]]) -> Block:
+def _numbers(entries: Sequence[AlignmentRecord]) -> Block:
     rows = []
     for entry in entries:
-        together = [
-            dig(entry, "functional", key) for key in ("matched_by_weight", "matched_by_function", "floor", "ceiling")
-        ]
+        shares = (entry.floor, entry.shared, entry.ceiling, entry.ceiling_other_seed)
+        codes = entry.functional
+        together = (codes.matched_by_weight, codes.matched_by_function, codes.floor, codes.ceiling)
         rows.append(
             (
                 head(pair_of(entry), _circumstances(entry)),
-                *(percent(entry.get(key), 1) for key in ("floor", "shared", "ceiling", "ceiling_other_seed")),
-                Cell(number(entry.get("calibrated")), strong=True),
+                *(percent(share, 1) for share in shares),
+                Cell(number(entry.calibrated), strong=True),
                 *(number(value) for value in together),
-                Cell(f"{count(entry.get('dead_source'))} / {count(entry.get('dead_target'))}"),
+                Cell(f"{count(entry.dead_source)} / {count(entry.dead_target)}"),
             )
         )
     columns = (
@@ -135,44 +133,26 @@ def _numbers(entries: list[Mapping[str, Any]]) -> Block:
     return table("Every pair in numbers", columns, rows, note)
 
 
-def _circumstances(entry: Mapping[str, Any]) -> str:
-    tau = defined(entry.get("tau"))
+def _circumstances(entry: AlignmentRecord) -> str:
     facts = [
-        "" if tau is None else f"tau {tau:g}",
-        fact(entry.get("same_segmenter_start"), "common start", "separate starts"),
-        fact(entry.get("same_sae_seed"), "same SAE seed", "other SAE seed"),
+        "" if entry.tau is None else f"tau {entry.tau:g}",
+        fact(entry.same_segmenter_start, "common start", "separate starts"),
+        fact(entry.same_sae_seed, "same SAE seed", "other SAE seed"),
     ]
     return ", ".join(one for one in facts if one)
 
 
-def _methods(entry: Mapping[str, Any]) -> Block | None:
-    methods = {name: flattened(values) for name, values in (entry.get("methods") or {}).items()}
-    columns = list(dict.fromkeys(key for values in methods.values() for key in values))
-    if not columns:
+def _methods(entry: AlignmentRecord) -> Block | None:
+    if not entry.methods:
         return None
-    rows = [(head(plain(name)), *(_figure(values.get(key)) for key in columns)) for name, values in methods.items()]
-    return table(pair_of(entry), ("Method", *(_column(key) for key in columns)), rows)
+    first = next(iter(entry.methods.values()))
+    figures = [one.name for one in fields(MatchingRecord)]
+    columns = [f"{plain(WORDS.get(one, one))}, {WORDS.get(kept, kept)}" for kept in first for one in figures]
+    rows = []
+    for name, by_filter in entry.methods.items():
+        values = [getattr(by_filter[kept], figure) for kept in first for figure in figures]
+        rows.append((head(plain(name)), *(count(one) if isinstance(one, int) else number(one, 3) for one in values)))
+    return table(pair_of(entry), ("Method", *columns), rows)
 
 
-FILTERS = {"none": "no filter", "tau": "cosine ≥ tau", "shared": "the shared set only", "n": "pairs"}
-
-
-def _column(key: str) -> str:
-    return ", ".join(FILTERS.get(part, plain(part)) for part in key.split(", "))
-
-
-def _figure(value: Any) -> str:
-    return count(value) if isinstance(value, int) else number(value, 3)
-
-
-def flattened(values: Any, before: str = "") -> dict[str, Any]:
-    """Nested figures as one level: ``{"filtered": {"agreement": 1}}`` becomes ``{"agreement, filtered": 1}``."""
-    flat: dict[str, Any] = {}
-    if not isinstance(values, Mapping):
-        return flat
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flattened(value, f"{before}{key}, ")
-        else:
-            flat[f"{key}, {before[:-2]}" if before else str(key)] = value
-    return flat
+WORDS = {"none": "no filter", "tau": "cosine ≥ tau", "shared": "the shared set only", "n": "pairs"}

@@ -1,29 +1,30 @@
 """What changing latents did to a class: curves over alpha, and before and after beside every baseline and control."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import get_args
 
 import polars as pl
 
+from seglens.artifacts import finite
 from seglens.reports.blocks import Block, Cell, Chart, Fold, Heading, Key, Paragraph, Section, head, table
 from seglens.reports.charts import NARROW, Level, Series, line_chart
 from seglens.reports.palette import BLUE, DASHES, INK, MUTED, SERIES
-from seglens.reports.verdicts import CONTROLS, RANDOM, baselines_of, named, steering_finding, unchanged
+from seglens.reports.verdicts import CONTROLS, RANDOM, baselines_of, evaluated, named, steering_finding, unchanged
 from seglens.reports.wording import (
     CONVENTIONS,
     UNDEFINED,
     count,
-    defined,
-    dig,
     listed,
     number,
     pair_of,
     plain,
     plural,
-    score,
     signed,
 )
 from seglens.runs import Run
+from seglens.segmenters.score_summary import ScoreSummary
+from seglens.steering.records import Policy, SteeringRecord
+from seglens.summaries import Summary
 
 INTRO = (
     "A model is run on a cohort that it was not trained on, and latents of one class are changed. Latents and strength "
@@ -34,15 +35,14 @@ AXES = {
     "multiply": "alpha: factor on the codes (1 = untouched)",
     "add": "alpha: added to the codes (0 = untouched)",
 }
-ORDER = ("held_out", "label_free", "oracle")
 LEVELS = (*SERIES[1:], "#8c6d31")
 
 
-def steering_section(run: Run, summary: Mapping[str, Any]) -> Section:
+def steering_section(run: Run, summary: Summary) -> Section:
     """One part for each model, cohort and class."""
-    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
-    for entry in summary.get("steering") or []:
-        groups.setdefault((str(entry["source"]), str(entry["target"]), str(entry["class"])), []).append(entry)
+    groups: dict[tuple[str, str, str], list[SteeringRecord]] = {}
+    for entry in summary.steering:
+        groups.setdefault((entry.source, entry.target, entry.class_name), []).append(entry)
     if not groups:
         text = "No class was steered."
         return Section("steering", "Changing latents across populations", INTRO, (Paragraph(text, "missing"),))
@@ -52,25 +52,19 @@ def steering_section(run: Run, summary: Mapping[str, Any]) -> Section:
     return Section("steering", "Changing latents across populations", INTRO, tuple(blocks))
 
 
-def _sorted(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    def place(entry: Mapping[str, Any]) -> tuple[int, bool]:
-        policy = entry.get("policy")
-        return ORDER.index(policy) if policy in ORDER else len(ORDER), not entry.get("chosen", True)
+def _sorted(entries: Sequence[SteeringRecord]) -> list[SteeringRecord]:
+    def place(entry: SteeringRecord) -> tuple[int, bool]:
+        return get_args(Policy).index(entry.policy), not entry.chosen
 
     return sorted(entries, key=place)
 
 
-def _group(run: Run, stage: str, name: str, entries: list[Mapping[str, Any]]) -> list[Block]:
+def _group(run: Run, stage: str, name: str, entries: list[SteeringRecord]) -> list[Block]:
     first = entries[0]
     blocks: list[Block] = [Heading(f"{pair_of(first)}: {plain(name)}")]
-    if (
-        score(first.get("before"), "dice_pooled", name) is not None
-        and score(first.get("after"), "dice_pooled", name) is not None
-    ):
+    if evaluated(first):
         blocks.append(Paragraph(steering_finding(first), "key"))
-    extent = _extent(first)
-    if extent:
-        blocks.append(Paragraph(extent, "note"))
+    blocks.append(Paragraph(_extent(first), "note"))
     curves = run.artifact(stage).table("curves") if stage in run else None
     if curves is None or curves.is_empty():
         blocks.append(Paragraph("No curve over alpha is kept for this pair.", "missing"))
@@ -83,23 +77,20 @@ def _group(run: Run, stage: str, name: str, entries: list[Mapping[str, Any]]) ->
     return blocks
 
 
-def _extent(entry: Mapping[str, Any]) -> str:
-    parts = []
-    for key, verb in (("selection", "Chosen on"), ("evaluation", "judged on")):
-        patients, slices = dig(entry, key, "patients"), dig(entry, key, "slices")
-        if defined(patients) is not None:
-            parts.append(f"{verb} {plural(slices, 'slice')} of {plural(patients, 'patient')}")
-    return f"{', '.join(parts)} ({plain(entry.get('target'))}); no patient is in both." if parts else ""
+def _extent(entry: SteeringRecord) -> str:
+    parts = [
+        f"{verb} {plural(extent.slices, 'slice')} of {plural(extent.patients, 'patient')}"
+        for extent, verb in ((entry.selection, "Chosen on"), (entry.evaluation, "judged on"))
+    ]
+    return f"{', '.join(parts)} ({plain(entry.target)}); no patient is in both."
 
 
-def _curves(curves: pl.DataFrame, name: str, entries: list[Mapping[str, Any]]) -> list[Block]:
+def _curves(curves: pl.DataFrame, name: str, entries: list[SteeringRecord]) -> list[Block]:
     blocks: list[Block] = []
     more: list[Block] = []
     for operation in curves["operation"].unique(maintain_order=True).to_list():
         own = curves.filter((pl.col("operation") == operation) & (pl.col("class") == name))
-        entry = next(
-            (e for e in entries if e.get("operation") == operation and e.get("policy") != "oracle"), entries[0]
-        )
+        entry = next((e for e in entries if e.operation == operation and e.policy != "oracle"), entries[0])
         blocks.append(_curve(own, str(operation), name, entry))
         more.append(_conventions(own, str(operation), name))
     return [*blocks, Fold("The same curves in all four conventions", tuple(more))]
@@ -109,12 +100,12 @@ def _series(own: pl.DataFrame, latents: str, figure: str, key: Key) -> Series | 
     rows = own.filter(pl.col("latents") == latents).sort("alpha")
     if rows.is_empty():
         return None
-    ys = tuple(defined(value) for value in rows[figure].to_list())
+    ys = tuple(finite(value) for value in rows[figure].to_list())
     return Series(key.label, tuple(rows["alpha"].to_list()), ys, key.colour, key.dash)
 
 
-def _curve(own: pl.DataFrame, operation: str, name: str, entry: Mapping[str, Any]) -> Chart:
-    n = len(entry.get("latents") or [])
+def _curve(own: pl.DataFrame, operation: str, name: str, entry: SteeringRecord) -> Chart:
+    n = len(entry.latents)
     nothing = unchanged(entry)
     curve = f"latents that came closest ({n}), not chosen" if nothing else f"chosen latents ({n})"
     candidates = [
@@ -127,19 +118,17 @@ def _curve(own: pl.DataFrame, operation: str, name: str, entry: Mapping[str, Any
         ),
     ]
     series = [one for one in candidates if one is not None]
-    before = score(entry.get("before"), "dice_pooled", name)
+    before = entry.before.dice(name).value
     levels = [] if before is None else [Level("untouched", before, INK, "")]
-    values = {key: score(after, "dice_pooled", name) for key, after in (entry.get("baselines") or {}).items()}
+    values = {key: after.dice(name).value for key, after in entry.baselines.items()}
     known = sorted(((value, key) for key, value in values.items() if value is not None), reverse=True)
     places = {key: place for place, key in enumerate(values)}  # a baseline keeps its look from chart to chart
     for value, key in known:
         label = f"{named(key)}, at the tuned alpha" if key in RANDOM else named(key)
         place = places[key]
         levels.append(Level(label, value, LEVELS[place % len(LEVELS)], DASHES[1 + place % (len(DASHES) - 1)]))
-    alpha = defined(entry.get("alpha"))
-    marks = (
-        [(alpha, "chosen")] if alpha is not None and n and not nothing and entry.get("operation") == operation else []
-    )
+    alpha = entry.alpha
+    marks = [(alpha, "chosen")] if alpha is not None and n and not nothing and entry.operation == operation else []
     title = f"Pooled Dice of {plain(name)} over alpha, {operation}, {pair_of(entry)}"
     drawn = {
         width: line_chart(
@@ -188,16 +177,14 @@ OUTCOME_COLUMNS = (
 )
 
 
-def _outcomes(entries: list[Mapping[str, Any]], name: str) -> Block:
-    before = entries[0].get("before")
+def _outcomes(entries: list[SteeringRecord], name: str) -> Block:
+    before = entries[0].before
     rows: list[tuple[Cell | str, ...]] = [(head("untouched"), head(UNDEFINED), *_figures(before, None, name))]
     for entry in entries:
-        chosen = "" if entry.get("chosen", True) else "not the policy's choice"
-        rows.append(
-            (head(plain(entry.get("policy")), chosen), head(*_edit(entry)), *_figures(entry.get("after"), before, name))
-        )
+        chosen = "" if entry.chosen else "not the policy's choice"
+        rows.append((head(plain(entry.policy), chosen), head(*_edit(entry)), *_figures(entry.after, before, name)))
     best, _ = baselines_of(entries[0], name)
-    for key, after in (entries[0].get("baselines") or {}).items():
+    for key, after in entries[0].baselines.items():
         remark = "control" if key in CONTROLS else "baseline without latents"
         if best is not None and key == best[0]:
             remark = "best baseline without latents"
@@ -208,7 +195,7 @@ def _outcomes(entries: list[Mapping[str, Any]], name: str) -> Block:
         "“Multiply” is the paper's MLS, “add” its ALS. Random latents: the mean over the draws; each draw is "
         "searched on the same selection slices as freely as the edit, and the best draw is the one that did best there."
     )
-    edges = [plain(key) for key in entries[0].get("settings") or {} if dig(entries[0], "settings", key, "at_bound")]
+    edges = [plain(key) for key, setting in entries[0].settings.items() if setting.get("at_bound")]
     if edges:
         verb = "still wants" if len(edges) == 1 else "still want"
         note += f" {_sentence(listed(edges))} {verb} the end of the grid, so more could be had without latents."
@@ -219,83 +206,70 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _edit(entry: Mapping[str, Any]) -> tuple[str, str]:
-    latents = entry.get("latents")
-    n = len(latents) if isinstance(latents, list | tuple) else latents
-    if n == 0 or (unchanged(entry) and entry.get("policy") != "oracle"):
+def _edit(entry: SteeringRecord) -> tuple[str, str]:
+    n = len(entry.latents)
+    if n == 0 or (unchanged(entry) and entry.policy != "oracle"):
         return "none", "nothing beat the untouched network on the selection patients"
-    alpha = "best alpha a slice" if defined(entry.get("alpha")) is None else f"alpha {number(entry.get('alpha'))}"
-    chosen_by = entry.get("chosen_by")
-    sub = {"association": "latents by class association", "causal": "latents by causal effect"}.get(str(chosen_by), "")
-    return f"{plain(entry.get('operation'))}, {plural(n, 'latent')}, {alpha}", sub
+    alpha = "best alpha a slice" if entry.alpha is None else f"alpha {number(entry.alpha)}"
+    ways = {"association": "latents by class association", "causal": "latents by causal effect"}
+    sub = ways.get(entry.chosen_by, "")
+    return f"{plain(entry.operation)}, {plural(n, 'latent')}, {alpha}", sub
 
 
-def _figures(after: Any, before: Any, name: str) -> list[Cell]:
+def _figures(after: ScoreSummary, before: ScoreSummary | None, name: str) -> list[Cell]:
     cells = []
     for key in (*CONVENTIONS, "precision", "recall"):
-        value, start = score(after, key, name), score(before, key, name)
+        value, start = after.score(key, name).value, before.score(key, name).value if before else None
         change = "" if value is None or start is None else signed(value - start, 3)
         cells.append(Cell(number(value, 3), change))
     return cells
 
 
-def _baselines(entries: list[Mapping[str, Any]], name: str) -> tuple[Block, ...]:
+def _baselines(entries: list[SteeringRecord], name: str) -> tuple[Block, ...]:
     blocks: list[Block] = []
-    seen: list[Any] = [entries[0].get("baselines")]
+    seen = [entries[0].baselines]
     for entry in entries[1:]:
-        baselines = entry.get("baselines") or {}
-        if not baselines or baselines in seen:
+        if not entry.baselines or entry.baselines in seen:
             continue
-        seen.append(baselines)
-        rows = [(head("untouched"), *_figures(entry.get("before"), None, name))]
-        rows.append(
-            (
-                head(f"{plain(entry.get('policy'))}: {_edit(entry)[0]}"),
-                *_figures(entry.get("after"), entry.get("before"), name),
-            )
-        )
+        seen.append(entry.baselines)
+        rows = [(head("untouched"), *_figures(entry.before, None, name))]
+        rows.append((head(f"{plain(entry.policy)}: {_edit(entry)[0]}"), *_figures(entry.after, entry.before, name)))
         rows += [
             (
                 head(named(key), "control" if key in CONTROLS else _setting(entry, key)),
-                *_figures(after, entry.get("before"), name),
+                *_figures(after, entry.before, name),
             )
-            for key, after in baselines.items()
+            for key, after in entry.baselines.items()
         ]
-        caption = f"{plain(name)}: {plain(entry.get('policy'))}, {plain(entry.get('operation'))}"
+        caption = f"{plain(name)}: {plain(entry.policy)}, {plain(entry.operation)}"
         blocks.append(table(caption, ("", *OUTCOME_COLUMNS[2:]), rows))
     foreground = [
-        (
-            head(f"{plain(entry.get('policy'))}: {_edit(entry)[0]}"),
-            *_figures(entry.get("after"), entry.get("before"), "foreground"),
-        )
+        (head(f"{plain(entry.policy)}: {_edit(entry)[0]}"), *_figures(entry.after, entry.before, "foreground"))
         for entry in entries
     ]
-    start = (head("untouched"), *_figures(entries[0].get("before"), None, "foreground"))
+    before = entries[0].before
+    start = (head("untouched"), *_figures(before, None, "foreground"))
     blocks.append(
         table(
             "What the same edits did to the foreground mean of all classes",
             ("", *OUTCOME_COLUMNS[2:]),
             [start, *foreground],
             f"Background included, the pooled mean is "
-            f"{number(dig(entries[0], 'before', 'mean_dice_with_background'), 3)} untouched and "
-            f"{number(dig(entries[0], 'after', 'mean_dice_with_background'), 3)} after the first edit. "
-            f"n: {count(dig(entries[0], 'before', 'n', 'dice_pooled', name))} slices, of which "
-            f"{count(dig(entries[0], 'before', 'n', 'dice_slice_present', name))} have the class.",
+            f"{number(before.mean_dice_with_background, 3)} untouched and "
+            f"{number(entries[0].after.mean_dice_with_background, 3)} after the first edit. "
+            f"n: {count(before.dice(name).n)} slices, of which "
+            f"{count(before.dice(name, 'slice_present').n)} have the class.",
         )
     )  # fmt: skip
     return tuple(blocks)
 
 
-def _setting(entry: Mapping[str, Any], key: str) -> str:
-    setting = dig(entry, "settings", key)
-    if not isinstance(setting, Mapping):
-        return ""
+def _setting(entry: SteeringRecord, key: str) -> str:
+    setting = entry.settings.get(key, {})
     return "; ".join(f"{plain(name)} {_value(value)}" for name, value in setting.items() if name != "at_bound")
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(_value(one) for one in value)
-    if value is None or defined(value) is not None:
-        return number(value)
-    return str(value)
+def _value(value: bool | int | float | str | list[float] | None) -> str:
+    if isinstance(value, list):
+        return ", ".join(number(one) for one in value)
+    return str(value) if isinstance(value, bool | str) else number(value)

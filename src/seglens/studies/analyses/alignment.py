@@ -1,18 +1,22 @@
 """Latents that two dictionaries share, between floor and ceiling."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+from seglens.documents import to_document
 from seglens.studies.analysis import Analysis, Unit
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from seglens.artifacts import Artifact
+    from seglens.diffing.records import AlignmentRecord, MatchingRecord, UniversalRecord
     from seglens.reports.blocks import Section
     from seglens.runs import Run
     from seglens.studies.settings import StudySettings
     from seglens.studies.stages import Study, Work
+    from seglens.summaries import Summary
 
 
 def units(settings: "StudySettings") -> list[Unit]:
@@ -80,76 +84,83 @@ def _notes(settings: "StudySettings", source: str, target: str) -> dict[str, boo
 
 def summary(run: "Run", settings: "StudySettings") -> dict[str, Any]:
     """Every pair, and the latents shared in all pairs."""
-    return {"alignments": [_entry(run, stage) for stage in run.stages("alignment/")], "universal": _universal(run)}
-
-
-def _entry(run: "Run", stage: str) -> dict[str, Any]:
-    from seglens.diffing.alignment import Alignment
-
-    artifact = run.artifact(stage)
-    pair = artifact.document("pair")
-    figures = pair["figures"]
-    entry = {
-        "source": pair["source"],
-        "target": pair["target"],
-        "shared": None,
-        "floor": figures.get("floor"),
-        "ceiling": figures.get("ceiling"),
-        "ceiling_other_seed": figures.get("ceiling_other_seed"),
-        "calibrated": None,
-        "functional": {
-            "matched_by_weight": figures.get("function"),
-            "matched_by_function": figures["functional"],
-            "floor": figures["functional_floor"],
-            "ceiling": figures.get("functional_ceiling"),
-        },
+    universal = _universal(run)
+    return {
+        "alignments": [to_document(_record(run.artifact(stage))) for stage in run.stages("alignment/")],
+        "universal": None if universal is None else to_document(universal),
     }
-    if pair["comparable_by_weights"]:
-        alignment = Alignment.read(artifact)
-        entry |= {
-            "shared": alignment.shared_share,
-            "calibrated": alignment.calibrated,
-            "tau": alignment.tau,
-            "dead_source": alignment.dead_source,
-            "dead_target": alignment.dead_target,
-            "n_source": alignment.n_source,
-            "n_target": alignment.n_target,
-            "methods": _methods(artifact.table("methods")),
-            **alignment.notes,
-        }
-    return entry
 
 
-def _methods(table: "pl.DataFrame") -> dict[str, Any]:
+def _record(artifact: "Artifact") -> "AlignmentRecord":
+    from seglens.diffing.alignment import Alignment
+    from seglens.diffing.records import AlignmentRecord, FunctionRecord, PairRecord
+
+    pair = artifact.record("pair", PairRecord)
+    figures = pair.figures
+    record = AlignmentRecord(
+        source=pair.source,
+        target=pair.target,
+        shared=None,
+        floor=figures.floor,
+        ceiling=figures.ceiling,
+        ceiling_other_seed=figures.ceiling_other_seed,
+        calibrated=None,
+        functional=FunctionRecord(
+            figures.function, figures.functional, figures.functional_floor, figures.functional_ceiling
+        ),
+    )
+    if not pair.comparable_by_weights:
+        return record
+    alignment = Alignment.read(artifact)
+    return replace(
+        record,
+        shared=alignment.shared_share,
+        calibrated=alignment.calibrated,
+        tau=alignment.tau,
+        dead_source=alignment.dead_source,
+        dead_target=alignment.dead_target,
+        n_source=alignment.n_source,
+        n_target=alignment.n_target,
+        methods=_methods(artifact.table("methods")),
+        same_segmenter_start=bool(alignment.notes["same_segmenter_start"]),
+        same_sae_seed=bool(alignment.notes["same_sae_seed"]),
+    )
+
+
+def _methods(table: "pl.DataFrame") -> "dict[str, dict[str, MatchingRecord]]":
     """Method -> filter -> figures."""
-    nested: dict[str, Any] = {}
+    from seglens.diffing.records import MatchingRecord
+
+    nested: dict[str, dict[str, MatchingRecord]] = {}
     for row in table.to_dicts():
-        nested.setdefault(row.pop("method"), {})[row.pop("filter")] = row
+        method, kept = row.pop("method"), row.pop("filter")
+        nested.setdefault(method, {})[kept] = MatchingRecord(**row)
     return nested
 
 
-def _universal(run: "Run") -> dict[str, Any] | None:
+def _universal(run: "Run") -> "UniversalRecord | None":
     """Latents shared in every pair of segmenters that live in one activation space; None for fewer than three."""
     from seglens.diffing.alignment import Alignment
+    from seglens.diffing.records import PairRecord, UniversalRecord
     from seglens.diffing.universal import universal_latents
 
     artifacts = [run.artifact(stage) for stage in run.stages("alignment/")]
-    alignments = [Alignment.read(a) for a in artifacts if a.document("pair")["comparable_by_weights"]]
+    alignments = [Alignment.read(a) for a in artifacts if a.record("pair", PairRecord).comparable_by_weights]
     names = {name for alignment in alignments for name in (alignment.source, alignment.target)}
     if len(names) < 3 or len(alignments) != len(names) * (len(names) - 1) // 2:
         return None
     found = universal_latents(alignments)
     live = min(alignment.n_comparable for alignment in alignments)
     floors = [alignment.floor for alignment in alignments if alignment.floor is not None]
-    return {
-        "n": found.height,
-        "share": found.height / live if live else 0.0,
-        "pair_floors": [min(floors), max(floors)] if floors else None,
-        "segmenters": sorted(names),
-    }
+    return UniversalRecord(
+        n=found.height,
+        share=found.height / live if live else 0.0,
+        pair_floors=(min(floors), max(floors)) if floors else None,
+        segmenters=tuple(sorted(names)),
+    )
 
 
-def section(run: "Run", summary: Mapping[str, Any]) -> "Section":
+def section(run: "Run", summary: "Summary") -> "Section":
     """Shared and specific latents."""
     from seglens.reports.sections.sharing import sharing_section
 

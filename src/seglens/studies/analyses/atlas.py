@@ -1,6 +1,5 @@
 """Meanings of latents, on slices that neither the segmenter nor the dictionary was trained on."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from seglens.studies.analysis import Analysis, each_segmenter, nothing, same_unit
@@ -9,6 +8,7 @@ if TYPE_CHECKING:
     from seglens.reports.blocks import Section
     from seglens.runs import Run
     from seglens.studies.stages import Study, Work
+    from seglens.summaries import Summary
 
 
 def inputs(study: "Study", name: str) -> dict[str, Any]:
@@ -26,11 +26,11 @@ def run(study: "Study", work: "Work", name: str) -> None:
         describe(study.lens(name), slices, top_k=top_k, progress=work.progress).write(draft)
 
 
-def section(run: "Run", summary: Mapping[str, Any]) -> "Section":
+def section(run: "Run", summary: "Summary") -> "Section":
     """Cards of latents."""
     from seglens.reports.sections.gallery import gallery_section
 
-    return gallery_section(run, summary)
+    return gallery_section(run, {one.name: one.trained_on for one in summary.segmenters})
 
 
 ATLAS = Analysis(

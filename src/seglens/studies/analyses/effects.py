@@ -1,6 +1,6 @@
 """Effects of mean ablation at each hookpoint, measured on the val split of the segmenter's own cohort."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from seglens.studies.analysis import Analysis, each_segmenter, nothing, same_unit
@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from seglens.reports.blocks import Section
     from seglens.runs import Run
     from seglens.studies.stages import Study, Work
+    from seglens.summaries import Summary
 
 
 def inputs(study: "Study", name: str) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def run(study: "Study", work: "Work", name: str) -> None:
         draft.save_table("effects", effects)
 
 
-def section(run: "Run", summary: Mapping[str, Any]) -> "Section":
+def section(run: "Run", summary: "Summary") -> "Section":
     """What each place in a network is worth."""
     from seglens.reports.sections.hookpoints import hookpoints_section
 

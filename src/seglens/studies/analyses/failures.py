@@ -1,6 +1,5 @@
 """A segmenter's worst slices of a cohort are recovered by changing latents."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from seglens.studies.analyses.steering import corrected_inputs, meanings_of, reads
@@ -11,6 +10,7 @@ if TYPE_CHECKING:
     from seglens.runs import Run
     from seglens.studies.settings import StudySettings
     from seglens.studies.stages import Study, Work
+    from seglens.summaries import Summary
 
 
 def units(settings: "StudySettings") -> list[Unit]:
@@ -53,7 +53,7 @@ def summary(run: "Run", settings: "StudySettings") -> dict[str, Any]:
     }
 
 
-def section(run: "Run", summary: Mapping[str, Any]) -> "Section":
+def section(run: "Run", summary: "Summary") -> "Section":
     """Recovered failures, with pictures."""
     from seglens.reports.sections.failures import failures_section
 

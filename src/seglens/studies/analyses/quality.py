@@ -3,9 +3,10 @@
 Explained variance alone proves nothing: random features are explained too.
 """
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from seglens.documents import to_document
 from seglens.studies.analysis import Analysis, each_segmenter, same_unit
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from seglens.runtime.progress import Progress
     from seglens.studies.settings import StudySettings
     from seglens.studies.stages import Study, Work
+    from seglens.summaries import DictionaryRecord, Summary
 
 
 def inputs(study: "Study", name: str) -> dict[str, Any]:
@@ -36,14 +38,13 @@ def run(study: "Study", work: "Work", name: str) -> None:
     scratch = work.checkpoint if study.settings.store else None
     evaluated = activations_of(lens.segmenter, slices, lens.hookpoint, scratch and scratch / "test")
     quality = lens_quality(lens, evaluated, slices)
-    quality["control_explained_variance"] = None
     if study.settings.dictionaries.controls:
-        quality["control_explained_variance"] = _control(study, name, scratch, work.progress)
+        quality = replace(quality, control_explained_variance=_control(study, name, scratch, work.progress))
     with work.draft() as draft:
-        draft.save_document("quality", quality)
+        draft.save_record("quality", quality)
 
 
-def _control(study: "Study", name: str, scratch: "Path | None", progress: "Progress") -> float | int | None:
+def _control(study: "Study", name: str, scratch: "Path | None", progress: "Progress") -> float | None:
     """Variance that a dictionary of the untrained segmenter explains of its own activations."""
     from seglens.dictionaries.quality import dictionary_quality
     from seglens.segmenters.architectures import build_segmenter
@@ -67,23 +68,26 @@ def _control(study: "Study", name: str, scratch: "Path | None", progress: "Progr
         progress=progress,
     )
     evaluated = activations_of(untrained, test, hookpoint, scratch and scratch / "control_test")
-    return dictionary_quality(control, evaluated)["explained_variance"]
+    return dictionary_quality(control, evaluated).explained_variance
 
 
 def summary(run: "Run", settings: "StudySettings") -> dict[str, Any]:
     """Every dictionary with its figures."""
     measured = [name for name in settings.segmenters if f"quality/{name}" in run]
-    return {"dictionaries": [_entry(run, name) for name in measured]}
+    return {"dictionaries": [to_document(_record(run, name)) for name in measured]}
 
 
-def _entry(run: "Run", name: str) -> dict[str, Any]:
+def _record(run: "Run", name: str) -> "DictionaryRecord":
+    from seglens.dictionaries.quality import QualityRecord
+    from seglens.summaries import DictionaryRecord
+
     head = run.artifact(f"dictionary/{name}").document("dictionary")
     latents = run.artifact(f"atlas/{name}").table("latents").height if f"atlas/{name}" in run else None
-    facts = {"name": name, "hookpoint": head["hookpoint"], "k": head["k"], "n_latents": latents}
-    return facts | run.artifact(f"quality/{name}").document("quality")
+    quality = vars(run.artifact(f"quality/{name}").record("quality", QualityRecord))
+    return DictionaryRecord(name=name, hookpoint=head["hookpoint"], k=head["k"], n_latents=latents, **quality)
 
 
-def section(run: "Run", summary: Mapping[str, Any]) -> "Section":
+def section(run: "Run", summary: "Summary") -> "Section":
     """The dictionaries beside their controls."""
     from seglens.reports.sections.dictionaries import dictionaries_section
 

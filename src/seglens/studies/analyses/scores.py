@@ -1,6 +1,5 @@
 """Scores of every segmenter on the test split of every cohort with its labels."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from seglens.studies.analysis import Analysis, Unit, nothing
@@ -10,6 +9,7 @@ if TYPE_CHECKING:
     from seglens.runs import Run
     from seglens.studies.settings import StudySettings
     from seglens.studies.stages import Study, Work
+    from seglens.summaries import Summary
 
 
 def units(settings: "StudySettings") -> list[Unit]:
@@ -40,7 +40,7 @@ def run(study: "Study", work: "Work", name: str, cohort: str) -> None:
         draft.save_table("scores", scores.table)
 
 
-def section(run: "Run", summary: Mapping[str, Any]) -> "Section":
+def section(run: "Run", summary: "Summary") -> "Section":
     """How well each segmenter does, at home and away."""
     from seglens.reports.sections.segmentation import segmentation_section
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from seglens.documents import to_document
 from seglens.studies.analysis import Analysis, Unit, each_segmenter, nothing
 
 if TYPE_CHECKING:
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from seglens.segmenters.training import TrainingSettings
     from seglens.studies.settings import SegmenterSettings, StudySettings
     from seglens.studies.stages import Study, Work
+    from seglens.summaries import SegmenterRecord
 
 
 def reads(settings: "StudySettings", unit: Unit) -> list[tuple[str, Unit]]:
@@ -81,26 +83,27 @@ def read(study: "Study", artifact: "Artifact", name: str) -> "Segmenter":
 def summary(run: "Run", settings: "StudySettings") -> dict[str, Any]:
     """Every segmenter: how it was trained, its scores, and what its hookpoints do."""
     trained = [name for name in settings.segmenters if f"segmenter/{name}" in run]
-    return {"segmenters": [_entry(run, settings, name) for name in trained]}
+    return {"segmenters": [to_document(_record(run, settings, name)) for name in trained]}
 
 
-def _entry(run: "Run", settings: "StudySettings", name: str) -> dict[str, Any]:
+def _record(run: "Run", settings: "StudySettings", name: str) -> "SegmenterRecord":
     from seglens.segmenters.scoring import Scores
+    from seglens.summaries import EffectRecord, SegmenterRecord
 
     own = settings.segmenters[name]
     scored = {stage.split("@", 1)[1]: stage for stage in run.stages(f"scores/{name}@")}
-    effects = run.artifact(f"effects/{name}").table("effects").to_dicts() if f"effects/{name}" in run else []
+    effects = run.artifact(f"effects/{name}").table("effects").rows() if f"effects/{name}" in run else []
     fitted = f"dictionary/{name}"
-    return {
-        "name": name,
-        "architecture": own.architecture,
-        "trained_on": own.cohort,
-        "init_from": own.init_from,
-        "hookpoint": run.artifact(fitted).document("dictionary")["hookpoint"] if fitted in run else None,
-        "seconds": run.timings.get(f"segmenter/{name}"),
-        "scores": {cohort: Scores(run.artifact(stage).table("scores")).summary() for cohort, stage in scored.items()},
-        "effects": effects,
-    }
+    return SegmenterRecord(
+        name=name,
+        architecture=own.architecture,
+        trained_on=own.cohort,
+        init_from=own.init_from,
+        hookpoint=run.artifact(fitted).document("dictionary")["hookpoint"] if fitted in run else None,
+        seconds=run.timings.get(f"segmenter/{name}"),
+        scores={cohort: Scores(run.artifact(stage).table("scores")).summary() for cohort, stage in scored.items()},
+        effects=tuple(EffectRecord(*row) for row in effects),
+    )
 
 
 SEGMENTER = Analysis(

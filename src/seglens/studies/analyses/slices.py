@@ -1,8 +1,8 @@
 """Cohorts are cut into slices of one size."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from seglens.documents import to_document
 from seglens.studies.analyses.check import each_cohort
 from seglens.studies.analysis import Analysis, Unit
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from seglens.runs import Run
     from seglens.studies.settings import StudySettings
     from seglens.studies.stages import Study, Work
+    from seglens.summaries import CohortRecord, Summary
 
 
 def reads(settings: "StudySettings", unit: Unit) -> list[tuple[str, Unit]]:
@@ -81,32 +82,36 @@ def _sampling(settings: "StudySettings", name: str) -> "SliceSampling":
 
 def summary(run: "Run", settings: "StudySettings") -> dict[str, Any]:
     """Counts of every cohort."""
-    return {"cohorts": [_counts(run, name) for name in settings.cohorts if f"slices/{name}" in run]}
+    return {"cohorts": [to_document(_record(run, name)) for name in settings.cohorts if f"slices/{name}" in run]}
 
 
-def _counts(run: "Run", name: str) -> dict[str, Any]:
+def _record(run: "Run", name: str) -> "CohortRecord":
     import polars as pl
 
     from seglens.cohorts.slice_set import SliceSet
+    from seglens.summaries import CohortRecord, PhantomRecord, SplitRecord
 
     check = run.artifact(f"check/{name}").document("check")
     slices = SliceSet.read(run.artifact(f"slices/{name}"))
     empty = [not bool(slices.masks([row]).any()) for row in range(len(slices))]
     index = slices.index.with_columns(pl.Series("empty", empty))
     counted = index.group_by("split", maintain_order=True).agg(
-        pl.col("patient").n_unique().alias("patients"),
-        pl.len().alias("slices"),
-        pl.col("empty").sum().alias("slices_without_label"),
+        pl.col("patient").n_unique(), pl.len(), pl.col("empty").sum()
     )
-    facts = {key: check[key] for key in ("name", "n_cases", "n_patients", "sequences", "labels", "phantom")}
-    return facts | {
-        "n_slices": index.height,
-        "n_quarantined": len(check["quarantined"]),
-        "splits": {row.pop("split"): row for row in counted.to_dicts()},
-    }
+    return CohortRecord(
+        name=check["name"],
+        n_cases=check["n_cases"],
+        n_patients=check["n_patients"],
+        n_slices=index.height,
+        n_quarantined=len(check["quarantined"]),
+        sequences=tuple(check["sequences"]),
+        labels={int(value): label for value, label in check["labels"].items()},
+        phantom=PhantomRecord(**check["phantom"]) if check["phantom"] else None,
+        splits={split: SplitRecord(*counts) for split, *counts in counted.iter_rows()},
+    )
 
 
-def section(run: "Run", summary: Mapping[str, Any]) -> "Section":
+def section(run: "Run", summary: "Summary") -> "Section":
     """The data."""
     from seglens.reports.sections.cohorts import cohorts_section
 

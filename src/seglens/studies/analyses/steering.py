@@ -4,7 +4,6 @@ Whatever is corrected is chosen on the val patients of a cohort and evaluated on
 meanings are measured on the val patients too: an atlas of the test slices would let their masks rank the latents.
 """
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from seglens.studies.analysis import Analysis, Unit
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from seglens.semantics.atlas import LatentAtlas
     from seglens.studies.settings import StudySettings
     from seglens.studies.stages import Study, Work
+    from seglens.summaries import Summary
 
 
 def units(settings: "StudySettings") -> list[Unit]:
@@ -77,7 +77,7 @@ def summary(run: "Run", settings: "StudySettings") -> dict[str, Any]:
     }
 
 
-def section(run: "Run", summary: Mapping[str, Any]) -> "Section":
+def section(run: "Run", summary: "Summary") -> "Section":
     """Before and after, beside every baseline and control."""
     from seglens.reports.sections.steering import steering_section
 

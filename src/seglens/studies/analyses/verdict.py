@@ -40,6 +40,7 @@ def run(study: "Study", work: "Work", name: str, cohort: str, label: str) -> Non
     """Write verdict.json, methods.parquet, and where an edit helps its fitted numbers."""
     from seglens.artifacts import finite
     from seglens.steering.automatic import choose_intervention
+    from seglens.steering.records import VerdictRecord
 
     with work.draft() as draft:
         found = choose_intervention(
@@ -50,28 +51,28 @@ def run(study: "Study", work: "Work", name: str, cohort: str, label: str) -> Non
             progress=work.progress,
         )
         draft.save_table("methods", found.table)
-        draft.save_document(
-            "verdict",
-            {
-                "sentence": found.sentence,
-                "helps": found.intervention is not None,
-                "edit": found.edit,
-                "baseline": found.baseline,
-                "improvement": finite(found.improvement.value),
-                "low": finite(found.improvement.low),
-                "high": finite(found.improvement.high),
-                "patients": found.improvement.n_patients,
-                "chosen": dict(found.chosen),
-            },
+        record = VerdictRecord(
+            sentence=found.sentence,
+            helps=found.intervention is not None,
+            edit=found.edit,
+            baseline=found.baseline,
+            improvement=finite(found.improvement.value),
+            low=finite(found.improvement.low),
+            high=finite(found.improvement.high),
+            patients=found.improvement.n_patients,
+            chosen=found.chosen,
         )
+        draft.save_record("verdict", record)
         if found.intervention is not None and found.intervention.values:
             draft.save_tensors("values", {name: value.cpu() for name, value in found.intervention.values.items()})
 
 
 def sentences(run: "Run") -> Iterator[str]:
     """One for each entry."""
+    from seglens.steering.records import VerdictRecord
+
     for stage in run.stages("verdict/"):
-        yield f"- {stage.removeprefix('verdict/')}: {run.artifact(stage).document('verdict')['sentence']}"
+        yield f"- {stage.removeprefix('verdict/')}: {run.artifact(stage).record('verdict', VerdictRecord).sentence}"
 
 
 VERDICT = Analysis(

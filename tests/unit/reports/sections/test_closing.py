@@ -12,7 +12,7 @@ def test_paths_keep_their_last_part_only() -> None:
 
 def test_settings_can_be_taken_out_again() -> None:
     settings = {"name": "s", "seed": 3, "sequences": ["T1c"]}
-    section = repeat_section({"settings": settings}, {"store/a": "f" * 64})
+    section = repeat_section(settings, {"store/a": "f" * 64})
     folds = [block for block in section.blocks if block.kind == "fold"]
     assert json.loads(folds[0].blocks[0].text) == settings
     assert folds[1].blocks[0].rows[0][1].text == "f" * 16

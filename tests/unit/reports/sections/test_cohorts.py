@@ -2,12 +2,14 @@ from dataclasses import replace
 
 import polars as pl
 import torch
+from tests.records import cohort, summary
 
 from seglens.cohorts.blanking import BlankedLabel
 from seglens.cohorts.preprocessing import Preprocessing
 from seglens.cohorts.slice_set import SliceSet
 from seglens.reports.sections.cohorts import _shown, cohorts_section, sample_rows
 from seglens.runs import Run
+from seglens.summaries import summary_of
 
 LABELS = {0: "background", 1: "edema", 2: "core"}
 
@@ -40,7 +42,7 @@ def test_few_patients_give_more_than_one_slice_each() -> None:
 
 
 def test_faults_are_listed_with_their_fix_and_without_folders(full_run: Run) -> None:
-    section = cohorts_section(full_run, full_run.summary)
+    section = cohorts_section(full_run, summary_of(full_run))
     found = next(b for b in section.blocks if b.kind == "table" and b.caption.startswith("Findings"))
     assert [cell.text for cell in found.rows[0]] == [
         "healthy",
@@ -57,7 +59,7 @@ def test_faults_are_listed_with_their_fix_and_without_folders(full_run: Run) -> 
 
 
 def test_a_cohort_without_slices_or_check_is_named(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    section = cohorts_section(Run(tmp_path), {"cohorts": [{"name": "x"}]})
+    section = cohorts_section(Run(tmp_path), summary(cohorts=[cohort("x")]))
     texts = [block.text for block in section.blocks if block.kind == "paragraph"]
     assert texts == ["No check of the files is kept for x.", "No slices of x are kept in this run."]
 

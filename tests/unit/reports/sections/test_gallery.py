@@ -2,6 +2,7 @@ import polars as pl
 
 from seglens.reports.sections.gallery import chosen_latents, described_slices, gallery_section
 from seglens.runs import Run
+from seglens.summaries import summary_of
 
 
 def table_of(rows: list[tuple[str | None, float | None, float, float, bool]]) -> pl.DataFrame:
@@ -51,7 +52,7 @@ def test_rare_latents_are_shown_where_nothing_else_is_there() -> None:
 def test_exemplars_are_looked_up_in_the_unseen_slices(full_run: Run) -> None:
     slices = described_slices(full_run, "adult")
     assert set(slices.index["split"]) == {"val", "test"}
-    section = gallery_section(full_run, full_run.summary)
+    section = gallery_section(full_run, {one.name: one.trained_on for one in summary_of(full_run).segmenters})
     cards = [block for block in section.blocks if block.kind == "cards"]
     assert len(cards) == 5
     assert all(8 <= len(block.cards) <= 12 for block in cards)

@@ -1,13 +1,13 @@
+from tests.records import effect, segmenter, summary
+
 from seglens.reports.sections.hookpoints import hookpoints_section
 
 
 def test_bars_tell_the_fall_and_which_one_was_chosen() -> None:
-    effects = [
-        {"hookpoint": hook, "class": name, "dice_before": 0.7, "dice_ablated": after}
-        for hook, after in (("s1", 0.1), ("s2", None))
-        for name in ("edema", "foreground")
-    ]
-    section = hookpoints_section({"segmenters": [{"name": "m", "hookpoint": "s1", "effects": effects}]})
+    effects = tuple(
+        effect(hook, after, name) for hook, after in (("s1", 0.1), ("s2", None)) for name in ("edema", "foreground")
+    )
+    section = hookpoints_section(summary(segmenters=[segmenter("m", hookpoint="s1", effects=effects)]))
     chart = next(block for block in section.blocks if block.kind == "chart")
     assert "−0.60  (0.70 → 0.10)" in chart.wide
     assert "(0.70 → –)" in chart.wide
@@ -17,4 +17,4 @@ def test_bars_tell_the_fall_and_which_one_was_chosen() -> None:
 
 
 def test_unmeasured_is_said() -> None:
-    assert hookpoints_section({}).blocks[0].text == "No hookpoint was measured."
+    assert hookpoints_section(summary()).blocks[0].text == "No hookpoint was measured."

@@ -1,15 +1,10 @@
-from seglens.reports.sections.sharing import flattened, sharing_section
+from seglens.reports.sections.sharing import sharing_section
 from seglens.runs import Run
-
-
-def test_nested_figures_become_one_level() -> None:
-    nested = {"filtered": {"agreement": 1.0}, "agreement": 0.7, "deep": {"er": {"x": 2}}}
-    assert flattened(nested) == {"agreement, filtered": 1.0, "agreement": 0.7, "x, deep, er": 2}
-    assert flattened(None) == {}
+from seglens.summaries import summary_of
 
 
 def test_every_shared_share_stands_between_its_bounds(full_run: Run) -> None:
-    section = sharing_section(full_run.summary)
+    section = sharing_section(summary_of(full_run))
     tables = [block for block in section.blocks if block.kind == "table"]
     matrix, numbers = tables
     filled = [cell for row in matrix.rows for cell in row[1:] if "shared" in cell.sub]
@@ -22,13 +17,10 @@ def test_every_shared_share_stands_between_its_bounds(full_run: Run) -> None:
 
 
 def test_methods_are_given_with_and_without_the_filter(full_run: Run) -> None:
-    fold = next(block for block in sharing_section(full_run.summary).blocks if block.kind == "fold")
+    fold = next(block for block in sharing_section(summary_of(full_run)).blocks if block.kind == "fold")
     table = fold.blocks[0]
-    assert table.columns == (
-        "Method",
-        "agreement, filtered",
-        "collision, filtered",
-        "agreement, unfiltered",
-        "collision, unfiltered",
-    )
+    figures = ("agreement", "collision", "pairs", "predictability", "stability")
+    kept = ("no filter", "the shared set only")
+    assert table.columns == ("Method", *(f"{figure}, {words}" for words in kept for figure in figures))
+    assert [cell.text for cell in table.rows[0][1:4]] == ["0.710", "0.100", "64"]
     assert [row[0].text for row in table.rows] == ["hungarian dual", "greedy", "sinkhorn", "encoder only"]

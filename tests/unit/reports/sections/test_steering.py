@@ -1,9 +1,14 @@
+from dataclasses import replace
+
+from tests.records import summary
+
 from seglens.reports.sections.steering import steering_section
 from seglens.runs import Run
+from seglens.summaries import summary_of
 
 
 def test_curves_show_every_baseline_as_a_level(full_run: Run) -> None:
-    section = steering_section(full_run, full_run.summary)
+    section = steering_section(full_run, summary_of(full_run))
     charts = [block for block in section.blocks if block.kind == "chart"]
     assert len(charts) == 2
     labels = {key.label: key.value for key in charts[0].keys}
@@ -16,7 +21,7 @@ def test_curves_show_every_baseline_as_a_level(full_run: Run) -> None:
 
 
 def test_the_table_holds_each_policy_and_baseline_with_its_difference(full_run: Run) -> None:
-    section = steering_section(full_run, full_run.summary)
+    section = steering_section(full_run, summary_of(full_run))
     table = next(block for block in section.blocks if block.kind == "table")
     by_name = {row[0].text: row for row in table.rows}
     assert {"untouched", "held-out", "oracle", "logit bias", "random latents", "reconstruction only"} <= set(by_name)
@@ -29,8 +34,8 @@ def test_the_table_holds_each_policy_and_baseline_with_its_difference(full_run: 
 def test_an_edit_of_nothing_is_not_shown_as_chosen(full_run: Run) -> None:
     settings = {"logit_bias": {"bias": [0.0, 8.0, -0.5], "at_bound": True}}
     more = {"is_identity": True, "alpha": 1.0, "settings": settings}
-    entries = [entry | (more if entry["policy"] == "held_out" else {}) for entry in full_run.summary["steering"]]
-    section = steering_section(full_run, {"steering": entries})
+    entries = [replace(one, **more) if one.policy == "held_out" else one for one in summary_of(full_run).steering]
+    section = steering_section(full_run, summary(steering=entries))
     chart = next(block for block in section.blocks if block.kind == "chart")
     assert "no strength was chosen" in chart.caption
     assert "latents that came closest (3), not chosen" in [key.label for key in chart.keys]
@@ -44,7 +49,7 @@ def test_an_edit_of_nothing_is_not_shown_as_chosen(full_run: Run) -> None:
 
 
 def test_without_curves_the_numbers_remain(full_run: Run, small_run: Run) -> None:
-    section = steering_section(small_run, {"steering": full_run.summary["steering"]})
+    section = steering_section(small_run, summary(steering=summary_of(full_run).steering))
     assert not [block for block in section.blocks if block.kind == "chart"]
     assert any(block.kind == "paragraph" and "No curve over alpha" in block.text for block in section.blocks)
     assert any(block.kind == "table" for block in section.blocks)

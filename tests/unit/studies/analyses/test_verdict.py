@@ -10,6 +10,7 @@ from seglens.runs import Run
 from seglens.segmenters.intervals import Interval
 from seglens.steering.automatic import Verdict
 from seglens.steering.interventions import Intervention
+from seglens.steering.records import VerdictRecord
 from seglens.studies.analyses.verdict import sentences
 from seglens.studies.demo import demo_settings
 from seglens.studies.stages import Study
@@ -49,7 +50,7 @@ def test_every_entry_is_asked_once_and_on_val_patients_only(asked, tmp_path):
     assert list(sentences(run_stages(settings, tmp_path / "run", ["verdict"]))) == said
     assert len(asked) == 2
     artifact = Run(tmp_path / "run").artifact("verdict/adult-pediatric-edema")
-    assert artifact.document("verdict")["helps"]
+    assert artifact.record("verdict", VerdictRecord).helps
     assert torch.equal(artifact.tensors("values")["stage2 scale"], torch.ones(2))
 
 

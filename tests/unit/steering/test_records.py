@@ -1,0 +1,43 @@
+import json
+
+import pytest
+from tests.records import failure, outcome, scores, steering
+
+from seglens.documents import DocumentError, from_document, to_document
+from seglens.steering.edits import LatentEdit
+from seglens.steering.records import FailureRecord, SteeringRecord
+
+BEFORE, AFTER = scores({"edema": 0.3, "core": None}), scores({"edema": 0.4, "core": None})
+
+
+def again(records, kind):
+    return from_document(json.dumps(to_document(records, list[kind])), list[kind], "results.json")
+
+
+def test_a_steering_record_comes_back_with_its_edit_and_scores():
+    record = steering(BEFORE, AFTER, {"ccf": BEFORE})
+    assert again([record], SteeringRecord) == [record]
+    document = to_document(record)
+    assert document["class"] == "edema"
+    assert "class_name" not in document
+    assert document["after"]["dice_pooled"] == {"edema": 0.4, "core": None, "foreground": 0.4}
+    assert LatentEdit.from_description(record.edit_description).latents == record.latents
+
+
+def test_a_failure_record_leaves_out_what_its_policy_does_not_have():
+    held_out = failure(23, 15.5, random_best_recovered=20, firing_rate=0.1, baselines={"ccf": outcome(3)})
+    oracle = failure(30, 20.0, policy="oracle", latents=None, alpha=None)
+    assert again([held_out, oracle], FailureRecord) == [held_out, oracle]
+    document = to_document(oracle)
+    assert document["latents"] is None
+    assert not {"random_best_recovered", "firing_rate", "dice_all_before"} & set(document)
+    assert to_document(held_out)["baselines"]["ccf"] == {
+        "recovered": 3, "worsened": 0, "net": 3, "mean_after": 0.22, "setting": {},
+    }  # fmt: skip
+
+
+def test_a_policy_or_a_count_that_there_is_not_is_refused():
+    document = to_document([failure(23, 15.5)], list[FailureRecord])
+    document[0] |= {"policy": "luck", "recovered": 2.5}
+    with pytest.raises(DocumentError, match=r"0\.policy: .*'held_out' or 'oracle', got 'luck'; 0\.recovered: .*2\.5"):
+        from_document(json.dumps(document), list[FailureRecord], "results.json")
