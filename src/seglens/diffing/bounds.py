@@ -12,7 +12,7 @@ from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.alignment import calibrated_share
 from seglens.diffing.functional import functional_alignment
-from seglens.diffing.methods import AlignmentMethod, Evidence
+from seglens.diffing.methods import AlignmentMethod, PairEvidence
 from seglens.diffing.sharing import align
 
 
@@ -97,7 +97,7 @@ def shared_share(method: AlignmentMethod, source: Side, target: Side, threshold:
         found = functional_alignment(source.codes, target.codes, match=method.match)
         possible = min(found.live_source, found.live_target)
         values = found.pairs["correlation"].to_numpy()
-        accepted = method.accept(Evidence({"correlation": values}, np.ones(len(values), bool)), threshold)
+        accepted = method.accept(PairEvidence({"correlation": values}, np.ones(len(values), bool)), threshold)
         return int(accepted.sum()) / possible if possible else 0.0
     return align(
         source.dictionary,

@@ -15,7 +15,7 @@ ENTRY_POINTS = "seglens.alignment_methods"
 
 
 @dataclass(frozen=True)
-class Evidence:
+class PairEvidence:
     """What is known of the matched pairs of two dictionaries.
 
     Attributes:
@@ -47,23 +47,23 @@ class AlignmentMethod:
     title: str
     needs: Literal["weights", "codes"]
     match: Matcher
-    accept: Callable[[Evidence, float], Bool[np.ndarray, " p"]]
+    accept: Callable[[PairEvidence, float], Bool[np.ndarray, " p"]]
     threshold: float = 0.8
     dual: bool = False
 
 
-def both_projections(evidence: Evidence, tau: float) -> Bool[np.ndarray, " p"]:
+def both_projections(evidence: PairEvidence, tau: float) -> Bool[np.ndarray, " p"]:
     """Accept what encoder and decoder match alike with both cosines at least ``tau`` (paper, section 3.6)."""
     close = np.minimum(evidence.similarity["encoder"], evidence.similarity["decoder"]) >= np.float32(tau)
     return evidence.agrees & close
 
 
-def encoder_alone(evidence: Evidence, tau: float) -> Bool[np.ndarray, " p"]:
+def encoder_alone(evidence: PairEvidence, tau: float) -> Bool[np.ndarray, " p"]:
     """Accept what has an encoder cosine of at least ``tau``, whatever the decoder says."""
     return evidence.similarity["encoder"] >= np.float32(tau)
 
 
-def correlated(evidence: Evidence, correlation: float) -> Bool[np.ndarray, " p"]:
+def correlated(evidence: PairEvidence, correlation: float) -> Bool[np.ndarray, " p"]:
     """Accept pairs whose codes correlate by at least ``correlation``."""
     return evidence.similarity["correlation"] >= np.float32(correlation)
 

@@ -12,7 +12,7 @@ from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.alignment import Alignment, calibrated_share
 from seglens.diffing.functional import FunctionalAlignment, functional_alignment, weight_matched_function
 from seglens.diffing.matching import Match, Matcher, cosine
-from seglens.diffing.methods import Evidence, alignment_method
+from seglens.diffing.methods import PairEvidence, alignment_method
 from seglens.diffing.universal import specific_latents, universal_latents
 from seglens.runtime.resources import require_memory
 
@@ -123,7 +123,7 @@ def align(
     by_decoder, cosines = _matched(row.match, *decoders)
     similarity_dec = cosines[rows, columns]
     similarity = {"encoder": similarity_enc, "decoder": similarity_dec}
-    shared = row.accept(Evidence(similarity, by_decoder[rows] == columns), tau)
+    shared = row.accept(PairEvidence(similarity, by_decoder[rows] == columns), tau)
     dec_columns = by_decoder[rows]
     dec_target = np.where(dec_columns >= 0, live_target[dec_columns], -1) if len(live_target) else dec_columns
     pairs = pl.DataFrame(

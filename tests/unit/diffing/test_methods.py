@@ -4,7 +4,7 @@ import pytest
 from seglens.diffing.matching import greedy
 from seglens.diffing.methods import (
     AlignmentMethod,
-    Evidence,
+    PairEvidence,
     alignment_method,
     alignment_methods,
     both_projections,
@@ -12,7 +12,7 @@ from seglens.diffing.methods import (
     encoder_alone,
 )
 
-EVIDENCE = Evidence(
+EVIDENCE = PairEvidence(
     {"encoder": np.array([0.9, 0.9, 0.9, 0.7]), "decoder": np.array([0.9, 0.7, 0.9, 0.9])},
     np.array([True, True, False, True]),
 )
@@ -21,7 +21,7 @@ EVIDENCE = Evidence(
 def test_which_pairs_each_rule_accepts():
     assert both_projections(EVIDENCE, 0.8).tolist() == [True, False, False, False]
     assert encoder_alone(EVIDENCE, 0.8).tolist() == [True, True, True, False]
-    function = Evidence({"correlation": np.array([0.5, 0.49])}, np.array([True, True]))
+    function = PairEvidence({"correlation": np.array([0.5, 0.49])}, np.array([True, True]))
     assert correlated(function, 0.5).tolist() == [True, False]
 
 
