@@ -136,7 +136,7 @@ def sample_tokens(lens: Lens, slices: SliceSet, *, batch_size: int = 16) -> Toke
 
 
 @dataclass(frozen=True)
-class Evidence:
+class UnlabelledEvidence:
     """What images alone say of a candidate.
 
     Attributes:
@@ -160,7 +160,7 @@ def evidence_of(
     *,
     temperature: float = 1.0,
     batch_size: int = 16,
-) -> dict[str, Evidence]:
+) -> dict[str, UnlabelledEvidence]:
     """Evidence for every intervention, and for the untouched network as ``none``; no mask is read.
 
     Args:
@@ -200,7 +200,7 @@ def evidence_of(
     found = {}
     for name, total in sums.items():
         within, hit, mass, both, labels_now, again, entropy = total.unbind(1)
-        found[name] = Evidence(
+        found[name] = UnlabelledEvidence(
             within / max(1, pixels),
             2 * both / (labels_now + again).clamp_min(1),
             2 * hit / (mass + labels_now).clamp_min(1),
@@ -245,17 +245,17 @@ def _hit_and_mass(logits: Logits, labels_now: Masks) -> Float[Tensor, "K 2"]:
     return torch.stack([torch.stack(hit), p.double().sum((0, 2, 3))], dim=1)
 
 
-Criterion = Callable[[Mapping[str, Evidence], Evidence], dict[str, float]]
+Criterion = Callable[[Mapping[str, UnlabelledEvidence], UnlabelledEvidence], dict[str, float]]
 """From the evidence of every candidate, and that of the untouched network on the source, to a value; larger is better.
 """
 
 
-def by_entropy(found: Mapping[str, Evidence], source: Evidence) -> dict[str, float]:
+def by_entropy(found: Mapping[str, UnlabelledEvidence], source: UnlabelledEvidence) -> dict[str, float]:
     """The surest candidate. Its known fault: predicting nothing is very sure."""
     return {name: -evidence.entropy for name, evidence in found.items()}
 
 
-def by_guarded_entropy(found: Mapping[str, Evidence], source: Evidence) -> dict[str, float]:
+def by_guarded_entropy(found: Mapping[str, UnlabelledEvidence], source: UnlabelledEvidence) -> dict[str, float]:
     """The surest candidate among those that keep every class within a factor of two of what is predicted untouched."""
     before = found[UNEDITED].shares[1:].clamp_min(1e-9)
     values = {}
@@ -265,12 +265,12 @@ def by_guarded_entropy(found: Mapping[str, Evidence], source: Evidence) -> dict[
     return values
 
 
-def by_agreement(found: Mapping[str, Evidence], source: Evidence) -> dict[str, float]:
+def by_agreement(found: Mapping[str, UnlabelledEvidence], source: UnlabelledEvidence) -> dict[str, float]:
     """Agreement with the mirror image, mean over the foreground classes."""
     return {name: float(evidence.agreement[1:].mean()) for name, evidence in found.items()}
 
 
-def by_expected_dice(found: Mapping[str, Evidence], source: Evidence) -> dict[str, float]:
+def by_expected_dice(found: Mapping[str, UnlabelledEvidence], source: UnlabelledEvidence) -> dict[str, float]:
     """Dice that the probabilities expect, mean over the foreground classes."""
     return {name: float(evidence.expected_dice[1:].mean()) for name, evidence in found.items()}
 
@@ -278,20 +278,20 @@ def by_expected_dice(found: Mapping[str, Evidence], source: Evidence) -> dict[st
 MIN_SHARE = 1e-4
 
 
-def by_shares(found: Mapping[str, Evidence], source: Evidence) -> dict[str, float]:
+def by_shares(found: Mapping[str, UnlabelledEvidence], source: UnlabelledEvidence) -> dict[str, float]:
     """Predicted class shares of the brain nearest to those predicted on the source: squared log ratios, summed."""
 
-    def logs(evidence: Evidence) -> Tensor:
+    def logs(evidence: UnlabelledEvidence) -> Tensor:
         return (evidence.shares[1:] + MIN_SHARE).log()
 
     wanted = logs(source)
     return {name: -float((logs(evidence) - wanted).square().sum()) for name, evidence in found.items()}
 
 
-def by_composition(found: Mapping[str, Evidence], source: Evidence) -> dict[str, float]:
+def by_composition(found: Mapping[str, UnlabelledEvidence], source: UnlabelledEvidence) -> dict[str, float]:
     """Predicted composition of the lesion nearest to the source's (Kullback-Leibler); its size does not count."""
 
-    def shares(evidence: Evidence) -> Tensor:
+    def shares(evidence: UnlabelledEvidence) -> Tensor:
         own = evidence.shares[1:] + MIN_SHARE
         return own / own.sum()
 
@@ -299,7 +299,9 @@ def by_composition(found: Mapping[str, Evidence], source: Evidence) -> dict[str,
     return {name: -float((wanted * (wanted / shares(evidence)).log()).sum()) for name, evidence in found.items()}
 
 
-def by_agreement_and_composition(found: Mapping[str, Evidence], source: Evidence) -> dict[str, float]:
+def by_agreement_and_composition(
+    found: Mapping[str, UnlabelledEvidence], source: UnlabelledEvidence
+) -> dict[str, float]:
     """Sum of the ranks by `by_agreement` and by `by_composition`."""
     ranks = dict.fromkeys(found, 0.0)
     for criterion in (by_agreement, by_composition):
