@@ -280,7 +280,7 @@ def write_text_whole(path: Path, text: str) -> None:
 
 
 def differences(before: Any, now: Any, name: str = "") -> list[str]:
-    """What differs between two JSON-able values, one entry for each place: ``seed was 0, is 1``."""
+    """Differences between two JSON-able values, one entry for each place: ``seed was 0, is 1``."""
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         return [
             difference

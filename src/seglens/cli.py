@@ -109,7 +109,7 @@ def _asked() -> list[str]:
 
 
 def _explained(error: BaseException) -> tuple[int, str]:
-    """What an error means to whoever gave the command: the exit code, and what to say."""
+    """Exit code and message of an error, for the person who gave the command."""
     from cyclopts import CycloptsError
 
     number = error.number if isinstance(error, Stopped) else asked_to_stop()
@@ -128,7 +128,7 @@ def _explained(error: BaseException) -> tuple[int, str]:
 
 
 def _out_of_memory(error: BaseException) -> str:
-    """What to do where the memory was too little in a place that does not halve its batches; "" for other errors."""
+    """Advice where the memory was too little in a place that does not halve its batches; "" for other errors."""
     if isinstance(error, ValueError) or not isinstance(error, RuntimeError | MemoryError):
         return ""
     from seglens.runtime.oom import first_line, out_of_memory

@@ -1,4 +1,4 @@
-"""What this machine has, and what on it would break a run."""
+"""Inspect this machine, and name what on it would break a run."""
 
 import importlib
 import importlib.metadata

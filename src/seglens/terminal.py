@@ -1,4 +1,4 @@
-"""What the command line shows while a stage runs: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a stage on the command line: a bar on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Iterator

@@ -103,3 +103,14 @@ def test_no_file_name_is_there_three_times():
 
 def test_no_file_is_longer_than_400_lines():
     assert not {str(path.relative_to(SOURCE)) for path in FILES if len(path.read_text().splitlines()) > 400}
+
+
+def test_first_lines_begin_with_a_verb_or_a_noun():
+    first_lines = {
+        f"{path.relative_to(SOURCE)}: {docstring.splitlines()[0]}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module)
+        and (docstring := ast.get_docstring(node))
+    }
+    assert not sorted(line for line in first_lines if re.match(r"[^ ]+: (What|Which|Who|Whoever|Whose)\b", line))

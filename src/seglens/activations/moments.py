@@ -19,7 +19,7 @@ CHUNK_ELEMENTS = 2**22
 
 @dataclass(frozen=True, eq=False)
 class ShardFacts:
-    """What a store needs to know of one of its shards.
+    """Facts that a store needs of one of its shards.
 
     Attributes:
         hash: of its content.

@@ -39,7 +39,7 @@ class Shard:
         return self.values.shape[:3].numel()
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is written and hashed."""
+        """Tensors by name, as they are written and hashed."""
         return {"tokens": self.values} if self.step is None else {"tokens": self.values, "step": self.step}
 
     def grids(self, rows: Tensor | slice) -> TokenGrid:

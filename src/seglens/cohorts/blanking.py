@@ -15,7 +15,7 @@ FIX = "set foreground: none, which keeps every pixel, if what is blanked belongs
 
 @dataclass(frozen=True)
 class BlankedLabel:
-    """What is blanked of one label in one case.
+    """Pixels of one label that preprocessing blanks in one case.
 
     Attributes:
         case: its id.

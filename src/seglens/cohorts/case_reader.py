@@ -15,7 +15,7 @@ from seglens.cohorts.volumes import VolumeError
 
 @dataclass(frozen=True, eq=False)
 class CaseContent:
-    """What was read of a case.
+    """Pixels, faults and hashes of a case.
 
     Attributes:
         stacks: by sequence, those that could be read and lie on one grid.

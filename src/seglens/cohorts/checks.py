@@ -1,4 +1,4 @@
-"""What is wrong with a cohort's files: everything at once, each with its fix."""
+"""Check a cohort's files: all that is wrong at once, each with its fix."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -115,7 +115,7 @@ class _Duplicates:
         self._first: dict[tuple[str, tuple[int, ...]], tuple[Case, str]] = {}
 
     def found(self, case: Case, content: CaseContent) -> Iterable[Finding]:
-        """What this case has in common with those before it; the first of its sequences is named."""
+        """Find what this case has in common with those before it; the first of its sequences is named."""
         if content.faults:  # it is left out anyway
             return
         for sequence, stack in content.stacks.items():

@@ -1,4 +1,4 @@
-"""What was found in a cohort's files, for people and for programs."""
+"""Findings in a cohort's files, for people and for programs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ class CheckReport:
 
     @property
     def refused(self) -> tuple[Finding, ...]:
-        """What must be decided before anything is done."""
+        """Findings that must be decided before anything is done."""
         return tuple(finding for finding in self.findings if finding.severity == "refuse")
 
     def settle(self, *, strict: bool) -> None:
@@ -100,7 +100,7 @@ class CheckReport:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "CheckReport":
-        """What `to_json` wrote; the cases that nothing was found in are nameless, and there are no hashes."""
+        """Read what `to_json` wrote; the cases that nothing was found in are nameless, and there are no hashes."""
         findings = tuple(
             Finding(**{**finding, "file": Path(finding["file"]) if finding["file"] else None})
             for finding in document["findings"]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Intensities:
-    """What maps a volume's intensities to z-scores: the clip, and mean and spread of the brain after it."""
+    """Map from a volume's intensities to z-scores: the clip, and mean and spread of the brain after it."""
 
     low: float
     high: float

@@ -1,4 +1,4 @@
-"""What a network is shown of a case: part of the model, saved with it and loaded with it."""
+"""Rules from a case's files to a network's input: part of the model, saved with it and loaded with it."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields

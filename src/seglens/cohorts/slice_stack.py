@@ -89,7 +89,7 @@ def read_stacks(
 
 
 def grid_problem(path: Path, stack: Stack, first: Stack, first_path: Path) -> VolumeError | None:
-    """What keeps ``stack`` from lying on the grid of ``first``, if anything."""
+    """Fault that keeps ``stack`` from lying on the grid of ``first``; None where it lies on it."""
     if stack.values.shape != first.values.shape:
         return VolumeError(
             path,

@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SliceSampling:
-    """Which slices of a cohort are kept; a network does not depend on it.
+    """Choice of the slices of a cohort that are kept; a network does not depend on it.
 
     Attributes:
         lesion_free_share: share (0..1) of all kept slices that show no lesion, as far as there are enough.

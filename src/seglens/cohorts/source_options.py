@@ -106,7 +106,7 @@ class SourceOptions(ReadingOptions):
             raise ValueError(f"mask_threshold is {self.mask_threshold}; it must be above 0, such as 128")
 
     def reading(self, root: Path) -> Reading:
-        """What is allowed of the files of a data set in this folder."""
+        """Permissions for the files of a data set in this folder."""
         return Reading(
             nonfinite=self.nonfinite,
             resample=self.resample,

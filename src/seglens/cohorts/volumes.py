@@ -85,7 +85,7 @@ class Volume:
 
 @dataclass(frozen=True)
 class Header:
-    """What a NIfTI-1 file says of itself, checked.
+    """Header of a NIfTI-1 file, checked.
 
     Attributes:
         shape: voxels along its own first three axes.
@@ -353,7 +353,7 @@ def _check_channel(path: Path, header: Header, channel: int | None) -> None:
 def _scaled(
     path: Path, voxels: NDArray[Any], header: Header, *, constant: bool, zero_nonfinite: bool
 ) -> tuple[NDArray[np.float32], int]:
-    """What the stored numbers stand for, and how many of them were set to 0."""
+    """Values that the stored numbers stand for, and how many of them were set to 0."""
     with np.errstate(over="ignore", invalid="ignore"):
         # scaling keeps order, so the extremes tell of all: NaN comes out of both
         extremes = np.array([voxels.min(), voxels.max()])

@@ -186,7 +186,7 @@ def _taken(values: Tensor, places: Tensor) -> Tensor:
 
 
 def _keep_largest(values: Tensor, count: int) -> tuple[Tensor, float]:
-    """Which of this process's values are among the ``count`` largest of all processes'; the first of equals.
+    """Mark which of this process's values are among the ``count`` largest of all processes'; the first of equals.
 
     Returns:
         Places in ``values``, ascending, and the smallest value kept (0 where nothing is).

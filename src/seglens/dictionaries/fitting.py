@@ -227,7 +227,7 @@ class _Fit:
         return min(self.settings.batch_size, self.store.n_tokens)
 
     def wants(self) -> tuple[int | str, ...]:
-        """What its batches depend on."""
+        """Identity of the batches that come next."""
         return self.store.hash, self.order_seed, self.batch_size, self.epoch, self.batch
 
     def batches(self) -> Iterator[tuple[int, int, Tokens]]:

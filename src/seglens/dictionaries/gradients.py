@@ -21,7 +21,7 @@ AUXILIARY_ELEMENTS = 2**17
 
 
 class Weights(NamedTuple):
-    """What is trained (or its gradients). The encoder is kept by latent, so that a latent's row is contiguous.
+    """Parameters of a fit (or their gradients). The encoder is kept by latent, so that a latent's row is contiguous.
 
     Attributes:
         encoder: W_enc transposed, [m d_in].

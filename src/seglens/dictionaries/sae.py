@@ -150,7 +150,7 @@ class SparseAutoencoder(nn.Module):
         return (self._through_decoder(codes) + self.b_dec) / self.scale + self.centre
 
     def decode_difference(self, codes: Codes) -> Tokens:
-        """What a change of codes adds to the raw activation: ``delta_z @ W_dec / scale``."""
+        """Change of the raw activation by a change of codes: ``delta_z @ W_dec / scale``."""
         return self._through_decoder(codes) / self.scale
 
     def write(self, draft: Draft) -> None:

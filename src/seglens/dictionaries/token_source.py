@@ -1,4 +1,4 @@
-"""What a fit needs of activations, wherever they come from."""
+"""Interface of activations to a fit, wherever they come from."""
 
 import math
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from seglens.shapes import Tokens
 
 @runtime_checkable
 class TokenSource(Protocol):
-    """What a fit needs of a store of activations (an ActivationStore is one)."""
+    """Interface of a store of activations to a fit (an ActivationStore has it)."""
 
     @property
     def hookpoint(self) -> str:

@@ -1,4 +1,4 @@
-"""What a share means: the same method on sides that have nothing in common, and on one model fitted twice."""
+"""Bounds of a share: the same method on sides that have nothing in common, and on one model fitted twice."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which latents of a crosscoder are shared, which specific, and how much one model tells of another: held out."""
+"""Shared and specific latents of a crosscoder, and how much one model tells of another: held out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ SideBySide = Float[Tensor, "n D"]
 
 @dataclass(frozen=True, eq=False)
 class CrosscoderSharing:
-    """What a crosscoder finds in slices that it was not fitted to.
+    """Findings of a crosscoder in slices that it was not fitted to.
 
     Attributes:
         models: names, in the order of the columns of the arrays below.

@@ -134,7 +134,7 @@ def often_enough(off: Responses, on: Responses) -> Bool[np.ndarray, "r m"]:
 def differential_latents(
     off: Responses, on: Responses, *, rate: float = 0.05, minimum_auroc: float = LARGE_EFFECT
 ) -> pl.DataFrame:
-    """Which latents respond differently in two groups of patients: a rank test a response, at a false discovery rate.
+    """Latents that respond differently in two groups of patients: a rank test a response, at a false discovery rate.
 
     Wilcoxon's rank-sum test over patients for every latent in every region (testable ones), Benjamini-Hochberg over
     all of them, and an effect that is worth a name. A latent is differential if it is so in one region.
@@ -176,7 +176,7 @@ def differential_latents(
 def false_discoveries(
     responses: Responses, *, splits: int = 100, seed: int = 0, rate: float = 0.05, minimum_auroc: float = LARGE_EFFECT
 ) -> pl.DataFrame:
-    """What `differential_latents` finds between random halves of one population, where all that it finds is false.
+    """Calls of `differential_latents` between random halves of one population, where every call is false.
 
     So the false discovery rate is the share of the splits in which anything is called. The splits share their
     patients: they are not independent.

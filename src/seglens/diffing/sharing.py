@@ -1,4 +1,4 @@
-"""Which latents two dictionaries share by their weights (paper, section 3.6, algorithm 1)."""
+"""Latents that two dictionaries share by their weights (paper, section 3.6, algorithm 1)."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What several segmenters of a study compute on the same slices, each once however many fits look at it."""
+"""Activations of several segmenters of a study on the same slices, each computed once for any number of fits."""
 
 from collections.abc import Iterator, Sequence
 from functools import reduce

@@ -229,7 +229,7 @@ def class_headlines(policies: pl.DataFrame) -> dict[str, float | None]:
 
 
 def paragraphs(improvements: pl.DataFrame, curve: pl.DataFrame, policies: pl.DataFrame, steps: int) -> list[str]:
-    """What was done and what it shows, whichever way it falls."""
+    """Describe what was done and what it shows, whichever way it falls."""
     words = [
         "Everything that a policy is made of (latents, strength, loss, learning rate, penalty) was chosen on the "
         f"selection patients; fitted policies had the same patients, {steps} steps, three learning rates and one inner "

@@ -171,7 +171,7 @@ def by_mode(scores: Scores, failing: pl.DataFrame, label: int) -> pl.DataFrame:
 
 
 def kind_of(edit: str) -> str:
-    """Whose latents an edit changes."""
+    """Kind of latents that an edit of this name changes."""
     if edit in RULES.values():
         return RULE
     return OTHERS if edit.startswith(RANDOM) else OF_CLASS

@@ -269,7 +269,7 @@ def _highest_null(summary: pl.DataFrame, figure: str) -> float | None:
 def _words(
     summary: pl.DataFrame, functional: pl.DataFrame, longest: pl.DataFrame, starts: Mapping[str, str]
 ) -> list[str]:
-    """What was done and what it shows; ``starts``: each pair, the first one first, to where its segmenters start."""
+    """Say what was done and what it shows; ``starts``: each pair, the first one first, to its segmenters' starts."""
     first = next(iter(starts))
 
     def mean(condition: str, figure: str = "shared", pair: str = first) -> str:

@@ -60,7 +60,7 @@ TEST, EVERY = "differential test", "every live latent"
 
 @dataclass(frozen=True)
 class Specific:
-    """What a method calls specific to one of two cohorts, in the latents that it looks at.
+    """Latents that a method calls specific to one of two cohorts, among those that it looks at.
 
     Attributes:
         latents: those that it calls.
@@ -279,7 +279,7 @@ def _function_scores(
 
 
 def _null_splits(bench: Bench, hookpoint: str, splits: int) -> pl.DataFrame:
-    """What the differential test finds between halves of all patients without a factor."""
+    """Calls of the differential test between halves of all patients without a factor."""
     cohorts = (OFF, NONE, f"held out/{OFF}")
     pool = Responses.pooled([bench.responses(BASE, hookpoint, cohort) for cohort in cohorts])
     found = false_discoveries(pool, splits=splits, seed=bench.study.settings.seed, rate=RATE)

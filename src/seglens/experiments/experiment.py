@@ -1,4 +1,4 @@
-"""What an experiment is: a named question to a study, answered by tables, a few figures and paragraphs.
+"""An experiment: a named question to a study, answered by tables, a few figures and paragraphs.
 
 An experiment that a study cannot carry at all raises `NotApplicableError`; one that it carries in part says the rest in
 `ExperimentResult.left_out`. Expensive pieces (fits, trainings) are artifacts of their own: `part`.
@@ -29,7 +29,7 @@ class NotApplicableError(ValueError):
 
 @dataclass(frozen=True)
 class ExperimentResult:
-    """What an experiment returns.
+    """Answer of an experiment.
 
     Attributes:
         tables: name to table, each written as parquet; long format, column names are plain words.

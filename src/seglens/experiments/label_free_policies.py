@@ -1,4 +1,4 @@
-"""What `label_free` compares: policies that see no mask of the target, their baselines, and the oracles of both."""
+"""Policies that see no mask of the target, their baselines, and the oracles of both: what `label_free` compares."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -92,7 +92,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class World:
-    """What a policy may look at: the network and its own cohort, and images of the target.
+    """Everything that a policy may look at: the network and its own cohort, and images of the target.
 
     Attributes:
         lens: a segmenter that was trained on the source cohort, through its dictionary.
@@ -262,7 +262,7 @@ class _Adaptation:
 
 
 def baselines(world: World) -> list[Entry]:
-    """What needs no choice."""
+    """Baselines that need no choice."""
     found = unfitted(world.lens.segmenter, world.unlabelled, world.source)
     return [Entry(intervention.name, "baseline", [intervention], (LATENTS,)) for intervention in found]
 

@@ -167,7 +167,7 @@ def best_rows(kept: pl.DataFrame) -> pl.DataFrame:
 
 
 def paragraphs(policies: pl.DataFrame, kept: pl.DataFrame) -> list[str]:
-    """What was done, what it shows, and what it does not."""
+    """Describe what was done, what it shows, and what it does not."""
     words = [
         "A policy sees images of the target cohort's selection patients, never a mask of that cohort, and labelled "
         "slices of the cohort that its own network was trained on (for the atlas its val and test slices). It is "

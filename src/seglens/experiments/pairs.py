@@ -31,7 +31,7 @@ def pairs_alike(settings: StudySettings) -> list[tuple[str, str]]:
 
 
 def start_of(segmenters: Mapping[str, SegmenterSettings], a: str, b: str) -> str:
-    """What two segmenters were started from. All that start from nothing draw their weights with the study's seed."""
+    """Name how two segmenters started. All that start from nothing draw their weights with the study's seed."""
     if not same_start(segmenters, a, b):
         return DIFFERENT
     origins = {origin_of(segmenters, name) for name in (a, b)}

@@ -39,7 +39,7 @@ class FindingRecord:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an experiment on a study: a finding, or the reason why there is none.
+    """Outcome of an experiment on a study: a result, or the reason why there is none.
 
     Attributes:
         finding: None where the study cannot carry the experiment.
@@ -75,7 +75,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What `reproduce` leaves.
+    """Outcomes of `reproduce`.
 
     Attributes:
         run: with every finished experiment as a stage ``experiment/<name>``.

@@ -1,4 +1,4 @@
-"""Which of a study's segmenters an experiment takes."""
+"""Choice of a study's segmenters for an experiment."""
 
 from seglens.experiments.experiment import NotApplicableError
 from seglens.segmenters.score_summary import ScoreSummary

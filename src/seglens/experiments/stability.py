@@ -41,7 +41,7 @@ CONSENSUS_R = 0.5
 
 @dataclass(frozen=True)
 class Seeds:
-    """What two fits may differ in.
+    """Seeds in which two fits may differ.
 
     Attributes:
         weights: seed of the weights.

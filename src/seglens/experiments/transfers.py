@@ -1,4 +1,4 @@
-"""Which segmenter is tried on which other cohort, and which of its patients are for choosing and which for judging.
+"""Transfers of a segmenter to another cohort, and the division of its patients into choosing and judging.
 
 The target cohort's patients were never seen by the segmenter, so all of them can be used: those of its val split and
 every second one of its train split are for choosing, all others for judging. Where a segmenter's start was trained on

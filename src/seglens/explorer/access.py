@@ -1,4 +1,4 @@
-"""Who may talk to the explorer: one browser on this machine, which was given the address that was printed.
+"""Access to the explorer: for one browser on this machine, which was given the address that was printed.
 
 The address holds a random token; the first visit, also by a link in a notebook, trades it for a cookie that other
 sites' pages cannot send. A foreign Host (a name that was made to point here), any other request that another site's

@@ -123,7 +123,7 @@ def one_slice(cohort: str, row: int, state: CurrentState) -> Response:
 
 @router.get("/segmenters/{segmenter}/slices/{cohort}/{row}", response_class=Response, responses=BINARY)
 def prediction(segmenter: str, cohort: str, row: int, state: CurrentState) -> Response:
-    """What the network says of a slice, how well, and which latents are strongest there against their usual."""
+    """Predict a slice, with its Dice and the latents that are strongest there against their usual."""
     opened = state.run.opened(segmenter)
     slices = state.run.shown_to(opened, cohort, row)
     predicted = most_likely(opened.logits(slices, row))

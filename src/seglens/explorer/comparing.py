@@ -65,7 +65,7 @@ def compare(source: str, target: str, state: CurrentState) -> LatentPairs:
 
 
 def sharing(run: OpenedRun, segmenter: str) -> pl.DataFrame:
-    """What the run's alignments by weight say of each latent of a segmenter.
+    """Alignments by weight of a run, for each latent of a segmenter.
 
     Returns:
         One row a latent. ``partner_<other>``: its partner by the paper's criterion, null where it has none; a column

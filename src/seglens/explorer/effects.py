@@ -1,4 +1,4 @@
-"""What zeroing a latent does to Dice: on its own strongest slices, and on slices that are the same for all latents."""
+"""Effect of zeroing a latent on Dice: on its own strongest slices, and on slices that are the same for all latents."""
 
 from typing import Annotated
 
@@ -33,7 +33,7 @@ class ClassEffect(BaseModel):
 
 
 class Effects(BaseModel):
-    """What zeroing a latent does on the slices where it is strongest, class by class and for the foreground's mean."""
+    """Effect of zeroing a latent on the slices where it is strongest, class by class and for the foreground's mean."""
 
     n_slices: int
     classes: list[ClassEffect]
@@ -48,7 +48,7 @@ class Change(BaseModel):
 
 @router.get("/latents/{latent}/effects")
 def strongest(segmenter: str, latent: int, state: CurrentState) -> Effects:
-    """What the network loses without a latent, on the slices where it is strongest."""
+    """Measure the loss of the network without a latent, on the slices where it is strongest."""
     opened = state.run.opened(segmenter)
     opened.has_latent(latent)
     unseen = state.run.unseen(opened.cohort)
@@ -69,7 +69,7 @@ def compared(
     state: CurrentState,
     latents: Annotated[list[int], Query(min_length=1, max_length=MAX_LATENTS)],
 ) -> list[Change]:
-    """What the network loses without each of a few latents, on the slices of `compared_rows`; kept in this process."""
+    """Measure the loss without each of a few latents, on the slices of `compared_rows`; kept in this process."""
     opened = state.run.opened(segmenter)
     for latent in latents:
         opened.has_latent(latent)
@@ -89,7 +89,7 @@ def compared_rows(run: OpenedRun, opened: Opened) -> list[int]:
 
 
 def measured_effects(opened: Opened) -> pl.DataFrame:
-    """What was measured of `Change.dice` in this process.
+    """Values of `Change.dice` that were measured in this process.
 
     Returns:
         One row a latent and a column ``effect_<class>`` each, ``effect_foreground`` for the mean of the foreground's

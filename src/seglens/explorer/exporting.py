@@ -1,4 +1,4 @@
-"""What is shown, as files: the table of latents with the names that people gave, and the map's places."""
+"""Export what is shown: the table of latents with the names that people gave, and the map's places."""
 
 import io
 from collections.abc import Iterator

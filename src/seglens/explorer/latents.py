@@ -113,7 +113,7 @@ def survey(segmenter: str, state: CurrentState) -> SurveyProgress:
 
 @router.get("/{latent}")
 def page(segmenter: str, latent: int, state: CurrentState) -> LatentPage:
-    """What is known of one latent."""
+    """Page of one latent."""
     opened = state.run.opened(segmenter)
     opened.has_latent(latent)
     return LatentPage(

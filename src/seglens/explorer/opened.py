@@ -39,7 +39,7 @@ BATCH = 4
 
 
 class UnknownError(KeyError):
-    """What was asked for by a name or number that this run does not have."""
+    """Raised for a name or number that this run does not have."""
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -93,7 +93,7 @@ class Opened:
 
     @property
     def atlas(self) -> LatentAtlas:
-        """What its latents mean."""
+        """Atlas of its latents."""
         return self._once("atlas", lambda: LatentAtlas.read(self.run.artifact(f"atlas/{self.name}")))
 
     @property

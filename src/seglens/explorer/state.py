@@ -1,4 +1,4 @@
-"""What every route works with."""
+"""State that every route works with."""
 
 from dataclasses import dataclass, field
 from typing import Annotated

@@ -66,7 +66,7 @@ class _Array:
 
 
 def read_pickle(path: Path, *, max_bytes: int = MAX_BYTES) -> Any:
-    """What a pickle of NumPy arrays holds; nothing in it is run.
+    """Read pickles of NumPy arrays; nothing in them is run.
 
     Args:
         path: the file, protocol 0 to 5.
@@ -101,7 +101,7 @@ class _Machine:
         self.spare_bytes = 0
 
     def run(self, program: bytes) -> Any:
-        """What the program leaves."""
+        """Run the program and return what it leaves."""
         self.spare_bytes = 2 * len(program)
         for step, (opcode, argument, position) in enumerate(pickletools.genops(io.BytesIO(program))):
             if step >= MAX_STEPS:

@@ -22,7 +22,7 @@ class YamlError(ValueError):
 
 @dataclass(frozen=True)
 class Parsed:
-    """What a text says.
+    """Content of a YAML text, and where each value stands in it.
 
     Attributes:
         content: mappings, lists, numbers, texts, dates, truths and None.

@@ -66,7 +66,7 @@ class Template:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What a set of points is made of.
+    """Tissue shares of a set of points.
 
     Attributes:
         grey: share of grey matter, 0 to 1.
@@ -132,7 +132,7 @@ class Head:
     def may_reach(
         self, points: Float[Tensor, "n 3"], low: tuple[float, ...], high: tuple[float, ...]
     ) -> Bool[Tensor, " n"]:
-        """Which points (mm) may go into a box of the template (corners, mm); the others certainly do not."""
+        """Mark points (mm) that may go into a box of the template (corners, mm); the others certainly do not."""
         # a displacement is a mean of lattice values, so none is larger than the largest of them
         reach = self.amplitude_mm * float(self.displacement.values.abs().max()) + 1e-3
         turned = self._turned(points)
@@ -214,7 +214,7 @@ def make_head(
 
 
 def sample_anatomy(template: Template, points: Float[Tensor, "n 3"]) -> Anatomy:
-    """What lies at template positions.
+    """Anatomy at template positions.
 
     Args:
         template: the brain.

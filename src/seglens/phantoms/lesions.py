@@ -57,7 +57,7 @@ class Lesion:
         return float(covered[0]), float(covered[-1])
 
     def truth(self) -> dict[str, Any]:
-        """What was planted, JSON-able."""
+        """Planted truth, JSON-able."""
         names = ("seed", "core_mm", "necrosis_mm", "whole_mm", "coverage")
         return {"seed_mm" if name == "seed" else name: getattr(self, name) for name in names}
 
@@ -188,7 +188,7 @@ def equivalent_radius(times: np.ndarray) -> np.ndarray:
 
 
 def compartments(lesion: Lesion, points: Float[Tensor, "n 3"], anatomy: Anatomy) -> Compartments:
-    """What a lesion makes of points of the brain.
+    """Compartments of a lesion at points of the brain.
 
     Args:
         lesion: the tumour.

@@ -1,4 +1,4 @@
-"""What makes a population: one set of priors per named factor, from the literature.
+"""Populations of phantoms: one set of priors per named factor, from the literature.
 
 A population is a choice of prior for every factor, so any single difference between two populations can be switched on
 alone. Every range is drawn uniformly, and every prior of a factor consumes the same random numbers: with one seed, two
@@ -69,7 +69,7 @@ class EdemaPrior:
 
 @dataclass(frozen=True)
 class EnhancementPrior:
-    """What the core is made of.
+    """Prior of the composition of the core.
 
     Attributes:
         necrosis: radius of the necrosis as a share of the core's.
@@ -284,7 +284,7 @@ def resolve(population: str, factors: Mapping[str, str]) -> Population:
 
 
 def sources(population: str, factors: Mapping[str, str]) -> dict[str, str]:
-    """Which population the prior of each factor comes from."""
+    """Name the population from which the prior of each factor comes."""
     return {
         name: factors.get(name, population) for name in FACTORS if getattr(POPULATIONS[population], name) is not None
     }

@@ -1,4 +1,4 @@
-"""What points of a subject are made of: relaxation times, contrast agent, and the label that they get."""
+"""Tissue of points of a subject: relaxation times, contrast agent, and the label that they get."""
 
 from typing import NamedTuple
 

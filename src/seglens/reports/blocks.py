@@ -1,4 +1,4 @@
-"""What a page is made of: plain frozen values, which the template turns into HTML (and escapes)."""
+"""Blocks of a page: plain frozen values, which the template turns into HTML (and escapes)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

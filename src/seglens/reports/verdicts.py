@@ -1,4 +1,4 @@
-"""What an edit did to its class, judged only against the numbers of its baselines and controls."""
+"""Judge an edit of a class, only against the numbers of its baselines and controls."""
 
 from collections.abc import Iterable, Mapping
 

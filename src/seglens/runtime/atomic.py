@@ -84,7 +84,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def clear_refusals(path: Path) -> Iterator[None]:
-    """What a disk refuses inside the block, said so that it can be mended.
+    """Turn what a disk refuses inside the block into a message that says how to mend it.
 
     Args:
         path: what is being written.

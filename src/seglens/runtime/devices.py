@@ -1,4 +1,4 @@
-"""What a device is good at."""
+"""Abilities of a device."""
 
 import torch
 

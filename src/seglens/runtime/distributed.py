@@ -98,7 +98,7 @@ def broadcast_from_main(compute: Callable[[], T]) -> T:
 
 
 def gather_object(own: Mapping[int, T]) -> list[T]:
-    """What all processes made, in order of its numbers; every number belongs to one process."""
+    """Gather what all processes made, in order of its numbers; every number belongs to one process."""
     parts: list[Any] = [own]
     if rank_and_size()[1] > 1:
         sign_of_life()
@@ -173,7 +173,7 @@ class _AllReduce(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """What all processes' results ask of this process's part."""
+        """Sum what all processes' results ask of this process's part."""
         total = gradient.clone()
         dist.all_reduce(total)
         return total

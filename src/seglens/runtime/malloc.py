@@ -1,4 +1,4 @@
-"""What the C library does with memory that a tensor has given back."""
+"""Settings of the C library for memory that a tensor has given back."""
 
 import ctypes
 import sys

@@ -83,7 +83,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first; the name of its kind where it says nothing."""
+    """First line of an error's message; the name of its kind where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

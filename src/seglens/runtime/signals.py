@@ -1,4 +1,4 @@
-"""What a running process owes whoever started it: it stops when it is asked to, and shows that it lives.
+"""Duties of a running process to whoever started it: it stops when asked to, and shows that it lives.
 
 A signal (SIGTERM, Ctrl-C) raises `Stopped` where the process is. Whatever is being written appears whole or not at all,
 so that is safe anywhere; a loop whose state is worth keeping runs in `by_steps`, ends its step and writes a checkpoint.

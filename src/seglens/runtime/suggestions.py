@@ -1,4 +1,4 @@
-"""What a message says of a name that there is not."""
+"""Suggestions in a message about a name that there is not."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

@@ -109,7 +109,7 @@ def preprocessing_of(segmenter: Segmenter) -> Preprocessing:
 def _row(
     part: GroupMember, name: str, mask: NDArray[np.uint8], codes: Mapping[int, int], cohort: Cohort
 ) -> dict[str, Any]:
-    """What is said of a case in ``cases.json``."""
+    """Row of a case in ``cases.json``."""
     paths = {sequence: part.case.images[sequence].path for sequence in cohort.sequences}
     return {
         "case": part.case.id,

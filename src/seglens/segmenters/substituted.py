@@ -16,7 +16,7 @@ class Substituted(nn.Module):
         self.network = network
 
     def forward(self, compute: Callable[[], Logits]) -> Logits:
-        """What the network computes with the weights that it has now."""
+        """Compute the network with the weights that it has now."""
         return compute()
 
     def logits(self, compute: Callable[[], Logits], values: Mapping[str, Tensor]) -> Logits:

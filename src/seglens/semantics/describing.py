@@ -33,7 +33,7 @@ SLICES_AT_ONCE = 2
 
 @dataclass(frozen=True)
 class Measured:
-    """What one pass over the slices leaves.
+    """Sums and exemplars of one pass over the slices.
 
     Attributes:
         sums: mass of every latent in every region, pixels x activation.

@@ -88,7 +88,7 @@ class TopExemplars:
     def result(
         self,
     ) -> tuple[Int64[Tensor, "e 3"], Float[Tensor, " e"], Float[Tensor, "e h w"], Float[Tensor, "e R"]]:
-        """What was kept, by latent and then from the highest: (latent, rank, row), scores, maps, sums over regions."""
+        """Kept exemplars, by latent and then from the highest: (latent, rank, row), scores, maps, sums over regions."""
         latents, ranks = (self._scores > 0).nonzero(as_tuple=True)
         places = self._places[latents, ranks]
         found = torch.stack([latents, ranks, self._rows[places]], dim=1)

@@ -64,7 +64,7 @@ def suggest_names(atlas: LatentAtlas, ask: Ask, *, n_latents: int = 50, progress
 
 
 def figures_of(row: Mapping[str, Any], labels: Mapping[int, str]) -> str:
-    """What is said of one latent, as JSON: its figures, under class names that are cut down to a line."""
+    """Figures of one latent as JSON, under class names that are cut down to a line."""
     figures = {"name": line_of(row["name"])} | {name: row.get(name) for name in FIGURES}
     for label in labels.values():
         shown = line_of(label) or "(unnamed class)"

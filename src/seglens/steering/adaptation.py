@@ -42,7 +42,7 @@ OPERATIONS = ("multiply", "add")
 
 @dataclass(frozen=True)
 class SteeringResult:
-    """What steering one class of one segmenter on one cohort gave.
+    """Result of steering one class of one segmenter on one cohort.
 
     Attributes:
         results: one record a policy and operation, best held-out first.

@@ -1,4 +1,4 @@
-"""What of a network may be fitted on a few patients: latents, and what they must beat (see `fitted`)."""
+"""Parts of a network that may be fitted on a few patients: latents, and what they must beat (see `fitted`)."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""Which latents to pull: by what they fire on, and by what they do to a class.
+"""Attribution of a class to latents: by what they fire on, and by what they do to the class.
 
 Class association alone picks weak latents (one may fire on edema and move nothing behind it), so it demands firing
 mass and lift, and stands beside the signed causal effect: gradient x code, on errors and hits of the selection slices.
@@ -56,7 +56,7 @@ class LatentAttribution:
     spread: Float[Tensor, " m"] = field(default_factory=lambda: torch.zeros(0))
 
     def repair(self, kind: str) -> Float[Tensor, " m"]:
-        """What scaling or shifting up each latent repairs: false negatives gain log odds, false positives lose them.
+        """Repair by scaling or shifting up each latent: false negatives gain log odds, false positives lose them.
 
         Each region counts with its share of the wrong pixels; with no wrong pixel at all the hits stand in.
 
@@ -207,7 +207,7 @@ def ablated_latents(
     objective: Callable[[Scores], Mapping[str, float]],
     batch_size: int = 16,
 ) -> tuple[list[int], list[int]]:
-    """What each latent is good for, measured: zero it alone and see what becomes of the objective.
+    """Ablate each latent alone and measure what becomes of the objective.
 
     Args:
         lens: a segmenter through the dictionary of one of its hookpoints.

@@ -27,7 +27,7 @@ Comparison = Callable[[SliceSet], Sequence[Method]]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What cross-validation over the selection patients says.
+    """Verdict of cross-validation over the selection patients.
 
     Attributes:
         intervention: the latent edit, fitted on all selection patients; None where no edit helps.

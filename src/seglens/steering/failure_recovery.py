@@ -41,7 +41,7 @@ N_EXAMPLES = 6
 
 @dataclass(frozen=True)
 class FailureResult:
-    """What edits recovered of a segmenter's worst slices.
+    """Result of edits on a segmenter's worst slices.
 
     Attributes:
         results: one record a policy, held_out first. Dice of a slice: mean over the classes in its mask.

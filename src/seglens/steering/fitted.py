@@ -119,7 +119,7 @@ class Labelled:
 
     @property
     def patients(self) -> list[str]:
-        """Who they are."""
+        """Names of the patients."""
         return sorted(self.slices.index["patient"].unique())
 
     def batches(self, folds: Sequence[int] | None = None) -> list[LabelledBatch]:

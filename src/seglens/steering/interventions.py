@@ -63,7 +63,7 @@ class CachedBatch:
         return self.once(("activation", hookpoint), lambda: self._captured(hookpoint))
 
     def once(self, key: object, computed: Callable[[], Any]) -> Any:
-        """What ``computed`` gives, kept with the batch: for what many interventions have in common."""
+        """Result of ``computed``, kept with the batch: for what many interventions have in common."""
         if key not in self._kept:
             self._kept[key] = computed()
         return self._kept[key]

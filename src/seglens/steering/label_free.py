@@ -137,7 +137,7 @@ def sample_tokens(lens: Lens, slices: SliceSet, *, batch_size: int = 16) -> Toke
 
 @dataclass(frozen=True)
 class UnlabelledEvidence:
-    """What images alone say of a candidate.
+    """Evidence for a candidate from images alone.
 
     Attributes:
         shares: [K] predicted share of the brain of each class.

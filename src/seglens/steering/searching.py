@@ -25,7 +25,7 @@ Objective = Callable[[Scores], dict[str, float]]
 
 @dataclass(frozen=True)
 class ChosenEdit:
-    """What a policy chose, and from what.
+    """Choice of a policy, and from what it was made.
 
     Attributes:
         edit: the edit; an identity where nothing beat the untouched network on the selection slices.

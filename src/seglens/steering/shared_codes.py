@@ -21,7 +21,7 @@ KEPT_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Contribution:
-    """What some latents contribute to an activation.
+    """Contribution of some latents to an activation.
 
     Attributes:
         grid: their codes through the decoder, in the activation's scale and memory layout.
@@ -66,7 +66,7 @@ class SharedCodes:
         return codes
 
     def part(self, grid: TokenGrid, latents: Sequence[int]) -> Contribution | None:
-        """What some latents contribute; None where none of them fires."""
+        """Contribution of some latents; None where none of them fires."""
 
         def computed() -> Contribution | None:
             codes = self.codes(grid, latents)
@@ -76,7 +76,7 @@ class SharedCodes:
         return part
 
     def slice_part(self, grid: TokenGrid, latents: Int[Tensor, "B s"]) -> Contribution | None:
-        """What latents of its own contribute to each slice; None where none of them fires."""
+        """Contribution of latents of its own to each slice; None where none of them fires."""
 
         def computed() -> Contribution | None:
             dictionary = self.dictionary

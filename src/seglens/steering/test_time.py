@@ -109,7 +109,7 @@ def batch_statistics(segmenter: Segmenter, slices: SliceSet, *, batch_size: int 
 
 
 def unfitted(segmenter: Segmenter, target: SliceSet, source: SliceSet) -> list[Intervention]:
-    """What needs neither a mask nor a choice: augmentations, histogram matching, statistics of batch norms.
+    """Baselines that need neither a mask nor a choice: augmentations, histogram matching, statistics of batch norms.
 
     Args:
         segmenter: of the source cohort.

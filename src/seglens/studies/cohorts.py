@@ -127,7 +127,7 @@ def settle(files: Files, report: CheckReport, folder: Path, *, strict: bool) -> 
 
 
 def preprocessing_of(settings: StudySettings, reports: Sequence[CheckReport]) -> Preprocessing:
-    """What every network of a study is shown.
+    """Preprocessing of every network of a study.
 
     Args:
         settings: of the study.
@@ -223,7 +223,7 @@ def _facts_of_cases(cohort: Cohort) -> dict[str, Any]:
 
 
 def _limits(cohort: Cohort) -> dict[str, Any]:
-    """What was waived of the limits that decide whether a file is read at all; {} where all are the usual ones.
+    """Waived limits that decide whether a file is read at all; {} where all are the usual ones.
 
     Slices do not depend on them but by the cases that are left out; the check does, or raising a cap would not help.
     """

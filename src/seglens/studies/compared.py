@@ -1,4 +1,4 @@
-"""What two dictionaries share: by weights where they live in one activation space, by function always."""
+"""Latents that two dictionaries share: by weights where they live in one activation space, by function always."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -144,7 +144,7 @@ def probe_of(slices: SliceSet) -> SliceSet:
 
 
 class Probed:
-    """What one side's network computes at its hookpoint on the probes: one pass for any number of dictionaries."""
+    """Activations of one side's network at its hookpoint on the probes: one pass for any number of dictionaries."""
 
     def __init__(self, side: Compared, probes: Sequence[SliceSet]):
         from seglens.activations.extraction import each_grid
@@ -171,7 +171,7 @@ def _by_function(codes: tuple[Codes, Codes], elsewhere: Codes) -> tuple[PairFigu
 
 
 def _functional_ceilings(codes: tuple[Codes, Codes], again: Sequence[Codes]) -> dict[str, list[float]]:
-    """What matching by function finds between two dictionaries of one model, for each side."""
+    """Matches by function between two dictionaries of one model, for each side."""
     from seglens.diffing.functional import functional_alignment
 
     found = [functional_alignment(plain, other).mean_correlation for plain, other in zip(codes, again, strict=True)]

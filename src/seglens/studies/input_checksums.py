@@ -1,4 +1,4 @@
-"""What a folder remembers of the files that were read for it, and the one report of what was wrong with them."""
+"""Checksums that a folder keeps of the files that were read for it, and the one report of what was wrong with them."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping

@@ -15,7 +15,7 @@ DAMAGED = "damaged"
 
 @dataclass(frozen=True)
 class StageIntegrity:
-    """What became of a finished stage.
+    """Integrity of a finished stage.
 
     Attributes:
         stage: its name.
@@ -33,7 +33,7 @@ class StageIntegrity:
 
 @dataclass(frozen=True)
 class RunIntegrity:
-    """What a run's folder holds.
+    """Integrity of a run's folder.
 
     Attributes:
         path: the folder.
@@ -140,7 +140,7 @@ def repair(integrity: RunIntegrity) -> list[Path]:
 
 
 def _fault(folder: Path, recorded: str) -> str:
-    """What is wrong with an artifact; "" for nothing."""
+    """Fault of an artifact; "" for none."""
     if not folder.exists():
         return "its artifact is gone"
     try:

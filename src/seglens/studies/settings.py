@@ -1,4 +1,4 @@
-"""What a study is asked to do: one YAML file, checked before any work."""
+"""Settings of a study: one YAML file, checked before any work."""
 
 import re
 from collections.abc import Callable, Sequence

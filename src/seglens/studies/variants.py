@@ -86,6 +86,6 @@ def random_rotation(width: int, seed: int) -> Tensor:
 
 
 def alive_latents(dictionary: SparseAutoencoder, store: ActivationStore) -> Tensor:
-    """Which latents fire on a sample of activations: bool [m]."""
+    """Mark latents that fire on a sample of activations: bool [m]."""
     rows = torch.randperm(store.n_tokens, generator=torch.Generator().manual_seed(0))[:ALIVE_TOKENS]
     return dictionary.encode(store.tokens(rows.sort().values)).firing_counts() > 0

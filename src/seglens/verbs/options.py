@@ -1,4 +1,4 @@
-"""What the verbs have in common: exit codes, and options that mean the same wherever they stand."""
+"""Exit codes and options that mean the same in every verb."""
 
 from pathlib import Path
 from typing import Annotated

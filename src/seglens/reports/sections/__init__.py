@@ -1,1 +1,1 @@
-"""What each part of the report says, one module a section."""
+"""Sections of the report, one module each."""

@@ -116,7 +116,7 @@ _RULES = {
 
 
 def _shown(slices: SliceSet) -> list[Block]:
-    """What of an image a network is shown, and the label pixels that it is not shown."""
+    """Preprocessing of the images that a network is shown, and the label pixels that it is not shown."""
     own = slices.preprocessing
     if own is None:
         return []

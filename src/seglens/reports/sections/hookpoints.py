@@ -1,4 +1,4 @@
-"""What each place in a network is worth to its masks, measured before anything was fitted there."""
+"""Section of hookpoints: the worth of each place to the masks, measured before anything was fitted there."""
 
 from seglens.reports.blocks import Block, Cell, Chart, Fold, Paragraph, Section, head, table
 from seglens.reports.charts import NARROW, Bar, bar_chart

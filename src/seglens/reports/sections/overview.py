@@ -1,4 +1,4 @@
-"""What was run, and what it showed."""
+"""Section of the run itself, and what it showed."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Which latents two models share: never a share without its floor, its ceiling and whether the pairs fire together."""
+"""Section of shared latents: never a share without floor, ceiling and whether the pairs fire together."""
 
 from collections.abc import Sequence
 from dataclasses import fields

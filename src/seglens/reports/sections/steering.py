@@ -1,4 +1,4 @@
-"""What changing latents did to a class: curves over alpha, and before and after beside every baseline and control."""
+"""Section of changed latents: curves over alpha, and before and after beside every baseline and control."""
 
 from collections.abc import Sequence
 from typing import get_args
