@@ -12,7 +12,7 @@ from seglens.runtime.malloc import keep_freed_memory
 from seglens.runtime.signals import Stopped, asked_to_stop, heeding_signals
 from seglens.studies.table import analysis_table, verbs_of
 from seglens.verbs.analyses import verb_of
-from seglens.verbs.cohorts import check, phantom, predict
+from seglens.verbs.data import check, phantom, predict
 from seglens.verbs.foreign import convert_pkl, name, unpack
 from seglens.verbs.options import DONE, FAULT, QUARANTINED, REFUSED
 from seglens.verbs.runs import doctor, explore, report

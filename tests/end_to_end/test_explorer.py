@@ -190,13 +190,13 @@ def test_effects_on_dice_are_those_of_whole_passes(client, quick_run):
 
 
 def test_what_two_ask_for_at_once_is_measured_once(quick_run, monkeypatch):
-    measured, sweep = [], effects.sweep
+    measured, sweep = [], zeroing.sweep
 
     def counted(segmenter, dictionary, slices, edits, *, batch_size):
         measured.extend(edits)
         return sweep(Lens(segmenter, dictionary), slices, edits, batch_size=batch_size)
 
-    monkeypatch.setattr(effects, "sweep", counted)
+    monkeypatch.setattr(zeroing, "sweep", counted)
     with TestClient(create_app(quick_run.path), base_url=HERE) as client, ThreadPoolExecutor(2) as pool:
         address = "/api/segmenters/adult/effects?latents=3&latents=5"
         one, other = pool.map(client.get, [address, address])
@@ -205,7 +205,7 @@ def test_what_two_ask_for_at_once_is_measured_once(quick_run, monkeypatch):
 
 
 def test_a_latent_without_an_effect_counts_as_measured(quick_run, monkeypatch):
-    monkeypatch.setattr(effects, "_dice", lambda *_: [{"foreground": None}, {"foreground": None}])
+    monkeypatch.setattr(zeroing, "_dice", lambda *_: [{"foreground": None}, {"foreground": None}])
     with TestClient(create_app(quick_run.path), base_url=HERE) as client:
         assert packed(client.get("/api/segmenters/adult/latents"))[1]["measured"] == []
         client.get("/api/segmenters/adult/effects?latents=3")

@@ -21,7 +21,7 @@ from seglens.cohorts.source_options import SourceOptions
 from seglens.segmenters.architectures import build_segmenter
 from seglens.segmenters.prediction import predict_cohort
 from seglens.segmenters.segmenter import Segmenter
-from seglens.verbs.cohorts import predict
+from seglens.verbs.data import predict
 
 ALL_ORIENTATIONS = [
     "".join(letters) for axes in itertools.permutations(("LR", "PA", "IS")) for letters in itertools.product(*axes)

@@ -13,7 +13,7 @@ from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.preprocessing import Preprocessing
 from seglens.cohorts.slices import SliceSampling, prepare_slices
 from seglens.cohorts.source_options import SourceOptions
-from seglens.verbs.cohorts import Files, check
+from seglens.verbs.data import FileOptions, check
 
 PICTURES = SourceOptions(
     images="images/{patient}.png", masks="masks/{patient}.png", labels=WHOLE_TUMOUR_LABELS, mask_values={0: 0, 255: 1}
@@ -71,7 +71,7 @@ def test_row_55_a_dark_organ_is_shown_whole(tmp_path: Path) -> None:
 def test_row_55_the_check_says_which_rule_and_what_it_blanks(tmp_path: Path, capsys) -> None:
     """`seglens check` names the rule and what it blanks, by case, label and share, and how to keep every pixel."""
     pictures(tmp_path / "c", [chest(0)])
-    files = Files(layout="folder", sequences=["T1"], images=PICTURES.images, masks=PICTURES.masks)
+    files = FileOptions(layout="folder", sequences=["T1"], images=PICTURES.images, masks=PICTURES.masks)
     assert check(tmp_path / "c", files=files) == 0
     assert "foreground none: no label pixel is blanked" in capsys.readouterr().out
     assert check(tmp_path / "c", files=files, foreground="brain") == 0

@@ -12,7 +12,7 @@ from seglens.cohorts.checks import check_cohort
 from seglens.cohorts.layouts import read_cohort
 from seglens.studies.example import EXAMPLE
 from seglens.studies.input_checksums import remember
-from seglens.verbs.cohorts import Files
+from seglens.verbs.data import FileOptions
 
 
 def run(monkeypatch, *arguments: str) -> int:
@@ -105,7 +105,7 @@ def test_check_of_two_data_sets_reports_both_and_takes_patients(monkeypatch, cap
         assert run(monkeypatch, "check", str(tmp_path / name), "--out", str(tmp_path / "seen")) == cli.QUARANTINED
     report = (tmp_path / "seen/quarantine.txt").read_text()
     assert all(name in report for name in ("one", "two"))
-    found = Files(patient="^[a-z]+").cohort(tmp_path / "one")
+    found = FileOptions(patient="^[a-z]+").cohort(tmp_path / "one")
     assert {case.patient for case in found.cases} == {"a"}
 
 

@@ -36,7 +36,7 @@ MODULES = {
         "planes",
     ),
     *("stacks", "walking", "market", "restyling", "planted", "joint", "common_tokens", "kept_activations"),
-    *("directions", "faces", "condition", "inputs", "paper", "phantom", "contest", "corrections", "levers"),
+    *("directions", "faces", "condition", "inputs", "paper", "contest", "corrections", "levers"),
 }
 LIMITS = re.compile(r"_?(MOST|LARGEST|LONGEST|MINIMUM|LEAST|SMALLEST)(_|$)")
 """A limit is called MAX or MIN."""

@@ -52,7 +52,7 @@ def create_app(run: Path) -> FastAPI:
     )
     app.state.explorer = State(OpenedRun(run), Names(run))
     app.include_router(overview, prefix="/api")
-    for module in (effects, latents, cases, proposing, comparing, exporting, volumes):
+    for module in (zeroing, latents, cases, proposing, comparing, exporting, volumes):
         app.include_router(module.router, prefix="/api")
     app.add_exception_handler(UnknownError, _unknown)
     app.add_exception_handler(ValueError, _refused)

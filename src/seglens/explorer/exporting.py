@@ -10,9 +10,9 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Response
 
 from seglens.explorer.answers import BINARY, arrays_answer
-from seglens.explorer.effects import measured_effects
 from seglens.explorer.opened import Opened, OpenedRun
 from seglens.explorer.state import CurrentState, State
+from seglens.explorer.zeroing import measured_effects
 
 router = APIRouter(prefix="/segmenters/{segmenter}", tags=["share"])
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")

@@ -12,10 +12,10 @@ from pydantic import BaseModel
 from seglens.diffing.records import PairRecord
 from seglens.explorer.answers import BINARY, arrays_answer
 from seglens.explorer.comparing import PARTNER, sharing
-from seglens.explorer.effects import compared_rows, measured_effects
 from seglens.explorer.names import GivenName
 from seglens.explorer.opened import Opened, OpenedRun, UnknownError, grey
 from seglens.explorer.state import CurrentState
+from seglens.explorer.zeroing import compared_rows, measured_effects
 
 router = APIRouter(prefix="/segmenters/{segmenter}/latents", tags=["latents"])
 EXAMPLES = 8

@@ -65,7 +65,7 @@ class Opened:
     Attributes:
         name: of the segmenter.
         run: that it is of.
-        effects: of latents that were measured in this process, the change of Dice by class (see `explorer.effects`).
+        effects: of latents that were measured in this process, the change of Dice by class (see `explorer.zeroing`).
     """
 
     name: str

@@ -9,7 +9,7 @@ from seglens.reports.wording import plain, plural
 
 SHORT = 14
 """Rows of a table that is shown open."""
-LONGEST = 200
+MAX_ROWS = 200
 """Rows of a table on the page; the file holds all."""
 
 
@@ -21,7 +21,7 @@ def table_block(name: str, rows: pl.DataFrame, *, folded: bool = False) -> Block
         rows: the table; the first column and those of words stand left.
         folded: closed even where it is short.
     """
-    shown = rows.head(LONGEST)
+    shown = rows.head(MAX_ROWS)
     words = {
         column
         for place, column in enumerate(rows.columns)
@@ -35,7 +35,7 @@ def table_block(name: str, rows: pl.DataFrame, *, folded: bool = False) -> Block
         )
         for row in shown.iter_rows(named=True)
     ]
-    note = f"The first {LONGEST} of {rows.height} rows; {name}.parquet holds all." if rows.height > LONGEST else ""
+    note = f"The first {MAX_ROWS} of {rows.height} rows; {name}.parquet holds all." if rows.height > LONGEST else ""
     block: Table = table(plain(name), [plain(column) for column in rows.columns], cells, note)
     if rows.height > SHORT or folded:
         return Fold(f"Table: {plain(name)} ({plural(rows.height, 'row')})", (block,))

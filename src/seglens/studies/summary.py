@@ -26,7 +26,7 @@ def summarise(run: Run, settings: StudySettings, analyses: Mapping[str, Analysis
 
 
 def _documents(run: Run, row: Analysis) -> list[dict[str, Any]]:
-    """What the units of an analysis found, each under ``of``."""
+    """Findings of the units of an analysis, each under ``of``."""
     found = []
     for stage in run.stages(f"{row.name}/"):
         artifact = run.artifact(stage)

@@ -7,11 +7,11 @@ import torch
 from seglens.dictionaries.codes import Codes
 from seglens.experiments import (
     NotApplicableError,
-    alignment,
+    alignment_methods,
     architectures,
     classes,
-    failures,
     layers,
+    recovered_failures,
     shared,
     swap,
     universal,
@@ -67,7 +67,7 @@ class TestAlignment:
 
     def test_a_permuted_copy_is_found_by_function(self):
         permuted = self.codes[:, [2, 0, 3, 1]]
-        row = alignment.functional_rows((Codes.from_dense(self.codes), Codes.from_dense(permuted)), 8)
+        row = alignment_methods.functional_rows((Codes.from_dense(self.codes), Codes.from_dense(permuted)), 8)
         assert row["code correlation"][0] == pytest.approx(1)
         assert row["stability"][0] == 1
         assert row["n"][0] == 4
@@ -76,7 +76,7 @@ class TestAlignment:
         one = self.codes * torch.tensor([5.0] * 32 + [1.0] * 32)[:, None]
         other = one.clone()
         other[:32] = other[:32, [1, 0, 2, 3]]  # the first cohort's slices match other latents than the second's
-        row = alignment.functional_rows((Codes.from_dense(one), Codes.from_dense(other)), 8)
+        row = alignment_methods.functional_rows((Codes.from_dense(one), Codes.from_dense(other)), 8)
         assert row["stability"][0] == 1
 
     def test_filters_keep_what_is_close_and_what_agrees(self):
@@ -91,7 +91,9 @@ class TestAlignment:
             }
         )
         metrics = pl.DataFrame({"method": ["m"] * 3, "filter": ["none", "tau", "shared"]})
-        found = dict(alignment.with_function(metrics, matched, both).select("filter", "code correlation").iter_rows())
+        found = dict(
+            alignment_methods.with_function(metrics, matched, both).select("filter", "code correlation").iter_rows()
+        )
         assert found["tau"] == found["shared"] == pytest.approx(1)
         assert found["none"] < 0.9
 
@@ -114,7 +116,7 @@ class TestFailures:
     )
 
     def test_recovered_share_and_worsened_share(self):
-        rows = {row["method"]: row for row in failures.recovered(self.slices).iter_rows(named=True)}
+        rows = {row["method"]: row for row in recovered_failures.recovered(self.slices).iter_rows(named=True)}
         oracle = rows["latents, oracle"]
         assert oracle["recovered share"] == 0.5
         assert oracle["worsened share"] == 0.25
@@ -123,7 +125,7 @@ class TestFailures:
         assert rows["component filter (CCF)"]["recovered share"] == 0
 
     def test_alpha_1_is_the_untouched_network(self):
-        rows = {row["alpha"]: row for row in failures.over_alpha(self.slices).iter_rows(named=True)}
+        rows = {row["alpha"]: row for row in recovered_failures.over_alpha(self.slices).iter_rows(named=True)}
         assert rows[1.0]["mean Dice"] == pytest.approx(0.25)
         assert rows[2.0]["recovered share"] == 0.25
 

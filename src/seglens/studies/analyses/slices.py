@@ -65,7 +65,7 @@ def read(study: "Study", artifact: "Artifact", name: str) -> "SliceSet":
 
 
 def _preprocessing(study: "Study") -> "Preprocessing":
-    """What every network of the study is shown."""
+    """Preprocessing of every network of the study."""
     from seglens.cohorts.foreground import AUTO
     from seglens.studies.cohorts import preprocessing_of
 

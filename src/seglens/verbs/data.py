@@ -53,7 +53,7 @@ def _pairs_of(key: Callable[[str], Any], value: Callable[[str], Any], what: str)
 
 @Parameter(name="*", negative="")
 @dataclass(frozen=True, kw_only=True)
-class Files(SourceOptions):
+class FileOptions(SourceOptions):
     """How a cohort's files are found and what is allowed of them.
 
     Attributes:
@@ -89,7 +89,7 @@ class Files(SourceOptions):
         return read_cohort(path, options, sequences=self.sequences or sequences, with_masks=with_masks)
 
 
-DEFAULTS = Files()
+DEFAULTS = FileOptions()
 
 
 def phantom(
@@ -127,7 +127,7 @@ def phantom(
 def check(
     cohort: Annotated[Path, Parameter(help="The cohort's folder.")],
     *,
-    files: Files = DEFAULTS,
+    files: FileOptions = DEFAULTS,
     out: Annotated[
         Path | None,
         Parameter(help="Write quarantine.json and quarantine.txt there, and know these files again the next time."),
@@ -168,7 +168,7 @@ def predict(
     cohort: Annotated[Path, Parameter(help="The cohort's folder; masks are not needed.")],
     *,
     out: Annotated[Path, Parameter(help="Folder for the masks; must not exist.")],
-    files: Files = DEFAULTS,
+    files: FileOptions = DEFAULTS,
     edits: Annotated[Path | None, Parameter(help="JSON file of latent edits to steer by.")] = None,
     dictionary: Annotated[Path | None, Parameter(help="Folder of the dictionary that the edits are of.")] = None,
     strict: Strict = False,

@@ -6,7 +6,7 @@ from cyclopts.exceptions import CycloptsError
 from PIL import Image
 
 from seglens.cli import app
-from seglens.verbs.cohorts import Files, pairs
+from seglens.verbs.data import FileOptions, pairs
 
 
 @pytest.mark.parametrize("text", ["a", "a=1,b"])
@@ -32,7 +32,7 @@ def test_every_option_of_a_source_is_one_of_the_command(tmp_path: Path, capsys: 
     done = app(command, exit_on_error=False, print_error=False, result_action="return_value")
     assert (done, "2 cases" in capsys.readouterr().out) == (0, True)
     _, bound, _ = app.parse_args(command, exit_on_error=False, print_error=False)
-    assert bound.arguments["files"] == Files(
+    assert bound.arguments["files"] == FileOptions(
         images="i{number}.png",
         masks="m{number}.png",
         patient="[01]",
