@@ -35,7 +35,7 @@ def table_block(name: str, rows: pl.DataFrame, *, folded: bool = False) -> Block
         )
         for row in shown.iter_rows(named=True)
     ]
-    note = f"The first {MAX_ROWS} of {rows.height} rows; {name}.parquet holds all." if rows.height > LONGEST else ""
+    note = f"The first {MAX_ROWS} of {rows.height} rows; {name}.parquet holds all." if rows.height > MAX_ROWS else ""
     block: Table = table(plain(name), [plain(column) for column in rows.columns], cells, note)
     if rows.height > SHORT or folded:
         return Fold(f"Table: {plain(name)} ({plural(rows.height, 'row')})", (block,))

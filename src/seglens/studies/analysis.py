@@ -1,4 +1,4 @@
-"""What an analysis of a study is: one row of a table, from which all the rest follows.
+"""Analyses of a study: each is one row of a table, from which all else follows.
 
 Order, resume, workers, the command's verbs, summary.json and the report read the table (`seglens.studies.table`).
 A row is light to import: its functions import what they compute with when they are called.
