@@ -18,7 +18,7 @@ class OtherRecordWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Provenance:
-    """What computed an artifact.
+    """Record of what computed an artifact: versions, kernels, threads.
 
     Attributes:
         versions: package to version, "absent" where it is not installed.

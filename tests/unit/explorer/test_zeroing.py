@@ -1,8 +1,8 @@
 import polars as pl
 import pytest
+from seglens.explorer.effects import compared, compared_rows, measured_effects, strongest
 
 from seglens.dictionaries.lens import Lens
-from seglens.explorer.effects import compared, compared_rows, measured_effects, strongest
 from seglens.explorer.opened import UnknownError
 from seglens.steering.edits import LatentEdit, steer
 
