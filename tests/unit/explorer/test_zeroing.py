@@ -1,9 +1,9 @@
 import polars as pl
 import pytest
-from seglens.explorer.effects import compared, compared_rows, measured_effects, strongest
 
 from seglens.dictionaries.lens import Lens
 from seglens.explorer.opened import UnknownError
+from seglens.explorer.zeroing import compared, compared_rows, measured_effects, strongest
 from seglens.steering.edits import LatentEdit, steer
 
 
@@ -38,7 +38,7 @@ def test_a_change_is_the_dice_without_less_the_dice_with(held, explored, first, 
 def test_what_was_measured_is_kept_and_stands_in_columns(held, first, alive, monkeypatch):
     assert measured_effects(first).null_count().row(0) == (first.dictionary.n_latents,) * 2
     (change,) = compared("first", held, [alive])
-    monkeypatch.setattr("seglens.explorer.effects.sweep", None)  # a second measurement would fail
+    monkeypatch.setattr("seglens.explorer.zeroing.sweep", None)  # a second measurement would fail
     assert compared("first", held, [alive]) == [change]
     table = measured_effects(first)
     assert table.columns == ["effect_foreground", "effect_tumour"]

@@ -11,8 +11,8 @@ from seglens.steering.edits import change_of
 from seglens.steering.interventions import CachedBatch, Intervention, change_intervention, evaluate_interventions
 from seglens.steering.label_free import (
     CRITERIA,
-    Evidence,
     LatentMatch,
+    UnlabelledEvidence,
     by_composition,
     by_guarded_entropy,
     by_shares,
@@ -152,7 +152,7 @@ def test_class_shares_and_composition_find_the_planted_factor(segmenter, evaluat
     """The masks of this world are what latent 3 three times as strong would give, its shares so those of the source."""
     truth = Truth.of(evaluation.masks(), evaluation.labels)
     shares = truth.counts(evaluation.masks()).sum(0)[:, 2].double()
-    source = Evidence(shares / shares.sum(), torch.ones(3), torch.ones(3), 0.0)
+    source = UnlabelledEvidence(shares / shares.sum(), torch.ones(3), torch.ones(3), 0.0)
     found = evidence_of(edits, segmenter, evaluation)
     assert picked(by_shares(found, source)) in {"x2", "x4"}
     doubled = found["x2"]
@@ -162,7 +162,7 @@ def test_class_shares_and_composition_find_the_planted_factor(segmenter, evaluat
 
 def test_the_composition_of_a_lesion_does_not_depend_on_its_size():
     def evidence(*shares):
-        return Evidence(torch.tensor(shares, dtype=torch.float64), torch.zeros(3), torch.zeros(3), 0.0)
+        return UnlabelledEvidence(torch.tensor(shares, dtype=torch.float64), torch.zeros(3), torch.zeros(3), 0.0)
 
     found = {"none": evidence(0.9, 0.09, 0.01), "half": evidence(0.97, 0.02, 0.01), "same": evidence(0.8, 0.05, 0.15)}
     assert picked(by_composition(found, evidence(0.6, 0.1, 0.3))) == "same"
@@ -171,7 +171,7 @@ def test_the_composition_of_a_lesion_does_not_depend_on_its_size():
 
 def test_the_guard_keeps_entropy_from_predicting_nothing():
     def evidence(entropy, *shares):
-        return Evidence(torch.tensor(shares, dtype=torch.float64), torch.zeros(3), torch.zeros(3), entropy)
+        return UnlabelledEvidence(torch.tensor(shares, dtype=torch.float64), torch.zeros(3), torch.zeros(3), entropy)
 
     found = {
         "none": evidence(0.3, 0.9, 0.05, 0.05),
