@@ -21,7 +21,7 @@ from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.records import PairRecord
-from seglens.explorer import effects
+from seglens.explorer import zeroing
 from seglens.explorer.access import Guard
 from seglens.explorer.app import AT_ONCE, create_app
 from seglens.explorer.opened import Opened

@@ -11,7 +11,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 from seglens.documents import to_document
-from seglens.explorer import cases, comparing, effects, exporting, latents, proposing, volumes
+from seglens.explorer import cases, comparing, exporting, latents, proposing, volumes, zeroing
 from seglens.explorer.names import Names
 from seglens.explorer.opened import OpenedRun, UnknownError
 from seglens.explorer.state import CurrentState, State
