@@ -135,6 +135,7 @@ def segmenter(name: str, **more: Any) -> SegmenterRecord:
         "trained_on": name,
         "init_from": None,
         "hookpoint": "stage3",
+        "hookpoint_reason": None,
         "seconds": 60.0,
         "scores": {},
         "effects": (),

@@ -93,6 +93,7 @@ class SegmenterRecord:
         trained_on: cohort.
         init_from: segmenter that it went on from.
         hookpoint: where it is opened; None before it has a dictionary.
+        hookpoint_reason: why there, where the study left the choice; None where it did not, or nothing was measured.
         seconds: that training took; None where that is not known.
         scores: cohort to scores on its test slices.
         effects: of every hookpoint and class; none where they were not measured.
@@ -103,6 +104,7 @@ class SegmenterRecord:
     trained_on: str
     init_from: str | None
     hookpoint: str | None
+    hookpoint_reason: str | None
     seconds: float | None
     scores: Mapping[str, ScoreSummary]
     effects: tuple[EffectRecord, ...]

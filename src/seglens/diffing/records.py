@@ -70,6 +70,25 @@ class MatchingRecord:
 
 
 @dataclass(frozen=True)
+class BoundRecord:
+    """The shared latents of a pair by one alignment method, between floor and ceiling.
+
+    Attributes:
+        method: its name.
+        share: of the live latents of the narrower side, 0..1.
+        floor: the same between sides that have nothing in common.
+        ceiling: the same between two fits of one model.
+        calibrated: 0 is the floor, 1 the ceiling; None where they do not part.
+    """
+
+    method: str
+    share: float
+    floor: float
+    ceiling: float
+    calibrated: float | None
+
+
+@dataclass(frozen=True)
 class AlignmentRecord:
     """What two dictionaries share.
 
@@ -88,6 +107,7 @@ class AlignmentRecord:
         n_source: width.
         n_target: width of the target.
         methods: way to match -> filter -> figures.
+        bounds: of every way to match, by weights and by codes.
         same_segmenter_start: both segmenters go back to the same weights.
         same_sae_seed: both dictionaries began at the same weights.
     """
@@ -106,6 +126,7 @@ class AlignmentRecord:
     n_source: int | None = None
     n_target: int | None = None
     methods: Mapping[str, Mapping[str, MatchingRecord]] | None = None
+    bounds: tuple[BoundRecord, ...] | None = None
     same_segmenter_start: bool | None = None
     same_sae_seed: bool | None = None
 

@@ -48,6 +48,10 @@ def _chart(one: SegmenterRecord) -> Chart:
         )
     title = f"{plain(one.name)}: fall of foreground Dice when a hookpoint is replaced by its mean"
     caption = f"{plain(one.name)}: opened at {plain(one.hookpoint or 'none of them')}."
+    if one.hookpoint is not None and one.hookpoint_reason is not None:
+        caption += (
+            f" Chosen for all models of its architecture, by the weakest effect among them: {one.hookpoint_reason}"
+        )
     return Chart(title, bar_chart(title, bars), bar_chart(title, bars, width=NARROW), caption)
 
 

@@ -48,6 +48,9 @@ def sharing_section(summary: Summary) -> Section:
     rows = range_rows(summary)
     figure = Chart(TITLE, range_chart(rows), range_chart(rows, width=NARROW), CAPTION, KEYS)
     blocks: list[Block] = [figure, *_universal(summary), _matrix(entries), _numbers(entries)]
+    bounds = [_bounds(entry) for entry in entries if entry.bounds]
+    if bounds:
+        blocks.append(Fold("Every way to match, between its floor and its ceiling", tuple(bounds)))
     methods = [block for entry in entries if (block := _methods(entry)) is not None]
     if methods:
         blocks.append(
@@ -140,6 +143,18 @@ def _circumstances(entry: AlignmentRecord) -> str:
         fact(entry.same_sae_seed, "same SAE seed", "other SAE seed"),
     ]
     return ", ".join(one for one in facts if one)
+
+
+def _bounds(entry: AlignmentRecord) -> Block:
+    rows = [
+        (
+            head(plain(one.method)),
+            *(percent(share, 1) for share in (one.floor, one.share, one.ceiling)),
+            Cell(number(one.calibrated), strong=True),
+        )
+        for one in entry.bounds or ()
+    ]
+    return table(pair_of(entry), ("Method", "Floor", "Raw share", "Ceiling", "Calibrated"), rows)
 
 
 def _methods(entry: AlignmentRecord) -> Block | None:

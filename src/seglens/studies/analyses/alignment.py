@@ -93,7 +93,7 @@ def summary(run: "Run", settings: "StudySettings") -> dict[str, Any]:
 
 def _record(artifact: "Artifact") -> "AlignmentRecord":
     from seglens.diffing.alignment import Alignment
-    from seglens.diffing.records import AlignmentRecord, FunctionRecord, PairRecord
+    from seglens.diffing.records import AlignmentRecord, BoundRecord, FunctionRecord, PairRecord
 
     pair = artifact.record("pair", PairRecord)
     figures = pair.figures
@@ -122,6 +122,7 @@ def _record(artifact: "Artifact") -> "AlignmentRecord":
         n_source=alignment.n_source,
         n_target=alignment.n_target,
         methods=_methods(artifact.table("methods")),
+        bounds=tuple(BoundRecord(**row) for row in artifact.table("bounds").to_dicts()),
         same_segmenter_start=bool(alignment.notes["same_segmenter_start"]),
         same_sae_seed=bool(alignment.notes["same_sae_seed"]),
     )

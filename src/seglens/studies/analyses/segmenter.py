@@ -100,10 +100,21 @@ def _record(run: "Run", settings: "StudySettings", name: str) -> "SegmenterRecor
         trained_on=own.cohort,
         init_from=own.init_from,
         hookpoint=run.artifact(fitted).document("dictionary")["hookpoint"] if fitted in run else None,
+        hookpoint_reason=_reason(run, settings, name),
         seconds=run.timings.get(f"segmenter/{name}"),
         scores={cohort: Scores(run.artifact(stage).table("scores")).summary() for cohort, stage in scored.items()},
         effects=tuple(EffectRecord(*row) for row in effects),
     )
+
+
+def _reason(run: "Run", settings: "StudySettings", name: str) -> str | None:
+    from seglens.studies.hookpoints import common_hookpoint
+
+    stages = [f"effects/{other}" for other in settings.alike(name)]
+    if settings.hookpoint != "auto" or not all(stage in run for stage in stages):
+        return None
+    effects = [run.artifact(stage).table("effects") for stage in stages]
+    return common_hookpoint(effects, settings.minimum_effect).reason
 
 
 SEGMENTER = Analysis(

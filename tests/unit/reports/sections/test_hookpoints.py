@@ -18,3 +18,10 @@ def test_bars_tell_the_fall_and_which_one_was_chosen() -> None:
 
 def test_unmeasured_is_said() -> None:
     assert hookpoints_section(summary()).blocks[0].text == "No hookpoint was measured."
+
+
+def test_why_a_hookpoint_was_chosen_is_said() -> None:
+    reason = "s1 (0.60 of foreground Dice, 32 channels, 64 tokens a slice): the deepest of 1."
+    one = segmenter("m", hookpoint="s1", hookpoint_reason=reason, effects=(effect("s1", 0.1),))
+    chart = next(block for block in hookpoints_section(summary(segmenters=[one])).blocks if block.kind == "chart")
+    assert chart.caption.startswith("m: opened at s1.") and chart.caption.endswith(reason)

@@ -1,3 +1,6 @@
+from tests.records import alignment, summary
+
+from seglens.diffing.records import BoundRecord
 from seglens.reports.sections.sharing import sharing_section
 from seglens.runs import Run
 from seglens.summaries import summary_of
@@ -24,3 +27,14 @@ def test_methods_are_given_with_and_without_the_filter(full_run: Run) -> None:
     assert table.columns == ("Method", *(f"{figure}, {words}" for words in kept for figure in figures))
     assert [cell.text for cell in table.rows[0][1:4]] == ["0.710", "0.100", "64"]
     assert [row[0].text for row in table.rows] == ["hungarian dual", "greedy", "sinkhorn", "encoder only"]
+
+
+def test_every_method_stands_between_its_bounds() -> None:
+    bounds = (BoundRecord("greedy", 0.6, 0.5, 0.7, 0.5), BoundRecord("functional", 0.4, 0.4, 0.4, None))
+    section = sharing_section(summary(alignments=[alignment(0.6, bounds=bounds)]))
+    table = next(block for block in section.blocks if block.kind == "fold").blocks[0]
+    assert table.columns == ("Method", "Floor", "Raw share", "Ceiling", "Calibrated")
+    assert [[cell.text for cell in row[:5]] for row in table.rows] == [
+        ["greedy", "50.0%", "60.0%", "70.0%", "0.50"],
+        ["functional", "40.0%", "40.0%", "40.0%", "–"],
+    ]
