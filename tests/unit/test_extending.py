@@ -8,19 +8,33 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 from tests.crash import smallest_study
 from tests.faults.scans import head, write_nifti
+from tests.toys import LABELS, slices_of
 
+import seglens as sl
 from seglens.cli import app
 from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.source_options import SourceOptions
+from seglens.dictionaries.codes import Codes
+from seglens.dictionaries.fit_settings import FitSettings
+from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.diffing.agreement import alignment_metrics
+from seglens.diffing.bounds import BoundedSide, Side, bounded
+from seglens.diffing.methods import alignment_method
+from seglens.diffing.sharing import align
 from seglens.runs import Run
+from seglens.segmenters.segmenter import Segmenter
+from seglens.segmenters.training import TrainingSettings, train_segmenter
 from seglens.studies.settings import StudySettings
 from seglens.studies.table import BUILT_IN
 
@@ -55,6 +69,20 @@ def install(site: Path, module: str, code: str, row: str) -> None:
     (about / "entry_points.txt").write_text("\n".join(lines))
 
 
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Install the module of a recipe in this process."""
+
+    def laid_down(module: str, heading: str) -> None:
+        site, blocks = tmp_path / "site", recipe(heading)
+        site.mkdir()
+        monkeypatch.syspath_prepend(str(site))
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        install(site, module, blocks["python"], blocks["toml"])
+
+    return laid_down
+
+
 def test_a_layout_of_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     folder = tmp_path / "hospital"
     for number in range(3):
@@ -80,6 +108,95 @@ def test_a_layout_of_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     (folder / "lesions/s1.nii.gz").unlink()
     assert app(["check", str(folder)], exit_on_error=False, result_action="return_value") == 3
     assert "[no_mask]" in capsys.readouterr().out
+
+
+def test_an_architecture(package, tmp_path):
+    slices = slices_of(8)
+    with pytest.raises(ValueError, match="no architecture 'plain-cnn'"):
+        sl.build_segmenter("plain-cnn", sequences=("T1",), labels=LABELS, size=32)
+    package("plain_cnn", "An architecture")
+
+    settings = TrainingSettings(steps=2, batch_size=4, architecture_settings={"width": 16})
+    fresh = sl.build_segmenter("plain-cnn", sequences=("T1",), labels=LABELS, size=32, settings={"width": 16})
+    trained = train_segmenter(slices, architecture="plain-cnn", settings=settings)
+    assert trained.hash != fresh.hash
+    assert list(trained.hookpoints) == ["first", "second"]
+    assert trained.module_at("second") is trained.network[3]
+    loaded = Segmenter.load(trained.save(tmp_path / "saved"))
+    assert loaded.hash == trained.hash
+    assert loaded.architecture["settings"] == {"width": 16}
+    images = slices.images(range(2))
+    assert torch.equal(loaded.logits(images), trained.logits(images))
+    assert trained.logits(images).shape == (2, 3, 32, 32)
+
+    lens = sl.fit_lens(loaded, "second", slices, settings=FitSettings(steps=3))
+    assert lens.dictionary.d_in == 16
+    assert lens.view(images).grid == (16, 16)
+    with pytest.raises(ValueError, match="size 33: plain-cnn needs a multiple of 2"):
+        sl.build_segmenter("plain-cnn", sequences=("T1",), labels=LABELS, size=33)
+    study = {
+        "sequences": ["FLAIR"],
+        "cohorts": {"a": {"sources": [{"path": str(tmp_path)}]}},
+        "segmenters": {"a": {"cohort": "a", "architecture": "plain-cnn"}},
+    }
+    assert StudySettings.parse(study, "a study").segmenters["a"].architecture == "plain-cnn"
+
+
+def test_an_alignment_method(package):
+    package("mutual_nearest", "An alignment method")
+    method = alignment_method("mutual")
+    similarity = np.array([[0.9, 0.1, 0.0], [0.8, 0.2, 0.1], [0.1, 0.3, 0.7]])
+    assert method.match(similarity).tolist() == [0, -1, 2]
+
+    def side(seed):
+        dictionary = SparseAutoencoder(8, 12, k=2, seed=seed)
+        return Side(dictionary, torch.ones(12, dtype=torch.bool), Codes.from_dense(torch.zeros(5, 12)))
+
+    table = alignment_metrics(side(0).dictionary, side(1).dictionary, tau=0.2, n_trials=2)
+    rows = {row["filter"]: row for row in table.filter(table["method"] == "mutual").to_dicts()}
+    assert set(rows) == {"none", "tau", "shared"}
+    assert rows["none"]["collision"] == 0.0  # each has one nearest: no two share a partner
+    assert 0 < rows["none"]["n"] < 12
+    assert 0 <= rows["none"]["stability"] <= 1
+
+    # one side came out the same again, the other did not
+    source, target = BoundedSide(side(0), side(1), side(0)), BoundedSide(side(2), side(3), side(4))
+    found = bounded(method, source, target, 0.2)
+
+    def share(one, other):
+        pairs = align(side(one).dictionary, side(other).dictionary, tau=0.2, method="mutual").pairs
+        return pairs["shared"].sum() / 12
+
+    assert found.method == "mutual"
+    assert found.share == pytest.approx(share(0, 2))
+    assert found.floor == pytest.approx((share(0, 3) + share(2, 1)) / 2)
+    assert found.ceiling == pytest.approx((1.0 + share(2, 4)) / 2)
+    assert share(0, 0) == 1.0
+
+
+def test_your_own_module(tmp_path):
+    blocks = recipe("Your own module")
+    assert set(blocks) == {"python"}  # no row
+    code: dict[str, Any] = {"__name__": "two_scales"}
+    exec(compile(blocks["python"], str(PAGE), "exec"), code)
+    network = code["TwoScales"]()
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    segmenter = code["wrapped"](tmp_path / "weights.safetensors")
+    slices = slices_of(8, sequences=("T1c", "FLAIR"))
+    assert segmenter.predict(slices.images(range(2))).shape == (2, 32, 32)
+    assert segmenter.preprocessing.foreground == "brain"
+
+    lens, atlas = code["look"](segmenter, slices, slices)
+    assert (lens.hookpoint, lens.dictionary.d_in) == ("coarse", 24)
+    assert atlas.n_latents == lens.dictionary.n_latents
+    assert atlas.table["firing_rate"].max() > 0
+    loaded = Segmenter.load(segmenter.save(tmp_path / "saved"), network=code["TwoScales"]())
+    assert loaded.hash == segmenter.hash
+    assert loaded.preprocessing == segmenter.preprocessing
+    with pytest.raises(ValueError, match="give network="):
+        Segmenter.load(tmp_path / "saved")
+    with pytest.raises(ValueError, match="its sequences are T1, the segmenter's T1c, FLAIR"):
+        code["look"](segmenter, slices_of(4), slices)
 
 
 @pytest.fixture
