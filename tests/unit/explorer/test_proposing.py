@@ -1,9 +1,12 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from tests.records import failure, scores, steering
 
 from seglens.explorer.proposing import proposals
 from seglens.runs import Run
+from seglens.steering.edits import LatentEdit
 
 
 @pytest.fixture
@@ -16,35 +19,29 @@ def proposed(held, first, monkeypatch):
             Run, "stages", lambda _self, prefix="": [name for name in results if name.startswith(prefix)]
         )
         monkeypatch.setattr(
-            Run, "artifact", lambda _self, stage: SimpleNamespace(document=lambda _name: results[stage])
+            Run, "artifact", lambda _self, stage: SimpleNamespace(record=lambda _name, _kind: results[stage])
         )
         return proposals("first", held)
 
     return of
 
 
-def steering(first, **changes):
-    described = {
-        "dictionary_hash": first.dictionary_hash,
-        "mode": "difference",
-        "operation": "multiply",
-        "value": 2.0,
-        "latents": [3, 1],
-        "where": "active",
-        "gate": None,
-    }
-    entry = {"chosen_by": "selection patients", "edit": "x2", "alpha": 2.0, "is_identity": False}
-    return entry | {"edit_description": described | changes}
+def steered(first, more=None, **changes):
+    described = {"latents": (3, 1), "operation": "multiply", "value": 2.0, "where": "active"} | changes
+    edit = LatentEdit(**{"hookpoint": first.hookpoint, "dictionary_hash": first.dictionary_hash} | described)
+    figures = scores({"edema": 0.5})
+    given = {"chosen_by": "selection patients", "edit": "x2", "edit_description": edit.description()}
+    return steering(figures, figures, {}, **given | (more or {}))
 
 
 def test_an_edit_of_a_steering_stage_is_proposed_once(proposed, first):
-    found = proposed(**{"steering/first@discs": [steering(first), steering(first)], "atlas/first": [steering(first)]})
+    found = proposed(**{"steering/first@discs": [steered(first), steered(first)], "atlas/first": [steered(first)]})
     assert [one.model_dump() for one in found] == [
         {
             "stage": "steering/first@discs",
             "chosen_by": "selection patients",
             "edit": "x2",
-            "latents": [3, 1],
+            "latents": [1, 3],
             "operation": "multiply",
             "value": 2.0,
             "where": "active",
@@ -54,23 +51,21 @@ def test_an_edit_of_a_steering_stage_is_proposed_once(proposed, first):
 
 @pytest.mark.parametrize(
     "change",
-    [{"dictionary_hash": "another"}, {"mode": "replace"}, {"operation": "swap"}, {"gate": {"label": "tumour"}}],
+    [{"dictionary_hash": "another"}, {"mode": "replace"}, {"operation": "swap"}, {"gate": 2}],
 )
 def test_what_cannot_be_turned_by_hand_is_left_out(proposed, first, change):
-    assert proposed(**{"steering/a": [steering(first, **change)]}) == []
+    assert proposed(**{"steering/a": [steered(first, **change)]}) == []
 
 
 @pytest.mark.parametrize("change", [{"alpha": None}, {"is_identity": True}])
 def test_what_differs_by_slice_or_changes_nothing_is_left_out(proposed, first, change):
-    assert proposed(**{"steering/a": [steering(first) | change]}) == []
+    assert proposed(**{"steering/a": [steered(first, change)]}) == []
 
 
 def test_a_failures_stage_tells_latents_and_alpha(proposed):
-    entry = {"segmenter": "first", "chosen_by": "held-out", "edit": "top", "operation": "multiply"}
-    entry |= {"latents": [5], "alpha": 0.5}
-    oracle = entry | {"edit": "oracle", "latents": [], "alpha": None}
-    other = entry | {"segmenter": "second"}
-    (found,) = proposed(**{"failures/a": [entry, oracle, other]})
+    entry = failure(3, 1, segmenter="first", latents=(5,), alpha=0.5)
+    oracle = replace(entry, policy="oracle", edit="oracle", latents=None, alpha=None)
+    (found,) = proposed(**{"failures/a": [entry, oracle, replace(entry, segmenter="second")]})
     assert (found.latents, found.operation, found.value, found.where) == ([5], "multiply", 0.5, "everywhere")
 
 

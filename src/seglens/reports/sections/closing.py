@@ -154,8 +154,9 @@ def repeat_section(settings: Mapping[str, Any], hashes: Mapping[str, str], compu
     )
     if computed:
         blocks.append(Paragraph(computed, "note"))
-    text = json.dumps(without_folders(settings), indent=2, ensure_ascii=False)
-    blocks.append(Fold("Settings", (Code(text), Paragraph("Folders of data are cut to their last part.", "note"))))
+    if settings:
+        text = json.dumps(without_folders(settings), indent=2, ensure_ascii=False)
+        blocks.append(Fold("Settings", (Code(text), Paragraph("Folders of data are cut to their last part.", "note"))))
     if hashes:
         rows = [(head(stage), Cell(value[:16], text_cell=True)) for stage, value in hashes.items()]
         blocks.append(Fold("Hash of every result", (table("First 16 digits", ("Stage", "Hash"), rows),)))
