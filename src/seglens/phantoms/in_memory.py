@@ -38,9 +38,9 @@ def phantom_cohort(
         ValueError: an unknown population, factor or sequence, or a number that is too small.
 
     Example:
-        >>> adult = phantom_cohort("adult")  # doctest: +SKIP
-        >>> adult.train.images().shape[1:]  # doctest: +SKIP
-        torch.Size([2, 64, 64])
+        >>> adult = phantom_cohort("adult", subjects=5, size=32, slices=3)
+        >>> adult.train.images().shape[1:]
+        torch.Size([2, 32, 32])
     """
     with TemporaryDirectory(prefix="seglens-phantoms-") as folder:
         place = Path(folder) / population
