@@ -29,14 +29,13 @@ from seglens.steering.searching import candidates_of, random_searches, search
 from seglens.steering.shared_codes import SharedCodes
 from seglens.steering.sweep import UNEDITED, RowChange, always, sweep, sweep_changes
 
+Alphas = Mapping[Operation, tuple[float, ...]]
 PAPER_ALPHAS = (0.25, 0.5, 1.0, 2.0, 5.0)
-HELD_OUT_ALPHAS: Mapping[Operation, tuple[float, ...]] = {
-    "multiply": (0.25, 0.5, 2.0, 5.0),
-    "add": (-1.0, -0.5, 0.5, 1.0),
-}
+HELD_OUT_ALPHAS: Alphas = {"multiply": (0.25, 0.5, 2.0, 5.0), "add": (-1.0, -0.5, 0.5, 1.0)}
 MODE_RULE = "FP where at least two thirds of the errors are foreground that is predicted and not there, FN where at \
 most one third are; else mixed (a foreground pixel of a wrong class is one error of each kind)"
 N_EXAMPLES = 6
+OWN_COLUMNS = ("row", UNEDITED, *get_args(Policy))
 
 
 @dataclass(frozen=True)
@@ -240,7 +239,7 @@ def recover(
         dice_all_after=everywhere.dice(edit="held_out").value,
     )
     if drawn:
-        best = _outcome(dice, f"random {max(range(random_draws), key=lambda draw: on_selection[draw])}", minimum_gain)
+        best = _outcome(dice, f"random {max(range(random_draws), key=on_selection.__getitem__)}", minimum_gain)
         held_out = replace(
             held_out,
             random_best_recovered=best.recovered,
@@ -256,8 +255,7 @@ def recover(
         chosen_by="the evaluated slice's own mask",
         is_identity=own.shape[1] == 0,
     )
-    results = [held_out, oracle]
-    return FailureResult(results, table, _examples(lens, failing, table, edit=chosen.edit, own=own))
+    return FailureResult([held_out, oracle], table, _examples(lens, failing, table, edit=chosen.edit, own=own))
 
 
 def worst_slices(
@@ -361,7 +359,6 @@ def _table(
     )
     taken = oracle_choice(scores, [f"oracle {alpha:g}" for alpha in PAPER_ALPHAS if alpha != 1], target=None)
     alphas = {UNEDITED: 1.0} | {f"oracle {alpha:g}": alpha for alpha in PAPER_ALPHAS}
-    kept = ("row", UNEDITED, *get_args(Policy))
     return failing.index.select("case", "patient", "volume").with_columns(
         pl.Series("row", rows, dtype=pl.UInt32),
         pl.Series("mode", [error_mode(p, n) for p, n in wrong.select("false_positive", "false_negative").iter_rows()]),
@@ -372,7 +369,7 @@ def _table(
         dice["oracle"].alias("dice_oracle"),
         pl.Series("oracle_alpha", [alphas[edit] for edit in taken["edit"]]),
         pl.Series("oracle_latents", own.tolist(), dtype=pl.List(pl.Int32)),
-        *(dice[name].alias(f"dice_{name}") for name in dice.columns if name not in kept),
+        *(dice[name].alias(f"dice_{name}") for name in dice.columns if name not in OWN_COLUMNS),
     )
 
 
