@@ -18,7 +18,7 @@ FILE = "summary.json"
 
 @dataclass(frozen=True)
 class PhantomRecord:
-    """What a phantom cohort was drawn from."""
+    """Origin of a phantom cohort."""
 
     population: str
     factors: Mapping[str, str]
@@ -64,7 +64,7 @@ class CohortRecord:
 
 @dataclass(frozen=True)
 class EffectRecord:
-    """What mean ablation at a hookpoint does to a class's pooled Dice; None where the class is nowhere.
+    """Effect of mean ablation at a hookpoint on a class's pooled Dice; None where the class is nowhere.
 
     Attributes:
         hookpoint: where.
@@ -129,7 +129,7 @@ class DictionaryRecord(QualityRecord):
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run found; a stage that was not run leaves an empty list.
+    """Findings of a run; a stage that was not run leaves an empty list.
 
     Attributes:
         study: its name.

@@ -1,4 +1,4 @@
-"""What a network computes inside: hooks, extraction, stores."""
+"""Computations inside a network: hooks, extraction, stores."""
 
 import lazy_loader
 

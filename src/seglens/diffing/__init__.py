@@ -1,4 +1,4 @@
-"""Which latents two models share, between floor and ceiling."""
+"""Latents that two models share, between floor and ceiling."""
 
 import lazy_loader
 

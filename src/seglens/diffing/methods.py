@@ -16,7 +16,7 @@ ENTRY_POINTS = "seglens.alignment_methods"
 
 @dataclass(frozen=True)
 class PairEvidence:
-    """What is known of the matched pairs of two dictionaries.
+    """Evidence about the matched pairs of two dictionaries.
 
     Attributes:
         similarity: of each pair: cosines ``"encoder"`` and ``"decoder"`` for a method by weights, ``"correlation"`` of

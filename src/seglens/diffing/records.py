@@ -1,4 +1,4 @@
-"""What comparing two dictionaries found, as it is written, read and reported. Shares are in 0..1."""
+"""Records of comparing two dictionaries, as each is written, read and reported. Shares are in 0..1."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -90,7 +90,7 @@ class BoundRecord:
 
 @dataclass(frozen=True)
 class AlignmentRecord:
-    """What two dictionaries share.
+    """Record of a pair of dictionaries: what they share.
 
     Attributes:
         source: one segmenter.

@@ -79,7 +79,7 @@ class Entry:
 
     @property
     def record(self) -> EntryRecord:
-        """What is written of it."""
+        """Record that is written of it."""
         return EntryRecord(
             name=self.name,
             side=self.side,

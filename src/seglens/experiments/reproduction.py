@@ -28,7 +28,7 @@ FILE = "reproduction.json"
 
 @dataclass(frozen=True)
 class FindingRecord:
-    """What finding.json holds: the tables' names and order, and what stands beside them (see `ExperimentResult`)."""
+    """Content of finding.json: the tables' names and order, and what stands beside them (see `ExperimentResult`)."""
 
     tables: tuple[str, ...]
     headline: tuple[tuple[str, float | None], ...]

@@ -22,7 +22,7 @@ WEAK = 0.1
 
 
 def plain_findings(summary: Summary) -> list[str]:
-    """What a run showed, in plain language, the most useful first.
+    """Findings of a run in plain language, the most useful first.
 
     Args:
         summary: of a run; what was not run gives no sentence.

@@ -51,7 +51,7 @@ def compared(value: float, other: float) -> int:
 
 
 def steering_finding(entry: SteeringRecord) -> str:
-    """What one edit did to its class, beside its best baseline and its controls."""
+    """Describe what one edit did to its class, beside its best baseline and its controls."""
     name = entry.class_name
     before, after = entry.before.dice(name).value, entry.after.dice(name).value
     assert before is not None and after is not None

@@ -1,4 +1,4 @@
-"""What everything stands on: processes, signals, memory, files that appear whole or not at all."""
+"""Foundation of everything: processes, signals, memory, files that appear whole or not at all."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What a latent means."""
+"""Meaning of a latent."""
 
 import lazy_loader
 

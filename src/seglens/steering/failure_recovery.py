@@ -284,10 +284,8 @@ def error_mode(false_positive: int, false_negative: int) -> str:
 
 def mean_slice_dice(scores: Scores) -> dict[str, float]:
     """Mean over slices of the foreground Dice, for each edit."""
-    means = (
-        scores.slice_dice(convention="slice_present").group_by("edit", maintain_order=True).agg(pl.col("dice").mean())
-    )
-    return dict(means.iter_rows())
+    dice = scores.slice_dice(convention="slice_present")
+    return dict(dice.group_by("edit", maintain_order=True).agg(pl.col("dice").mean()).iter_rows())
 
 
 def slice_activity(

@@ -1,4 +1,4 @@
-"""What steering and failure recovery found, as they are written, read and reported."""
+"""Records of steering and failure recovery, as they are written, read and reported."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Extent:
 
 @dataclass(frozen=True)
 class SteeringRecord:
-    """What one policy and operation did to a class.
+    """Record of one policy and operation on a class.
 
     Attributes:
         source: segmenter.
@@ -104,7 +104,7 @@ class ModeOutcome:
 
 @dataclass(frozen=True)
 class FailureRecord:
-    """What one policy made of a segmenter's worst slices.
+    """Record of one policy on a segmenter's worst slices.
 
     Attributes:
         segmenter: its name.

@@ -27,7 +27,7 @@ def run(study: "Study", work: "Work", name: str) -> None:
 
 
 def section(run: "Run", summary: "Summary") -> "Section":
-    """What each place in a network is worth."""
+    """Worth of each place in a network."""
     from seglens.reports.sections.hookpoints import hookpoints_section
 
     return hookpoints_section(summary)
