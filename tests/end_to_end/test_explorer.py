@@ -192,9 +192,9 @@ def test_effects_on_dice_are_those_of_whole_passes(client, quick_run):
 def test_what_two_ask_for_at_once_is_measured_once(quick_run, monkeypatch):
     measured, sweep = [], zeroing.sweep
 
-    def counted(segmenter, dictionary, slices, edits, *, batch_size):
+    def counted(lens, slices, edits, *, batch_size):
         measured.extend(edits)
-        return sweep(Lens(segmenter, dictionary), slices, edits, batch_size=batch_size)
+        return sweep(lens, slices, edits, batch_size=batch_size)
 
     monkeypatch.setattr(zeroing, "sweep", counted)
     with TestClient(create_app(quick_run.path), base_url=HERE) as client, ThreadPoolExecutor(2) as pool:
