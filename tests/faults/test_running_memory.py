@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 from seglens.activations.extraction import extract
 from seglens.activations.live import live_activations
 from seglens.cohorts.layouts import read_cohort
+from seglens.cohorts.preprocessing import Preprocessing
 from seglens.cohorts.slice_set import SliceSet
 from seglens.cohorts.source_options import SourceOptions
 from seglens.dictionaries.lens import Lens
@@ -96,6 +98,7 @@ def test_row_45_masks_of_files(segmenter, tmp_path):
     """`seglens predict`: masks made in halves are those of whole batches, voxel for voxel."""
     files = write_cohort(tmp_path / "files", ["a", "b"])
     cohort = read_cohort(files, SourceOptions(labels=LABELS, mask_values={0: 0, 1: 1, 2: 1, 4: 1}), sequences=["T1"])
+    segmenter = replace(segmenter, preprocessing=Preprocessing(("T1",), segmenter.size, foreground="brain"))
     whole = predict_cohort(segmenter, cohort, folder=tmp_path / "whole", batch_size=8)
     with room_for(4) as sizes:
         assert predict_cohort(segmenter, cohort, folder=tmp_path / "halves", batch_size=8).hash == whole.hash

@@ -292,7 +292,7 @@ def test_row_42_study_with_other_settings(tmp_path):
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
     other = StudySettings.read(tmp_path / "study.yaml").model_dump(mode="json")
     refused = pytest.raises(
-        ValueError, match=r"another study: dictionaries\.k was 32, is 8; seed was 0, is 1\. Give anot"
+        ValueError, match=r'another study: dictionaries\.k was "auto", is 8; seed was 0, is 1\. Give anot'
     )
     with refused, Run(tmp_path / "out").writing(other):
         pass

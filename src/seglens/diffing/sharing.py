@@ -11,8 +11,8 @@ from torch import Tensor
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.alignment import Alignment, calibrated_share
 from seglens.diffing.functional import FunctionalAlignment, functional_alignment, weight_matched_function
-from seglens.diffing.matching import Match, Matcher, cosine
-from seglens.diffing.methods import PairEvidence, alignment_method
+from seglens.diffing.matching import Match, cosine
+from seglens.diffing.methods import AlignmentMethod, PairEvidence, alignment_method
 from seglens.diffing.universal import specific_latents, universal_latents
 from seglens.runtime.resources import require_memory
 
@@ -115,12 +115,12 @@ def align(
     live_source, live_target = live_latents(source, alive_source), live_latents(target, alive_target)
     encoders, decoders = zip(latent_vectors(source, live_source), latent_vectors(target, live_target), strict=True)
     # One projection after the other: both arrays at once are 3.2 GiB at m = 20,480.
-    by_encoder, cosines = _matched(row.match, *encoders)
+    by_encoder, cosines = _matched(row, *encoders)
     matched = by_encoder >= 0
     rows, columns = matched.nonzero()[0], by_encoder[matched]
     similarity_enc = cosines[rows, columns]
     del cosines
-    by_decoder, cosines = _matched(row.match, *decoders)
+    by_decoder, cosines = _matched(row, *decoders)
     similarity_dec = cosines[rows, columns]
     similarity = {"encoder": similarity_enc, "decoder": similarity_dec}
     shared = row.accept(PairEvidence(similarity, by_decoder[rows] == columns), tau)
@@ -153,9 +153,9 @@ def align(
 
 
 def _matched(
-    match: Matcher, a: Float[Tensor, "n_a d_in"], b: Float[Tensor, "n_b d_in_too"]
+    method: AlignmentMethod, a: Float[Tensor, "n_a d_in"], b: Float[Tensor, "n_b d_in_too"]
 ) -> tuple[Match, Float32[np.ndarray, "n_a n_b"]]:
     """The matching of one projection, and the cosine of every pair."""
-    require_memory(3 * 4 * len(a) * len(b), f"matching {len(a)} with {len(b)} latents")
+    require_memory(3 * 4 * len(a) * len(b), f"matching {len(a)} with {len(b)} latents by {method.name}")
     similarity = cosine(a, b)
-    return match(similarity), similarity
+    return method.match(similarity), similarity
