@@ -45,11 +45,11 @@ class QualityRecord:
     dead_share: float
     participation_ratio: float | None
     n_tokens: int
-    dice_untouched: float | None = None
-    dice_reconstructed: float | None = None
-    dice_mean_ablated: float | None = None
-    dice_kept: float | None = None
-    control_explained_variance: float | None = None
+    dice_untouched: float | None
+    dice_reconstructed: float | None
+    dice_mean_ablated: float | None
+    dice_kept: float | None
+    control_explained_variance: float | None
 
 
 @torch.no_grad()
@@ -126,6 +126,11 @@ def _token_figures(dictionary: SparseAutoencoder, store: TokenSource) -> Quality
         dead_share=float((fired == 0).double().mean()),
         participation_ratio=participation_ratio(covariance),
         n_tokens=n,
+        dice_untouched=None,
+        dice_reconstructed=None,
+        dice_mean_ablated=None,
+        dice_kept=None,
+        control_explained_variance=None,
     )
 
 
