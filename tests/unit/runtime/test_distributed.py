@@ -27,9 +27,12 @@ from torch import nn
 from seglens.activations.extraction import extract
 from seglens.artifacts import new_artifact, read_artifact
 from seglens.cohorts.slice_set import SliceSet
+from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.runtime.distributed import alone, rank_range, broadcast_from_main, gather_object, is_main_process,
-launched, own_share, rank_and_size, all_reduce from seglens.runtime.distributed import sum_over_ranks, barrier
+from seglens.runtime.distributed import (
+    all_reduce, alone, barrier, broadcast_from_main, gather_object, is_main_process, launched, own_share,
+    rank_and_size, rank_range, sum_over_ranks,
+)
 from seglens.segmenters.scoring import evaluate
 from seglens.segmenters.segmenter import Segmenter
 from seglens.steering.edits import LatentEdit
@@ -51,9 +54,10 @@ edits = [LatentEdit("middle", dictionary.hash, (1, 4), "multiply", value) for va
 
 
 def results():
+    lens = Lens(model, dictionary)
     return (
         evaluate(model, slices, hd95=True, batch_size=3).table,
-        sweep(model, dictionary, slices, edits, batch_size=3).table,
+        sweep(lens, slices, edits, batch_size=3).table,
         extract(model, slices, "middle", batch_size=3).hash,
     )
 
@@ -82,8 +86,9 @@ with launched() as team:
     assert read_artifact(folder / "made").document("who") == 0
     together = results()
     with alone():
-        assert rank_and_size() == (0, 1) and list(rank_range(3)) == [0, 1, 2] and broadcast_from_main(lambda: rank) ==
-        rank single = results()
+        assert rank_and_size() == (0, 1) and list(rank_range(3)) == [0, 1, 2]
+        assert broadcast_from_main(lambda: rank) == rank
+        single = results()
     assert rank_and_size() == (rank, 3)
     assert together[0].equals(single[0]) and together[1].equals(single[1]) and together[2] == single[2]
     torch.optim.Adam([torch.ones(1, requires_grad=True)])  # imports much of torch while the group is there
@@ -137,7 +142,7 @@ def test_three_processes_agree_and_equal_one(tmp_path, run_ranks):
 
 
 @pytest.mark.parametrize("failing", [0, 1])
-@pytest.mark.parametrize("case", [("ValueError", 2, "time.sleep(100)"), ("OSError", 1, "wait()")])
+@pytest.mark.parametrize("case", [("ValueError", 2, "time.sleep(100)"), ("OSError", 1, "barrier()")])
 def test_who_fails_speaks_and_ends_all_with_the_same_code(tmp_path, run_ranks, failing, case):
     error, code, others = case
     started = time.monotonic()
