@@ -161,7 +161,7 @@ def all_reduce(own: Tensor) -> Tensor:
     Where a loss of the whole batch is made from such sums, every process holds the same loss; each must go back from
     its part of it, ``loss / size``. Then a parameter's gradients, summed over the processes, are those of the loss.
     """
-    return own if rank_and_size()[1] == 1 else _AllReduce.apply(own)
+    return own if rank_and_size()[1] == 1 else _AllReduce.apply(own)  # type: ignore[no-untyped-call]
 
 
 class _AllReduce(torch.autograd.Function):
