@@ -83,6 +83,15 @@ ROWS: Mapping[int, str] = {
     59: "mask with shades, from resizing or JPEG",
     60: "colour pictures as one sequence, grey ones as three",
     61: "layout of an installed package that cannot be used",
+    62: "two classes of one name, or one called foreground",
+    63: "key given twice, case in two splits, contradicting lists",
+    64: "one patient by two spellings",
+    65: "two paths that join to one case, or one slice",
+    66: "settings and options that are no numbers",
+    67: "labels outside 0..255",
+    68: "names too long for a folder",
+    69: "table of absurd size",
+    70: "regular expression that does not end",
 }
 
 HEAD = """\

@@ -96,9 +96,14 @@ def test_row_51_too_deep_too_long(refused):
     [
         ("name: !!python/object/apply:os.getcwd []", "line 1: could not determine a constructor for the tag"),
         ("name: !!python/name:os.system ''", "line 1: could not determine a constructor for the tag"),
-        ("name: 2026-99-99", "line 1: '2026-99-99' cannot be read as tag:yaml.org,2002:timestamp; put text into qu"),
+        (
+            "name: !!timestamp 2026-99-99",
+            "line 1: '2026-99-99' cannot be read as tag:yaml.org,2002:timestamp; put text into qu",
+        ),
         (f"seed: {'9' * 5000}", "line 1: '9999"),
         ("seed: !!int ''", "line 1: '' cannot be read as"),
+        ("seed: !!int 010", "line 1: '010' cannot be read as"),
+        ("seed: !!float 1:30", "line 1: '1:30' cannot be read as"),
         ("store: !!bool maybe", "line 1: 'maybe' cannot be read as"),
         ("name: !!timestamp now", "line 1: 'now' cannot be read as"),
         ("? [a]\n: 1", "line 1: a list or mapping as a key"),

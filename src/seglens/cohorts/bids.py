@@ -9,6 +9,7 @@ from seglens.cohorts.case import Case, ImageRef
 from seglens.cohorts.data_json import labels_of
 from seglens.cohorts.layouts import Found, Layout, Source
 from seglens.cohorts.sequences import canonical_sequence
+from seglens.foreign.plain_numbers import whole_number
 
 _FILE = re.compile(
     r"(?P<case>sub-[^_]+(?:_ses-[^_]+)?)(?P<entities>(?:_[a-z]+-[^_]+)*)_(?P<suffix>[A-Za-z0-9]+)\.nii(?:\.gz)?",
@@ -84,9 +85,15 @@ def _lookup(root: Path, files: Sequence[Path]) -> tuple[Path, dict[str, int]] | 
     table = min(tables, key=lambda file: (len(file.relative_to(root).parts), file))
     try:
         rows = list(csv.DictReader(table.read_text(encoding="utf-8-sig").splitlines(), delimiter="\t"))
-        return table, {row["name"]: int(row["index"]) for row in rows}
+        named = [(row["name"], whole_number(row["index"])) for row in rows]
     except (OSError, KeyError, TypeError, ValueError):
         raise ValueError(f"{table} is no table with the columns index and name, tab-separated; mend it") from None
+    found: dict[str, int] = {}
+    for name, value in named:
+        if name in found:
+            raise ValueError(f"{table} calls the values {found[name]} and {value} {name!r}; name each once")
+        found[name] = value
+    return table, found
 
 
 LAYOUT = Layout("bids", detect, read, "sub-*/anat")

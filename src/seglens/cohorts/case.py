@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from seglens.cohorts.label_names import alike, label_faults
 from seglens.cohorts.source_options import STRICT, Reading
 
 TUMOUR_LABELS: Mapping[int, str] = {0: "background", 1: "necrotic_core", 2: "edema", 3: "enhancing"}
@@ -100,7 +101,9 @@ class Cohort:
         deal: deals cases to splits as this cohort's were; None where the splits were given.
 
     Raises:
-        ValueError: double ids, unknown ids in a split, a patient in two splits, a mask value without a label.
+        ValueError: double ids, ids or patients that differ only by capitals, Unicode form or blanks, unknown ids in a
+            split, a case or patient in two splits, labels that `refuse_labels` refuses, a mask value without a label, a
+            sequence twice.
     """
 
     name: str
@@ -112,7 +115,9 @@ class Cohort:
     deal: Callable[[Sequence[Case]], Splits] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        problems = [*_double_ids(self.cases), *_split_problems(self.cases, self.splits)]
+        problems = [*_double_names(self.cases), *_split_problems(self.cases, self.splits), *label_faults(self.labels)]
+        if len(set(self.sequences)) < len(self.sequences):
+            problems.append(f"the sequences {', '.join(self.sequences)} name one twice; name each once")
         if self.labels.get(0) is None:
             problems.append(f"labels {dict(self.labels)} have no 0; give the background's name under 0")
         unknown = {value for case in self.cases for value in case.mask_values.values()} - set(self.labels)
@@ -243,10 +248,31 @@ def split_by_patient(cases: Sequence[Case], fractions: Mapping[str, float], seed
     return {name: tuple(case.id for case in cases if split_of[case.patient] == name) for name in shares}
 
 
-def _double_ids(cases: Sequence[Case]) -> list[str]:
-    seen = Counter(case.id.casefold() for case in cases)
-    double = sorted({case.id for case in cases if seen[case.id.casefold()] > 1})
-    return [f"the case ids {', '.join(double[:10])} occur twice or differ only by capitals"] if double else []
+def _double_names(cases: Sequence[Case]) -> list[str]:
+    """Ids that occur twice, and ids or patients that a person could not tell apart."""
+    problems = []
+    ids = Counter(case.id for case in cases)
+    if double := [name for name, n in ids.items() if n > 1]:
+        problems.append(f"the case ids {_listed(double)} occur twice")
+    for what, names in (("case ids", ids), ("patients", dict.fromkeys(case.patient for case in cases))):
+        pairs = [" and ".join(_seen(name) for name in group) for group in alike(names)]
+        if pairs:
+            problems.append(
+                f"the {what} {_listed(pairs)} differ only by capitals, Unicode form or blanks; rename the files of "
+                "one, or name the patients by `patient`"
+            )
+            break  # ids that are alike are the patients too, as a rule
+    return problems
+
+
+def _seen(name: str) -> str:
+    """The name, and how it is spelt where it does not show."""
+    return name if name.isascii() and name == name.strip() else f"{name!r} ({name!a})"
+
+
+def _listed(names: Sequence[str], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _split_problems(cases: Sequence[Case], splits: Mapping[str, tuple[str, ...]]) -> list[str]:
@@ -260,6 +286,12 @@ def _split_problems(cases: Sequence[Case], splits: Mapping[str, tuple[str, ...]]
         for case_id in ids:
             if case_id in patients:
                 places.setdefault(patients[case_id], set()).add(split)
+    several = Counter(case_id for ids in splits.values() for case_id in ids)
+    double = [case_id for case_id, n in several.items() if n > 1]
+    if double:
+        where = {one: [split for split, ids in splits.items() for each in ids if each == one] for one in double[:11]}
+        named = [f"{one} ({' and '.join(found)})" for one, found in where.items()]
+        problems.append(f"cases that stand twice in the splits: {_listed(named)}; name each once")
     torn = {patient: sorted(found) for patient, found in sorted(places.items()) if len(found) > 1}
     if torn:
         listed = ", ".join(f"{patient} ({' and '.join(found)})" for patient, found in list(torn.items())[:10])

@@ -1,12 +1,12 @@
 """The table ``dataset.json`` of nnU-Net and of the decathlon: names of channels and labels."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from seglens.cohorts.case import TUMOUR_LABELS
 from seglens.cohorts.sequences import canonical_sequence
+from seglens.foreign.plain_numbers import is_whole, whole_number
 
 TABLE = "dataset.json"
 _IGNORED = "ignore"
@@ -24,9 +24,12 @@ def channels_of(path: Path, described: Mapping[str, Any], channels: Mapping[str,
             raise ValueError(f"channels {dict(channels)} name a sequence twice; name each once, such as {{'T1': 0}}")
         return given
     names = described.get("channel_names", described.get("modality"))
-    if not isinstance(names, dict) or not names or not all(str(number).isdigit() for number in names):
+    if not isinstance(names, dict) or not names:
         raise ValueError(f"{path} has no channel_names; give `channels`, such as {{'T1': 0}}")
-    found = {canonical_sequence(str(text)): int(number) for number, text in names.items()}
+    try:
+        found = {canonical_sequence(str(text)): whole_number(number) for number, text in names.items()}
+    except ValueError as error:
+        raise ValueError(f"{path}: channel_names {names}: {error}; or give `channels`, such as {{'T1': 0}}") from None
     if len(found) < len(names):
         raise ValueError(f"the channel names {names} name a sequence twice; give `channels`, such as {{'T1': 0}}")
     return found
@@ -51,19 +54,19 @@ def labels_of(
         return labels, dict(mask_values)
     if not isinstance(written, dict) or not written:
         raise ValueError(f"{path} has no labels; give `labels` and `mask_values`")
-    if all(str(key).isdigit() for key in written):  # the first version of the format: value to name
-        written = {str(text): int(value) for value, text in written.items()}
+    if all(key.isdecimal() for key in written):  # the first version of the format: value to name
+        written = _by_name(path, written)
     if _IGNORED in written:
         raise ValueError(
             f"{path} has the label {_IGNORED} ({written[_IGNORED]}), nnU-Net's name for voxels that nobody annotated; "
             "here every voxel counts, so give `labels` and `mask_values`: a value that they leave out quarantines the "
             "cases that hold it"
         )
-    several = [key for key, value in written.items() if not isinstance(value, int)]
+    several = [key for key, value in written.items() if not is_whole(value)]
     if several:
         raise ValueError(
-            f"{path} defines {', '.join(several)} as regions of several values; give `labels` and `mask_values` "
-            "for the values in the files"
+            f"{path} defines {', '.join(several)} as regions of several values, or as no whole number; give `labels` "
+            "and `mask_values` for the values in the files"
         )
     own = {value: text for text, value in written.items()}
     if len(own) < len(written):
@@ -82,9 +85,18 @@ def labels_of(
     return labels, {0: 0, **{value: value_of[text] for value, text in own.items()}}
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; ValueError where it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}); mend it") from None
+def _by_name(path: Path, written: Mapping[str, Any]) -> dict[str, int]:
+    """Name to value, of a table of value to name."""
+    found: dict[str, int] = {}
+    for value, text in written.items():
+        try:
+            number = whole_number(value)
+        except ValueError as error:
+            raise ValueError(f"{path}: labels: {error}") from None
+        if str(text) in found:
+            raise ValueError(
+                f"{path} calls the values {found[str(text)]} and {number} {str(text)!r}; name each once, or give "
+                "`labels` and `mask_values`"
+            )
+        found[str(text)] = number
+    return found

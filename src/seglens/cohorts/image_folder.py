@@ -71,11 +71,24 @@ def _images(source: Source, pattern: Pattern) -> dict[str, tuple[dict[str, str],
     """By case id, the fields of its path but for the sequence, and the image of each sequence."""
     channels = _channels(source, pattern)
     found: dict[str, tuple[dict[str, str], dict[str, ImageRef]]] = {}
+    by_place: dict[tuple[str | int, ...], str] = {}
     for file, fields in pattern.find(source.root):
         keys = {key: value for key, value in fields.items() if key != "sequence"}
         # the file's own name where the pattern has no fields to tell the files apart
         case_id = "-".join(keys.values()) if keys else file.relative_to(source.root).with_suffix("").as_posix()
-        refs = found.setdefault(case_id, (keys, {}))[1]
+        other_keys, refs = found.setdefault(case_id, (keys, {}))
+        if keys != other_keys:
+            other = next(iter(refs.values())).path
+            raise ValueError(
+                f"{other} ({other_keys}) and {file} ({keys}) would both be the case {case_id}; rename one, so that "
+                "the fields joined by - tell them apart"
+            )
+        if "slice" in keys:
+            place = tuple(int(value) if key == "slice" else value for key, value in keys.items())
+            other_id = by_place.setdefault(place, case_id)
+            if other_id != case_id:
+                other = next(iter(found[other_id][1].values())).path
+                raise ValueError(f"{other} and {file} are one slice of one volume, {int(keys['slice'])}; rename one")
         for named, channel in (channels or {fields.get("sequence", ""): None}).items():
             sequence = canonical_sequence(named)
             if sequence in refs:

@@ -1,6 +1,5 @@
 """Folders as data sets come, read into a `Cohort`, by the rows of the table of layouts."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -8,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from seglens.cohorts.case import Case, Cohort, split_by_patient
+from seglens.cohorts.expressions import limited_search
 from seglens.cohorts.file_listing import files_under
 from seglens.cohorts.layout_table import AUTO, ENTRY_POINTS, LAYOUTS
 from seglens.cohorts.sequences import canonical_sequence, in_order
@@ -50,15 +50,12 @@ class Source:
         """The patient of a case: what the option ``patient`` finds in its id, or else the default.
 
         Raises:
-            ValueError: the option is no regular expression, or finds nothing.
+            ValueError: the option is no regular expression, takes too long, or finds nothing.
         """
         expression = self.options.patient
         if expression is None:
             return default
-        try:
-            match = re.search(expression, case_id)
-        except re.error as error:
-            raise ValueError(f"patient={expression!r} is no regular expression ({error}); correct it") from None
+        match = limited_search(expression, case_id)
         found = match and match.group(1 if match.groups() else 0)
         if not found:  # no match, or one in which the group has no part
             raise ValueError(f"patient={expression!r} does not match the case {case_id!r}; correct the expression")

@@ -1,11 +1,13 @@
 """The Medical Segmentation Decathlon's layout: ``dataset.json`` lists 4-D images and names their channels."""
 
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from seglens.cohorts.case import Case, ImageRef, patient_of
-from seglens.cohorts.data_json import TABLE, channels_of, labels_of, read_json
+from seglens.cohorts.data_json import TABLE, channels_of, labels_of
 from seglens.cohorts.layouts import Found, Layout, Source
+from seglens.foreign.json_text import read_json
 
 
 def detect(source: Source) -> bool:
@@ -33,10 +35,18 @@ def read(source: Source) -> Found:
     channels = channels_of(path, described, options.channels)
     labels, mask_values = labels_of(path, described.get("labels"), options.labels, options.mask_values)
     listed = [(_inside(path, entry, "image"), _inside(path, entry, "label")) for entry in described["training"]]
-    unlabelled = [] if source.with_masks else described.get("test", [])
-    if not isinstance(unlabelled, list):
-        raise ValueError(f"{path}: `test` is {unlabelled!r:.100}; give a list of images")
-    images = [*listed, *((_inside(path, {"image": entry}, "image"), None) for entry in unlabelled)]
+    test = described.get("test", [])
+    if source.with_masks:  # only looked at for images that are trained on too
+        unlabelled = (
+            [PurePosixPath(entry) for entry in test if isinstance(entry, str)] if isinstance(test, list) else []
+        )
+    elif isinstance(test, list):
+        unlabelled = [_inside(path, {"image": entry}, "image") for entry in test]
+    else:
+        raise ValueError(f"{path}: `test` is {test!r:.100}; give a list of images")
+    _refuse_double(path, [image for image, _ in listed], unlabelled)
+    _refuse_double(path, [mask for _, mask in listed], [])
+    images = listed if source.with_masks else [*listed, *((image, None) for image in unlabelled)]
     cases = []
     for image, mask in images:
         case_id = image.name.removesuffix(".gz").removesuffix(".nii")
@@ -45,6 +55,17 @@ def read(source: Source) -> Found:
         own = ImageRef(root / mask) if mask and (root / mask).is_file() else None
         cases.append(Case(case_id, who, case_id, source.name, refs, own, dict(mask_values)))
     return Found(cases, labels)
+
+
+def _refuse_double(path: Path, training: Sequence[PurePosixPath], test: Sequence[PurePosixPath]) -> None:
+    """Refuse a file that the table lists twice; it may be spelt in several ways."""
+    places: dict[PurePosixPath, list[str]] = {}
+    for name, files in (("training", training), ("test", test)):
+        for number, file in enumerate(files, start=1):
+            places.setdefault(file, []).append(f"{name} {number}")
+    double = [f"{file} (entries {' and '.join(found)})" for file, found in places.items() if len(found) > 1]
+    if double:
+        raise ValueError(f"{path} lists files twice: {', '.join(double[:10])}; list each once")
 
 
 def _inside(path: Path, entry: Any, key: str) -> PurePosixPath:

@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 from seglens.cohorts.case import Case, ImageRef, patient_of
-from seglens.cohorts.data_json import TABLE, channels_of, labels_of, read_json
+from seglens.cohorts.data_json import TABLE, channels_of, labels_of
 from seglens.cohorts.image2d import SUFFIXES
 from seglens.cohorts.layouts import Found, Layout, Source
+from seglens.foreign.json_text import read_json
 
 _ENDINGS = (".nii.gz", ".nii", *SUFFIXES)
 
@@ -22,7 +23,7 @@ def read(source: Source) -> Found:
     A test folder without masks is passed over where masks are needed.
 
     Raises:
-        ValueError: a ``dataset.json`` that cannot be understood.
+        ValueError: a ``dataset.json`` or ``splits_final.json`` that cannot be understood or that contradicts itself.
     """
     root, options = source.root, source.options
     described = read_json(root / TABLE)
@@ -51,7 +52,7 @@ def read(source: Source) -> Found:
 
 def _group(folder: Path, ending: str) -> dict[str, dict[int, Path]]:
     """Case id to channel number to file."""
-    pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(ending)}", re.DOTALL)
+    pattern = re.compile(rf"(.+)_([0-9]{{4}}){re.escape(ending)}", re.DOTALL)
     groups: dict[str, dict[int, Path]] = {}
     for file in sorted(folder.glob(f"*{ending}")) if folder.is_dir() else []:
         match = pattern.fullmatch(file.name)
@@ -61,17 +62,32 @@ def _group(folder: Path, ending: str) -> dict[str, dict[int, Path]]:
 
 
 def _splits(path: Path, cases: list[Case], given: dict[str, str]) -> dict[str, str]:
-    if path.is_file():
-        folds = read_json(path)
-        try:
-            fold = {split: [str(case_id) for case_id in folds[0][split]] for split in ("train", "val")}
-        except (LookupError, TypeError):
-            raise ValueError(f"{path} has no fold 0 with train and val; write nnU-Net's splits_final.json") from None
-        unknown = sorted({case_id for ids in fold.values() for case_id in ids} - {case.id for case in cases})
-        if unknown:
-            raise ValueError(f"{path} names {', '.join(unknown[:10])}, which imagesTr does not hold")
-        given |= {case_id: split for split, ids in fold.items() for case_id in ids}
-    return given
+    """Split of each case that fold 0 or a test folder (``given``) names; nothing may name one twice."""
+    if not path.is_file():
+        return given
+    folds = read_json(path)
+    try:
+        fold = {split: folds[0][split] for split in ("train", "val")}
+    except (LookupError, TypeError):
+        fold = {}
+    if not fold or not all(isinstance(ids, list) and all(isinstance(one, str) for one in ids) for ids in fold.values()):
+        raise ValueError(f"{path} has no fold 0 with case ids under train and val; write nnU-Net's splits_final.json")
+    unknown = sorted({case_id for ids in fold.values() for case_id in ids} - {case.id for case in cases})
+    if unknown:
+        raise ValueError(f"{path} names {', '.join(unknown[:10])}, which imagesTr does not hold")
+    if empty := [split for split, ids in fold.items() if not ids]:
+        raise ValueError(
+            f"{path}: {' and '.join(empty)} of fold 0 is empty; name cases there, or remove the file: then patients "
+            "are dealt to splits"
+        )
+    places = {case_id: ["imagesTs"] for case_id in given}
+    for split, ids in fold.items():
+        for case_id in ids:
+            places.setdefault(case_id, []).append(f"{split} of fold 0")
+    double = [f"{case_id} ({' and '.join(found)})" for case_id, found in places.items() if len(found) > 1]
+    if double:
+        raise ValueError(f"{path} contradicts itself or the folders: {', '.join(double[:10])}; name each case once")
+    return given | {case_id: split for split, ids in fold.items() for case_id in ids}
 
 
 LAYOUT = Layout("nnunet", detect, read, f"a {TABLE} beside imagesTr", frozenset({"channels"}))

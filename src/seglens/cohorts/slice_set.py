@@ -11,6 +11,7 @@ from torch import Tensor
 
 from seglens.artifacts import Artifact, Draft, hash_of, hash_tensors
 from seglens.cohorts.blanking import BlankedLabel, blanked_json, read_blanked
+from seglens.cohorts.label_names import refuse_labels
 from seglens.cohorts.preprocessing import Preprocessing
 from seglens.shapes import BrainMasks, Images, Masks
 
@@ -100,6 +101,9 @@ class SliceSet:
         "split": pl.String,
         "origin": pl.UInt32,
     }
+
+    def __post_init__(self) -> None:
+        refuse_labels(f"the slices of {self.name}", self.labels)
 
     def __len__(self) -> int:
         return len(self.places)

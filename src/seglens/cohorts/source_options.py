@@ -6,8 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
+from seglens.foreign.plain_numbers import is_whole, whole_keys
+
+Flag = Annotated[bool, Field(strict=True)]
+"""A truth; 1, "true" and "yes" are none."""
+Whole = Annotated[int, Field(strict=True)]
 PARTICULAR = ("images", "masks", "channels", "inverted", "orientation")
 """Options that only the layouts heed which name them."""
 
@@ -26,8 +31,8 @@ class ReadingOptions:
     """
 
     nonfinite: Literal["quarantine", "zero"] = "quarantine"
-    resample: bool = False
-    follow_links: bool = False
+    resample: Flag = False
+    follow_links: Flag = False
     max_gib: Annotated[float, Field(strict=True, gt=0)] = 2.0
 
     def __post_init__(self) -> None:
@@ -90,18 +95,23 @@ class SourceOptions(ReadingOptions):
     """
 
     layout: str = "auto"
-    labels: Mapping[int, str] | None = None
-    mask_values: Mapping[int, int] | None = None
+    labels: Annotated[Mapping[int, str] | None, BeforeValidator(whole_keys)] = None
+    mask_values: Annotated[Mapping[int, Whole] | None, BeforeValidator(whole_keys)] = None
     mask_threshold: Annotated[float, Field(strict=True, gt=0)] | None = None
     images: str | None = None
     masks: str | None = None
-    channels: Mapping[str, int] | None = None
-    inverted: bool = False
+    channels: Mapping[str, Whole] | None = None
+    inverted: Flag = False
     orientation: str = "PL"
     patient: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        whole_keys(self.labels)
+        whole_keys(self.mask_values)
+        for name in ("mask_values", "channels"):
+            if strange := [value for value in (getattr(self, name) or {}).values() if not is_whole(value)]:
+                raise ValueError(f"{name}: {strange[0]!r} is no whole number; write it in decimal digits, such as 1")
         if self.mask_threshold is not None and not 0 < self.mask_threshold < math.inf:
             raise ValueError(f"mask_threshold is {self.mask_threshold}; it must be above 0, such as 128")
 

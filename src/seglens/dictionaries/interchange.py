@@ -14,6 +14,7 @@ from torch import Tensor
 
 from seglens.artifacts import write_text_whole
 from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.foreign.json_text import read_json
 from seglens.foreign.tensors import read_safetensors
 from seglens.runtime.atomic import whole_file
 
@@ -127,7 +128,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{folder}: {' and '.join(missing)} missing; a SAELens folder has {CONFIGURATION} and {WEIGHTS}"
         )
     try:
-        configuration = json.loads((folder / CONFIGURATION).read_text(encoding="utf-8"))
+        configuration = read_json(folder / CONFIGURATION)
         tensors = read_safetensors(folder / WEIGHTS)
     except ValueError as error:
         raise ValueError(f"{folder}: cannot be read ({error}); download or export it again") from error

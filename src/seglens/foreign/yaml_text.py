@@ -1,15 +1,19 @@
 """YAML that others wrote: plain values only, within bounds, and every value knows its line."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
+from seglens.foreign.plain_numbers import DECIMAL, decimal_number, whole_number
+
 MAX_CHARACTERS = 2**18
 MAX_DEPTH = 20
 MAX_VALUES = 20_000
 """With every alias counted as often as it is used: nine lines of aliases can stand for billions of values."""
+_SPECIAL = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 MERGE = "tag:yaml.org,2002:merge"
 """The key ``<<``: its mapping's entries are taken over where the one that it stands in has none of that name."""
 
@@ -25,7 +29,7 @@ class Parsed:
     """Content of a YAML text, and where each value stands in it.
 
     Attributes:
-        content: mappings, lists, numbers, texts, dates, truths and None.
+        content: mappings, lists, numbers, texts, truths and None; dates where a tag says so.
         lines: the line, from 1, of each value: keys of mappings and numbers of list items lead to it.
     """
 
@@ -65,7 +69,7 @@ def parse_yaml(text: str) -> Parsed:
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which stops at a depth instead of at the end of Python's stack."""
+    """The safe loader with the numbers and truths of YAML 1.2, which stops at a depth, not at the end of the stack."""
 
     def __init__(self, text: str):
         super().__init__(text)
@@ -79,6 +83,31 @@ class _Loader(yaml.SafeLoader):
             return super().compose_node(parent, index)
         finally:
             self._depth -= 1
+
+
+def _int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    """A whole number with the tag ``!!int`` or without; 010, 1:30 and 1_000 mean different things to others."""
+    return whole_number(str(loader.construct_scalar(node)).removeprefix("+"))
+
+
+def _float(loader: _Loader, node: yaml.ScalarNode) -> float:
+    text = str(loader.construct_scalar(node))
+    special = text.lower().replace(".inf", "inf").replace(".nan", "nan")
+    return float(special) if _SPECIAL.fullmatch(text) else decimal_number(text)
+
+
+_Loader.yaml_implicit_resolvers = {}  # in the order in which they are tried; any other text is text
+for _tag, _text, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
+    ("float", DECIMAL.pattern, "-+.0123456789"),
+    ("float", _SPECIAL.pattern, "-+."),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("merge", "<<", "<"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_text})\Z"), list(_first))
+_Loader.add_constructor("tag:yaml.org,2002:int", _int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _float)
 
 
 class _Walk:
@@ -116,9 +145,10 @@ class _Walk:
                 self.visit(value, place, depth + 1)
                 continue
             key = self._value(key_node)
-            if key in first:
-                raise YamlError(f"line {line}: {str(key)[:80]!r} stands there twice, first in line {first[key]}")
-            first[key] = line
+            spelt = [key, str(key)]  # 1 and "1" are one key to whoever reads numbers from keys
+            if same := [one for one in spelt if one in first]:
+                raise YamlError(f"line {line}: {str(key)[:80]!r} stands there twice, first in line {first[same[0]]}")
+            first |= dict.fromkeys(spelt, line)
             self._lines[*place, key] = line
             self.visit(value, (*place, key), depth + 1)
 

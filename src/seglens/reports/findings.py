@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
+from seglens.cohorts.label_names import FOREGROUND
 from seglens.diffing.records import AlignmentRecord
 from seglens.reports.verdicts import CONTROLS, compared, steering_findings
 from seglens.reports.wording import (
@@ -14,7 +15,6 @@ from seglens.reports.wording import (
     plain,
     plural,
 )
-from seglens.segmenters.score_summary import FOREGROUND
 from seglens.summaries import Summary
 
 WEAK = 0.1

@@ -13,12 +13,12 @@ import polars as pl
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from seglens.cohorts.label_names import FOREGROUND, refuse_labels
+
 Convention = Literal["pooled", "volume", "slice_present", "slice_empty1"]
 CONVENTIONS = ("dice_pooled", "dice_volume", "dice_slice_present", "dice_slice_empty1")
 FIGURES = (*CONVENTIONS, "precision", "recall", "hd95_mm")
-"""What a `ScoreSummary` gives for each class and for the foreground."""
-FOREGROUND = "foreground"
-"""The mean over those foreground classes in which a figure is defined."""
+"""What a `ScoreSummary` gives for each class and for the foreground, the mean over classes in which it is defined."""
 
 ByClass = Mapping[str, float | None]
 """A figure of each foreground class and of their mean, None where it is undefined."""
@@ -185,6 +185,7 @@ def summaries_of(table: pl.DataFrame) -> dict[str, ScoreSummary]:
 
 
 def _summary(classes: list[dict[str, Any]]) -> ScoreSummary:
+    refuse_labels("the scores", {row["label"]: row["class"] for row in classes})  # figures are given by name
     foreground = [row for row in classes if row["label"] != 0]
     # figure: which count makes it defined, and which count is its n
     counted = {

@@ -10,13 +10,13 @@ from jaxtyping import Int32, Int64
 from torch import Tensor
 
 from seglens.artifacts import finite
+from seglens.cohorts.label_names import FOREGROUND, refuse_labels
 from seglens.cohorts.slices import SliceSet
 from seglens.runtime.progress import Progress, silent
 from seglens.segmenters import surface
 from seglens.segmenters.inference import all_batches, each_batch
 from seglens.segmenters.score_summary import (
     CONVENTIONS,
-    FOREGROUND,
     Convention,
     Score,
     ScoreSummary,
@@ -109,7 +109,7 @@ class Scores:
         """Pooled Dice of a class, or of the foreground, for every edit; 0 where it is undefined."""
         rows = self.table.filter(pl.col("label") > 0 if class_name == FOREGROUND else pl.col("class") == class_name)
         pooled = (
-            rows.group_by("edit", "class", maintain_order=True)
+            rows.group_by("edit", "label", maintain_order=True)
             .agg(pl.col("tp", "predicted", "truth").sum())
             .group_by("edit", maintain_order=True)
             .agg(dice_of_columns().mean().fill_null(0.0))
@@ -198,7 +198,12 @@ def _check_values(name: str, values: Masks, labels: Mapping[int, str]) -> None:
 
 
 def pooled_dice(counts: Counts, labels: Mapping[int, str]) -> dict[str, float | None]:
-    """dice_pooled of each foreground class and their mean ``"foreground"``; None where a class is nowhere."""
+    """dice_pooled of each foreground class and their mean ``"foreground"``; None where a class is nowhere.
+
+    Raises:
+        ValueError: labels of one name, or one that is called as their mean.
+    """
+    refuse_labels("the counts", labels)
     pooled = dice_of_counts(counts.sum(0)).float().tolist()
     values = {name: finite(pooled[label]) for label, name in labels.items() if label != 0}
     known = [value for value in values.values() if value is not None]

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from seglens.artifacts import Artifact, Draft, hash_of, hash_tensors, new_artifact, read_artifact
 from seglens.cohorts.foreground import AUTO, RULES
+from seglens.cohorts.label_names import refuse_labels
 from seglens.cohorts.preprocessing import Preprocessing
 from seglens.foreign.tensors import refuse_non_finite
 from seglens.runtime.suggestions import did_you_mean
@@ -64,6 +65,7 @@ class Segmenter:
                 f"labels {dict(self.labels)} must be numbered 0 (background), 1, 2, ... without a gap; "
                 "map the values in the files to such labels when the cohort is read"
             )
+        refuse_labels("the segmenter", self.labels)
         if not self.sequences:
             raise ValueError("sequences is empty; name the sequence of each channel, such as ('T1c', 'FLAIR')")
         own = self.preprocessing

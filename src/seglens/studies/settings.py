@@ -17,7 +17,8 @@ from pydantic import (
 )
 
 from seglens.cohorts.foreground import AUTO, check_rule
-from seglens.cohorts.source_options import SourceOptions
+from seglens.cohorts.label_names import alike
+from seglens.cohorts.source_options import Flag, SourceOptions
 from seglens.foreign.yaml_text import MAX_CHARACTERS, Parsed, YamlError, parse_yaml
 from seglens.runtime.suggestions import did_you_mean
 from seglens.segmenters.pretrained import refuse_unpinned
@@ -38,6 +39,7 @@ CountOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_count_or_auto)]
 Rate = Annotated[float, Field(strict=True, gt=0)]
 Percentile = Annotated[float, Field(strict=True, ge=0, le=100)]
 _NAME = re.compile(r"[^\W_][\w .+-]{0,59}")
+_MAX_NAME_BYTES = 60
 
 
 class SettingsError(ValueError):
@@ -180,7 +182,7 @@ class DictionarySettings(_Strict):
     steps: Count = 2000
     batch_size: Count = 4096
     learning_rate: Rate | None = None
-    controls: bool = True
+    controls: Flag = True
 
 
 class SteeringSettings(_Strict):
@@ -241,13 +243,13 @@ class StudySettings(_Strict):
     hookpoint: str = "auto"
     minimum_effect: Share = 0.2
     dictionaries: DictionarySettings = DictionarySettings()
-    store: bool = True
+    store: Flag = True
     tau: Share = 0.8
     steering: list[SteeringSettings] = []
     failures: list[FailureSettings] = []
     atlas_top_k: Count = 8
     device: str = "auto"
-    strict: Annotated[bool, Field(exclude=True)] = False
+    strict: Annotated[Flag, Field(exclude=True)] = False
 
     @model_validator(mode="wrap")
     @classmethod
@@ -270,12 +272,16 @@ class StudySettings(_Strict):
     @field_validator("cohorts", "segmenters")
     @classmethod
     def _plain_names(cls, named: dict[str, Any]) -> dict[str, Any]:
-        strange = [name for name in named if not _NAME.fullmatch(name)]
+        strange = [name for name in named if not _NAME.fullmatch(name) or len(name.encode()) > _MAX_NAME_BYTES]
         if strange:
             raise ValueError(
                 f"the names {', '.join(repr(name[:80]) for name in strange)}: they stand in names of stages, folders "
-                "and addresses; take up to 60 letters, digits, spaces and . _ + -, a letter or digit first"
+                "and addresses; take up to 60 letters, digits, spaces and . _ + -, a letter or digit first (a letter "
+                "that is not in ASCII counts as two to four)"
             )
+        if pairs := alike(named):
+            listed = ", ".join(" and ".join(map(ascii, pair)) for pair in pairs)
+            raise ValueError(f"the names {listed} differ only by capitals, Unicode form or blanks; rename one")
         return named
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from seglens.verbs.options import DONE, QUARANTINED, Out, StudyFile
+from seglens.verbs.options import DONE, QUARANTINED, WHOLE, Out, StudyFile
 
 if TYPE_CHECKING:
     from seglens.runs import Run
@@ -24,7 +24,7 @@ def verb_of(rows: "Sequence[Analysis]") -> Callable[..., int]:
         study: StudyFile,
         *names: Annotated[str, Parameter(help="Which, such as names of segmenters; none takes all.")],
         out: Out = Path("results"),
-        jobs: Annotated[int, Parameter(help="Stages at once, a worker process each.")] = 1,
+        jobs: Annotated[int, WHOLE, Parameter(help="Stages at once, a worker process each.")] = 1,
         no_store: Annotated[
             bool,
             Parameter(help="Compute activations when they are read; as `store: false` in the study file.", negative=""),

@@ -11,7 +11,8 @@ from cyclopts import Parameter, Token
 
 from seglens.cohorts.layout_table import AUTO, LAYOUTS
 from seglens.cohorts.source_options import SourceOptions
-from seglens.verbs.options import DONE, QUARANTINED, Strict
+from seglens.foreign.plain_numbers import whole_number
+from seglens.verbs.options import DECIMAL, DONE, QUARANTINED, WHOLE, Strict
 
 if TYPE_CHECKING:
     from seglens.cohorts.case import Cohort
@@ -34,7 +35,7 @@ def pairs(text: str | None) -> dict[str, str]:
 def whole(text: str) -> int:
     """A whole number of such a pair."""
     try:
-        return int(text)
+        return whole_number(text)
     except ValueError:
         raise ValueError(
             f"{text!r} is no whole number; give --labels as 0=background,1=tumour, --mask-values as 0=0,255=1 and "
@@ -46,7 +47,8 @@ def _pairs_of(key: Callable[[str], Any], value: Callable[[str], Any], what: str)
     """An option that is given as pairs, such as ``0=background,1=tumour``."""
 
     def read(_: object, tokens: Sequence[Token]) -> dict[Any, Any]:
-        return {key(name): value(text) for name, text in pairs(",".join(token.value for token in tokens)).items()}
+        given = pairs(",".join(token.value for token in tokens))
+        return {key(name): value(text) for name, text in given.items()}
 
     return Parameter(converter=read, accepts_keys=False, n_tokens=1, help=what)
 
@@ -72,6 +74,8 @@ class FileOptions(SourceOptions):
     channels: Annotated[
         Mapping[str, int] | None, _pairs_of(str, whole, "Sequences and channels of the files, such as FLAIR=1,T1=0.")
     ] = None
+    mask_threshold: Annotated[float | None, DECIMAL] = None
+    max_gib: Annotated[float, DECIMAL] = SourceOptions.max_gib
     sequences: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None
 
     def cohort(
@@ -96,10 +100,10 @@ def phantom(
     *,
     out: Annotated[Path, Parameter(help="Folder for the cohort, in nnU-Net's raw layout.")],
     population: Literal["adult", "pediatric", "ssa", "healthy"],
-    subjects: int = 20,
-    seed: int = 0,
-    slices: int = 10,
-    size: int = 128,
+    subjects: Annotated[int, WHOLE] = 20,
+    seed: Annotated[int, WHOLE] = 0,
+    slices: Annotated[int, WHOLE] = 10,
+    size: Annotated[int, WHOLE] = 128,
     factor: Annotated[
         list[str] | None, Parameter(help="One difference of another population, such as noise=ssa; repeatable.")
     ] = None,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from seglens.verbs.options import DONE
+from seglens.verbs.options import DECIMAL, DONE, WHOLE
 
 
 def unpack(
@@ -26,7 +26,11 @@ def convert_pkl(
     *,
     out: Annotated[Path, Parameter(help="Folder for the cohort, in nnU-Net's raw layout.")],
     orientation: Annotated[str, Parameter(help="Where the three axes run to, such as LIA; pickles do not say it.")],
-    spacing_mm: Annotated[tuple[float, float, float], Parameter(help="Voxel size along the axes.")] = (1.0, 1.0, 1.0),
+    spacing_mm: Annotated[tuple[float, float, float], DECIMAL, Parameter(help="Voxel size along the axes.")] = (
+        1.0,
+        1.0,
+        1.0,
+    ),
     sequence: Annotated[str, Parameter(help="What the images show.")] = "T1",
 ) -> int:
     """Turn pickled pairs of arrays (TransMorph's IXI) into NIfTI, without running what a pickle says."""
@@ -46,7 +50,7 @@ def name(
     *,
     base_url: Annotated[str, Parameter(help="A server with OpenAI's protocol, such as http://localhost:8000/v1.")],
     model: Annotated[str, Parameter(help="Its model.")],
-    latents: Annotated[int, Parameter(help="The so many live ones with most mass.")] = 50,
+    latents: Annotated[int, WHOLE, Parameter(help="The so many live ones with most mass.")] = 50,
 ) -> int:
     """Ask a language model for names of latents, beside the rule's; it gets figures and class names, nothing else."""
     from seglens.artifacts import write_text_whole

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from seglens.runtime.malloc import keep_freed_memory
-from seglens.verbs.options import DONE, FAULT, QUARANTINED
+from seglens.verbs.options import DONE, FAULT, QUARANTINED, WHOLE
 
 SERVER_KEEPS = 2**28
 """Bytes of freed memory that the explorer holds on to (see `keep_freed_memory`): it waits for a person."""
@@ -30,7 +30,7 @@ def explore(
     latents: Annotated[
         tuple[str, ...], Parameter(help="With --save, a segmenter and its latents: adult:3,17. May be repeated.")
     ] = (),
-    port: Annotated[int, Parameter(help="0 takes a free one.")] = 0,
+    port: Annotated[int, WHOLE, Parameter(help="0 takes a free one.")] = 0,
     open_browser: Annotated[bool, Parameter(name="--browser", help="Open the page in your browser.")] = True,
 ) -> int:
     """Look at latents and turn them, in a browser on this machine; Ctrl-C ends it."""
@@ -69,7 +69,7 @@ def _save_latents(run: Path, path: Path, chosen: tuple[str, ...]) -> None:
     latents: dict[str, list[int]] = {}
     for entry in chosen:
         segmenter, _, numbers = entry.rpartition(":")
-        if not segmenter or not all(number.strip().isdecimal() for number in numbers.split(",")):
+        if not segmenter or not all(number.strip().isdecimal() and number.isascii() for number in numbers.split(",")):
             raise ValueError(f"--latents {entry!r}: give a segmenter and numbers, such as adult:3,17")
         latents.setdefault(segmenter, []).extend(int(number) for number in numbers.split(","))
     opened, names = Run(run), Names(run)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from seglens.verbs.analyses import exit_code
-from seglens.verbs.options import DONE, Jobs, Out, Strict, StudyFile
+from seglens.verbs.options import DONE, WHOLE, Jobs, Out, Strict, StudyFile
 
 if TYPE_CHECKING:
     from seglens.studies.settings import StudySettings
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def demo(
     *,
     out: Out = Path("demo"),
-    seed: Annotated[int, Parameter(help="Everything random follows from it.")] = 0,
+    seed: Annotated[int, WHOLE, Parameter(help="Everything random follows from it.")] = 0,
     jobs: Jobs = None,
     quick: Annotated[
         bool, Parameter(help="Two small cohorts, the same stages, under two minutes.", negative="")
@@ -53,7 +53,7 @@ def reproduce(
     *experiments: Annotated[str, Parameter(help="Names; none takes all. `--list` prints them.")],
     study: Annotated[Path | None, Parameter(help="Your study's YAML file; without one, the demo's cohorts.")] = None,
     out: Out = Path("reproduction"),
-    seed: Annotated[int, Parameter(help="Of the demo's cohorts.")] = 0,
+    seed: Annotated[int, WHOLE, Parameter(help="Of the demo's cohorts.")] = 0,
     jobs: Jobs = None,
     quick: Annotated[bool, Parameter(help="Two small cohorts; the figures mean nothing.", negative="")] = False,
     faces: Annotated[

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from seglens.cohorts.data_json import channels_of, labels_of, read_json
+from seglens.cohorts.data_json import channels_of, labels_of
 
 TABLE = Path("dataset.json")
 
@@ -21,9 +21,3 @@ def test_labels_by_name_or_by_value() -> None:
     assert by_name == ({0: "background", 7: "lung"}, {0: 0, 7: 7})
     with pytest.raises(ValueError, match=r"has the labels lung, which .* does not name; give `mask_values`"):
         labels_of(TABLE, {"background": 0, "lung": 7}, {0: "background", 1: "heart"}, None)
-
-
-def test_a_table_that_is_no_json(tmp_path: Path) -> None:
-    (tmp_path / "dataset.json").write_text("{")
-    with pytest.raises(ValueError, match="cannot be read as JSON"):
-        read_json(tmp_path / "dataset.json")

@@ -1,10 +1,10 @@
 """Section of hookpoints: the worth of each place to the masks, measured before anything was fitted there."""
 
+from seglens.cohorts.label_names import FOREGROUND
 from seglens.reports.blocks import Block, Cell, Chart, Fold, Paragraph, Section, head, table
 from seglens.reports.charts import NARROW, Bar, bar_chart
 from seglens.reports.palette import BLUE, MUTED
 from seglens.reports.wording import number, plain, signed
-from seglens.segmenters.score_summary import FOREGROUND
 from seglens.summaries import SegmenterRecord, Summary
 
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+from seglens.cohorts.label_names import FOREGROUND
 from seglens.reports.blocks import Block, Cell, Fold, Paragraph, Section, head, table
 from seglens.reports.palette import heat
 from seglens.reports.wording import CONVENTIONS, UNDEFINED, count, number, plain
-from seglens.segmenters.score_summary import FOREGROUND, ScoreSummary
+from seglens.segmenters.score_summary import ScoreSummary
 from seglens.summaries import SegmenterRecord, Summary
 
 
