@@ -92,6 +92,9 @@ ROWS: Mapping[int, str] = {
     68: "names too long for a folder",
     69: "table of absurd size",
     70: "regular expression that does not end",
+    71: "PNG or TIFF of 16-bit colours, signed, white is zero, few bits, large numbers",
+    72: "PNG or TIFF with a false checksum, missing rows, stray bytes, absurd sizes",
+    73: "finding whose text differs between runs",
 }
 
 HEAD = """\

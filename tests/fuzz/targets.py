@@ -5,6 +5,7 @@ import json
 import pickle
 import struct
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,6 +74,53 @@ def npy(content: bytes) -> None:
     assert values.dtype.kind in "biuf"
 
 
+def png(content: bytes) -> None:
+    """`parse_png`; the first byte says whether checksums are mended first, and whether the pixels are packed first."""
+    from seglens.foreign.pictures import PictureError
+    from seglens.foreign.png import SIGNATURE, parse_png
+
+    raw = SIGNATURE + content[1:]
+    if content[:1] in (b"\1", b"\2"):
+        raw = SIGNATURE + _mended(content[1:], packed=content[:1] == b"\2")
+    try:
+        picture = parse_png(raw)
+    except PictureError as error:
+        assert error.what
+        assert len(str(error)) < 1000
+        assert " at 0x" not in str(error)
+        return
+    height, width, n = picture.samples.shape
+    assert 0 < picture.n_colours <= n
+    if picture.samples.size > 4096:
+        return
+    import png as pypng
+
+    try:
+        _, _, rows, _ = pypng.Reader(bytes=raw).read()
+        other = np.array([list(row) for row in rows]).reshape(height, width, n)
+    except pypng.Error:  # stricter about chunks that say nothing of pixels
+        return
+    np.testing.assert_array_equal(picture.samples, other)
+
+
+def tiff(content: bytes) -> None:
+    """`parse_tiff`."""
+    from seglens.foreign.pictures import MAX_PICTURE_BYTES, PictureError
+    from seglens.foreign.tiff import SIGNATURES, parse_tiff
+
+    try:
+        picture = parse_tiff(SIGNATURES[content[0] % 4] + content[4:] if content else b"II*\0")
+    except PictureError as error:
+        assert error.what
+        assert len(str(error)) < 1000
+        assert " at 0x" not in str(error)
+        return
+    assert picture.samples.ndim == 3
+    assert 0 < picture.samples.nbytes <= MAX_PICTURE_BYTES
+    assert 0 < picture.n_colours <= picture.samples.shape[2]
+    assert picture.samples.dtype.kind in "uif"
+
+
 def study(content: bytes) -> None:
     """`StudySettings.read`: the YAML loader and what becomes of its values."""
     from seglens.studies.settings import SettingsError, StudySettings
@@ -115,6 +163,19 @@ def archive(content: bytes) -> None:
             assert not out.exists()
         assert {entry.name for entry in Path(folder).iterdir()} <= {"a", "in"}
         assert {entry.name for entry in (Path(folder) / "in").glob("*")} <= {"out"}
+
+
+def _mended(chunks: bytes, *, packed: bool) -> bytes:
+    """Chunks of a PNG with right lengths and checksums; their pixels packed where they are not."""
+    made, at = b"", 0
+    while at + 8 <= len(chunks):
+        length, kind = struct.unpack_from(">I4s", chunks, at)
+        content = chunks[at + 8 : at + 8 + length]
+        if packed and kind == b"IDAT":
+            content = zlib.compress(content)
+        made += struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        at += 12 + length
+    return made
 
 
 def _must_be_plain(held: object) -> None:
@@ -174,6 +235,44 @@ def _npys() -> list[bytes]:
     return made
 
 
+def _pngs() -> list[bytes]:
+    from tests.png_files import CHANNELS, DEPTHS, chunk, header, png_file, rows_of
+
+    rng = np.random.default_rng(0)
+    made = []
+    for colour, depths in DEPTHS.items():
+        for depth in depths:
+            samples = rng.integers(0, 2**depth, (4, 5, CHANNELS[colour]))
+            interlaced = depth in (2, 16)
+            made.append(b"\1" + png_file(samples, depth, colour, interlaced=interlaced)[8:])
+            rows = chunk(b"IDAT", rows_of(samples, depth, (4, 1), interlaced=interlaced))
+            made.append(b"\2" + header(5, 4, depth, colour, interlaced=interlaced) + rows + chunk(b"IEND"))
+    extras = chunk(b"gAMA", bytes(4)) + chunk(b"tRNS", b"\0\1") + chunk(b"tEXt", b"a\0b") + chunk(b"acTL", bytes(8))
+    return [*made, b"\0" + png_file(samples, 16, 6)[8:], b"\1" + png_file(samples[..., :1], 16, 0, before=extras)[8:]]
+
+
+def _tiffs() -> list[bytes]:
+    import io
+
+    import tifffile
+
+    rng = np.random.default_rng(0)
+    made = []
+    ways = ({}, {"rowsperstrip": 3}, {"tile": (16, 16)}, {"bigtiff": True}, {"predictor": True, "byteorder": ">"})
+    for packing in (None, "lzw", "deflate", "packbits"):
+        for way in ways:
+            for kind, n in (("u1", 1), ("u2", 3), ("f4", 1)):
+                samples = rng.integers(0, 200, (9, 7, n)).astype(kind)
+                file = io.BytesIO()
+                predictor = way.get("predictor", False) and packing in ("lzw", "deflate")
+                options = {**way, "predictor": predictor, "compression": packing}
+                tifffile.imwrite(
+                    file, samples.squeeze(), photometric="rgb" if n == 3 else "miniswhite", metadata=None, **options
+                )
+                made.append(file.getvalue())
+    return made
+
+
 def _studies() -> list[bytes]:
     from seglens.studies.example import EXAMPLE
 
@@ -229,6 +328,8 @@ TARGETS: Mapping[str, Target] = {
     "nifti": Target(nifti, ["seglens.cohorts.volumes"], _volumes),
     "unpickler": Target(unpickler, ["seglens.foreign.pickles", "seglens.foreign.arrays", "pickletools"], _pickles),
     "npy": Target(npy, ["seglens.foreign.arrays", "numpy.lib._format_impl"], _npys),
+    "png": Target(png, ["seglens.foreign.png", "seglens.foreign.pictures"], _pngs),
+    "tiff": Target(tiff, ["seglens.foreign.tiff", "seglens.foreign.tiff_segments", "seglens.foreign.pictures"], _tiffs),
     "study": Target(study, ["seglens.foreign.yaml_text", "seglens.studies.settings", "yaml"], _studies),
     "safetensors": Target(safetensors, ["seglens.foreign.tensors"], _safetensors),
     "archive": Target(archive, ["seglens.foreign.archives", "zipfile", "tarfile"], _archives),

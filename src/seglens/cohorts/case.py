@@ -32,7 +32,7 @@ class ImageRef:
 
     Attributes:
         path: the file.
-        channel: which channel of a file with several, counted from 0: of a 2-D file (RGB, RGBA) as Pillow reads them,
+        channel: which channel of a file with several, counted from 0: of a 2-D file (RGB, RGBA) as they are stored,
             of a 4-D NIfTI file along its fourth dimension; None where the file has one.
         inverted: stored upside down in intensity: the value is 255 - x where x > 0 (2-D files only).
         orientation: where the file's rows run to and where its columns run to, of A P and of L R (2-D files only).

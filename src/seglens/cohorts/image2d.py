@@ -1,30 +1,29 @@
 """2-D image files (PNG, JPEG, TIFF, NumPy), guarded like the volumes."""
 
 import hashlib
-import io
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seglens.cohorts.case import ImageRef
 from seglens.cohorts.volumes import VolumeError, read_whole
+from seglens.foreign import jpeg, png, tiff
 from seglens.foreign.arrays import ArrayError, parse_npy
-
-if TYPE_CHECKING:
-    import PIL.Image
+from seglens.foreign.pictures import PictureError, StoredPicture, damaged
 
 MAX_FILE_BYTES = 256 * 2**20
-MAX_PIXELS = 2**26
+MAX_LOSS = 2**-12
+"""Of the span of a picture's values, what a conversion to 32-bit floats may change."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
-_FORMATS = ("PNG", "JPEG", "TIFF")
-_ORIENTATION = 274
-"""The EXIF tag that says how a picture is to be turned before it is shown; 1: not at all."""
-_AGAIN = "export the file again"
-_BANDS = {"1", "L", "LA", "RGB", "RGBA", "I", "F"}
+_PARSERS: Mapping[bytes, Callable[[bytes], StoredPicture]] = {
+    png.SIGNATURE: png.parse_png,
+    jpeg.SIGNATURE: jpeg.parse_jpeg,
+    **dict.fromkeys(tiff.SIGNATURES, tiff.parse_tiff),
+}
+_SMALLER_NUMBERS = "subtract an offset or scale the values before they are saved"
 
 
 def read_plane(ref: ImageRef, *, constant: bool = False) -> tuple[NDArray[np.float32], str]:
@@ -49,26 +48,14 @@ def read_planes(refs: Sequence[ImageRef], *, constant: bool = False) -> tuple[li
     """
     path = refs[0].path
     raw = read_whole(path, MAX_FILE_BYTES, smaller="crop it")
-    pixels = _decode(path, raw)
-    return [_plane(ref, pixels, constant=constant) for ref in refs], hashlib.sha256(raw).hexdigest()
+    picture = _decode(path, raw)
+    return [_plane(ref, picture, constant=constant) for ref in refs], hashlib.sha256(raw).hexdigest()
 
 
-def _plane(ref: ImageRef, pixels: NDArray[Any], *, constant: bool) -> NDArray[np.float32]:
-    """One channel of the file's pixels, checked and turned."""
+def _plane(ref: ImageRef, picture: StoredPicture, *, constant: bool) -> NDArray[np.float32]:
+    """One channel of the picture, checked and turned."""
     path = ref.path
-    if pixels.ndim == 3:
-        pixels = _one_channel(ref, pixels)
-    elif ref.channel not in (None, 0):
-        raise VolumeError(
-            path,
-            "no_such_channel",
-            f"has one channel, not a channel {ref.channel}",
-            "correct `channels`; a grey picture is one sequence",
-        )
-    with np.errstate(over="ignore"):
-        plane = pixels.astype(np.float32)
-    if not np.isfinite(plane).all():  # as float32, in which all goes on: a larger number is infinite there
-        raise VolumeError(path, "nonfinite_voxels", "some pixels are NaN or infinite", "mend or leave out the file")
+    plane = _float32(path, _one_channel(ref, picture))
     if not constant and plane.min() == plane.max():
         raise VolumeError(path, "constant", f"every pixel is {plane.flat[0]:g}", "leave the image out")
     if ref.inverted:
@@ -98,47 +85,21 @@ def as_stored(plane: NDArray[Any], orientation: str) -> NDArray[Any]:
     return np.ascontiguousarray(plane.T if turned else plane)
 
 
-def _decode(path: Path, raw: bytes) -> NDArray[Any]:
+def _decode(path: Path, raw: bytes) -> StoredPicture:
     if path.suffix.lower() == ".npy":
-        return _decode_array(path, raw)
-    from PIL import Image
-
+        pixels = _decode_array(path, raw)
+        pixels = pixels.reshape(*pixels.shape[:2], -1)
+        return StoredPicture(pixels, pixels.shape[2], has_transparency=False)
+    parse = next((parse for signature, parse in _PARSERS.items() if raw.startswith(signature)), None)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # formats are named, so that no other parser ever sees the bytes
-            with Image.open(io.BytesIO(raw), formats=_FORMATS) as image:
-                _refuse_unfit(path, image)
-                return np.asarray(image)
-    except VolumeError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise VolumeError(path, "too_large", f"is over {MAX_PIXELS} pixels ({error})", "crop it") from None
-    except Exception as error:  # Pillow's parsers raise a dozen kinds; whichever, the file is not usable
-        raise VolumeError(
-            path, "corrupt", f"its {len(raw)} bytes are no readable PNG, JPEG or TIFF ({error})", _AGAIN
-        ) from None
-
-
-def _refuse_unfit(path: Path, image: "PIL.Image.Image") -> None:
-    """Refuse a picture by what its header says, before a pixel is unpacked."""
-    if image.width * image.height > MAX_PIXELS:
-        raise VolumeError(path, "too_large", f"is {image.width} x {image.height} pixels", "crop it")
-    if getattr(image, "n_frames", 1) > 1:
-        raise VolumeError(path, "several_frames", "holds several pictures", "save one slice a file")
-    if image.mode not in _BANDS and not image.mode.startswith("I;16"):
-        raise VolumeError(
-            path, "unknown_datatype", f"its pixels are of mode {image.mode}", "save it as grey, RGB or RGBA"
-        )
-    turned = image.getexif().get(_ORIENTATION, 1)
-    if turned != 1:
-        raise VolumeError(
-            path,
-            "exif_orientation",
-            f"has the EXIF orientation {turned}: viewers show it turned, its pixels lie otherwise, and nothing says "
-            "which its mask follows",
-            "save it upright without that tag (`PIL.ImageOps.exif_transpose`) and look whether the mask fits",
-        )
+        if parse is None:
+            raise damaged("it begins as none of them does")
+        return parse(raw)
+    except PictureError as error:
+        what = error.what
+        if error.code == "corrupt":
+            what = f"its {len(raw)} bytes are no readable PNG, JPEG or TIFF ({what})"
+        raise VolumeError(path, error.code, what, error.fix) from None
 
 
 def _decode_array(path: Path, raw: bytes) -> NDArray[Any]:
@@ -152,29 +113,50 @@ def _decode_array(path: Path, raw: bytes) -> NDArray[Any]:
     return pixels
 
 
-def _one_channel(ref: ImageRef, pixels: NDArray[Any]) -> NDArray[Any]:
-    n = pixels.shape[2]
+def _one_channel(ref: ImageRef, picture: StoredPicture) -> NDArray[Any]:
+    """The channel [H W] that a ref means; without a number the one that all channels agree on."""
+    pixels, n = picture.samples, picture.samples.shape[2]
     if ref.channel is None:
-        n_colours = n - 1 if n in (2, 4) and ref.path.suffix.lower() != ".npy" else n  # the last of a picture is alpha
-        first, others, alpha = np.split(pixels, [1, n_colours], axis=2)
-        if (others == first).all() and (alpha == 255).all():
-            return pixels[..., 0]
-        if (others == first).all():
+        colours = pixels[..., : picture.n_colours]
+        if (colours[..., 1:] != colours[..., :1]).any():
+            raise VolumeError(
+                ref.path,
+                "which_channel",
+                f"has {n} different channels",
+                'for an image name one, such as `channels={"FLAIR": 1}`, or read colours as the sequences R, G and B; '
+                "save a mask as one grey channel",
+            )
+        if picture.has_transparency:
             raise VolumeError(
                 ref.path,
                 "which_channel",
                 "has transparent pixels",
-                "save it without an alpha channel; for an image, `channels` may also name one",
+                "save it without transparency; for an image, `channels` may also name one",
             )
-        raise VolumeError(
-            ref.path,
-            "which_channel",
-            f"has {n} different channels",
-            'for an image name one, such as `channels={"FLAIR": 1}`, or read colours as the sequences R, G and B; '
-            "save a mask as one grey channel",
-        )
+        return pixels[..., 0]
     if not 0 <= ref.channel < n:
-        raise VolumeError(
-            ref.path, "no_such_channel", f"has the channels 0..{n - 1}, not {ref.channel}", "correct `channels`"
-        )
+        there = "one channel, not a channel" if n == 1 else f"the channels 0..{n - 1}, not"
+        fix = "correct `channels`" + ("; a grey picture is one sequence" if n == 1 else "")
+        raise VolumeError(ref.path, "no_such_channel", f"has {there} {ref.channel}", fix)
     return pixels[..., ref.channel]
+
+
+def _float32(path: Path, pixels: NDArray[Any]) -> NDArray[np.float32]:
+    """The values as all goes on with them, refused where they are not the same any more."""
+    with np.errstate(over="ignore"):
+        plane = pixels.astype(np.float32)
+    if not np.isfinite(plane).all():
+        raise VolumeError(path, "nonfinite_voxels", "some pixels are NaN or infinite", "mend or leave out the file")
+    stored = pixels.astype(np.float64)
+    lost = float(np.abs(stored - plane).max())
+    whole = pixels.dtype.kind in "iu"
+    if whole and (lost or (pixels.itemsize == 8 and np.abs(stored).max() > 2**53)):
+        raise VolumeError(
+            path, "precision", f"holds whole numbers that 32-bit floats do not, off by up to {lost:g}", _SMALLER_NUMBERS
+        )
+    span = float(stored.max() - stored.min())
+    if lost > span * MAX_LOSS:
+        raise VolumeError(
+            path, "precision", f"its values differ by {span:g}, of which 32-bit floats lose {lost:g}", _SMALLER_NUMBERS
+        )
+    return plane

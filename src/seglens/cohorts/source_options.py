@@ -85,7 +85,7 @@ class SourceOptions(ReadingOptions):
             volume, ``{sequence}`` the sequence where each has a file of its own, ``*`` anything within a name.
         masks: 2-D folders: pattern of the mask files, of the same fields, one mask an image. An image whose mask file
             is absent is a finding.
-        channels: sequence to channel number from 0: of 2-D files as Pillow reads them, and in place of the names in
+        channels: sequence to channel number from 0: of 2-D files as they are stored, and in place of the names in
             dataset.json. Sequences R, G and B are the channels 0, 1 and 2 of colour pictures without being named here.
         inverted: 2-D folders: intensities are stored as 255 - x where x > 0.
         orientation: 2-D folders: where rows and columns run to, masks too, of A P and of L R. ``PL``: the patient's

@@ -126,7 +126,7 @@ def test_what_is_refused(tmp_path: Path, write_picture, monkeypatch: pytest.Monk
     frame = Image.fromarray(np.eye(4, dtype=np.uint8))
     frame.save(tmp_path / "s.tif", save_all=True, append_images=[frame])
     assert code_of(ImageRef(tmp_path / "s.tif")) == "several_frames"
-    monkeypatch.setattr("seglens.cohorts.image2d.MAX_PIXELS", 100)
+    monkeypatch.setattr("seglens.foreign.pictures.MAX_PIXELS", 100)
     assert code_of(ImageRef(grey)) == "too_large"
     monkeypatch.setattr("seglens.cohorts.image2d.MAX_FILE_BYTES", 10)
     assert code_of(ImageRef(grey)) == "too_large"
