@@ -14,6 +14,7 @@ SIGNATURE = b"\xff\xd8\xff"
 _MARKER = re.compile(rb"\xff+([^\x00\xff])")
 _START, _END, _SCAN = 0xD8, 0xD9, 0xDA
 _RESTARTS = range(0xD0, 0xD8)
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PADDING = b"\xa5\x5a\xc3" * 24
 """Bits that no decoder would add by itself: where data is missing it adds zeros."""
 
@@ -42,9 +43,13 @@ def parse_jpeg(raw: bytes) -> StoredPicture:
 
 
 def _scan_ends(raw: bytes) -> list[int]:
-    """Where the packed data of each scan, or of each part of one between restarts, ends."""
+    """Where the packed data of each scan, or of each part of one between restarts, ends.
+
+    Together the scans must give every coefficient of every component to its last bit.
+    """
     ends: list[int] = []
     at, in_scan = 2, False
+    missing: set[tuple[int, int]] = set()
     while True:
         match = _MARKER.search(raw, at) if in_scan else _MARKER.match(raw, at)
         if match is None:
@@ -59,9 +64,17 @@ def _scan_ends(raw: bytes) -> list[int]:
         if code in _RESTARTS or code == _START:
             raise damaged("a marker stands in the wrong place")
         in_scan = code == _SCAN
-        at += int.from_bytes(raw[at : at + 2], "big")
+        segment = raw[at + 2 : at + int.from_bytes(raw[at : at + 2], "big")]
+        at += 2 + len(segment)
+        if code in _FRAMES:
+            missing = {(component, number) for component in segment[6::3] for number in range(64)}
+        elif in_scan and len(segment) > 3 and segment[-1] % 16 == 0:  # to the last bit
+            numbers = range(segment[-3], segment[-2] + 1)
+            missing -= {(component, number) for component in segment[1:-3:2] for number in numbers}
     if not ends:
         raise damaged("it holds no pixels")
+    if missing:
+        raise damaged("some of its scans are missing")
     if SIGNATURE in raw[at:]:
         raise PictureError("several_frames", "holds several pictures", "save one slice a file")
     return ends

@@ -51,6 +51,14 @@ def test_data_that_breaks_off_before_a_sound_end_is_refused(way: dict[str, objec
         assert refusal(raw[:n].removesuffix(b"\xff") + b"\xff\xd9").code == "corrupt"  # Pillow shows a grey rest
 
 
+def test_a_progressive_file_without_its_last_scans_is_refused() -> None:
+    raw = saved(photograph(), progressive=True)
+    starts = [at for at in range(len(raw)) if raw[at : at + 2] == b"\xff\xda"]
+    assert len(starts) > 5
+    for start in starts[1:]:
+        assert refusal(raw[:start] + b"\xff\xd9").what == "some of its scans are missing"
+
+
 def test_a_cut_file_is_refused() -> None:
     raw = saved(photograph())
     for n in range(3, len(raw) - 1, 29):
