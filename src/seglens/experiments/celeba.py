@@ -14,6 +14,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 from seglens.artifacts import hash_file, hash_of
+from seglens.cohorts.case import ImageRef
+from seglens.cohorts.image2d import read_plane, read_planes
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 
 IMAGES, MASKS = "CelebA-HQ-img", "CelebAMask-HQ-mask-anno"
@@ -60,13 +62,14 @@ def read_faces(folder: Path, size: int, most: int) -> SliceSet:
         most: at most so many images, evenly spaced.
 
     Raises:
-        ValueError: no image, or one without any part.
+        ValueError: no image, one without any part, or a file that is damaged.
     """
     paths = face_images(folder, most)
     images, masks, bare = [], [], []
     for path in paths:
-        with Image.open(path) as opened:
-            pixels = np.asarray(opened.convert("RGB").resize((size, size), Image.Resampling.BILINEAR), np.float32)
+        planes, _ = read_planes([ImageRef(path, channel) for channel in range(3)], constant=True)
+        colours = Image.fromarray(np.stack(planes, -1).astype(np.uint8))
+        pixels = np.asarray(colours.resize((size, size), Image.Resampling.BILINEAR), np.float32)
         images.append(torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1)
         mask = _parts_of(folder, int(path.stem), size)
         masks.append(torch.from_numpy(mask))
@@ -120,8 +123,8 @@ def _mask_paths(folder: Path, number: int) -> dict[str, Path]:
 def _parts_of(folder: Path, number: int, size: int) -> UInt8[np.ndarray, "S S"]:
     label = np.zeros((size, size), np.uint8)
     for part, path in _mask_paths(folder, number).items():
-        with Image.open(path) as opened:
-            here = np.asarray(opened.convert("L").resize((size, size), Image.Resampling.NEAREST)) > 127
+        plane, _ = read_plane(ImageRef(path), constant=True)
+        here = np.asarray(Image.fromarray(plane > 127).resize((size, size), Image.Resampling.NEAREST))
         label[here] = PARTS.index(part) + 1
     return label
 
