@@ -147,6 +147,8 @@ def _float32(path: Path, pixels: NDArray[Any]) -> NDArray[np.float32]:
         plane = pixels.astype(np.float32)
     if not np.isfinite(plane).all():
         raise VolumeError(path, "nonfinite_voxels", "some pixels are NaN or infinite", "mend or leave out the file")
+    if pixels.dtype.itemsize < 4 or pixels.dtype == np.float32:
+        return plane
     stored = pixels.astype(np.float64)
     lost = float(np.abs(stored - plane).max())
     whole = pixels.dtype.kind in "iu"

@@ -192,14 +192,13 @@ def edited(raw: bytes, tag: int, value: int) -> bytes:
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_no_row_may_be_missing(packing: str | None) -> None:
     raw = written(drawn("u1", 1), compression=packing, byteorder="<")
-    n = (
-        struct.unpack_from("<I", edited(raw, 279, 0))[0]
-        and tifffile.TiffFile(io.BytesIO(raw)).pages[0].databytecounts[0]
-    )
+    with tifffile.TiffFile(io.BytesIO(raw)) as file:
+        n = file.pages[0].databytecounts[0]
     assert refusal(edited(raw, 279, n // 2)).code == "corrupt"
     assert refusal(edited(raw, 257, 24)).code == "corrupt"
-    if packing in (None, "deflate"):
+    if packing in (None, "deflate"):  # of the others libtiff unpacks what is needed, and does not tell how much is left
         assert refusal(edited(raw, 257, 22)).code == "corrupt"
+        assert refusal(edited(raw, 256, 36)).code == "corrupt"
     assert "lie outside" in refusal(edited(raw, 273, len(raw))).what
     assert "lie outside" in refusal(edited(raw, 279, 0)).what
     assert "strips or tiles" in refusal(edited(raw, 278, 4)).what
