@@ -95,6 +95,11 @@ ROWS: Mapping[int, str] = {
     71: "PNG or TIFF of 16-bit colours, signed, white is zero, few bits, large numbers",
     72: "PNG or TIFF with a false checksum, missing rows, stray bytes, absurd sizes",
     73: "finding whose text differs between runs",
+    74: "lengths in metres or micron",
+    75: "label that resampling thins out",
+    76: "numbers that float32 does not hold",
+    77: "file that holds more voxels than its header says",
+    78: "orientation or voxel size said twice, or not at all",
 }
 
 HEAD = """\

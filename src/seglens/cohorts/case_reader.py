@@ -129,6 +129,7 @@ class _Reader:
             return []
         path = refs[0].path
         self.sha256[path] = stacks[0].sha256
+        self.notes += stacks[0].notes
         for stack in stacks:
             if stack.n_zeroed:
                 what = f"{stack.n_zeroed} of {stack.values.size} voxels are NaN or infinite and were set to 0"
@@ -143,11 +144,14 @@ class _Reader:
             return stack
         if self.case.reading.resample and stack.affine is not None and reference.affine is not None:
             try:
-                placed = onto_grid(path, stack, reference, nearest=nearest)
+                placed, text = onto_grid(path, stack, reference, nearest=nearest)
             except VolumeError as fault:
                 self.faults.append(fault)
                 return None
-            what, fix = f"was resampled to the grid of {first_path.name}: {problem.what}", "nothing, if that was meant"
+            what, fix = (
+                f"was resampled to the grid of {first_path.name}: {problem.what}{text}",
+                "nothing, if it is meant",
+            )
             self.notes.append(VolumeError(path, "resampled", what, fix))
             return placed
         self.faults.append(problem)

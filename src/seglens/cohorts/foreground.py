@@ -32,7 +32,8 @@ def brain_foreground(parts: Parts) -> Foreground:
     foreground = [np.zeros(part[0].shape, bool) for part in parts]
     for sequence in zip(*parts, strict=True):
         everything = np.concatenate([values.ravel() for values in sequence])
-        threshold = None if is_stripped(everything) else 0.5 * otsu_threshold(everything)
+        # halfway from the darkest: what is added to all voxels alike, as in Hounsfield units, changes nothing
+        threshold = None if is_stripped(everything) else 0.5 * (otsu_threshold(everything) + float(everything.min()))
         for number, values in enumerate(sequence):
             foreground[number] |= values != 0 if threshold is None else body_of(values, threshold)
     return foreground
@@ -97,7 +98,8 @@ def is_stripped(values: NDArray[np.float32]) -> bool:
 def body_of(values: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
     """Per slice the largest piece above a threshold, its holes filled.
 
-    Half of Otsu's threshold is meant: Otsu parts bright tissue from the rest, and dark tissue must stay inside.
+    Halfway from the darkest to Otsu's threshold is meant: that parts bright tissue from the rest, and dark tissue must
+    stay inside.
 
     Args:
         values: [D H W].

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seglens.cohorts.precision import to_float32
 from seglens.cohorts.sequences import canonical_sequence
 from seglens.foreign.arrays import ArrayError
 from seglens.foreign.pickles import read_pickle
@@ -125,7 +126,12 @@ def _pair(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     if not np.array_equal(whole, labels):
         raise ArrayError(f"{path}: its second array is no mask: it holds values that are not whole numbers")
     kind = np.int32 if whole.min() < 0 else np.min_scalar_type(int(whole.max()))
-    return np.asarray(image, np.float32), whole.astype(kind)
+    read = to_float32(image)
+    if fault := read.fault():
+        raise ArrayError(f"{path}: {'; '.join(fault)}")
+    if read.n_nonfinite:
+        raise ArrayError(f"{path}: {read.n_nonfinite} of {image.size} voxels are NaN or infinite; mend it")
+    return read.data, whole.astype(kind)
 
 
 def _write_nifti(path: Path, values: NDArray[Any], affine: NDArray[np.float64]) -> None:

@@ -31,6 +31,7 @@ class Stack:
         affine: [4 4] of ``values``: from slice, row and column to mm; None for a 2-D file.
         sha256: of the file's bytes.
         n_zeroed: voxels that were NaN or infinite and are 0 now.
+        notes: what is unusual about the file.
     """
 
     values: NDArray[np.float32]
@@ -38,6 +39,7 @@ class Stack:
     affine: NDArray[np.float64] | None
     sha256: str
     n_zeroed: int = 0
+    notes: tuple[VolumeError, ...] = ()
 
 
 def read_stack(ref: ImageRef, *, constant: bool = False) -> Stack:
@@ -84,7 +86,8 @@ def read_stacks(
     for one in volumes:
         values = to_axial(one.data)
         spacing_mm = (one.spacing_mm[1], one.spacing_mm[0])
-        stacks.append(Stack(values, spacing_mm, axial_affine(one.affine, values.shape), one.sha256, one.n_zeroed))
+        affine = axial_affine(one.affine, values.shape)
+        stacks.append(Stack(values, spacing_mm, affine, one.sha256, one.n_zeroed, one.notes))
     return stacks
 
 

@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import io
 import math
 import struct
 import zlib
@@ -14,10 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seglens.cohorts.nifti_geometry import HEADER_BYTES, UNITS, affine_in_mm, geometry_remarks, unit_code
+from seglens.cohorts.precision import to_float32
+
 MAX_BYTES = 2 * 2**30
-HEADER_BYTES = 348
 FIRST_BYTES = 352  # the header and the four bytes that say whether extensions follow
-SLACK_BYTES = 2**16  # some writers pad the end
+SLACK_BYTES = 2**16  # some writers pad the end with zeros
 DEFLATE_LIMIT = 1032  # no gzip stream unfolds to more times its own size
 AFFINE_TOLERANCE = 1e-3
 GZIP = b"\x1f\x8b"
@@ -74,6 +75,7 @@ class Volume:
         spacing_mm: voxel size along x, y, z.
         sha256: of the file's bytes.
         n_zeroed: voxels that were NaN or infinite and are 0 now.
+        notes: what is unusual about how the file says that its voxels lie.
     """
 
     data: NDArray[np.float32]
@@ -81,6 +83,7 @@ class Volume:
     spacing_mm: tuple[float, float, float]
     sha256: str
     n_zeroed: int = 0
+    notes: tuple[VolumeError, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,11 @@ class Header:
     def end(self) -> int:
         """Bytes of header and voxels together."""
         return self.offset + math.prod(self.shape) * self.n_channels * self.dtype.itemsize
+
+    @property
+    def layer_bytes(self) -> int:
+        """Bytes by which the file would be larger, at least, were one of its dimensions by one more."""
+        return (self.end - self.offset) // max(*self.shape, self.n_channels)
 
 
 def read_header(path: Path, *, max_bytes: int = MAX_BYTES) -> Header:
@@ -156,6 +164,7 @@ def read_volumes(
     voxels = np.frombuffer(content, header.dtype, math.prod(header.shape) * header.n_channels, header.offset)
     voxels = voxels.reshape((*header.shape, header.n_channels), order="F")
     sha256 = hashlib.sha256(raw).hexdigest()
+    notes = tuple(VolumeError(path, *remark) for remark in geometry_remarks(header.raw))
     volumes = []
     for channel in channels:
         _check_channel(path, header, channel)
@@ -165,7 +174,7 @@ def read_volumes(
         data, affine = _canonical(data, header.affine)
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         spacing_mm = (float(spacing[0]), float(spacing[1]), float(spacing[2]))
-        volumes.append(Volume(data, affine, spacing_mm, sha256, n_zeroed))
+        volumes.append(Volume(data, affine, spacing_mm, sha256, n_zeroed, notes))
     return tuple(volumes)
 
 
@@ -236,6 +245,10 @@ def _content(path: Path, raw: bytes, header: Header) -> bytes | memoryview:
         raise VolumeError(
             path, "oversized", f"more bytes than the {expected} that its header announces", f"{_AGAIN}; do not trust it"
         )
+    surplus = bytes(content[expected:])
+    if len(surplus) >= header.layer_bytes or surplus.strip(b"\0"):
+        what = f"{len(surplus)} bytes follow the {(*header.shape, header.n_channels)} voxels that its header announces"
+        raise VolumeError(path, "oversized", what, f"find out which is right, or {_AGAIN}")
     return content
 
 
@@ -304,27 +317,15 @@ def _read_header(path: Path, first: bytes, max_bytes: int) -> Header:
             f"its grid {sizes} needs {needed} bytes, over the cap of {max_bytes}",
             _SMALLER,
         )
-    affine = _read_affine(path, first)
+    if unit_code(first) not in UNITS:
+        what = f"its header gives lengths in the unit {unit_code(first)}, which the format does not know"
+        raise VolumeError(path, "unknown_units", what, "write mm into `xyzt_units`")
+    affine = affine_in_mm(first)
+    if affine is None:
+        what = "its affine is not finite, singular or of absurd voxel size"
+        unit = UNITS[unit_code(first)][0]
+        raise VolumeError(path, "bad_affine", f"{what} (in {unit})" if unit else what, "write a right sform")
     return Header(shape, n_channels, affine, first[:HEADER_BYTES], dtype, int(offset), slope, intercept)
-
-
-def _read_affine(path: Path, first: bytes) -> NDArray[np.float64]:
-    import nibabel
-
-    try:
-        with np.errstate(all="ignore"):
-            header = nibabel.Nifti1Header.from_fileobj(io.BytesIO(first[:HEADER_BYTES]), check=False)
-            affine = np.asarray(header.get_best_affine(), np.float64)
-            sizes = np.linalg.norm(affine[:3, :3], axis=0)
-            usable = np.isfinite(affine).all() and sizes.min() > 1e-3 and sizes.max() < 1e3
-            usable = usable and abs(np.linalg.det(affine[:3, :3] / sizes)) > 1e-3
-    except (ValueError, nibabel.spatialimages.HeaderDataError):
-        usable = False
-    if not usable:
-        raise VolumeError(
-            path, "bad_affine", "its affine is not finite, singular or of absurd voxel size", "write a right sform"
-        )
-    return affine
 
 
 def _canonical(data: NDArray[np.float32], affine: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[Any]]:
@@ -354,31 +355,20 @@ def _scaled(
     path: Path, voxels: NDArray[Any], header: Header, *, constant: bool, zero_nonfinite: bool
 ) -> tuple[NDArray[np.float32], int]:
     """Values that the stored numbers stand for, and how many of them were set to 0."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        # scaling keeps order, so the extremes tell of all: NaN comes out of both
-        extremes = np.array([voxels.min(), voxels.max()])
-        low, high = (extremes.astype(np.float64) * header.slope + header.intercept).astype(np.float32)
-        if (header.slope, header.intercept) == (1.0, 0.0):
-            data = voxels.astype(np.float32)
-        else:
-            data = (voxels.astype(np.float64) * header.slope + header.intercept).astype(np.float32)
-    n_bad = 0
-    if not (np.isfinite(low) and np.isfinite(high)):
-        finite = np.isfinite(data)
-        n_bad = data.size - int(np.count_nonzero(finite))
-        if not zero_nonfinite:
-            raise VolumeError(
-                path,
-                "nonfinite_voxels",
-                f"{n_bad} of {data.size} voxels are NaN or infinite",
-                "mend or leave out the file, or read it with nonfinite zero",
-            )
-        data[~finite] = 0
-        low, high = data.min(), data.max()
-    if low == high and not constant:
-        what = f"every voxel is {low:g}"
+    read = to_float32(voxels, header.slope, header.intercept)
+    if read.n_nonfinite and not zero_nonfinite:
+        raise VolumeError(
+            path,
+            "nonfinite_voxels",
+            f"{read.n_nonfinite} of {voxels.size} voxels are NaN or infinite",
+            "mend or leave out the file, or read it with nonfinite zero",
+        )
+    if fault := read.fault(exact=constant):
+        raise VolumeError(path, "precision_lost", *fault)
+    if not constant and read.data.min() == read.data.max():
+        what = f"every voxel is {read.data.flat[0]:g}"
         raise VolumeError(path, "constant", what, "give the image that was scanned, or leave it out")
-    return data, n_bad
+    return read.data, read.n_nonfinite
 
 
 def _truncated(path: Path, found: int, needed: str) -> VolumeError:

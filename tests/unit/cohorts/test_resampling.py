@@ -23,16 +23,17 @@ def test_linear_images_are_exact_on_any_grid(tmp_path: Path, write_nifti) -> Non
     inner = np.diag([-0.7, 0.8, 1.1, 1.0])
     inner[:3, 3] = (18, 20, 18)
     target = ramp(tmp_path / "b.nii.gz", write_nifti, (9, 7, 8), inner)
-    moved = onto_grid(Path("a"), source, target, nearest=False)
+    moved, text = onto_grid(Path("a"), source, target, nearest=False)
     np.testing.assert_allclose(moved.values, target.values, atol=1e-3)
+    assert text == ""
     assert moved.affine is target.affine
     assert moved.spacing_mm == target.spacing_mm
 
 
 def test_the_own_grid_changes_nothing(tmp_path: Path, write_nifti) -> None:
     stack = ramp(tmp_path / "a.nii.gz", write_nifti, (6, 7, 5), OBLIQUE)
-    np.testing.assert_allclose(onto_grid(Path("a"), stack, stack, nearest=False).values, stack.values, rtol=1e-5)
-    np.testing.assert_array_equal(onto_grid(Path("a"), stack, stack, nearest=True).values, stack.values)
+    np.testing.assert_allclose(onto_grid(Path("a"), stack, stack, nearest=False)[0].values, stack.values, rtol=1e-5)
+    np.testing.assert_array_equal(onto_grid(Path("a"), stack, stack, nearest=True)[0].values, stack.values)
 
 
 def test_what_does_not_overlap_is_refused(tmp_path: Path, write_nifti) -> None:
