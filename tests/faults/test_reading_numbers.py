@@ -93,9 +93,9 @@ def test_row_75_shares_are_told_where_little_is_lost(tmp_path: Path) -> None:
     write_nifti(root / "a/a_t1ce.nii.gz", image[:, :, 3:], LPS @ shifted)
     report = check_cohort(read_cohort(root, SourceOptions(resample=True)))
     assert codes(report) == {}
-    said = [one.what for one in report.findings]
-    assert any("it keeps 100.0% of the value 2, 100.0% of the value 4, by volume" in what for what in said)
-    assert any("25.00% of that grid lie outside of it and are 0" in what for what in said)
+    sentences = [one.what for one in report.findings]
+    assert any("it keeps 100.0% of the value 2, 100.0% of the value 4, by volume" in what for what in sentences)
+    assert any("25.00% of that grid lie outside of it and are 0" in what for what in sentences)
 
 
 NOISE = np.random.default_rng(0).normal(0, 1, (4, 5, 3))

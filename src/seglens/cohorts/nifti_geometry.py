@@ -67,8 +67,8 @@ def geometry_remarks(first: bytes) -> list[Remark]:
     if sform is not None and np.isfinite(zooms).all() and (zooms > 0).all():
         sizes = np.linalg.norm(sform[:3, :3], axis=0)
         if np.abs(sizes / zooms - 1).max() > _ZOOM_TOLERANCE:
-            said = " x ".join(f"{size:.4g}" for size in sizes), " x ".join(f"{size:.4g}" for size in zooms)
-            what = f"its voxels are {said[0]} by its sform, {said[1]} by pixdim; the sform was taken"
+            listed = " x ".join(f"{size:.4g}" for size in sizes), " x ".join(f"{size:.4g}" for size in zooms)
+            what = f"its voxels are {listed[0]} by its sform, {listed[1]} by pixdim; the sform was taken"
             found.append(("two_spacings", what, "write a header that says one size"))
     return found
 
