@@ -41,7 +41,7 @@ class Converted:
     apart: float
 
     def fault(self, *, exact: bool = False) -> tuple[str, str] | None:
-        """What was found and what to do where numbers were lost; None where they are what they were.
+        """Say what was found, and what to do, where numbers were lost; None where they are what they were.
 
         Args:
             exact: no number may move at all, as in a mask; otherwise by `MAX_LOSS` of the range, and nine of ten that
