@@ -9,6 +9,7 @@ a killed fork is a killed process. The demo is the command itself.
 
 import argparse
 import importlib
+import itertools
 import os
 import pkgutil
 import random
@@ -72,11 +73,11 @@ def forked(settings: StudySettings) -> Start:
 
 
 def demo(seed: int = 0) -> Start:
-    """The command ``seglens demo --quick``."""
+    """The command ``seglens demo --quick``, each time with another number of jobs."""
+    jobs = itertools.cycle((1, 2, 4))
 
     def start(out: Path) -> int:
-        # one job: the bits depend on a worker's threads, and the undisturbed run may be one process
-        verb = ["demo", "--quick", "--jobs", "1", "--out", str(out), "--seed", str(seed)]
+        verb = ["demo", "--quick", "--jobs", str(next(jobs)), "--out", str(out), "--seed", str(seed)]
         command = [sys.executable, "-m", "seglens.cli", *verb]
         nowhere = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
         return os.posix_spawn(sys.executable, command, os.environ, file_actions=nowhere)

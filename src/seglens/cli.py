@@ -1,5 +1,6 @@
 """The command ``seglens``: its verbs, and what an error means to whoever gave the command."""
 
+import errno
 import os
 import sys
 import traceback
@@ -10,6 +11,7 @@ from cyclopts import App
 
 from seglens.runtime.malloc import keep_freed_memory
 from seglens.runtime.signals import Stopped, asked_to_stop, heeding_signals
+from seglens.runtime.streams import lasting_streams
 from seglens.studies.table import analysis_table, verbs_of
 from seglens.verbs.analyses import verb_of
 from seglens.verbs.data import check, phantom, predict
@@ -54,12 +56,15 @@ def add_analyses() -> list[str]:
 def main() -> None:
     """Entry point; docs/exit-codes.md says what the exit codes mean."""
     keep_freed_memory()
-    with heeding_signals():
+    with lasting_streams() as out, heeding_signals():
         try:
             many = int(os.environ.get("WORLD_SIZE", "1")) > 1
             code, complaint = (_as_one_of_many(), "") if many else _answer()
         except (Exception, Stopped) as error:  # before the processes have met, or between two lines of this
             code, complaint = _explained(error)
+        out.flush()
+        if out.full and code == DONE:
+            code, complaint = REFUSED, f"seglens: all is done, but not all of the output was written: {out.full}"
         if complaint:
             print(complaint, file=sys.stderr)
         sys.exit(code)
@@ -96,9 +101,6 @@ def _answer() -> tuple[int, str]:
         add_analyses()
         code = app(_asked(), exit_on_error=False, print_error=True, result_action="return_value")
         return (code if isinstance(code, int) else DONE), ""
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE, ""
     except (Exception, Stopped) as error:
         return _explained(error)
 
@@ -118,12 +120,12 @@ def _explained(error: BaseException) -> tuple[int, str]:
         return stop.exit_code, f"seglens: stopped by {stop}; the same command goes on where this one was"
     if isinstance(error, CycloptsError):  # has been printed
         return REFUSED, ""
-    full = _out_of_memory(error)
-    code = REFUSED if full or isinstance(error, ValueError | FloatingPointError) else FAULT
+    refusal = _out_of_memory(error) or _refused_path(error)
+    code = REFUSED if refusal or isinstance(error, ValueError | FloatingPointError) else FAULT
     if "--debug" in sys.argv or os.environ.get("SEGLENS_DEBUG"):
         return code, "".join(traceback.format_exception(error)).rstrip()
     if code == REFUSED:
-        return code, f"seglens: {full or error}"
+        return code, f"seglens: {refusal or error}"
     return code, f"seglens: {type(error).__name__}: {error}\nadd --debug for the traceback"
 
 
@@ -135,6 +137,28 @@ def _out_of_memory(error: BaseException) -> str:
 
     fix = "make batches (batch_size) or slices (size) smaller, or start more processes"
     return f"out of memory: {first_line(error)}; {fix}" if out_of_memory(error) else ""
+
+
+_PATH_ERRORS = {
+    errno.ELOOP: "links lead round in a circle",
+    errno.ENAMETOOLONG: "a name is longer than the file system takes",
+    errno.EACCES: "it may not be read or written",
+    errno.EPERM: "it may not be read or written",
+    errno.EROFS: "it is read-only",
+    errno.ENOTDIR: "a part of the path is a file",
+    errno.EISDIR: "it is a folder",
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
+    errno.EIO: "the disk reports an error",
+}
+
+
+def _refused_path(error: BaseException) -> str:
+    """Advice where the system refuses a path, for a reason that lies with the path; "" for other errors."""
+    if not isinstance(error, OSError) or error.filename is None or error.errno not in _PATH_ERRORS:
+        return ""
+    return f"{error.filename}: {_PATH_ERRORS[error.errno]}; give another path, or mend this one"
 
 
 if __name__ == "__main__":

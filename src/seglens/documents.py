@@ -10,12 +10,20 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 T = TypeVar("T")
+ESCAPED = "backslashreplace"
+"""How text is written that UTF-8 cannot hold, such as a file name in Latin-1: in JSON it is the escape (``\\udcfc`` for
+the byte fc) that reads back as what it was."""
 MAX_FAULTS = 5
 """Faults of a document that a message names."""
 
 
 class DocumentError(ValueError):
     """A document is not what its type says; the message names every key, what is there and what is due."""
+
+
+def escaped(text: str) -> str:
+    """Text that UTF-8 can hold: what it cannot (`ESCAPED`) stands there as an escape; any other text as it is."""
+    return text.encode(errors=ESCAPED).decode()
 
 
 def to_document(value: Any, kind: Any = None) -> Any:

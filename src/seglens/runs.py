@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,9 +13,19 @@ from typing import Any
 
 from filelock import FileLock
 
-from seglens.artifacts import MANIFEST, Artifact, differences, hash_of, locked, read_artifact, write_text_whole
+from seglens.artifacts import (
+    MANIFEST,
+    Artifact,
+    ArtifactError,
+    differences,
+    hash_of,
+    locked,
+    read_artifact,
+    write_text_whole,
+)
 from seglens.runtime.distributed import alone, barrier, broadcast_from_main, is_main_process
-from seglens.runtime.provenance import OtherRecordWarning, by_record, record_sentence
+from seglens.runtime.provenance import OtherRecordWarning, Provenance, by_record, record_sentence
+from seglens.runtime.threads import computing_with, stage_threads
 
 STAGE_FORMAT = 3
 """Part of every stage's key: raise it when a stage computes something else from the same inputs."""
@@ -70,6 +81,7 @@ class Run:
         self._stages: dict[str, dict[str, str]] = self._read("run.json").get("stages", {})
         self._keeps_books = keeps_books
         self._own_timings: dict[str, float] = {}
+        self._taken: dict[str, Provenance] = {}  # of the stages that were found finished
 
     # reading
 
@@ -85,10 +97,21 @@ class Run:
 
         Raises:
             ValueError: this run has no such stage.
+            ArtifactError: the artifact is gone, damaged, or another than run.json names.
         """
         if stage not in self._stages:
             raise ValueError(f"{self.path}: no stage {stage!r}; finished are {', '.join(self._stages) or 'none'}")
-        return read_artifact(folder_in(self.path, self._stages[stage]["folder"]))
+        entry = self._stages[stage]
+        artifact = read_artifact(folder_in(self.path, entry["folder"]))
+        if artifact.hash != entry["hash"]:
+            raise self._another(artifact)
+        return artifact
+
+    def _another(self, artifact: Artifact) -> ArtifactError:
+        return ArtifactError(
+            f"{artifact.path} is not the artifact that {self.path / 'run.json'} names: its hash is another. `seglens "
+            f"doctor {self.path} --repair` sets it aside, and the next run makes it again"
+        )
 
     @property
     def study(self) -> dict[str, Any]:
@@ -117,26 +140,60 @@ class Run:
 
     @contextmanager
     def writing(self, study: Mapping[str, Any]) -> Iterator["Run"]:
-        """Hold the folder while stages run.
+        """Hold the folder while stages run, which is with the threads that its stages were computed with so far.
 
         Of several processes at one study the first holds it for all.
 
         Raises:
-            ArtifactError: another process holds it.
+            ArtifactError: another process holds it, or an artifact is another than run.json names.
             ValueError: it holds another study; the message says what differs.
         """
         with locked(self.path) if is_main_process() else nullcontext():
             before = broadcast_from_main(lambda: self._read("run.json"))
             self._refuse_another(before.get("study"), study)
             self._stages = before.get("stages", {}) if before.get("study") == study else {}
-            self._study = dict(study)
+            self._study, self._taken = dict(study), {}
             try:
-                yield self
+                with computing_with(broadcast_from_main(self._threads)):
+                    yield self
                 if is_main_process() and len(records := self.records) > 1:
                     warnings.warn(f"{self.path}: {record_sentence(records)}", OtherRecordWarning, stacklevel=2)
             finally:
                 if is_main_process():
                     shutil.rmtree(self.path / CLAIMS, ignore_errors=True)
+
+    def _threads(self) -> int:
+        """Threads of a stage: as many as most of what is finished here was computed with."""
+        used, own = Counter[int](), stage_threads()
+        hashes = {entry["folder"]: entry["hash"] for entry in self._stages.values()}
+        for manifest in sorted(self.path.glob(f"artifacts/*/{MANIFEST}")):
+            try:
+                artifact = read_artifact(manifest.parent)
+            except ArtifactError:  # it is named where it is needed
+                continue
+            if artifact.hash != hashes.get(manifest.parent.name, artifact.hash):
+                raise self._another(artifact)
+            if artifact.computed_by:
+                used[artifact.computed_by.threads] += 1
+        threads = used.most_common(1)[0][0] if used else own
+        if threads != own:
+            warnings.warn(
+                f"{self.path} was begun with {threads} threads a stage and goes on so, where this process would take "
+                f"{own}: the same numbers come out as if it had not been stopped",
+                OtherRecordWarning,
+                stacklevel=2,
+            )
+        return threads
+
+    def _refuse_other_record(self, stage: Stage) -> None:
+        current = Provenance.current().text
+        other = {name: record.text for name, record in self._taken.items() if record.text != current}
+        if other:
+            raise ValueError(
+                f"{stage.name} would be computed by {current}, but {', '.join(other)} in {self.path} by "
+                f"{next(iter(other.values()))}: the figures would be those of neither. Give another folder, go on "
+                "where this one was begun, or write `mixed: true` into the study file to go on nevertheless"
+            )
 
     def _refuse_another(self, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
         if before is None:
@@ -149,7 +206,9 @@ class Run:
                 f"{self.path / 'run.json'} to go on here: what does not depend on the change is reused"
             )
 
-    def finish(self, stage: Stage, make: Callable[[Path, Path], None], *, together: bool = False) -> Artifact:
+    def finish(
+        self, stage: Stage, make: Callable[[Path, Path], None], *, together: bool = False, mixed: bool = False
+    ) -> Artifact:
         """Return a stage's artifact, computing it only if no equal one is finished.
 
         Of several processes at one study the first decides what is finished, and keeps the books.
@@ -160,6 +219,12 @@ class Run:
                 checkpoints, which is removed when the stage is finished.
             together: ``make`` deals its work to all processes, so each of them calls it; otherwise the first calls it
                 alone and the others wait.
+            mixed: compute it even where stages before it were computed by other versions, on another kind of processor
+                or with another number of threads.
+
+        Raises:
+            ValueError: stages before it were, and ``mixed`` does not allow it.
+            ArtifactError: what is finished is damaged.
         """
         path = self.path / "artifacts" / stage.folder
         checkpoint = self.path / "checkpoints" / stage.folder
@@ -167,11 +232,15 @@ class Run:
         with nullcontext() if self._keeps_books else self._claimed(stage):
             missing = not broadcast_from_main(path.exists)
             if missing:
+                if not mixed:
+                    self._refuse_other_record(stage)
                 if together or is_main_process():
                     with nullcontext() if together else alone():
                         make(path, checkpoint)
                 barrier()
         artifact = read_artifact(path, stage.kind)
+        if not missing and artifact.computed_by:
+            self._taken[stage.name] = artifact.computed_by
         self._stages[stage.name] = {"folder": stage.folder, "hash": artifact.hash}
         if is_main_process():
             shutil.rmtree(checkpoint, ignore_errors=True)
@@ -199,14 +268,32 @@ class Run:
             write_text_whole(self.path / "timings.json", json.dumps(self.timings | dict(seconds), indent=1) + "\n")
 
     def _read(self, name: str) -> dict[str, Any]:
-        path = self.path / name
-        try:
-            content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            if not isinstance(content, dict):
-                raise ValueError(f"a {type(content).__name__} where names and values are due")
-            return content
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}); remove it, and finished stages are found again") from None
+        return read_book(self.path / name)
+
+
+def read_book(path: Path) -> dict[str, Any]:
+    """Read run.json or timings.json; {} where it is not there.
+
+    Raises:
+        ValueError: it is damaged; the message says how to go on without it.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__} where names and values are due")
+        if path.name == "timings.json" and not all(isinstance(value, int | float) for value in content.values()):
+            raise ValueError("seconds are due behind every name")
+        stages = content.get("stages", {})
+        if not isinstance(content.get("study", {}), dict) or not isinstance(stages, dict):
+            raise ValueError("`study` and `stages` hold names and values")
+        for stage, entry in stages.items():
+            if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("folder", "hash")):
+                raise ValueError(f"the stage {stage[:80]!r} has no folder and hash")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is damaged ({str(error)[:200]}); remove it, and finished stages are found again"
+        ) from None
+    return content
 
 
 def folder_in(run: Path, name: str) -> Path:

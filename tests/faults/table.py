@@ -100,6 +100,12 @@ ROWS: Mapping[int, str] = {
     76: "numbers that float32 does not hold",
     77: "file that holds more voxels than its header says",
     78: "orientation or voxel size said twice, or not at all",
+    79: "output whose reader has gone, or whose disk is full",
+    80: "encoding that lacks a character; names that are not UTF-8",
+    81: "artifact whose bytes, manifest, format or kind are others",
+    82: "record that was torn or edited: run.json, documents, tables",
+    83: "link in a run where `--repair` would move things",
+    84: "run that goes on with other jobs, threads or versions",
 }
 
 HEAD = """\

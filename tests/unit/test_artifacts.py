@@ -1,6 +1,7 @@
 """An artifact appears whole or not at all, and its hash is its content."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import torch
 
 from seglens.artifacts import (
     ArtifactError,
+    hash_file,
     hash_of,
     hash_tensors,
     locked,
@@ -75,8 +77,45 @@ def test_reading_says_what_is_wrong(tmp_path):
         read_artifact(tmp_path)
     with pytest.raises(ArtifactError, match="'other' is needed"):
         read_artifact(tmp_path / "thing", "other")
-    with pytest.raises(ArtifactError, match=r"it holds facts\.json, rows\.parquet, weights\.safetensors"):
+    with pytest.raises(
+        ArtifactError,
+        match=r"nothing\.parquet is none of its files; it holds facts\.json, rows\.parquet, weights\.safetensors",
+    ):
         artifact.table("nothing")
+
+
+def test_a_file_is_compared_when_it_is_read_and_again_when_it_has_changed(tmp_path, monkeypatch):
+    hashed = []
+    monkeypatch.setattr("seglens.artifacts.hash_file", lambda path: hashed.append(path.name) or hash_file(path))
+    artifact = _write(tmp_path / "thing")
+    assert sorted(hashed) == ["facts.json", "rows.parquet", "weights.safetensors"]
+    artifact.document("facts"), artifact.table("rows")
+    assert len(hashed) == 3  # this process wrote it
+    facts = tmp_path / "thing" / "facts.json"
+    facts.write_text(facts.read_text())
+    artifact.document("facts"), artifact.document("facts")
+    assert hashed[3:] == ["facts.json"]
+    facts.write_text("{}")
+    for _ in range(2):
+        with pytest.raises(ArtifactError, match=r"facts\.json differs from its sha256"):
+            artifact.document("facts")
+    facts.unlink()
+    with pytest.raises(ArtifactError, match=r"facts\.json is gone"):
+        artifact.document("facts")
+    (tmp_path / "thing" / "more.json").write_text("1")
+    assert not artifact.has("more.json")
+    with pytest.raises(ArtifactError, match=r"more\.json is none of its files; it holds facts\.json, rows"):
+        artifact.document("more")
+
+
+def test_names_that_are_not_utf_8_are_written_escaped_and_read_back(tmp_path):
+    name = os.fsdecode(b"M\xfcller")
+    with new_artifact(tmp_path / "thing", kind="thing", inputs={"file": name}) as draft:
+        draft.save_document("facts", {name: name})
+    artifact = read_artifact(tmp_path / "thing", verify=True)
+    assert artifact.inputs == {"file": name} and artifact.document("facts") == {name: name}
+    assert b'"M\\udcfcller"' in (tmp_path / "thing" / "facts.json").read_bytes()
+    assert hash_of(name) != hash_of("M\\udcfcller")
 
 
 def test_verify_finds_a_changed_file(tmp_path):

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from seglens.artifacts import Artifact
 from seglens.foreign.tensors import read_safetensors
 from seglens.shapes import TokenGrid
 
@@ -85,12 +86,15 @@ class ShardFiles:
     Args:
         folder: where the files are.
         n_shards: how many.
+        artifact: that they belong to, which compares a shard with its sha256 when it is first opened; None while they
+            are being written.
 
     Raises:
         ValueError: a file is missing.
     """
 
-    def __init__(self, folder: Path, n_shards: int):
+    def __init__(self, folder: Path, n_shards: int, artifact: Artifact | None = None):
+        self._artifact = artifact
         self._files = [folder / f"{shard_name(number)}.safetensors" for number in range(n_shards)]
         missing = [file.name for file in self._files if not file.is_file()]
         if missing:
@@ -112,7 +116,8 @@ class ShardFiles:
         return (self[number] for number in range(len(self)))
 
     def _opened(self, number: int) -> Shard:
-        tensors = read_safetensors(self._files[number])
+        file = self._files[number]
+        tensors = read_safetensors(file if self._artifact is None else self._artifact.verified(file.name))
         return Shard(tensors["tokens"], tensors.get("step"))
 
 

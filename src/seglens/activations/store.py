@@ -281,7 +281,7 @@ class ActivationStore:
             head["scale"],
             artifact.table("index"),
             head["hash"],
-            ShardFiles(artifact.path, head["n_shards"]),
+            ShardFiles(artifact.path, head["n_shards"], artifact),
             quantisation_error=head.get("quantisation_error", 0.0),
         )
 

@@ -12,6 +12,7 @@ from seglens.cohorts.file_listing import files_under
 from seglens.cohorts.layout_table import AUTO, ENTRY_POINTS, LAYOUTS
 from seglens.cohorts.sequences import canonical_sequence, in_order
 from seglens.cohorts.source_options import DEFAULTS, SourceOptions
+from seglens.documents import escaped
 from seglens.entry_points import refuse_taken, with_installed
 from seglens.runtime.suggestions import did_you_mean
 
@@ -160,7 +161,7 @@ def read_cohort(
             no ``labelsTs``, and what the decathlon's ``dataset.json`` lists under ``test``.
 
     Returns:
-        The cohort, its cases in order of their ids.
+        The cohort, its cases in order of their ids. Names that UTF-8 cannot hold are escaped (`documents.escaped`).
 
     Raises:
         ValueError: no such folder, no cases in it, options that do not fit the layout or each other.
@@ -170,7 +171,7 @@ def read_cohort(
         archive = f" (unpack an archive by `seglens unpack {root} --out FOLDER`)" if root.is_file() else ""
         raise ValueError(f"{root} is not a folder; give the data set's folder{archive}")
     require_layout(options.layout)
-    name = name or root.resolve().name
+    name = escaped(name or root.resolve().name)
     source = Source(root, name, options, None if sequences is None else tuple(sequences), with_masks)
     layout = _layout_of(source)
     _refuse_what_is_not_heeded(source, layout)
@@ -184,7 +185,20 @@ def read_cohort(
             f"{dict(found.labels)}; give `labels` with the background and one other, or map values by `mask_values`"
         )
     reading = options.reading(root)
-    cases = tuple(replace(case, reading=reading, mask_threshold=options.mask_threshold) for case in found.cases)
+    labels = {value: escaped(label) for value, label in found.labels.items()}
+    given = {escaped(case_id): split for case_id, split in found.splits.items()}
+    cases = tuple(
+        replace(
+            case,
+            id=escaped(case.id),
+            patient=escaped(case.patient),
+            volume=escaped(case.volume),
+            images={escaped(sequence): ref for sequence, ref in case.images.items()},
+            reading=reading,
+            mask_threshold=options.mask_threshold,
+        )
+        for case in found.cases
+    )
     cases = tuple(sorted(cases, key=lambda case: (case.volume, case.position or 0, case.id)))
     present = in_order({sequence for case in cases for sequence in case.images})
     chosen = tuple(canonical_sequence(sequence) for sequence in sequences) if sequences is not None else present
@@ -192,8 +206,8 @@ def read_cohort(
     if absent:
         raise ValueError(f"{root}: no case has {', '.join(absent)}; there are {', '.join(present) or 'no images'}")
     unfollowed = tuple(source.listing[1]) if "listing" in vars(source) else ()
-    deal = partial(_deal, given=found.splits, fractions=fractions, seed=seed)
-    return Cohort(name, cases, chosen, dict(found.labels), deal(cases), unfollowed, deal)
+    deal = partial(_deal, given=given, fractions=fractions, seed=seed)
+    return Cohort(name, cases, chosen, labels, deal(cases), unfollowed, deal)
 
 
 def _layout_of(source: Source) -> Layout:

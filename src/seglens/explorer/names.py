@@ -4,10 +4,12 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from seglens.artifacts import write_text_whole
+from seglens.documents import DocumentError, from_document, to_document
 
 FILE = "names.json"
 MAX_LENGTH = 120
@@ -31,6 +33,10 @@ class GivenName(BaseModel):
     when: str = ""
 
 
+KIND: Any = dict[str, dict[int, GivenName]]
+"""Of the file: dictionary hash to latent to name."""
+
+
 class Names:
     """The given names of a run, by dictionary hash and latent: a new fit has new latents and starts without any.
 
@@ -44,23 +50,26 @@ class Names:
 
     def of(self, dictionary_hash: str) -> dict[int, GivenName]:
         """Latent to its name."""
-        given = self._read().get(dictionary_hash, {})
-        return {int(latent): GivenName.model_validate(entry) for latent, entry in given.items()}
+        return self._read().get(dictionary_hash, {})
 
     def give(self, dictionary_hash: str, latent: int, given: GivenName | None) -> GivenName | None:
         """Keep a name, or with None go back to the name by rule; written whole or not at all."""
         with self._lock:
             everything = self._read()
             own = everything.setdefault(dictionary_hash, {})
-            own.pop(str(latent), None)
+            own.pop(latent, None)
             if given is not None:
                 given = given.model_copy(update={"when": datetime.now(UTC).isoformat(timespec="seconds")})
-                own[str(latent)] = given.model_dump()
-            write_text_whole(self._file, json.dumps(everything, indent=1, ensure_ascii=False) + "\n")
+                own[latent] = given
+            text = json.dumps(to_document(everything, KIND), indent=1, ensure_ascii=False)
+            write_text_whole(self._file, text + "\n")
         return given
 
-    def _read(self) -> dict[str, dict[str, dict[str, str | float]]]:
+    def _read(self) -> dict[str, dict[int, GivenName]]:
         if not self._file.is_file():
             return {}
-        content: dict[str, dict[str, dict[str, str | float]]] = json.loads(self._file.read_text(encoding="utf-8"))
+        try:
+            content: dict[str, dict[int, GivenName]] = from_document(self._file.read_bytes(), KIND, self._file)
+        except DocumentError as error:
+            raise ValueError(f"{str(error).rpartition('; ')[0]}; restore it from a copy, or remove it") from None
         return content

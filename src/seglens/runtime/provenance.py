@@ -1,4 +1,4 @@
-"""Record of what computes: one seed gives the same bits under the same versions on one kind of processor."""
+"""Record of what computes: one seed gives the same bits under the same versions, threads and kind of processor."""
 
 import importlib.metadata
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("med-seglens", "torch", "numpy", "scipy", "lapx")
+PACKAGES = ("med-seglens", "torch", "transformers", "monai", "numpy", "scipy", "lapx")
 """Packages whose arithmetic ends up in figures."""
 
 
 class OtherRecordWarning(UserWarning):
-    """A run holds artifacts that were computed by other versions or on another kind of processor than the rest."""
+    """A run holds artifacts that were computed otherwise than the rest, or goes on with another number of threads."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Provenance:
         versions: package to version, "absent" where it is not installed.
         instruction_set: of the CPU that torch's kernels use, such as "AVX2".
         device: name of the GPU at hand, else "cpu".
-        threads: of torch; recorded, but no two records differ by it: kernels give the same bits on any number.
+        threads: of torch; sums over several threads round otherwise than over one.
     """
 
     versions: Mapping[str, str]
@@ -50,9 +50,10 @@ class Provenance:
 
     @property
     def text(self) -> str:
-        """Versions, instruction set and device in a line; equal texts mean equal records."""
-        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        return f"{versions}; {self.instruction_set}; {self.device}"
+        """All of it in a line; equal texts mean equal records."""
+        versions = ", ".join(f"{name} {version}" for name, version in sorted(self.versions.items()))
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''} a stage"
+        return f"{versions}; {self.instruction_set}; {self.device}; {threads}"
 
 
 def by_record(records: Mapping[str, Provenance | None]) -> dict[str, list[str]]:

@@ -133,8 +133,15 @@ def quarantine_reported(folder: Path, cohorts: Iterable[str]) -> Iterator[None]:
 def _read(folder: Path, name: str) -> dict[str, Any]:
     path = _path(folder, name)
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if content:
+            CheckReport.from_json(content["report"])
+            if not all(isinstance(digest, str) for digest in content["sha256"].values()):
+                raise ValueError("a sha256 is due behind every file")
+        elif not isinstance(content, dict):
+            raise ValueError("names and values are due")
+        return content
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path} is damaged ({error}); remove it, and the files count as seen for the first time"
         ) from None

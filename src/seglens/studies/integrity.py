@@ -1,12 +1,11 @@
 """The condition of a run on disk: which finished stages are whole, and which the next run would do again."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from seglens.artifacts import MANIFEST, ArtifactError, hash_of, locked, read_artifact
-from seglens.runs import STAGE_FORMAT, folder_in
+from seglens.artifacts import MANIFEST, ArtifactError, locked, read_artifact
+from seglens.runs import STAGE_FORMAT, folder_in, read_book
 from seglens.runtime.progress import Progress, silent
 
 DAMAGED = "damaged"
@@ -92,18 +91,17 @@ def integrity_of(path: Path, *, progress: Progress = silent) -> RunIntegrity:
     if not (path / "run.json").is_file():
         raise ValueError(f"{path} holds no run.json; give the folder of a run (--out of the verb that made it)")
     try:
-        books = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        books = read_book(path / "run.json")
         stages = books["stages"]
         folders = {stage: folder_in(path, entry["folder"]) for stage, entry in stages.items()}
-        hashes = {stage: entry["hash"] for stage, entry in stages.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError):
         raise ValueError(
             f"{path / 'run.json'} is damaged; remove it and run the study again: finished artifacts are found by their "
             "names, none is made again"
         ) from None
     found = []
     for number, (stage, folder) in enumerate(folders.items()):
-        found.append(StageIntegrity(stage, folder, _fault(folder, hashes[stage]), folder.exists()))
+        found.append(StageIntegrity(stage, folder, _fault(folder, stages[stage]["hash"]), folder.exists()))
         progress(number + 1, len(folders))
     used = {folder.name for folder in folders.values()}
     others = [other for other in sorted((path / "artifacts").glob("*")) if other.name not in used]
@@ -125,8 +123,15 @@ def repair(integrity: RunIntegrity) -> list[Path]:
 
     Raises:
         ArtifactError: another process writes to the run.
+        ValueError: ``artifacts`` or ``damaged`` is a link that leads out of the run; nothing is moved.
     """
     moved = []
+    for name in ("artifacts", DAMAGED):
+        folder = integrity.path / name
+        if folder.resolve() != integrity.path.resolve() / name:
+            raise ValueError(
+                f"{folder} is a link and leads to {folder.resolve()}; nothing is moved out of a run: put a folder there"
+            )
     with locked(integrity.path):
         for stage in integrity.faulty:
             if stage.there:
@@ -145,13 +150,6 @@ def _fault(folder: Path, recorded: str) -> str:
         return "its artifact is gone"
     try:
         artifact = read_artifact(folder, verify=True)
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        own = manifest.pop("hash")
-        manifest.pop("computed_by", None)  # no part of what is hashed
     except ArtifactError as error:
         return str(error).removeprefix(f"{folder}: ")
-    except (ValueError, KeyError, TypeError):
-        return f"its {MANIFEST} cannot be read"
-    if hash_of(manifest) != own or artifact.hash != recorded:
-        return f"its {MANIFEST} was changed"
-    return ""
+    return "" if artifact.hash == recorded else f"its {MANIFEST} was changed, run.json names another hash"

@@ -1,4 +1,4 @@
-"""Independent stages of a study at the same time, each in a worker process that keeps to its share of the cores.
+"""Independent stages of a study at the same time, each in a worker process with the threads of one stage.
 
 Two stages side by side, a core each, are done sooner than one after the other by two cores: much of a small network's
 pass does not divide. A worker leaves a stage's artifact where the study looks for it; who started the workers then
@@ -24,13 +24,13 @@ from seglens.runtime.malloc import keep_freed_memory
 from seglens.runtime.progress import Progress
 from seglens.runtime.resources import peak_rss_mib
 from seglens.runtime.signals import Stopped, follow_parent, heeding_signals
+from seglens.runtime.streams import lasting_streams
+from seglens.runtime.threads import MAX_JOBS, computing_with
 from seglens.studies.analysis import Analysis, Unit
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Announce, Study
 from seglens.studies.table import analysis_table
 
-MAX_JOBS = 4
-"""Stages at once, unless asked for more: each worker holds about 1.5 GiB, and a study has few long chains."""
 REPORT_EVERY_SECONDS = 0.2
 END_WITHIN_SECONDS = 20.0
 """A worker that is told to end and does not is killed."""
@@ -108,7 +108,7 @@ def work_ahead(settings: StudySettings, tasks: Sequence[Task], run: Run, *, jobs
         settings: of the study.
         tasks: what to do, with all that they come after.
         run: held for writing; its timings are kept.
-        jobs: workers; each takes an equal share of this process's threads.
+        jobs: workers; each computes with as many threads as this process does now.
         announce: told of every worker's stages; several of its contexts are open at once.
 
     Returns:
@@ -154,7 +154,8 @@ class _Worker:
     def begin(self, task: Task) -> None:
         """Have it do a task."""
         self.task = task
-        self.pipe.send((task.do, task.arguments))
+        with suppress(BrokenPipeError):  # it has died since its last task; `follow` says so
+            self.pipe.send((task.do, task.arguments))
 
     def follow(self) -> dict[str, float] | None:
         """Take one message; where it says that the task is done, the seconds of the stages that were computed."""
@@ -202,7 +203,7 @@ class _Worker:
 
 @contextmanager
 def _workers(settings: StudySettings, folder: Path, jobs: int, announce: Announce) -> Iterator[Sequence[_Worker]]:
-    threads = max(1, torch.get_num_threads() // jobs)
+    threads = torch.get_num_threads()
     before = os.environ.get("OMP_NUM_THREADS")
     with ExitStack() as ends, ExitStack() as asks:
         workers = []
@@ -222,14 +223,13 @@ def _workers(settings: StudySettings, folder: Path, jobs: int, announce: Announc
 
 def _work(pipe: Connection, settings: StudySettings, folder: Path, threads: int) -> None:
     """A worker's life: it ends when it is told to, and when the process that started it ends, however that ends."""
-    with heeding_signals(), suppress(Stopped):
+    with lasting_streams(), heeding_signals(), suppress(Stopped), computing_with(threads):
         follow_parent()
-        _do_tasks(pipe, settings, folder, threads)
+        _do_tasks(pipe, settings, folder)
 
 
-def _do_tasks(pipe: Connection, settings: StudySettings, folder: Path, threads: int) -> None:
+def _do_tasks(pipe: Connection, settings: StudySettings, folder: Path) -> None:
     keep_freed_memory()
-    torch.set_num_threads(threads)
     run = Run(folder, keeps_books=False)
     study = Study(settings, run, analysis_table(), lambda stage: _reporting(pipe, stage))
     while True:

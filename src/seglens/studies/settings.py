@@ -6,15 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from seglens.cohorts.foreground import AUTO, check_rule
 from seglens.cohorts.label_names import alike
@@ -226,6 +218,7 @@ class StudySettings(_Strict):
         atlas_top_k: exemplar slices a latent.
         device: ``auto`` takes a GPU where there is one.
         strict: stop where a case would be quarantined. Changes no result, so it is no part of the study's record.
+        mixed: go on with results of other versions or of another kind of processor. No part of the record either.
 
     A block by the name of an installed analysis holds its settings, and has the study do it.
     """
@@ -250,6 +243,7 @@ class StudySettings(_Strict):
     atlas_top_k: Count = 8
     device: str = "auto"
     strict: Annotated[Flag, Field(exclude=True)] = False
+    mixed: Annotated[Flag, Field(exclude=True)] = False
 
     @model_validator(mode="wrap")
     @classmethod

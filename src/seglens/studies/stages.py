@@ -230,7 +230,7 @@ class Study:
             with self.announce(stage.name) as progress:
                 make(path, checkpoint, progress)
 
-        return self.run.finish(stage, announced, together=together)
+        return self.run.finish(stage, announced, together=together, mixed=self.settings.mixed)
 
 
 def unseen_rows(slices: SliceSet) -> list[int]:

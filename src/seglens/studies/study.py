@@ -28,8 +28,9 @@ def run_study(settings: StudySettings, out: Path, *, jobs: int = 1, announce: An
     Args:
         settings: what to do.
         out: the run's folder.
-        jobs: stages at once, each in a process of its own with an equal share of the threads. From 2 on a script that
-            calls this must do so under ``if __name__ == "__main__":``. In a torch.distributed group it must be 1.
+        jobs: stages at once, each in a process of its own. It changes no result: every stage is computed with the same
+            number of threads (`seglens.runtime.threads.stage_threads`). From 2 on a script that calls this must do so
+            under ``if __name__ == "__main__":``. In a torch.distributed group it must be 1.
         announce: shown which stage is worked on, and how far it is.
 
     Returns:

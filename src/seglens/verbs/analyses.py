@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from seglens.verbs.options import DONE, QUARANTINED, WHOLE, Out, StudyFile
+from seglens.verbs.options import DONE, QUARANTINED, Jobs, Out, StudyFile
 
 if TYPE_CHECKING:
     from seglens.runs import Run
@@ -24,19 +24,27 @@ def verb_of(rows: "Sequence[Analysis]") -> Callable[..., int]:
         study: StudyFile,
         *names: Annotated[str, Parameter(help="Which, such as names of segmenters; none takes all.")],
         out: Out = Path("results"),
-        jobs: Annotated[int, WHOLE, Parameter(help="Stages at once, a worker process each.")] = 1,
+        jobs: Jobs = None,
         no_store: Annotated[
             bool,
             Parameter(help="Compute activations when they are read; as `store: false` in the study file.", negative=""),
         ] = False,
     ) -> int:
+        from seglens.studies.parallel import default_jobs
         from seglens.studies.settings import StudySettings
         from seglens.studies.study import run_stages
         from seglens.terminal import StageDisplay
 
         settings = StudySettings.read(study)
         settings = settings.model_copy(update={"store": settings.store and not no_store})
-        finished = run_stages(settings, out, [row.name for row in rows], names, jobs=jobs, announce=StageDisplay())
+        finished = run_stages(
+            settings,
+            out,
+            [row.name for row in rows],
+            names,
+            jobs=default_jobs() if jobs is None else jobs,
+            announce=StageDisplay(),
+        )
         for row in rows:
             for sentence in row.sentences(finished) if row.sentences else ():
                 print(sentence)

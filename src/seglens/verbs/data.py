@@ -198,7 +198,9 @@ def predict(
     display = StageDisplay()
     with ExitStack() as stack:
         if dictionary is not None:
-            stack.enter_context(steer(Lens(network, SparseAutoencoder.read(read_artifact(dictionary))), *acting))
+            stack.enter_context(
+                steer(Lens(network, SparseAutoencoder.read(read_artifact(dictionary, "dictionary"))), *acting)
+            )
         with display(f"check {found.name}") as progress:
             report = check_cohort(found, with_masks=False, foreground=foreground, progress=progress)
         if report.findings:

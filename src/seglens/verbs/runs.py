@@ -93,13 +93,21 @@ def _open_privately(address: str, folder: Path) -> None:
 
 
 def doctor(
-    run: Annotated[Path | None, Parameter(help="A run's folder; without one, the machine is examined.")] = None,
+    folder: Annotated[
+        Path | None, Parameter(help="Of a run or of one artifact in it; without one, the machine is examined.")
+    ] = None,
     *,
-    repair: Annotated[bool, Parameter(help="Set damaged artifacts aside, to be made again.", negative="")] = False,
+    repair: Annotated[
+        bool, Parameter(help="Set damaged artifacts of a run aside, to be made again.", negative="")
+    ] = False,
 ) -> int:
-    """Versions, devices, memory, disk, and what would break; or whether every byte of a run is as it was written."""
-    if run is not None:
-        return _doctor_of_run(run, repair=repair)
+    """Versions, devices, memory, disk, and what would break; or whether every byte is as it was written."""
+    from seglens.artifacts import MANIFEST
+
+    if folder is not None and not (folder / MANIFEST).is_file():
+        return _doctor_of_run(folder, repair=repair)
+    if folder is not None and not repair:
+        return _doctor_of_artifact(folder)
     if repair:
         raise ValueError("--repair mends a run; give its folder: seglens doctor RUN --repair")
     from seglens.doctor import examine
@@ -107,6 +115,19 @@ def doctor(
     text, healthy = examine()
     print(text)
     return DONE if healthy else FAULT
+
+
+def _doctor_of_artifact(folder: Path) -> int:
+    from seglens.artifacts import ArtifactError, read_artifact
+
+    try:
+        artifact = read_artifact(folder, verify=True)
+    except ArtifactError as error:
+        print(f"DAMAGED       {error}")
+        return FAULT
+    record = artifact.computed_by.text if artifact.computed_by else "no record"
+    print(f"{folder}: {artifact.kind} of {len(artifact.sha256)} files, whole\ncomputed by   {record}")
+    return DONE
 
 
 def _doctor_of_run(run: Path, *, repair: bool) -> int:

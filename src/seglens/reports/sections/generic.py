@@ -30,7 +30,7 @@ def generic_section(run: Run, name: str, about: str) -> Section | None:
                 if isinstance(value, str | int | float)
             ]
             found += [table("", ("", "value"), figures)] if figures else []
-        tables = sorted(file.stem for file in artifact.path.glob("*.parquet"))
+        tables = sorted(file.removesuffix(".parquet") for file in artifact.sha256 if file.endswith(".parquet"))
         found += [table_block(one, artifact.table(one)) for one in tables]
         blocks += [Heading(plain(stage.removeprefix(f"{name}/"))), *(found or [Paragraph("No table is kept.", "note")])]
     title = plain(name)
