@@ -43,7 +43,7 @@ def smallest_study(folder: Path) -> StudySettings:
             "first": {"cohort": "discs", "steps": 4, "batch_size": 4},
             "second": {"cohort": "discs", "steps": 3, "batch_size": 4, "init_from": "first"},
         },
-        "hookpoint": "stage4",
+        "hookpoints": "stage4",
         "dictionaries": {"k": 2, "expansion": 1, "steps": 6, "batch_size": 64},
         "steering": [{"segmenter": "first", "cohort": "discs", "label": "tumour"}],
         "failures": [{"segmenter": "first", "cohort": "discs", "worst": 2}],

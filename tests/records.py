@@ -134,7 +134,7 @@ def segmenter(name: str, **more: Any) -> SegmenterRecord:
         "architecture": "segformer-b0",
         "trained_on": name,
         "init_from": None,
-        "hookpoint": "stage3",
+        "hookpoints": ("stage3",),
         "hookpoint_reason": None,
         "seconds": 60.0,
         "scores": {},

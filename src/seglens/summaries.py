@@ -92,7 +92,7 @@ class SegmenterRecord:
         architecture: such as ``segformer-b0``.
         trained_on: cohort.
         init_from: segmenter that it went on from.
-        hookpoint: where it is opened; None before it has a dictionary.
+        hookpoints: where it is opened, the first one first; none before it has a dictionary.
         hookpoint_reason: why there, where the study left the choice; None where it did not, or nothing was measured.
         seconds: that training took; None where that is not known.
         scores: cohort to scores on its test slices.
@@ -103,7 +103,7 @@ class SegmenterRecord:
     architecture: str
     trained_on: str
     init_from: str | None
-    hookpoint: str | None
+    hookpoints: tuple[str, ...]
     hookpoint_reason: str | None
     seconds: float | None
     scores: Mapping[str, ScoreSummary]
@@ -115,7 +115,7 @@ class DictionaryRecord(QualityRecord):
     """A dictionary and its quality.
 
     Attributes:
-        name: of its segmenter.
+        name: of its segmenter, with ``@`` and the hookpoint where that is not the segmenter's first.
         hookpoint: of its activations.
         k: active latents a token that were asked for.
         n_latents: its width; None where its latents were not described.
@@ -137,7 +137,7 @@ class Summary:
         settings: of the study, as `StudySettings` dumps them.
         cohorts: in the order of the settings, as are all below.
         segmenters: see there.
-        dictionaries: of the segmenters.
+        dictionaries: of the segmenters, one for each of their hookpoints.
         alignments: of pairs of dictionaries.
         universal: latents shared in every pair; None for fewer than three segmenters.
         steering: a record a policy and operation.

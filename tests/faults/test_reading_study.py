@@ -34,7 +34,7 @@ def settings_of(folder: Path, *, strict: bool = False) -> StudySettings:
             "size": 32,
             "cohorts": {"adult": {"sources": [{"path": str(folder)}]}},
             "segmenters": {"adult": {"cohort": "adult", "steps": 2, "batch_size": 4}},
-            "hookpoint": "stage2",
+            "hookpoints": "stage2",
             "dictionaries": {"k": 4, "expansion": 2, "steps": 3, "batch_size": 64, "controls": False},
             "device": "cpu",
             "strict": strict,

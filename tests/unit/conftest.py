@@ -106,7 +106,7 @@ def atlas_of(labels: dict[int, str], n_latents: int, name: str) -> LatentAtlas:
         maps.expand(len(exemplars), 8, 8).to(torch.float16).contiguous(),
         labels,
         dict.fromkeys(classes, 0.04),
-        {"top_k": 4},
+        {"top_k": 4, "hookpoint": "stage3"},
     )
 
 

@@ -1,14 +1,15 @@
 """From slices to an ActivationStore, on one process or several."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from math import prod
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seglens.activations.hooks import activations
+from seglens.activations.hooks import activations, activations_at
 from seglens.activations.moments import Chunks, ShardFacts, centre_of, energies_of, squared_error, sums_of, total_of
 from seglens.activations.shards import Shard, ShardFiles, Shards, as_shard, checked_dtype, shard_name
 from seglens.activations.store import KIND, SHARD_BYTES, ActivationStore
@@ -57,10 +58,42 @@ def extract(
         >>> store.tokens(torch.arange(4)).shape
         torch.Size([4, 160])
     """
-    dtype = checked_dtype(dtype)
-    forward = ForwardPass(segmenter, slices, hookpoint)
+    folders = {hookpoint: folder}
+    return extract_each(segmenter, slices, folders, batch_size=batch_size, dtype=dtype, progress=progress)[hookpoint]
 
-    def assembled(shards: Shards, facts: Sequence[ShardFacts]) -> ActivationStore:
+
+def extract_each(
+    segmenter: Segmenter,
+    slices: SliceSet,
+    folders: Mapping[str, Path | None],
+    *,
+    batch_size: int = 32,
+    dtype: torch.dtype | str = torch.float32,
+    progress: Progress = silent,
+) -> dict[str, ActivationStore]:
+    """`extract` at several hookpoints from one pass a batch, which stops at the deepest: the same stores, bit for bit.
+
+    In a torch.distributed group each hookpoint's shards are dealt on their own, so a batch may be computed by several
+    processes. A shard of each hookpoint is in memory at a time.
+
+    Args:
+        segmenter: the network, on the device where it is to run.
+        slices: what it sees; masks are not used.
+        folders: hookpoint to where its artifact is written; None: kept in memory.
+        batch_size: slices a pass.
+        dtype: how tokens are kept.
+        progress: told of this process's slices.
+
+    Returns:
+        A store for each hookpoint.
+
+    Raises:
+        ValueError: as `extract`; then nothing is stored.
+    """
+    dtype = checked_dtype(dtype)
+    forward = ForwardPass(segmenter, slices, *folders)
+
+    def assembled(hookpoint: str, shards: Shards, facts: Sequence[ShardFacts]) -> ActivationStore:
         centre = centre_of(facts)
         chunks = Chunks()
         own = {number: energies_of(shards[number], chunks, centre) for number in rank_range(len(facts))}
@@ -75,21 +108,30 @@ def extract(
             index=slices.index,
         )
 
-    def own_shards(draft: Draft | None) -> dict[int, tuple[Shard | None, ShardFacts]]:
-        return _shards_of(forward, batch_size=batch_size, dtype=dtype, progress=progress, draft=draft)
-
-    if folder is None:
-        made = gather_object(own_shards(None))
-        return assembled(tuple(shard for shard, _ in made if shard is not None), [facts for _, facts in made])
-    inputs = {"segmenter": segmenter.hash, "slices": slices.hash, "hookpoint": hookpoint, "dtype": str(dtype)}
-    with new_artifact(folder, kind=KIND, inputs=inputs) if is_main_process() else nullcontext() as first:
-        draft = Draft(broadcast_from_main(lambda: first.path if first else folder))
-        facts = [facts for _, facts in gather_object(own_shards(draft))]
-        store = assembled(ShardFiles(draft.path, len(facts)), facts)
-        if first:
-            store.write_head(first)
-    barrier()  # the artifact is there
-    return ActivationStore.read(read_artifact(folder, KIND))
+    inputs = {"segmenter": segmenter.hash, "slices": slices.hash, "dtype": str(dtype)}
+    stores: dict[str, ActivationStore] = {}
+    with ExitStack() as stack:
+        new = {
+            hookpoint: stack.enter_context(new_artifact(folder, kind=KIND, inputs=inputs | {"hookpoint": hookpoint}))
+            for hookpoint, folder in folders.items()
+            if folder is not None and is_main_process()
+        }
+        paths = broadcast_from_main(lambda: {hookpoint: draft.path for hookpoint, draft in new.items()})
+        drafts = {hookpoint: Draft(path) for hookpoint, path in paths.items()}
+        made = _shards_of(forward, batch_size=batch_size, dtype=dtype, progress=progress, drafts=drafts)
+        for hookpoint in folders:
+            every = gather_object(made[hookpoint])
+            facts = [facts for _, facts in every]
+            if hookpoint in drafts:
+                stores[hookpoint] = assembled(hookpoint, ShardFiles(drafts[hookpoint].path, len(facts)), facts)
+            else:
+                shards = tuple(shard for shard, _ in every if shard is not None)
+                stores[hookpoint] = assembled(hookpoint, shards, facts)
+            if hookpoint in new:
+                stores[hookpoint].write_head(new[hookpoint])
+    barrier()  # the artifacts are there
+    written = {hookpoint: folder for hookpoint, folder in folders.items() if folder is not None}
+    return stores | {name: ActivationStore.read(read_artifact(folder, KIND)) for name, folder in written.items()}
 
 
 def each_grid(
@@ -119,40 +161,42 @@ def each_grid(
 
 
 class ForwardPass:
-    """A segmenter on batches of one set of slices, up to a hookpoint.
+    """A segmenter on batches of one set of slices, up to the deepest of some hookpoints.
 
     Args:
         segmenter: on the device where it is to run.
         slices: what it sees.
-        hookpoint: where it stops.
+        hookpoints: whose activations are read.
 
     Raises:
         ValueError: unknown hookpoint, other sequences than the segmenter's, or no slices.
     """
 
-    def __init__(self, segmenter: Segmenter, slices: SliceSet, hookpoint: str):
+    def __init__(self, segmenter: Segmenter, slices: SliceSet, *hookpoints: str):
         segmenter.check_data(slices.name, slices.sequences, preprocessing=slices.preprocessing)
-        segmenter.module_at(hookpoint)  # an unknown hookpoint is refused before anything is computed
+        for hookpoint in hookpoints:
+            segmenter.module_at(hookpoint)  # an unknown hookpoint is refused before anything is computed
         if len(slices) == 0:
             raise ValueError(f"{slices.name!r} has no slices; nothing to extract")
-        self.segmenter, self.slices, self.hookpoint = segmenter, slices, hookpoint
+        self.segmenter, self.slices, self.hookpoints = segmenter, slices, hookpoints
         self._batches = BatchWork(
-            lambda _rows, images: activations(segmenter, hookpoint, images), segmenter, slices, what="activations"
+            lambda _rows, images: activations_at(segmenter, hookpoints, images), segmenter, slices, what="activations"
         )
 
-    def __call__(self, rows: Sequence[int]) -> TokenGrid:
-        """The activation of some slices ``[B h w d_in]``: on the segmenter's device, a view where that is enough.
+    def __call__(self, rows: Sequence[int]) -> list[TokenGrid]:
+        """The activations of some slices, each ``[B h w d_in]``: on the segmenter's device, views where that is enough.
 
         Raises:
             NotEnoughMemoryError: the device has no memory for half of them.
         """
         parts = [grids for _, grids in self._batches.parts(rows)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return parts[0] if len(parts) == 1 else [torch.cat(own) for own in zip(*parts, strict=True)]
 
-    def refuse_non_finite(self, shard: Shard, rows: Sequence[int]) -> None:
+    def refuse_non_finite(self, hookpoint: str, shard: Shard, rows: Sequence[int]) -> None:
         """Name the slices whose tokens, as they are kept, are not finite.
 
         Args:
+            hookpoint: where the tokens were read.
             shard: the tokens.
             rows: of its slices.
 
@@ -165,7 +209,7 @@ class ForwardPass:
             named = self.slices.index[[rows[number] for number in bad]]
             slices_named = ", ".join(f"{row['case']} slice {row['position']}" for row in named.to_dicts()[:8])
             raise ValueError(
-                f"activations at {self.hookpoint!r} are not finite as {str(dtype).removeprefix('torch.')} in "
+                f"activations at {hookpoint!r} are not finite as {str(dtype).removeprefix('torch.')} in "
                 f"{len(bad)} slices: {slices_named}; check these images, leave them out, or keep the tokens as float32"
             )
 
@@ -176,52 +220,100 @@ def batches_in_shard(elements: int) -> int:
 
 
 def _shards_of(
-    forward: ForwardPass, *, batch_size: int, dtype: torch.dtype, progress: Progress, draft: Draft | None
-) -> dict[int, tuple[Shard | None, ShardFacts]]:
-    """This process's shards by number; written to ``draft`` (and None here) where there is one."""
+    forward: ForwardPass, *, batch_size: int, dtype: torch.dtype, progress: Progress, drafts: Mapping[str, Draft]
+) -> dict[str, dict[int, tuple[Shard | None, ShardFacts]]]:
+    """This process's shards of each hookpoint by number; written to its draft (and None here) where there is one."""
     batches = list(forward.slices.batches(batch_size))
-    first = forward(batches[0] if is_main_process() else batches[0][:1])  # elsewhere only its shape is needed
-    _require_resources(forward, first[0].numel(), dtype, draft)
-    per_shard = batches_in_shard(first[0].numel() * len(batches[0]))
-    starts = range(0, len(batches), per_shard)
-    mine = rank_range(len(starts))
-    total = sum(len(rows) for number in mine for rows in batches[starts[number] :][:per_shard])
-    made: dict[int, tuple[Shard | None, ShardFacts]] = {}
+    first = forward(batches[0] if is_main_process() else batches[0][:1])  # elsewhere only their shapes are needed
+    _require_resources(forward, [grids[0].numel() for grids in first], dtype, drafts)
     chunks = Chunks()
-    done = 0
-    buffer: Tensor | None = None
+    parts = [
+        _OwnShards(forward, hookpoint, grids.shape[1:], batches, dtype, chunks, drafts.get(hookpoint))
+        for hookpoint, grids in zip(forward.hookpoints, first, strict=True)
+    ]
+    needed = sorted({number for part in parts for number in part.batches})
+    done, total = 0, sum(len(batches[number]) for number in needed)
+    for number in needed:
+        grids = first if number == 0 else forward(batches[number])
+        for part, own in zip(parts, grids, strict=True):
+            part.take(number, own)
+        done += len(batches[number])
+        progress(done, total)
+    return {part.hookpoint: part.made for part in parts}
 
-    for number in mine:
-        own = batches[starts[number] :][:per_shard]
-        n_slices = sum(map(len, own))
-        if buffer is None or (draft is None and dtype == torch.float32):  # else the next shard can use its memory
-            buffer = torch.empty(n_slices, *first.shape[1:])
-        grids, filled = buffer[:n_slices], 0
-        for rows in own:
-            # one copy brings them to the CPU, into float32 and into the order of tokens
-            grids[filled : filled + len(rows)] = first if rows[0] == 0 else forward(rows)
-            filled += len(rows)
-            done += len(rows)
-            progress(done, total)
-        shard, facts = _kept(grids, dtype, chunks)
+
+class _OwnShards:
+    """This process's shards of one hookpoint, filled batch by batch."""
+
+    def __init__(  # noqa: PLR0917 - one place calls it
+        self,
+        forward: ForwardPass,
+        hookpoint: str,
+        shape: Sequence[int],
+        batches: Sequence[Sequence[int]],
+        dtype: torch.dtype,
+        chunks: Chunks,
+        draft: Draft | None,
+    ):
+        self.hookpoint = hookpoint
+        self.made: dict[int, tuple[Shard | None, ShardFacts]] = {}
+        self._forward, self._shape, self._all, self._dtype, self._chunks = forward, shape, batches, dtype, chunks
+        self._draft = draft
+        self._per_shard = batches_in_shard(prod(shape) * len(batches[0]))
+        numbers = range(len(batches))
+        self.batches = {
+            batch
+            for number in rank_range(len(numbers[:: self._per_shard]))
+            for batch in numbers[number * self._per_shard :][: self._per_shard]
+        }
+        self._buffer: Tensor | None = None
+        self._filled = 0
+
+    def take(self, number: int, grids: TokenGrid) -> None:
+        """Keep a batch's tokens where it is part of an own shard; the shard is done with its last batch."""
+        if number not in self.batches:
+            return
+        shard = number // self._per_shard
+        own = self._all[shard * self._per_shard :][: self._per_shard]
+        if self._buffer is None:
+            self._buffer = torch.empty(sum(map(len, own)), *self._shape)
+        # one copy brings them to the CPU, into float32 and into the order of tokens
+        self._buffer[self._filled : self._filled + len(grids)] = grids
+        self._filled += len(grids)
+        if number == min((shard + 1) * self._per_shard, len(self._all)) - 1:
+            self._finish(shard, self._buffer[: self._filled], [row for rows in own for row in rows])
+            self._filled = 0
+            if self._draft is None and self._dtype == torch.float32:  # else the next shard can use its memory
+                self._buffer = None
+
+    def _finish(self, number: int, grids: Float[Tensor, "b h w d_in"], rows: Sequence[int]) -> None:
+        shard, facts = _kept(grids, self._dtype, self._chunks)
         if not bool(facts.sums.isfinite().all()):
-            forward.refuse_non_finite(shard, [row for rows in own for row in rows])
-        if draft is not None:
-            draft.save_tensors(shard_name(number), shard.tensors())
-        made[number] = (shard if draft is None else None), facts
-    return made
+            self._forward.refuse_non_finite(self.hookpoint, shard, rows)
+        if self._draft is not None:
+            self._draft.save_tensors(shard_name(number), shard.tensors())
+        self.made[number] = (shard if self._draft is None else None), facts
 
 
-def _require_resources(forward: ForwardPass, elements: int, dtype: torch.dtype, draft: Draft | None) -> None:
+def _require_resources(
+    forward: ForwardPass, elements: Sequence[int], dtype: torch.dtype, drafts: Mapping[str, Draft]
+) -> None:
     """Refuse what does not fit on the disk, or in memory where nothing is written; the first process looks for all."""
     if not is_main_process():
         return
-    n_bytes = len(forward.slices) * elements * dtype.itemsize
-    what = f"activations of {len(forward.slices)} slices at {forward.hookpoint!r}"
-    if draft is None:
+    written, kept = ([name for name in forward.hookpoints if (name in drafts) == on_disk] for on_disk in (True, False))
+    sizes = dict(zip(forward.hookpoints, elements, strict=True))
+
+    def needed(names: Sequence[str]) -> tuple[int, str]:
+        n_bytes = len(forward.slices) * sum(sizes[name] for name in names) * dtype.itemsize
+        return n_bytes, f"activations of {len(forward.slices)} slices at {', '.join(map(repr, names))}"
+
+    if kept:
+        n_bytes, what = needed(kept)
         require_memory(n_bytes, f"{what} (less as int8, or written to a folder)")
-    else:
-        require_disk(draft.path, n_bytes, f"{what} (less as int8, none with `store: false`)")
+    if written:
+        n_bytes, what = needed(written)
+        require_disk(drafts[written[0]].path, n_bytes, f"{what} (less as int8, none with `store: false`)")
 
 
 def _kept(grids: Float[Tensor, "b h w d_in"], dtype: torch.dtype, chunks: Chunks) -> tuple[Shard, ShardFacts]:

@@ -6,8 +6,8 @@ registered in front of every other hook: whoever consumes the module's output ge
 all edits, whatever the order of the ``with`` blocks.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from math import isqrt
 from typing import Any
@@ -114,27 +114,50 @@ def activations(segmenter: Segmenter, hookpoint: str, images: Images) -> TokenGr
     Raises:
         ValueError: an unknown hookpoint, one whose output is no activation, or one that a forward pass does not reach.
     """
-    place = segmenter.place(hookpoint)
+    return activations_at(segmenter, [hookpoint], images)[0]
 
-    def stop(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        raise _ReachedError(_to_tokens(_item(output, hookpoint, place), hookpoint, place))
 
-    handle = segmenter.module_at(hookpoint).register_forward_hook(stop)
-    try:
-        segmenter.logits(images)
-    except _ReachedError as reached:
-        return reached.tokens
-    finally:
-        handle.remove()
-    raise ValueError(
-        f"hookpoint {hookpoint!r}: its module {place.module!r} did not run in a forward pass; choose another"
-    )
+def activations_at(segmenter: Segmenter, hookpoints: Sequence[str], images: Images) -> list[TokenGrid]:
+    """The activation at each of some hookpoints, from one pass, which stops at the last that it reaches.
+
+    Args:
+        segmenter: the network to look into.
+        hookpoints: different ones of its own.
+        images: on its device.
+
+    Raises:
+        ValueError: as `activations`.
+    """
+    found: dict[str, TokenGrid] = {}
+
+    def keeping(hookpoint: str, place: Hookpoint) -> Callable[[nn.Module, Any, Any], None]:
+        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            tokens = _to_tokens(_item(output, hookpoint, place), hookpoint, place)
+            if len({*found, hookpoint}) < len(hookpoints):
+                found.setdefault(hookpoint, tokens.clone())  # the pass goes on, and may change it in place
+            else:
+                found[hookpoint] = tokens
+                raise _ReachedError
+
+        return keep
+
+    with ExitStack() as handles:
+        for hookpoint in hookpoints:
+            hook = keeping(hookpoint, segmenter.place(hookpoint))
+            handles.callback(segmenter.module_at(hookpoint).register_forward_hook(hook).remove)
+        with suppress(_ReachedError):
+            segmenter.logits(images)
+    for hookpoint in hookpoints:
+        if hookpoint not in found:
+            raise ValueError(
+                f"hookpoint {hookpoint!r}: its module {segmenter.place(hookpoint).module!r} did not run in a forward "
+                "pass; choose another"
+            )
+    return [found[hookpoint] for hookpoint in hookpoints]
 
 
 class _ReachedError(Exception):
-    def __init__(self, tokens: Tensor):
-        super().__init__()
-        self.tokens = tokens
+    """Ends a forward pass behind the last hookpoint."""
 
 
 @dataclass

@@ -50,7 +50,7 @@ def live_activations(
         >>> dictionary = fit_dictionary(tokens, settings=FitSettings(k=32, steps=10))
     """
     forward = ForwardPass(segmenter, slices, hookpoint)
-    _, rows, columns, d_in = forward([0]).shape
+    _, rows, columns, d_in = forward([0])[0].shape
     batch_size = min(batch_size or slices_in_block(rows * columns, d_in), len(slices))
     shards = _ComputedShards(forward, batch_size, keep=fits_in_buffer(len(slices) * rows * columns, d_in))
     per_shard = batches_in_shard(batch_size * rows * columns * d_in)
@@ -59,7 +59,7 @@ def live_activations(
     for number, (computed, shard) in enumerate(shards.as_stored(per_shard)):
         facts.append(ShardFacts(f"{number}, computed by {batch_size}", shard.n_tokens, sums_of(shard, chunks)))
         if not bool(facts[-1].sums.isfinite().all()):
-            forward.refuse_non_finite(shard, computed)
+            forward.refuse_non_finite(hookpoint, shard, computed)
         progress(computed.stop, 2 * len(slices))
     centre = centre_of(facts)
     for computed, shard in shards.as_stored(per_shard):
@@ -94,7 +94,7 @@ class _ComputedShards:
         if number not in self._cache:
             if not self._keep:
                 self._cache.clear()
-            grids = self._forward(self._batches[number])
+            (grids,) = self._forward(self._batches[number])
             self._cache[number] = Shard(grids.float().cpu().contiguous())
         return self._cache[number]
 

@@ -11,6 +11,7 @@ from seglens.cohorts.slice_set import SliceSet
 from seglens.explorer.answers import BINARY, arrays_answer
 from seglens.explorer.opened import Opened, UnknownError, grey, heat_map
 from seglens.explorer.state import CurrentState
+from seglens.runs import segmenter_of
 from seglens.segmenters.score_summary import dice_of_counts
 from seglens.segmenters.scoring import Scores, count_scores
 from seglens.segmenters.segmenter import most_likely
@@ -247,7 +248,7 @@ def _name(opened: Opened, latent: int) -> str:
 def _slice_dice(state: CurrentState, segmenter: str, cohort: str) -> dict[int, float]:
     """Mean Dice over the foreground classes of each scored slice, by row (absent in both counts as 1)."""
     state.run.opened(segmenter)
-    stage = f"scores/{segmenter}@{cohort}"
+    stage = f"scores/{segmenter_of(segmenter)}@{cohort}"
     if stage not in state.run.run:
         return {}
     scores = Scores(state.run.run.artifact(stage).table("scores"))

@@ -75,10 +75,11 @@ def sharing(run: OpenedRun, segmenter: str) -> pl.DataFrame:
     n = run.opened(segmenter).atlas.n_latents
     artifacts = [run.run.artifact(stage) for stage in run.run.stages("alignment/")]
     alignments = [Alignment.read(own) for own in artifacts if own.record("pair", PairRecord).comparable_by_weights]
+    own_pairs = [one for one in alignments if segmenter in (one.source, one.target)]
+    space = {name for one in own_pairs for name in (one.source, one.target)}
+    alignments = [one for one in alignments if {one.source, one.target} <= space]
     found = {}
-    for one in alignments:
-        if segmenter not in (one.source, one.target):
-            continue
+    for one in own_pairs:
         own, other = ("source", "target") if segmenter == one.source else ("target", "source")
         partners: list[int | None] = [None] * n
         for latent, partner in one.shared.select(f"{own}_latent", f"{other}_latent").iter_rows():

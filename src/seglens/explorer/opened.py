@@ -18,7 +18,7 @@ from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.runs import Run
+from seglens.runs import Run, segmenter_of
 from seglens.runtime.malloc import give_back_freed_memory
 from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.segmenter import Segmenter
@@ -60,16 +60,18 @@ class Survey:
 
 @dataclass
 class Opened:
-    """A segmenter of a run with its dictionary and atlas, and the slice that it was last asked about.
+    """A segmenter of a run with a dictionary and its atlas, and the slice that it was last asked about.
 
     Attributes:
-        name: of the segmenter.
+        name: of the segmenter, with ``@`` and the hookpoint where that is not the segmenter's first.
         run: that it is of.
+        sibling: the same segmenter opened at another hookpoint, whose network is used; None: the network is read.
         effects: of latents that were measured in this process, the change of Dice by class (see `explorer.zeroing`).
     """
 
     name: str
     run: Run
+    sibling: "Opened | None" = None
     effects: dict[int, dict[str, float | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -84,7 +86,10 @@ class Opened:
     @property
     def segmenter(self) -> Segmenter:
         """The network."""
-        return self._once("segmenter", lambda: Segmenter.read(self.run.artifact(f"segmenter/{self.name}")))
+        if self.sibling is not None:
+            return self.sibling.segmenter
+        stage = f"segmenter/{segmenter_of(self.name)}"
+        return self._once("segmenter", lambda: Segmenter.read(self.run.artifact(stage)))
 
     @property
     def dictionary(self) -> SparseAutoencoder:
@@ -218,7 +223,10 @@ class OpenedRun:
                 f"{path} holds no finished atlas, so there are no latents to look at; "
                 "give the folder of a finished `seglens demo` or `seglens run`"
             )
-        self._opened = {name: Opened(name, self.run) for name in names}
+        self._opened: dict[str, Opened] = {}
+        for name in names:
+            alike = (opened for other, opened in self._opened.items() if segmenter_of(other) == segmenter_of(name))
+            self._opened[name] = Opened(name, self.run, next(alike, None))
         self._slices: dict[str, SliceSet] = {}
         self._surveys: dict[str, Survey] = {}
         self._surveying = Lock()
@@ -227,7 +235,7 @@ class OpenedRun:
 
     @property
     def segmenters(self) -> list[str]:
-        """Names of the segmenters whose latents can be looked at."""
+        """Names of the segmenters whose latents can be looked at, one for each hookpoint."""
         return list(self._opened)
 
     @property

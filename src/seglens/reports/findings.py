@@ -15,6 +15,7 @@ from seglens.reports.wording import (
     plain,
     plural,
 )
+from seglens.runs import segmenter_of
 from seglens.summaries import Summary
 
 WEAK = 0.1
@@ -191,15 +192,16 @@ def _some(value: float | int) -> str:
 def _hookpoints(summary: Summary) -> Iterable[str]:
     parts, weak = [], []
     for one in summary.segmenters:
+        several = len(one.hookpoints) > 1
         for effect in one.effects:
-            if effect.hookpoint != one.hookpoint or effect.class_name != FOREGROUND:
+            if effect.hookpoint not in one.hookpoints or effect.class_name != FOREGROUND:
                 continue
             before, after = effect.dice_before, effect.dice_ablated
             if before is None or after is None:
                 continue
-            parts.append(f"{plain(one.name)} at {plain(one.hookpoint)} from {number(before)} to {number(after)}")
+            parts.append(f"{plain(one.name)} at {plain(effect.hookpoint)} from {number(before)} to {number(after)}")
             if before - after < WEAK:
-                weak.append(plain(one.name))
+                weak.append(f"{plain(one.name)} at {plain(effect.hookpoint)}" if several else plain(one.name))
     if parts:
         text = f"With the opened activation replaced by its mean, foreground Dice goes: {', '.join(parts)}."
         yield text + (f" So little passes through it in {listed(weak)}, and edits there can do little." if weak else "")
@@ -209,7 +211,7 @@ def _dictionaries(summary: Summary) -> Iterable[str]:
     entries = [one for one in summary.dictionaries if one.explained_variance is not None]
     if not entries:
         return
-    names = listed(plain(one.name) for one in entries)
+    names = listed(dict.fromkeys(plain(segmenter_of(one.name)) for one in entries))
     one = len(entries) == 1
     explained = span((entry.explained_variance for entry in entries), percent)
     subject = f"The dictionary of {names} explains" if one else f"The dictionaries of {names} explain"

@@ -45,14 +45,15 @@ segmenters:
   adult: {cohort: adult, architecture: segformer-b0, steps: 2000}
   pediatric: {cohort: pediatric, architecture: segformer-b0, steps: 2000, init_from: adult}
 
-hookpoint: auto              # the deepest place with a real effect and a width that carries a dictionary
+hookpoints: auto             # the deepest place with a real effect and a width that carries a dictionary; or names,
+                             # such as [stage3, stage2]: a dictionary and an atlas at each, all else at the first
 dictionaries: {k: auto, expansion: auto, steps: 2000}   # by the width and the tokens at hand
 store: true                  # false: activations are computed whenever they are read (slower), none are kept on disk
 tau: 0.8
 
 steering:                    # run a segmenter on another cohort, change latents of one class
   - {segmenter: adult, cohort: pediatric, label: edema}
-  - {segmenter: pediatric, cohort: adult, label: edema}
+  - {segmenter: pediatric, cohort: adult, label: edema}   # at another hookpoint: hookpoint: stage2
 failures:
   - {segmenter: adult, cohort: adult, worst: 60}
 """

@@ -15,6 +15,8 @@ from seglens.foreign.yaml_text import MAX_CHARACTERS, Parsed, YamlError, parse_y
 from seglens.runtime.suggestions import did_you_mean
 from seglens.segmenters.pretrained import refuse_unpinned
 from seglens.studies.blocks import NO_SUCH_NAME, unknown, with_blocks
+from seglens.studies.entries import asked_twice, unknown_names
+from seglens.studies.hookpoints import hookpoints_or_auto
 
 # strict: "yes" is not 1, and "10" in quotes is a text
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
@@ -27,6 +29,7 @@ def _count_or_auto(value: Any) -> Any:
     return value
 
 
+Hookpoints = Annotated[tuple[str, ...] | Literal["auto"], BeforeValidator(hookpoints_or_auto)]
 CountOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_count_or_auto)]
 Rate = Annotated[float, Field(strict=True, gt=0)]
 Percentile = Annotated[float, Field(strict=True, ge=0, le=100)]
@@ -131,6 +134,7 @@ class SegmenterSettings(_Strict):
         init_from: another segmenter of the study to start from, so that two cohorts' models share a start.
         pretrained: a folder of pretrained weights, or a model of the Hugging Face hub and its commit, such as
             ``nvidia/mit-b0@<commit>``; where the hub's cache does not have it, this one setting reaches the network.
+        hookpoints: where it is opened; None takes the study's.
     """
 
     cohort: str
@@ -140,6 +144,7 @@ class SegmenterSettings(_Strict):
     learning_rate: Rate | None = None
     init_from: str | None = None
     pretrained: str | None = None
+    hookpoints: Hookpoints | None = None
 
     @field_validator("architecture")
     @classmethod
@@ -178,19 +183,33 @@ class DictionarySettings(_Strict):
 
 
 class SteeringSettings(_Strict):
-    """Adapt one segmenter to another cohort by changing latents of one class."""
+    """Adapt one segmenter to another cohort by changing latents of one class, at its first hookpoint or another."""
 
     segmenter: str
     cohort: str
     label: str
+    hookpoint: str | None = None
 
 
 class FailureSettings(_Strict):
-    """Recover a segmenter's worst slices on a cohort."""
+    """Recover a segmenter's worst slices on a cohort by latents of its first hookpoint or another."""
 
     segmenter: str
     cohort: str
     worst: Count = 60
+    hookpoint: str | None = None
+
+
+class AlignmentSettings(_Strict):
+    """Align all pairs of some segmenters at a hookpoint; without an entry they are aligned at their first ones.
+
+    Attributes:
+        hookpoint: at which at least two of them are opened.
+        segmenters: their names; none takes all.
+    """
+
+    hookpoint: str
+    segmenters: list[str] = []
 
 
 class StudySettings(_Strict):
@@ -206,13 +225,16 @@ class StudySettings(_Strict):
             of them); ``auto`` is ``brain`` where every volume of every cohort is a stripped brain, else ``none``.
         cohorts: by name, of letters, digits, spaces and ``. _ + -``.
         segmenters: by name, as those; each also gets a dictionary of its own, fitted on its own cohort.
-        hookpoint: one name for all segmenters that have it, or ``auto``: the deepest place whose mean
-            ablation lowers foreground Dice by ``minimum_effect`` in every segmenter of that architecture.
-        minimum_effect: see ``hookpoint``.
+        hookpoints: where segmenters are opened, one name or a list; each takes those that it has. Each hookpoint gets
+            a dictionary, its quality and an atlas; all else is done at a segmenter's first one unless an entry names
+            another. ``auto``, also for a segmenter that has none of them: the deepest place whose mean ablation lowers
+            foreground Dice by ``minimum_effect`` in every segmenter of that architecture.
+        minimum_effect: see ``hookpoints``.
         dictionaries: how they are fitted.
         store: keep activations on disk; False computes them whenever they are read, for cohorts whose activations no
             disk holds.
         tau: cosine above which a matched pair of latents counts as shared.
+        alignment: pairs to compare at further hookpoints.
         steering: adaptations to try.
         failures: recoveries to try.
         atlas_top_k: exemplar slices a latent.
@@ -233,11 +255,12 @@ class StudySettings(_Strict):
     foreground: str = AUTO
     cohorts: Annotated[dict[str, CohortSettings], Field(min_length=1)]
     segmenters: Annotated[dict[str, SegmenterSettings], Field(min_length=1)]
-    hookpoint: str = "auto"
+    hookpoints: Hookpoints = "auto"
     minimum_effect: Share = 0.2
     dictionaries: DictionarySettings = DictionarySettings()
     store: Flag = True
     tau: Share = 0.8
+    alignment: list[AlignmentSettings] = []
     steering: list[SteeringSettings] = []
     failures: list[FailureSettings] = []
     atlas_top_k: Count = 8
@@ -288,35 +311,11 @@ class StudySettings(_Strict):
                 faults.append(f"segmenters.{name}.init_from: no segmenter {segmenter.init_from!r}")
             elif self._starts_in_a_circle(name):
                 faults.append(f"segmenters.{name}.init_from: leads back to {name!r}; one must start from nothing")
-        asked: dict[str, Sequence[SteeringSettings | FailureSettings]] = {
-            "steering": self.steering,
-            "failures": self.failures,
-        }
-        for place, entries in asked.items():
-            for number, entry in enumerate(entries):
-                if entry.segmenter not in self.segmenters:
-                    faults.append(f"{place}[{number}].segmenter: no segmenter {entry.segmenter!r}")
-                if entry.cohort not in self.cohorts:
-                    faults.append(f"{place}[{number}].cohort: no cohort {entry.cohort!r}")
-        for place, stages in (
-            ("steering", [f"{entry.segmenter}-{entry.cohort}-{entry.label}" for entry in self.steering]),
-            ("failures", [f"{entry.segmenter}-{entry.cohort}" for entry in self.failures]),
-        ):
-            faults += [
-                f"{place}[{number}]: its results would be called {stage}, as those of {place}[{stages.index(stage)}]; "
-                "ask for it once, or in a study of its own"
-                for number, stage in enumerate(stages)
-                if stage in stages[:number]
-            ]
+        faults = [*faults, *unknown_names(self)] or asked_twice(self)
         if faults:
             known = f"cohorts are {', '.join(self.cohorts)}; segmenters are {', '.join(self.segmenters)}"
             raise ValueError("; ".join([*faults, known]))
         return self
-
-    def alike(self, name: str) -> list[str]:
-        """Segmenters of one architecture with this one, itself included, in their order."""
-        architecture = self.segmenters[name].architecture
-        return [other for other, own in self.segmenters.items() if own.architecture == architecture]
 
     def check_steered(self, cohort: str, labels: Sequence[str]) -> None:
         """Refuse a class that is steered on a cohort and is none of its labels.

@@ -17,13 +17,13 @@ from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.fit_settings import FitSettings
 from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.runs import Run, Stage
+from seglens.runs import Run, Stage, segmenter_of
 from seglens.runtime.devices import usable_device
 from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.segmenter import Segmenter
 from seglens.studies.analysis import Analysis
 from seglens.studies.blocks import NoSettings
-from seglens.studies.hookpoints import check_hookpoint, common_hookpoint
+from seglens.studies.hookpoints import AUTO, alike, check_hookpoints, common_hookpoint, hookpoint_of, lenses_of
 from seglens.studies.settings import DictionarySettings, StudySettings
 from seglens.studies.variants import PLAIN, alive_latents, variant_store
 
@@ -80,7 +80,7 @@ class Study:
         self.analyses = analyses
         self.announce = announce
         self.device = usable_device(settings.device)
-        check_hookpoint(settings)
+        check_hookpoints(settings)
         self._kept: dict[tuple[object, ...], Any] = {}
 
     def result(self, name: str, *unit: str | int) -> Any:
@@ -96,10 +96,9 @@ class Study:
         row = self.analyses[name]
 
         def done() -> Any:
-            inputs = row.inputs(self, *unit)
-            if inputs is None:
+            stage = self.stage(name, *unit)
+            if stage is None:
                 return None
-            stage = Stage(row.stage(unit), row.kind or name, inputs)
 
             def make(path: Path, checkpoint: Path, progress: Progress) -> None:
                 row.run(self, Work(stage, path, checkpoint, progress), *unit)
@@ -108,6 +107,12 @@ class Study:
             return artifact if row.read is None else row.read(self, artifact, *unit)
 
         return self.once(done, name, *unit) if row.kept else done()
+
+    def stage(self, name: str, *unit: str | int) -> Stage | None:
+        """Stage of one unit of an analysis, finished or not; None where the study's data cannot carry the unit."""
+        row = self.analyses[name]
+        inputs = row.inputs(self, *unit)
+        return None if inputs is None else Stage(row.stage(unit), row.kind or name, inputs)
 
     def once(self, compute: Callable[[], Any], *key: object) -> Any:
         """Compute something once in the study's life."""
@@ -129,7 +134,7 @@ class Study:
 
         return self._finish(stage, drafted)
 
-    # what most analyses begin with
+    # what most analyses begin with; the name of a segmenter is also that of its lens at its first hookpoint
 
     def slices(self, cohort: str) -> SliceSet:
         """Slices of a cohort, all splits; its cases are checked first, and those that fail are left out."""
@@ -138,89 +143,90 @@ class Study:
 
     def own_slices(self, name: str, split: str) -> SliceSet:
         """A split of the cohort that a segmenter is trained on."""
-        return self.slices(self.settings.segmenters[name].cohort).split(split)
+        return self.slices(self.settings.segmenters[segmenter_of(name)].cohort).split(split)
 
     def unseen_slices(self, name: str) -> SliceSet:
         """Val and test slices of a segmenter's own cohort."""
-        slices = self.slices(self.settings.segmenters[name].cohort)
+        slices = self.slices(self.settings.segmenters[segmenter_of(name)].cohort)
         return slices.select(unseen_rows(slices))
 
     def segmenter(self, name: str) -> Segmenter:
-        """A trained segmenter."""
-        segmenter: Segmenter = self.result("segmenter", name)
+        """A trained segmenter, by its name or that of one of its lenses."""
+        segmenter: Segmenter = self.result("segmenter", segmenter_of(name))
         return segmenter
 
-    def hookpoint(self, name: str) -> str:
-        """Where a segmenter is opened: one hookpoint for all segmenters of an architecture.
-
-        ``auto`` takes what `common_hookpoint` chooses for all of them.
-        """
-        wanted, own = self.settings.hookpoint, self.segmenter(name)
-        if wanted != "auto" and wanted in own.hookpoints:
-            return wanted
-        architecture = self.settings.segmenters[name].architecture
+    def hookpoint(self, lens: str) -> str:
+        """Where a segmenter is opened by a lens; of ``auto``, the choice of `common_hookpoint` for its architecture."""
+        hookpoint = hookpoint_of(self.settings, lens)
+        if hookpoint != AUTO:
+            return hookpoint
+        together = [segmenter_of(other) for other in alike(self.settings, lens)]
 
         def common() -> str:
-            effects = [self.result("effects", other).table("effects") for other in self.settings.alike(name)]
+            effects = [self.result("effects", other).table("effects") for other in together]
             return common_hookpoint(effects, self.settings.minimum_effect).hookpoint
 
-        hookpoint: str = self.once(common, "hookpoint", architecture)
-        return hookpoint
+        chosen: str = self.once(common, "hookpoint", *together)
+        return chosen
 
-    def dictionary_settings(self, name: str) -> DictionarySettings:
-        """How a segmenter's dictionary is fitted, with the sizes that ``auto`` stands for.
+    def dictionary_settings(self, lens: str) -> DictionarySettings:
+        """How a dictionary is fitted, with the sizes that ``auto`` stands for.
 
-        They are the same for all segmenters of an architecture, by the one with the fewest training slices: latents of
-        dictionaries of one size can be matched one to one.
+        They are the same for all lenses of an architecture and hookpoint, by the one with the fewest training slices:
+        latents of dictionaries of one size can be matched one to one.
         """
         own = self.settings.dictionaries
         if "auto" not in (own.k, own.expansion):
             return own
+        together = alike(self.settings, lens)
 
         def sized() -> DictionarySettings:
-            alike = self.settings.alike(name)
-            n_slices = min(len(self.own_slices(other, "train")) for other in alike)
-            segmenter, first = self.segmenter(name), self.own_slices(name, "train").images([0])
-            grid = activations(segmenter, self.hookpoint(name), first.to(segmenter.device))[0]
+            n_slices = min(len(self.own_slices(other, "train")) for other in together)
+            segmenter, first = self.segmenter(lens), self.own_slices(lens, "train").images([0])
+            grid = activations(segmenter, self.hookpoint(lens), first.to(segmenter.device))[0]
             size = FitSettings(k=own.k, expansion=own.expansion).size(grid.shape[-1], n_slices * grid[..., 0].numel())
             return own.model_copy(update={"k": size.k, "expansion": size.n_latents // grid.shape[-1]})
 
-        fitting: DictionarySettings = self.once(sized, "sizes", self.settings.segmenters[name].architecture)
+        fitting: DictionarySettings = self.once(sized, "sizes", *together)
         return fitting
 
-    def store(self, name: str) -> ActivationStore:
+    def store(self, lens: str) -> ActivationStore:
         """Activations of a segmenter on its own training slices, from disk or computed whenever they are read."""
 
         def live() -> ActivationStore:
-            segmenter, slices, hookpoint = self.segmenter(name), self.own_slices(name, "train"), self.hookpoint(name)
-            with self.announce(f"activations/{name}") as progress:
+            segmenter, slices, hookpoint = self.segmenter(lens), self.own_slices(lens, "train"), self.hookpoint(lens)
+            with self.announce(f"activations/{lens}") as progress:
                 return live_activations(segmenter, slices, hookpoint, progress=progress)
 
         store: ActivationStore = (
-            self.result("store", name) if self.settings.store else self.once(live, "activations", name)
+            self.result("store", lens) if self.settings.store else self.once(live, "activations", lens)
         )
         return store
 
-    def dictionary(self, name: str, variant: str = PLAIN) -> SparseAutoencoder:
+    def dictionary(self, lens: str, variant: str = PLAIN) -> SparseAutoencoder:
         """A segmenter's dictionary, or one of the variants that floors and ceilings need."""
         plain = variant == PLAIN
-        fitted: SparseAutoencoder = self.result("dictionary", name) if plain else self.result("variant", name, variant)
+        fitted: SparseAutoencoder = self.result("dictionary", lens) if plain else self.result("variant", lens, variant)
         return fitted
 
-    def lens(self, name: str) -> Lens:
-        """A segmenter through its dictionary."""
-        segmenter = self.segmenter(name)
-        return Lens(segmenter, self.dictionary(name).to(segmenter.device))
+    def lens(self, lens: str) -> Lens:
+        """A segmenter through the dictionary of one of its hookpoints."""
+        segmenter = self.segmenter(lens)
+        return Lens(segmenter, self.dictionary(lens).to(segmenter.device))
 
-    def with_alive(self, name: str, variant: str = PLAIN) -> tuple[SparseAutoencoder, Tensor]:
+    def lenses(self, name: str) -> list[Lens]:
+        """All lenses of a segmenter, that of its first hookpoint first, such as `latent_table` takes them."""
+        return [self.lens(lens) for lens in lenses_of(self.settings, name)]
+
+    def with_alive(self, lens: str, variant: str = PLAIN) -> tuple[SparseAutoencoder, Tensor]:
         """A dictionary and which of its latents fire on the activations that it was fitted to."""
 
         def counted() -> tuple[SparseAutoencoder, Tensor]:
-            dictionary = self.dictionary(name, variant)
-            store = variant_store(self.store(name), variant, self.settings.seed)
+            dictionary = self.dictionary(lens, variant)
+            store = variant_store(self.store(lens), variant, self.settings.seed)
             return dictionary, alive_latents(dictionary, store)
 
-        pair: tuple[SparseAutoencoder, Tensor] = self.once(counted, "alive", name, variant)
+        pair: tuple[SparseAutoencoder, Tensor] = self.once(counted, "alive", lens, variant)
         return pair
 
     def _finish(

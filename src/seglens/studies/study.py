@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from seglens.artifacts import canonical_json, write_text_whole
-from seglens.runs import Run
+from seglens.runs import Run, segmenter_of
 from seglens.runtime.distributed import barrier, is_main_process, rank_and_size
 from seglens.runtime.resources import peak_rss_mib
 from seglens.runtime.suggestions import did_you_mean
@@ -78,17 +78,23 @@ def run_stages(
     """
     table = analysis_table()
     units = [(table[name], unit) for name in stage_names for unit in table[name].units(settings)]
-    known = dict.fromkeys(str(name) for row, unit in units for name in unit[: row.subjects])
+    known = dict.fromkeys(name for row, unit in units for name in _names_of(row, unit))
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(
             f"{', '.join(stage_names)}: there is none for {', '.join(unknown)}; {did_you_mean(unknown[0], known)}"
             f"the study has {', '.join(known)}"
         )
-    chosen = [(row, unit) for row, unit in units if not names or {*unit[: row.subjects]} & {*names}]
+    chosen = [(row, unit) for row, unit in units if not names or {*_names_of(row, unit)} & {*names}]
     with _at_work(settings, out, table, jobs, announce) as study:
         _finish(study, chosen, jobs)
     return study.run
+
+
+def _names_of(row: Analysis, unit: Unit) -> list[str]:
+    """Names by which a unit is chosen; that of a segmenter stands for all of its lenses."""
+    subjects = [str(name) for name in unit[: row.subjects]]
+    return [*map(segmenter_of, subjects), *subjects]
 
 
 @contextmanager

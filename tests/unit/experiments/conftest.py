@@ -26,7 +26,7 @@ def tiny_settings(tmp_path_factory) -> StudySettings:
         settings
         | {
             "segmenters": {"squares": {"cohort": "squares", "steps": 4, "batch_size": 6}},
-            "hookpoint": "stage1",
+            "hookpoints": "stage1",
             "dictionaries": {"k": 4, "expansion": 2, "steps": 10, "batch_size": 500, "controls": False},
             "atlas_top_k": 2,
         }

@@ -22,7 +22,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("explored")
     small = smallest_study(folder / "data")
     longer = small.dictionaries.model_copy(update={"steps": 30})
-    settings = small.model_copy(update={"hookpoint": "stage1", "dictionaries": longer})
+    settings = small.model_copy(update={"hookpoints": ("stage1",), "dictionaries": longer})
     return run_study(settings, folder / "run")
 
 

@@ -95,7 +95,7 @@ def test_segmenters_are_compared_with_themselves_elsewhere() -> None:
 
 def test_a_weak_hookpoint_is_called_weak() -> None:
     def effects(after: float) -> list[SegmenterRecord]:
-        return [segmenter("m", hookpoint="s3", effects=(effect("s3", after), effect("s4", after)))]
+        return [segmenter("m", hookpoints=("s3",), effects=(effect("s3", after), effect("s4", after)))]
 
     assert "from 0.70 to 0.30" in text_of(segmenters=effects(0.3))
     assert "can do little" not in text_of(segmenters=effects(0.3))

@@ -31,7 +31,7 @@ def settings(tmp_path):
                 "one": {"cohort": "squares", "steps": 4, "batch_size": 4},
                 "two": {"cohort": "squares", "steps": 3, "batch_size": 4, "init_from": "one"},
             },
-            "hookpoint": "stage1",
+            "hookpoints": "stage1",
             "dictionaries": {"k": 4, "expansion": 2, "steps": 5, "batch_size": 200},
             "atlas_top_k": 1,
         }

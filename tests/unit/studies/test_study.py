@@ -25,7 +25,7 @@ def study_file(tmp_path_factory):
     draw = discs(0, first_is_empty=True)
     settings = study_of_pictures(folder, "discs", draw, patients=10, pictures=6, fractions=THIRDS) | {
         "segmenters": {"discs": {"cohort": "discs", "steps": 8, "batch_size": 6}},
-        "hookpoint": "stage1",
+        "hookpoints": "stage1",
         "dictionaries": {"k": 4, "expansion": 2, "steps": 10, "batch_size": 500, "controls": False},
         "failures": [{"segmenter": "discs", "cohort": "discs", "worst": 4}],
         "atlas_top_k": 2,
@@ -59,7 +59,7 @@ def test_two_processes_leave_what_one_would(tmp_path, study_file, run_ranks):
     ("change", "message"),
     [
         (
-            {"hookpoint": "stage_2"},
+            {"hookpoints": ("stage_2",)},
             r"hookpoint 'stage_2' is in none of the study's .*; did you mean 'stage2'.*give auto or one of st",
         ),
         ({"device": "gpu"}, r"device 'gpu' cannot be used here \(.*\); give cpu, cuda, cuda:1 or auto"),

@@ -2,6 +2,7 @@
 
 from seglens.reports.blocks import Block, Cell, Paragraph, Section, head, table
 from seglens.reports.wording import count, number, percent, plain
+from seglens.runs import segmenter_of
 from seglens.summaries import Summary
 
 
@@ -17,7 +18,7 @@ def dictionaries_section(summary: Summary) -> Section:
         return Section("dictionaries", "Dictionaries", intro, blocks)
     rows = [
         (
-            head(plain(one.name), f"at {plain(one.hookpoint)}"),
+            head(plain(segmenter_of(one.name)), f"at {plain(one.hookpoint)}"),
             Cell(count(one.n_latents), f"k {count(one.k)}"),
             Cell(percent(one.explained_variance, 1)),
             Cell(percent(one.control_explained_variance, 1)),

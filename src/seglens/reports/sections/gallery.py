@@ -13,7 +13,7 @@ from seglens.reports.charts import colour_scale
 from seglens.reports.palette import INFERNO
 from seglens.reports.pictures import best_sequence, heat_picture
 from seglens.reports.wording import number, percent, plain
-from seglens.runs import Run
+from seglens.runs import Run, segmenter_of
 from seglens.semantics.atlas import LatentAtlas
 
 LATENTS = 10
@@ -51,10 +51,11 @@ def gallery_section(run: Run, trained_on: Mapping[str, str]) -> Section:
     blocks: list[Block] = [Paragraph(CAPTION, "note"), Drawing(activation_scale())]
     for stage in stages:
         name = stage.split("/", 1)[1]
-        cohort = trained_on.get(name, name)
+        segmenter = segmenter_of(name)
+        cohort = trained_on.get(segmenter, segmenter)
         atlas = LatentAtlas.read(run.artifact(stage))
         slices = described_slices(run, cohort) if f"slices/{cohort}" in run else None
-        blocks.append(_cards(name, atlas, slices, share))
+        blocks.append(_cards(f"{plain(segmenter)} at {plain(atlas.context['hookpoint'])}", atlas, slices, share))
     return Section("latents", "What the latents mean", intro, tuple(blocks))
 
 
@@ -112,9 +113,9 @@ def _cards(name: str, atlas: LatentAtlas, slices: SliceSet | None, wanted: int) 
     classes = [label for value, label in sorted(atlas.labels.items()) if value != 0]
     latents = chosen_latents(atlas.table, classes, wanted)
     live = atlas.table.height - int(atlas.table["dead"].sum())
-    title = f"{plain(name)}: {len(latents)} of {live} live latents"
+    title = f"{name}: {len(latents)} of {live} live latents"
     if not latents:
-        return Paragraph(f"{plain(name)}: no latent fires on the described slices.", "missing")
+        return Paragraph(f"{name}: no latent fires on the described slices.", "missing")
     cards = tuple(_card(atlas, latent, slices) for latent in latents)
     return Cards(title, cards)
 

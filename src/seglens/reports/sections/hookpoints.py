@@ -4,7 +4,7 @@ from seglens.cohorts.label_names import FOREGROUND
 from seglens.reports.blocks import Block, Cell, Chart, Fold, Paragraph, Section, head, table
 from seglens.reports.charts import NARROW, Bar, bar_chart
 from seglens.reports.palette import BLUE, MUTED
-from seglens.reports.wording import number, plain, signed
+from seglens.reports.wording import listed, number, plain, signed
 from seglens.summaries import SegmenterRecord, Summary
 
 
@@ -21,8 +21,8 @@ def hookpoints_section(summary: Summary) -> Section:
             "hookpoints", "Where the network is opened", intro, (Paragraph("No hookpoint was measured.", "missing"),)
         )
     how = (
-        "Bars: how far foreground pooled Dice falls, on the val slices of the model's own cohort. Blue and bold: the "
-        "hookpoint that was chosen."
+        "Bars: how far foreground pooled Dice falls, on the val slices of the model's own cohort. Blue and bold: "
+        "where it is opened."
     )
     blocks: list[Block] = [Paragraph(how, "note"), *(_chart(one) for one in measured)]
     blocks.append(Fold("Every class at every hookpoint", tuple(_table(one) for one in measured)))
@@ -35,7 +35,7 @@ def _chart(one: SegmenterRecord) -> Chart:
         before, after = effect.dice_before, effect.dice_ablated
         if effect.class_name != FOREGROUND:
             continue
-        chosen = effect.hookpoint == one.hookpoint
+        chosen = effect.hookpoint in one.hookpoints
         drop = None if before is None or after is None else before - after
         bars.append(
             Bar(
@@ -47,8 +47,9 @@ def _chart(one: SegmenterRecord) -> Chart:
             )
         )
     title = f"{plain(one.name)}: fall of foreground Dice when a hookpoint is replaced by its mean"
-    caption = f"{plain(one.name)}: opened at {plain(one.hookpoint or 'none of them')}."
-    if one.hookpoint is not None and one.hookpoint_reason is not None:
+    opened = listed(plain(name) for name in one.hookpoints) or "none of them"
+    caption = f"{plain(one.name)}: opened at {opened}."
+    if one.hookpoints and one.hookpoint_reason is not None:
         caption += (
             f" Chosen for all models of its architecture, by the weakest effect among them: {one.hookpoint_reason}"
         )
@@ -63,7 +64,7 @@ def _table(one: SegmenterRecord) -> Block:
     for place in places:
         effects = [by_place[place, name] for name in classes]
         cells = [Cell(f"{number(effect.dice_before)} → {number(effect.dice_ablated)}") for effect in effects]
-        rows.append((head(plain(place), "chosen" if place == one.hookpoint else ""), *cells))
+        rows.append((head(plain(place), "chosen" if place in one.hookpoints else ""), *cells))
     return table(
         f"{plain(one.name)}: pooled Dice untouched → with the hookpoint at its mean",
         ("Hookpoint", *(plain(name) for name in classes)),

@@ -47,7 +47,7 @@ def sharing_section(summary: Summary) -> Section:
         return Section("sharing", "Shared and specific latents", INTRO, (Paragraph(text, "missing"),))
     rows = range_rows(summary)
     figure = Chart(TITLE, range_chart(rows), range_chart(rows, width=NARROW), CAPTION, KEYS)
-    blocks: list[Block] = [figure, *_universal(summary), _matrix(entries), _numbers(entries)]
+    blocks: list[Block] = [figure, *_universal(summary), *_matrices(summary), _numbers(entries)]
     bounds = [_bounds(entry) for entry in entries if entry.bounds]
     if bounds:
         blocks.append(Fold("Every way to match, between its floor and its ceiling", tuple(bounds)))
@@ -79,7 +79,25 @@ def _universal(summary: Summary) -> list[Block]:
     ]
 
 
-def _matrix(entries: Sequence[AlignmentRecord]) -> Block:
+def _matrices(summary: Summary) -> list[Block]:
+    """One for each set of dictionaries that pairs link; of several, each says at which hookpoints they are."""
+    groups: list[list[AlignmentRecord]] = []
+    for entry in summary.alignments:
+        linked = [group for group in groups if any({one.source, one.target} & {*_sides(entry)} for one in group)]
+        groups = [group for group in groups if group not in linked] + [[*(one for own in linked for one in own), entry]]
+    hookpoints = {one.name: plain(one.hookpoint) for one in summary.dictionaries}
+    blocks = []
+    for group in groups:
+        known = dict.fromkeys(hookpoints[side] for one in group for side in _sides(one) if side in hookpoints)
+        blocks.append(_matrix(group, f", at {listed(known)}" if known and len(groups) > 1 else ""))
+    return blocks
+
+
+def _sides(entry: AlignmentRecord) -> tuple[str, str]:
+    return entry.source, entry.target
+
+
+def _matrix(entries: Sequence[AlignmentRecord], where: str) -> Block:
     names = list(dict.fromkeys(side for entry in entries for side in (entry.source, entry.target)))
     by_pair = {(entry.source, entry.target): entry for entry in entries}
     rows = []
@@ -90,7 +108,7 @@ def _matrix(entries: Sequence[AlignmentRecord]) -> Block:
             cells.append(Cell("") if entry is None else _pair_cell(entry))
         rows.append((head(plain(a)), *cells))
     return table(
-        "Calibrated share of every pair, with the raw share and [floor–ceiling]",
+        f"Calibrated share of every pair, with the raw share and [floor–ceiling]{where}",
         ("", *(plain(name) for name in names)),
         rows,
         "Large: calibrated share (0 the floor, 1 the ceiling; dark is low). Small: shared and specific share of the "

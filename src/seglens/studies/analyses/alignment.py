@@ -1,11 +1,12 @@
 """Latents that two dictionaries share, between floor and ceiling."""
 
 from dataclasses import replace
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from seglens.documents import to_document
+from seglens.runs import segmenter_of
 from seglens.studies.analysis import Analysis, Unit
+from seglens.studies.hookpoints import aligned_pairs, alike
 
 if TYPE_CHECKING:
     import polars as pl
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def units(settings: "StudySettings") -> list[Unit]:
-    """Every pair of segmenters."""
-    return list(combinations(settings.segmenters, 2))
+    """Every pair of segmenters at their first hookpoints, and the entries of ``alignment``."""
+    return list(aligned_pairs(settings))
 
 
 def reads(settings: "StudySettings", unit: Unit) -> list[tuple[str, Unit]]:
@@ -73,13 +74,14 @@ def _variants(settings: "StudySettings", source: str, target: str) -> tuple[str,
     """Fits that bound what a shared fraction can mean; none where the two do not live in one activation space."""
     from seglens.studies.variants import VARIANTS
 
-    return VARIANTS if settings.dictionaries.controls and target in settings.alike(source) else ()
+    return VARIANTS if settings.dictionaries.controls and target in alike(settings, source) else ()
 
 
 def _notes(settings: "StudySettings", source: str, target: str) -> dict[str, bool]:
     from seglens.studies.compared import same_start
 
-    return {"same_segmenter_start": same_start(settings.segmenters, source, target), "same_sae_seed": True}
+    start = same_start(settings.segmenters, segmenter_of(source), segmenter_of(target))
+    return {"same_segmenter_start": start, "same_sae_seed": True}
 
 
 def summary(run: "Run", settings: "StudySettings") -> dict[str, Any]:
@@ -140,12 +142,15 @@ def _methods(table: "pl.DataFrame") -> "dict[str, dict[str, MatchingRecord]]":
 
 
 def _universal(run: "Run") -> "UniversalRecord | None":
-    """Latents shared in every pair of segmenters that live in one activation space; None for fewer than three."""
+    """Latents shared in every pair of segmenters that live in one activation space; None for fewer than three.
+
+    Of all segmenters at their first hookpoints.
+    """
     from seglens.diffing.alignment import Alignment
     from seglens.diffing.records import PairRecord, UniversalRecord
     from seglens.diffing.universal import universal_latents
 
-    artifacts = [run.artifact(stage) for stage in run.stages("alignment/")]
+    artifacts = [run.artifact(stage) for stage in run.stages("alignment/") if "@" not in stage]
     alignments = [Alignment.read(a) for a in artifacts if a.record("pair", PairRecord).comparable_by_weights]
     names = {name for alignment in alignments for name in (alignment.source, alignment.target)}
     if len(names) < 3 or len(alignments) != len(names) * (len(names) - 1) // 2:

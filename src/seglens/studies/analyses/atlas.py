@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from seglens.studies.analysis import Analysis, each_segmenter, nothing, same_unit
+from seglens.studies.analysis import Analysis, nothing, same_unit
+from seglens.studies.hookpoints import each_lens
 
 if TYPE_CHECKING:
     from seglens.reports.blocks import Section
@@ -36,7 +37,7 @@ def section(run: "Run", summary: "Summary") -> "Section":
 ATLAS = Analysis(
     "atlas",
     "Say what each latent means.",
-    each_segmenter,
+    each_lens,
     inputs,
     run,
     after=("dictionary",),

@@ -1,8 +1,9 @@
-"""Dictionaries: one fitted to each segmenter's activations, and the variants that floors and ceilings need."""
+"""Dictionaries: one for each hookpoint of each segmenter, and the variants that floors and ceilings need."""
 
 from typing import TYPE_CHECKING, Any
 
-from seglens.studies.analysis import Analysis, Unit, each_segmenter, nothing, same_unit
+from seglens.studies.analysis import Analysis, Unit, nothing, same_unit
+from seglens.studies.hookpoints import aligned_pairs, alike, each_lens
 
 if TYPE_CHECKING:
     from seglens.artifacts import Artifact
@@ -12,16 +13,12 @@ if TYPE_CHECKING:
 
 
 def variant_units(settings: "StudySettings") -> list[Unit]:
-    """Variants of every segmenter that has another of its architecture to be compared with."""
+    """Variants of every lens that is compared with another of its activation space."""
     from seglens.studies.variants import VARIANTS
 
-    bounded = settings.dictionaries.controls
-    return [
-        (name, variant)
-        for name in settings.segmenters
-        if bounded and len(settings.alike(name)) > 1
-        for variant in VARIANTS
-    ]
+    pairs = aligned_pairs(settings) if settings.dictionaries.controls else []
+    bounded = {lens for source, target in pairs if target in alike(settings, source) for lens in (source, target)}
+    return [(*unit, variant) for unit in each_lens(settings) if unit[0] in bounded for variant in VARIANTS]
 
 
 def variant_reads(settings: "StudySettings", unit: Unit) -> list[tuple[str, Unit]]:
@@ -29,29 +26,29 @@ def variant_reads(settings: "StudySettings", unit: Unit) -> list[tuple[str, Unit
     return [("store", unit[:1])]
 
 
-def inputs(study: "Study", name: str, variant: str = "plain") -> dict[str, Any]:
+def inputs(study: "Study", lens: str, variant: str = "plain") -> dict[str, Any]:
     """The activations and how they are fitted."""
     if study.settings.store:
-        origin = study.store(name).hash
+        origin = study.store(lens).hash
     else:  # what is not stored is computed in `run`: nobody needs it where the dictionary is finished
-        segmenter, slices = study.segmenter(name), study.own_slices(name, "train")
-        origin = f"{segmenter.hash} {slices.hash} {study.hookpoint(name)}"
+        segmenter, slices = study.segmenter(lens), study.own_slices(lens, "train")
+        origin = f"{segmenter.hash} {slices.hash} {study.hookpoint(lens)}"
     return {
         "store": origin,
-        "settings": study.dictionary_settings(name).model_dump(mode="json", exclude={"controls"}),
+        "settings": study.dictionary_settings(lens).model_dump(mode="json", exclude={"controls"}),
         "seed": study.settings.seed,
         "variant": variant,
     }
 
 
-def run(study: "Study", work: "Work", name: str, variant: str = "plain") -> None:
+def run(study: "Study", work: "Work", lens: str, variant: str = "plain") -> None:
     """Fit the dictionary."""
     from seglens.studies.variants import fit_to_store, variant_seeds, variant_store
 
     seed = study.settings.seed
     fitted = fit_to_store(
-        variant_store(study.store(name), variant, seed),
-        study.dictionary_settings(name),
+        variant_store(study.store(lens), variant, seed),
+        study.dictionary_settings(lens),
         seeds=variant_seeds(variant, seed),
         device=study.device,
         checkpoint=work.checkpoint,
@@ -61,7 +58,7 @@ def run(study: "Study", work: "Work", name: str, variant: str = "plain") -> None
         fitted.write(draft)
 
 
-def read(study: "Study", artifact: "Artifact", name: str, variant: str = "plain") -> "SparseAutoencoder":
+def read(study: "Study", artifact: "Artifact", lens: str, variant: str = "plain") -> "SparseAutoencoder":
     """The dictionary."""
     from seglens.dictionaries.sae import SparseAutoencoder
 
@@ -71,7 +68,7 @@ def read(study: "Study", artifact: "Artifact", name: str, variant: str = "plain"
 DICTIONARY = Analysis(
     "dictionary",
     "Fit a dictionary to each segmenter's activations.",
-    each_segmenter,
+    each_lens,
     inputs,
     run,
     after=("store",),

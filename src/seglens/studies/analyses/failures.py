@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from seglens.studies.analyses.steering import corrected_inputs, meanings_of, reads
 from seglens.studies.analysis import Analysis, Unit
+from seglens.studies.hookpoints import lens_of
 
 if TYPE_CHECKING:
     from seglens.reports.blocks import Section
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 def units(settings: "StudySettings") -> list[Unit]:
     """Entries of ``failures``."""
-    return [(entry.segmenter, entry.cohort, entry.worst) for entry in settings.failures]
+    return [
+        (lens_of(settings, entry.segmenter, entry.hookpoint), entry.cohort, entry.worst) for entry in settings.failures
+    ]
 
 
 def label(name: str, cohort: str, worst: int) -> str:

@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from seglens.documents import to_document
-from seglens.studies.analysis import Analysis, each_segmenter, same_unit
+from seglens.runs import segmenter_of
+from seglens.studies.analysis import Analysis, same_unit
+from seglens.studies.hookpoints import each_lens
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +54,7 @@ def _control(study: "Study", name: str, scratch: "Path | None", progress: "Progr
 
     trained, hookpoint, seed = study.segmenter(name), study.hookpoint(name), study.settings.seed
     untrained = build_segmenter(
-        study.settings.segmenters[name].architecture,
+        study.settings.segmenters[segmenter_of(name)].architecture,
         sequences=trained.sequences,
         labels=trained.labels,
         size=trained.size,
@@ -73,7 +75,7 @@ def _control(study: "Study", name: str, scratch: "Path | None", progress: "Progr
 
 def summary(run: "Run", settings: "StudySettings") -> dict[str, Any]:
     """Every dictionary with its figures."""
-    measured = [name for name in settings.segmenters if f"quality/{name}" in run]
+    measured = [str(lens) for (lens,) in each_lens(settings) if f"quality/{lens}" in run]
     return {"dictionaries": [to_document(_record(run, name)) for name in measured]}
 
 
@@ -97,7 +99,7 @@ def section(run: "Run", summary: "Summary") -> "Section":
 QUALITY = Analysis(
     "quality",
     "Measure its quality.",
-    each_segmenter,
+    each_lens,
     inputs,
     run,
     after=("dictionary",),

@@ -27,7 +27,7 @@ def inputs(study: "Study", name: str) -> dict[str, Any]:
     own = study.settings.segmenters[name]
     return {
         "slices": study.own_slices(name, "train").hash,
-        "settings": own.model_dump(mode="json"),
+        "settings": own.model_dump(mode="json", exclude={"hookpoints"}),  # where it is opened changes no weight
         "init_from": study.segmenter(own.init_from).hash if own.init_from else None,
         "seed": study.settings.seed,
     }
@@ -88,18 +88,19 @@ def summary(run: "Run", settings: "StudySettings") -> dict[str, Any]:
 
 def _record(run: "Run", settings: "StudySettings", name: str) -> "SegmenterRecord":
     from seglens.segmenters.scoring import Scores
+    from seglens.studies.hookpoints import lenses_of
     from seglens.summaries import EffectRecord, SegmenterRecord
 
     own = settings.segmenters[name]
     scored = {stage.split("@", 1)[1]: stage for stage in run.stages(f"scores/{name}@")}
     effects = run.artifact(f"effects/{name}").table("effects").rows() if f"effects/{name}" in run else []
-    fitted = f"dictionary/{name}"
+    fitted = [stage for lens in lenses_of(settings, name) if (stage := f"dictionary/{lens}") in run]
     return SegmenterRecord(
         name=name,
         architecture=own.architecture,
         trained_on=own.cohort,
         init_from=own.init_from,
-        hookpoint=run.artifact(fitted).document("dictionary")["hookpoint"] if fitted in run else None,
+        hookpoints=tuple(run.artifact(stage).document("dictionary")["hookpoint"] for stage in fitted),
         hookpoint_reason=_reason(run, settings, name),
         seconds=run.timings.get(f"segmenter/{name}"),
         scores={cohort: Scores(run.artifact(stage).table("scores")).summary() for cohort, stage in scored.items()},
@@ -108,10 +109,10 @@ def _record(run: "Run", settings: "StudySettings", name: str) -> "SegmenterRecor
 
 
 def _reason(run: "Run", settings: "StudySettings", name: str) -> str | None:
-    from seglens.studies.hookpoints import common_hookpoint
+    from seglens.studies.hookpoints import AUTO, alike, common_hookpoint, hookpoint_of
 
-    stages = [f"effects/{other}" for other in settings.alike(name)]
-    if settings.hookpoint != "auto" or not all(stage in run for stage in stages):
+    stages = [f"effects/{other}" for other in alike(settings, name)]
+    if hookpoint_of(settings, name) != AUTO or not all(stage in run for stage in stages):
         return None
     effects = [run.artifact(stage).table("effects") for stage in stages]
     return common_hookpoint(effects, settings.minimum_effect).reason

@@ -7,6 +7,7 @@ meanings are measured on the val patients too: an atlas of the test slices would
 from typing import TYPE_CHECKING, Any
 
 from seglens.studies.analysis import Analysis, Unit
+from seglens.studies.hookpoints import lens_of
 
 if TYPE_CHECKING:
     from seglens.reports.blocks import Section
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 def units(settings: "StudySettings") -> list[Unit]:
     """Entries of ``steering``."""
-    return [(entry.segmenter, entry.cohort, entry.label) for entry in settings.steering]
+    return [
+        (lens_of(settings, entry.segmenter, entry.hookpoint), entry.cohort, entry.label) for entry in settings.steering
+    ]
 
 
 def reads(settings: "StudySettings", unit: Unit) -> list[tuple[str, Unit]]:

@@ -1,8 +1,10 @@
-"""Activations of a segmenter at its hookpoint, on its own training slices, kept on disk."""
+"""Activations of a segmenter at its hookpoints, on its own training slices, kept on disk."""
 
 from typing import TYPE_CHECKING, Any
 
-from seglens.studies.analysis import Analysis, Unit, each_segmenter, nothing
+from seglens.runs import segmenter_of
+from seglens.studies.analysis import Analysis, Unit, nothing
+from seglens.studies.hookpoints import alike, each_lens, lenses_of
 
 if TYPE_CHECKING:
     from seglens.activations.store import ActivationStore
@@ -12,30 +14,41 @@ if TYPE_CHECKING:
 
 
 def units(settings: "StudySettings") -> list[Unit]:
-    """Every segmenter, unless activations are computed whenever they are read."""
-    return each_segmenter(settings) if settings.store else []
+    """Every lens, unless activations are computed whenever they are read."""
+    return each_lens(settings) if settings.store else []
 
 
 def reads(settings: "StudySettings", unit: Unit) -> list[tuple[str, Unit]]:
-    """The effects of all segmenters of its architecture: one hookpoint is chosen for all."""
-    return [("effects", (other,)) for other in settings.alike(str(unit[0]))]
+    """The effects of all segmenters of its architecture: one hookpoint is chosen for all.
+
+    A further hookpoint's come with those of the first one.
+    """
+    lens = str(unit[0])
+    first: list[tuple[str, Unit]] = [("store", (segmenter_of(lens),))] if segmenter_of(lens) != lens else []
+    return [*(("effects", (segmenter_of(other),)) for other in alike(settings, lens)), *first]
 
 
-def inputs(study: "Study", name: str) -> dict[str, Any]:
+def inputs(study: "Study", lens: str) -> dict[str, Any]:
     """The segmenter, its training slices and the hookpoint."""
-    segmenter, slices = study.segmenter(name), study.own_slices(name, "train")
-    return {"segmenter": segmenter.hash, "slices": slices.hash, "hookpoint": study.hookpoint(name)}
+    segmenter, slices = study.segmenter(lens), study.own_slices(lens, "train")
+    return {"segmenter": segmenter.hash, "slices": slices.hash, "hookpoint": study.hookpoint(lens)}
 
 
-def run(study: "Study", work: "Work", name: str) -> None:
-    """Store the activations."""
-    from seglens.activations.extraction import extract
+def run(study: "Study", work: "Work", lens: str) -> None:
+    """Store the activations, with those of all other hookpoints of the segmenter that are missing: one pass for all."""
+    from seglens.activations.extraction import extract_each
+    from seglens.runtime.distributed import broadcast_from_main
 
-    slices, hookpoint = study.own_slices(name, "train"), study.hookpoint(name)
-    extract(study.segmenter(name), slices, hookpoint, folder=work.path, progress=work.progress)
+    paths = {study.hookpoint(lens): work.path}
+    for other in lenses_of(study.settings, segmenter_of(lens)):
+        if other != lens and (stage := study.stage("store", other)) is not None:
+            paths[study.hookpoint(other)] = work.path.with_name(stage.folder)
+    missing = broadcast_from_main(lambda: [name for name, path in paths.items() if not path.exists()])
+    folders = {name: paths[name] for name in missing}
+    extract_each(study.segmenter(lens), study.own_slices(lens, "train"), folders, progress=work.progress)
 
 
-def read(study: "Study", artifact: "Artifact", name: str) -> "ActivationStore":
+def read(study: "Study", artifact: "Artifact", lens: str) -> "ActivationStore":
     """The store."""
     from seglens.activations.store import ActivationStore
 
@@ -44,7 +57,7 @@ def read(study: "Study", artifact: "Artifact", name: str) -> "ActivationStore":
 
 STORE = Analysis(
     "store",
-    "Store the activations of the chosen one.",
+    "Store the activations of the chosen ones.",
     units,
     inputs,
     run,
