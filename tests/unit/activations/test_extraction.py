@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import nn
 
 from seglens.activations import extraction
-from seglens.activations.extraction import extract
+from seglens.activations.extraction import extract, extract_each
 from seglens.activations.hooks import capture, edit
 from seglens.artifacts import ArtifactError, read_artifact
 from seglens.cohorts.slices import SliceSet
@@ -56,6 +56,48 @@ def test_tokens_are_the_activations_in_order(tmp_path, monkeypatch, shard_bytes)
     assert on_disk.scale == store.scale
     with pytest.raises(ArtifactError, match="exists"):
         extract(segmenter(), slices, "middle", folder=tmp_path / "store")
+
+
+def two_places():
+    """An activation, and the same one changed in place behind it, half as fine."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 6, 3, stride=2, padding=1), nn.ReLU(inplace=True), nn.Conv2d(6, 9, 2, 2), nn.Conv2d(9, 2, 1)
+    )
+    places = {"early": "0", "late": "2"}
+    return Segmenter.wrap(network, sequences=("T1",), labels=LABELS, hookpoints=places, size=16)
+
+
+@pytest.mark.parametrize("shard_bytes", [1, 9_000, 2**26])
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_two_hookpoints_of_one_pass_are_those_of_two(tmp_path, monkeypatch, shard_bytes, dtype):
+    monkeypatch.setattr(extraction, "SHARD_BYTES", shard_bytes)
+    model, slices, passes = two_places(), slices_of(), []
+    alone = {name: extract(model, slices, name, batch_size=4, dtype=dtype) for name in ("early", "late")}
+    model.network[3].forward = None  # would fail if it were called
+    model.network[0].register_forward_hook(lambda *_: passes.append(1))
+    kept = extract_each(model, slices, dict.fromkeys(("late", "early")), batch_size=4, dtype=dtype)
+    assert len(passes) == 3
+    written = extract_each(
+        model, slices, {name: tmp_path / name for name in ("early", "late")}, batch_size=4, dtype=dtype
+    )
+    for stores in (kept, written):
+        for name, store in alone.items():
+            assert stores[name].hash == store.hash and stores[name].scale == store.scale
+            assert stores[name].quantisation_error == store.quantisation_error
+            rows = torch.arange(len(store))
+            assert torch.equal(stores[name].tokens(rows), store.tokens(rows))
+    by_itself = extract(model, slices, "late", batch_size=4, dtype=dtype, folder=tmp_path / "alone")
+    manifests = [read_artifact(tmp_path / name).hash for name in ("late", "alone")]
+    assert manifests[0] == manifests[1] and by_itself.hash == written["late"].hash
+
+
+def test_where_one_hookpoint_is_not_finite_none_is_stored(tmp_path):
+    model = two_places()
+    model.network[2].bias.data[0] = float("nan")
+    with pytest.raises(ValueError, match="activations at 'late' are not finite"):
+        extract_each(model, slices_of(), {name: tmp_path / name for name in ("early", "late")})
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_behind_the_hookpoint_runs():

@@ -8,7 +8,7 @@ from torch import nn
 from transformers.models.segformer.configuration_segformer import SegformerConfig
 from transformers.models.segformer.modeling_segformer import SegformerForSemanticSegmentation
 
-from seglens.activations.hooks import activations, capture, edit
+from seglens.activations.hooks import activations, activations_at, capture, edit
 from seglens.segmenters.architectures import build_segmenter
 from seglens.segmenters.segmenter import Hookpoint, Segmenter
 
@@ -303,3 +303,29 @@ def test_other_mistakes_are_said():
     wrapped = Segmenter.wrap(network, sequences=("T1",), labels=LABELS, hookpoints={"aside": "aside"}, size=8)
     with pytest.raises(ValueError, match=r"'aside' did not run in a forward pass"):
         activations(wrapped, "aside", IMAGES)
+
+
+def test_several_hookpoints_of_one_pass_are_those_of_one_each():
+    segmenter = ours()
+    with torch.no_grad(), edit(segmenter, "stage1", shift):
+        segmenter.network(IMAGES)  # transformers installs its own hooks
+        before = n_hooks(segmenter)
+        together = activations_at(segmenter, ["stage3", "stage1", "stage2"], IMAGES)
+        assert n_hooks(segmenter) == before
+        for name, found in zip(("stage3", "stage1", "stage2"), together, strict=True):
+            assert torch.equal(found, activations(segmenter, name, IMAGES))
+
+
+def test_of_several_hookpoints_the_one_that_no_pass_reaches_is_named():
+    class Aside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.aside = nn.Conv2d(1, 3, 1), nn.Conv2d(1, 3, 1)
+
+        def forward(self, images):
+            return self.used(images)
+
+    places = {"used": "used", "aside": "aside"}
+    segmenter = Segmenter.wrap(Aside(), sequences=("T1",), labels=LABELS, hookpoints=places, size=8)
+    with pytest.raises(ValueError, match="hookpoint 'aside': its module 'aside' did not run in a forward pass"):
+        activations_at(segmenter, ["used", "aside"], torch.zeros(1, 1, 8, 8))

@@ -1,4 +1,4 @@
-"""A study of pictures, finished once: two segmenters of eight patients, hookpoint of 8 x 8 tokens."""
+"""A study of pictures, finished once: two segmenters of eight patients at 8 x 8 tokens, one of them also at 4 x 4."""
 
 import json
 
@@ -22,7 +22,9 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("explored")
     small = smallest_study(folder / "data")
     longer = small.dictionaries.model_copy(update={"steps": 30})
-    settings = small.model_copy(update={"hookpoints": ("stage1",), "dictionaries": longer})
+    first = small.segmenters["first"].model_copy(update={"hookpoints": ("stage1", "stage2")})
+    segmenters = {**small.segmenters, "first": first}
+    settings = small.model_copy(update={"hookpoints": ("stage1",), "segmenters": segmenters, "dictionaries": longer})
     return run_study(settings, folder / "run")
 
 

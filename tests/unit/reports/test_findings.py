@@ -102,6 +102,15 @@ def test_a_weak_hookpoint_is_called_weak() -> None:
     assert "So little passes through it in m" in text_of(segmenters=effects(0.65))
 
 
+def test_of_several_hookpoints_the_weak_one_is_named() -> None:
+    one = segmenter("m", hookpoints=("s3", "s1"), effects=(effect("s1", 0.68), effect("s2", 0.6), effect("s3", 0.2)))
+    text = text_of(segmenters=[one])
+    assert "m at s1 from 0.70 to 0.68, m at s3 from 0.70 to 0.20." in text
+    assert "So little passes through it in m at s1, and" in text
+    fitted = [dictionary("m", explained_variance=0.9), dictionary("m@s1", explained_variance=0.8)]
+    assert "The dictionaries of m explain 80% to 90%" in text_of(dictionaries=fitted)
+
+
 def test_explained_variance_is_said_with_its_control() -> None:
     def fitted(control: float | None) -> list[DictionaryRecord]:
         return [dictionary("d", explained_variance=0.93, control_explained_variance=control, dice_kept=0.97)]

@@ -11,3 +11,9 @@ def test_explained_variance_stands_beside_its_control() -> None:
     assert texts["… of an untrained network"] == "95.5%"
     assert texts["Dice kept"] == "–"
     assert texts["Latents"] == "1\u202f024"
+
+
+def test_each_hookpoint_stands_under_its_name() -> None:
+    entries = [dictionary("adult", hookpoint="stage3"), dictionary("adult@stage2", hookpoint="stage2")]
+    table = dictionaries_section(summary(dictionaries=entries)).blocks[0]
+    assert [(row[0].text, row[0].sub) for row in table.rows] == [("adult", "at stage3"), ("adult", "at stage2")]

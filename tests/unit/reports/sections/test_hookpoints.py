@@ -25,3 +25,13 @@ def test_why_a_hookpoint_was_chosen_is_said() -> None:
     one = segmenter("m", hookpoints=("s1",), hookpoint_reason=reason, effects=(effect("s1", 0.1),))
     chart = next(block for block in hookpoints_section(summary(segmenters=[one])).blocks if block.kind == "chart")
     assert chart.caption.startswith("m: opened at s1.") and chart.caption.endswith(reason)
+
+
+def test_every_hookpoint_that_is_opened_is_marked() -> None:
+    effects = tuple(effect(name, 0.1) for name in ("s1", "s2", "s3"))
+    one = segmenter("m", hookpoints=("s3", "s1"), effects=effects)
+    section = hookpoints_section(summary(segmenters=[one]))
+    chart = next(block for block in section.blocks if block.kind == "chart")
+    assert chart.caption == "m: opened at s3 and s1."
+    table = next(block for block in section.blocks if block.kind == "fold").blocks[0]
+    assert [row[0].sub for row in table.rows] == ["chosen", "", "chosen"]

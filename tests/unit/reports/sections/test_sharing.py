@@ -1,4 +1,4 @@
-from tests.records import alignment, summary
+from tests.records import alignment, dictionary, summary
 
 from seglens.diffing.records import BoundRecord
 from seglens.reports.sections.sharing import sharing_section
@@ -38,3 +38,18 @@ def test_every_method_stands_between_its_bounds() -> None:
         ["greedy", "50.0%", "60.0%", "70.0%", "0.50"],
         ["functional", "40.0%", "40.0%", "40.0%", "–"],
     ]
+
+
+def test_pairs_of_each_hookpoint_have_a_matrix_of_their_own() -> None:
+    pairs = [("a", "b"), ("a@s2", "b@s2"), ("a@s2", "c"), ("b@s2", "c")]
+    entries = [alignment(0.6, source=source, target=target) for source, target in pairs]
+    places = {"a": "s3", "b": "s3", "a@s2": "s2", "b@s2": "s2", "c": "s2"}
+    dictionaries = [dictionary(name, hookpoint=hookpoint) for name, hookpoint in places.items()]
+    section = sharing_section(summary(alignments=entries, dictionaries=dictionaries))
+    matrices = [one for one in section.blocks if one.kind == "table" and one.caption.startswith("Calibrated share")]
+    assert [one.caption.rpartition("], ")[2] for one in matrices] == ["at s3", "at s2"]
+    assert [one.columns for one in matrices] == [("", "a", "b"), ("", "a@s2", "b@s2", "c")]
+    linked = [*entries, alignment(0.6, source="b", target="a@s2")]
+    blocks = sharing_section(summary(alignments=linked, dictionaries=dictionaries)).blocks
+    (one,) = [one for one in blocks if one.kind == "table" and one.caption.startswith("Calibrated share")]
+    assert one.caption.endswith("[floor–ceiling]") and len(one.columns) == 6
