@@ -144,7 +144,7 @@ def test_what_the_run_has_not_is_said(held):
         one_slice("discs", 24, held)
     with pytest.raises(UnknownError, match="no cohort 'adult'; there are discs"):
         cohort("adult", held)
-    with pytest.raises(UnknownError, match="no segmenter 'third'; there are first, second"):
+    with pytest.raises(UnknownError, match="no segmenter 'third'; there are first, first@stage2, second"):
         prediction("third", "discs", 0, held)
 
 
