@@ -261,14 +261,12 @@ def _tiffs() -> list[bytes]:
     ways = ({}, {"rowsperstrip": 3}, {"tile": (16, 16)}, {"bigtiff": True}, {"predictor": True, "byteorder": ">"})
     for packing in (None, "lzw", "deflate", "packbits"):
         for way in ways:
-            for kind, n in (("u1", 1), ("u2", 3), ("f4", 1)):
+            for kind, n, photometric in (("u1", 1, "miniswhite"), ("u2", 3, "rgb"), ("f4", 1, "minisblack")):
                 samples = rng.integers(0, 200, (9, 7, n)).astype(kind)
                 file = io.BytesIO()
                 predictor = way.get("predictor", False) and packing in ("lzw", "deflate")
                 options = {**way, "predictor": predictor, "compression": packing}
-                tifffile.imwrite(
-                    file, samples.squeeze(), photometric="rgb" if n == 3 else "miniswhite", metadata=None, **options
-                )
+                tifffile.imwrite(file, samples.squeeze(), photometric=photometric, metadata=None, **options)
                 made.append(file.getvalue())
     return made
 
