@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from seglens.cohorts.nifti_geometry import HEADER_BYTES, UNITS, affine_in_mm, geometry_remarks, unit_code
 from seglens.cohorts.precision import to_float32
+from seglens.foreign.pictures import DEFLATE_LIMIT
 
 MAX_BYTES = 2 * 2**30
 FIRST_BYTES = 352  # the header and the four bytes that say whether extensions follow
 SLACK_BYTES = 2**16  # some writers pad the end with zeros
-DEFLATE_LIMIT = 1032  # no gzip stream unfolds to more times its own size
 AFFINE_TOLERANCE = 1e-3
 GZIP = b"\x1f\x8b"
 PIECE_BYTES = 2**16
@@ -211,7 +211,7 @@ def _unreadable(path: Path, error: OSError) -> VolumeError:
     return VolumeError(
         path,
         "unreadable",
-        f"cannot be read ({error.strerror or error})",
+        f"cannot be read ({error.strerror or type(error).__name__})",
         "allow it to be read, or copy it again to a disk that works",
     )
 
