@@ -9,21 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglens.cohorts.case import ImageRef
+from seglens.cohorts.precision import to_float32
 from seglens.cohorts.volumes import VolumeError, read_whole
 from seglens.foreign import jpeg, png, tiff
 from seglens.foreign.arrays import ArrayError, parse_npy
 from seglens.foreign.pictures import PictureError, StoredPicture, damaged
 
 MAX_FILE_BYTES = 256 * 2**20
-MAX_LOSS = 2**-12
-"""Of the span of a picture's values, what a conversion to 32-bit floats may change."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 _PARSERS: Mapping[bytes, Callable[[bytes], StoredPicture]] = {
     png.SIGNATURE: png.parse_png,
     jpeg.SIGNATURE: jpeg.parse_jpeg,
     **dict.fromkeys(tiff.SIGNATURES, tiff.parse_tiff),
 }
-_SMALLER_NUMBERS = "subtract an offset or scale the values before they are saved"
 
 
 def read_plane(ref: ImageRef, *, constant: bool = False) -> tuple[NDArray[np.float32], str]:
@@ -55,7 +53,12 @@ def read_planes(refs: Sequence[ImageRef], *, constant: bool = False) -> tuple[li
 def _plane(ref: ImageRef, picture: StoredPicture, *, constant: bool) -> NDArray[np.float32]:
     """One channel of the picture, checked and turned."""
     path = ref.path
-    plane = _float32(path, _one_channel(ref, picture))
+    read = to_float32(_one_channel(ref, picture))
+    if read.n_nonfinite:
+        raise VolumeError(path, "nonfinite_voxels", "some pixels are NaN or infinite", "mend or leave out the file")
+    if fault := read.fault(exact=constant):
+        raise VolumeError(path, "precision_lost", *fault)
+    plane = read.data
     if not constant and plane.min() == plane.max():
         raise VolumeError(path, "constant", f"every pixel is {plane.flat[0]:g}", "leave the image out")
     if ref.inverted:
@@ -139,26 +142,3 @@ def _one_channel(ref: ImageRef, picture: StoredPicture) -> NDArray[Any]:
         fix = "correct `channels`" + ("; a grey picture is one sequence" if n == 1 else "")
         raise VolumeError(ref.path, "no_such_channel", f"has {there} {ref.channel}", fix)
     return pixels[..., ref.channel]
-
-
-def _float32(path: Path, pixels: NDArray[Any]) -> NDArray[np.float32]:
-    """The values as all goes on with them, refused where they are not the same any more."""
-    with np.errstate(over="ignore"):
-        plane = pixels.astype(np.float32)
-    if not np.isfinite(plane).all():
-        raise VolumeError(path, "nonfinite_voxels", "some pixels are NaN or infinite", "mend or leave out the file")
-    if pixels.dtype.itemsize < 4 or pixels.dtype == np.float32:
-        return plane
-    stored = pixels.astype(np.float64)
-    lost = float(np.abs(stored - plane).max())
-    whole = pixels.dtype.kind in "iu"
-    if whole and (lost or (pixels.itemsize == 8 and np.abs(stored).max() > 2**53)):
-        raise VolumeError(
-            path, "precision", f"holds whole numbers that 32-bit floats do not, off by up to {lost:g}", _SMALLER_NUMBERS
-        )
-    span = float(stored.max() - stored.min())
-    if lost > span * MAX_LOSS:
-        raise VolumeError(
-            path, "precision", f"its values differ by {span:g}, of which 32-bit floats lose {lost:g}", _SMALLER_NUMBERS
-        )
-    return plane

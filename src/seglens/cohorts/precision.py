@@ -87,6 +87,8 @@ def to_float32(numbers: NDArray[Any], slope: float = 1.0, intercept: float = 0.0
         if top * _HALF_STEP > MAX_LOSS * span or top > 2**24:  # from there on whole numbers may move
             exact = numbers.astype(np.float64) if exact is None else exact
             moved = float(np.abs(np.where(data == 0, 0, exact - data)).max())
+        if whole and top > 2**53:  # where float64 moves them too, and cannot tell by how much
+            moved = max(moved, 1.0)
         if scaled or numbers.dtype == np.float64 or moved:
             exact = numbers if exact is None else exact
             every = -(-data.size // _MAX_SAMPLE)

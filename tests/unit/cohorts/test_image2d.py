@@ -120,7 +120,7 @@ def test_what_is_refused(tmp_path: Path, write_picture, monkeypatch: pytest.Monk
     nan[0, 0] = np.nan
     assert code_of(ImageRef(write_picture(tmp_path / "n.tif", nan))) == "nonfinite_voxels"
     np.save(tmp_path / "large.npy", np.eye(4) * 1e39)
-    assert code_of(ImageRef(tmp_path / "large.npy")) == "nonfinite_voxels"
+    assert code_of(ImageRef(tmp_path / "large.npy")) == "precision_lost"
     Image.fromarray(np.eye(4, dtype=np.uint8)).convert("P").save(tmp_path / "p.png")
     assert code_of(ImageRef(tmp_path / "p.png")) == "unknown_datatype"
     frame = Image.fromarray(np.eye(4, dtype=np.uint8))
