@@ -1,6 +1,7 @@
 """A run on disk: which artifact each stage left, how long it took, and the reuse of what is finished."""
 
 import json
+import re
 import shutil
 import time
 import warnings
@@ -33,6 +34,8 @@ CLAIMS = ".claims"
 """Folder of locks, one a stage that a worker is at; removed by the process that holds the run."""
 
 
+MAX_NAME_BYTES = 110
+"""Of a stage's name in its folder's: a part of a path has 255 bytes at most, 143 on disks that encrypt names."""
 HOW = ("store", "device")
 """Settings that say how a study is computed, not what."""
 
@@ -65,7 +68,8 @@ class Stage:
     def folder(self) -> str:
         """The artifact's folder name: readable, and different for different inputs."""
         key = {"stage": self.name, "kind": self.kind, "inputs": dict(self.inputs), "format": STAGE_FORMAT}
-        return f"{self.name.replace('/', '-')}-{hash_of(key)[:12]}"
+        readable = re.sub("[/\0]", "-", self.name).encode("utf-8", "replace")[:MAX_NAME_BYTES].decode("utf-8", "ignore")
+        return f"{readable}-{hash_of(key)[:12]}"
 
 
 class Run:

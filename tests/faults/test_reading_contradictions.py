@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.faults.scans import head, write_cohort, write_nifti
+from tests.faults.scans import codes, head, write_cohort, write_nifti
 from tests.faults.test_loading_settings import STUDY
 
 from seglens.cohorts.case import Case, Cohort
+from seglens.cohorts.checks import check_cohort
 from seglens.cohorts.expressions import MAX_SECONDS
 from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.source_options import SourceOptions
 from seglens.foreign import json_text
 from seglens.foreign.plain_numbers import whole_number
+from seglens.runs import Stage
 from seglens.segmenters.scoring import pooled_dice
 from seglens.steering.edit_files import read_edits
 from seglens.studies.settings import SettingsError, StudySettings
@@ -298,6 +300,23 @@ def test_row_68_names_too_long_for_a_folder(tmp_path: Path, name: str) -> None:
     path.write_text(STUDY.replace("  adult:\n    cohort", f"  {name}:\n    cohort"), encoding="utf-8")
     with pytest.raises(SettingsError, match="take up to 60 letters"):
         StudySettings.read(path)
+
+
+def test_row_68_stages_of_long_names() -> None:
+    """A stage whose name is long has a folder whose name is not, and another one than any other stage."""
+    long = "steering/" + "\u6f22" * 99
+    folders = [Stage(f"{long}-{number}", "k", {"n": 0}).folder for number in range(2)]
+    assert len(set(folders)) == 2
+    assert all(len(f".{folder}.partial".encode()) <= 143 for folder in folders)
+    assert Stage("a/b\0c", "k", {}).folder.startswith("a-b-c-")
+
+
+def test_row_62_classes_that_differ_by_capitals(tmp_path: Path) -> None:
+    """Classes whose names differ only by capitals are kept apart, and a note says so."""
+    root = write_cohort(tmp_path / "c", ["a"], n_sequences=1)
+    labels = {0: "background", 1: "Core", 2: "core", 3: "enhancing"}
+    report = check_cohort(read_cohort(root, SourceOptions(labels=labels, mask_values={0: 0, 1: 1, 2: 2, 4: 3})))
+    assert codes(report, "note") == {"c": ["labels_alike"]}
 
 
 def test_row_64_names_in_a_study_by_two_spellings(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tests.fuzz import dataset
 
 MAX_VOLUME = 2**22
 
@@ -329,6 +330,19 @@ TARGETS: Mapping[str, Target] = {
     "png": Target(png, ["seglens.foreign.png", "seglens.foreign.pictures"], _pngs),
     "tiff": Target(tiff, ["seglens.foreign.tiff", "seglens.foreign.tiff_segments", "seglens.foreign.pictures"], _tiffs),
     "study": Target(study, ["seglens.foreign.yaml_text", "seglens.studies.settings", "yaml"], _studies),
+    "dataset": Target(
+        dataset.read,
+        [
+            "seglens.foreign.json_text",
+            "seglens.cohorts.data_json",
+            "seglens.cohorts.nnunet",
+            "seglens.cohorts.msd",
+            "seglens.cohorts.case",
+            "seglens.cohorts.label_names",
+            "json",
+        ],
+        dataset.seeds,
+    ),
     "safetensors": Target(safetensors, ["seglens.foreign.tensors"], _safetensors),
     "archive": Target(archive, ["seglens.foreign.archives", "zipfile", "tarfile"], _archives),
 }

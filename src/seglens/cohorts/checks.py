@@ -10,6 +10,7 @@ from seglens.cohorts.case import Case, Cohort
 from seglens.cohorts.case_reader import CaseContent, read_contents
 from seglens.cohorts.findings import CheckReport, Finding, Severity
 from seglens.cohorts.foreground import AUTO, RULES, check_rule, is_stripped_brain
+from seglens.cohorts.label_names import alike
 from seglens.cohorts.normalisation_groups import groups_of
 from seglens.cohorts.volumes import VolumeError
 from seglens.runtime.progress import Progress, silent
@@ -45,7 +46,7 @@ def check_cohort(
         ValueError: no such foreground rule.
     """
     check_rule(foreground)
-    findings = [_outside(link) for link in cohort.unfollowed]
+    findings = [*_labels_alike(cohort), *(_outside(link) for link in cohort.unfollowed)]
     sha256: dict[Path, str] = {}
     duplicates = _Duplicates()
     shown = _Foreground(foreground, cohort)
@@ -96,6 +97,12 @@ def _changed(case: Case, path: Path) -> Finding:
         "is not the file that was looked at before: its sha256 differs",
         "restore it; if the change is meant, forget what was known of it",
     )
+
+
+def _labels_alike(cohort: Cohort) -> Iterable[Finding]:
+    for names in alike(cohort.labels.values()):
+        what = f"its classes {' and '.join(names)} differ only by capitals, Unicode form or blanks"
+        yield Finding(cohort.name, None, "labels_alike", what, "give them other names by `labels`", "note")
 
 
 def _outside(link: Path) -> Finding:

@@ -49,6 +49,8 @@ def label_faults(labels: Mapping[int, str]) -> list[str]:
         if not isinstance(name, str) or not without_blanks(name):
             faults.append(f"the label {value} has the name {name!r}; give it one of letters and digits")
             continue
+        if "\0" in name or (not name.isprintable() and any("\ud800" <= char <= "\udfff" for char in name)):
+            faults.append(f"the name of the label {value}, {name[:40]!r}, cannot be written; give another by `labels`")
         if len(name.encode("utf-8", "replace")) > MAX_NAME_BYTES:
             faults.append(f"the name of the label {value}, {name[:40]!r}..., has more than {MAX_NAME_BYTES} bytes; "
                           "give a shorter one by `labels`")  # fmt: skip

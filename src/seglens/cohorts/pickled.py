@@ -15,6 +15,8 @@ from seglens.foreign.pickles import read_pickle
 from seglens.runtime.atomic import whole_folder
 from seglens.runtime.progress import Progress, silent
 
+MAX_ID_BYTES = 200
+"""Of a case's id, which is its path in the folder: names of files have 255 bytes at most."""
 _WORLD = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
 """A direction's row in the affine, and its sign."""
 
@@ -108,6 +110,8 @@ def _cases(source: Path) -> dict[str, Path]:
     cases = {"-".join(file.relative_to(source).with_suffix("").parts): file for file in files}
     if len({case.casefold() for case in cases}) < len(files):
         raise ValueError(f"{source}: files whose names are the same but for capitals or folders; rename them")
+    if long := [case for case in cases if len(case.encode("utf-8", "replace")) > MAX_ID_BYTES]:
+        raise ValueError(f"{source}: {long[0]!r} is longer than {MAX_ID_BYTES} bytes as a name; shorten the path")
     return cases
 
 
