@@ -16,8 +16,9 @@ from seglens.activations.hooks import capture
 from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.lens import Lens
+from seglens.runtime.distributed import gather_object, rank_range
 from seglens.runtime.progress import Progress, silent
-from seglens.segmenters.inference import each_batch
+from seglens.segmenters.inference import BatchWork
 from seglens.segmenters.segmenter import most_likely
 from seglens.shapes import Images, Masks
 
@@ -63,13 +64,16 @@ def latent_table(
 ) -> LatentTable:
     """Pool every latent of some lenses over units of a set of slices; one pass for all lenses.
 
+    In a torch.distributed group the units are dealt to the processes, and every process returns the whole table: the
+    same bits whatever their number.
+
     Args:
         lenses: of one segmenter, each of a hookpoint of its own.
         slices: masks are not used.
         pool: what is given of each latent, see `LatentTable`.
         by: the units. ``"component"``: connected components (by edges) of the predicted foreground of each slice.
         batch_size: slices a pass.
-        progress: told after each batch, in slices.
+        progress: told after each batch, in slices of this process.
 
     Returns:
         A table of as many columns as the lenses have latents, lens after lens. Slices without predicted foreground have
@@ -109,33 +113,43 @@ def latent_table(
         return units, torch.cat(parts, dim=2)
 
     index = slices.index.select("row", "case", "patient", "volume")
-    described: list[dict[str, int]] = []
-    sums: list[Sums] = []
-    batches = each_batch(sums_of, segmenter, slices, batch_size=batch_size, what="latents", progress=progress)
-    if by in ("slice", "component"):
-        for _, (own, part) in batches:
-            described += own
-            sums.append(part)
-        schema: dict[str, type[pl.DataType]] = {"row": pl.UInt32}
-        if by == "component":
-            schema |= {"component": pl.Int32, "label": pl.UInt8, "pixels": pl.Int64}
-        units = pl.DataFrame(described, schema=schema).join(index, on="row", how="left", maintain_order="left")
-    else:
-        columns_of = {"volume": ["volume", "case", "patient"], "patient": ["patient"]}
+    columns_of = {"volume": ["volume", "case", "patient"], "patient": ["patient"]}
+    unit_of_row = torch.arange(len(slices))
+    if by in columns_of:
         units = index.select(columns_of[by]).unique(by, keep="first", maintain_order=True)
         numbers = {name: number for number, name in enumerate(units[by])}
         unit_of_row = torch.tensor([numbers[name] for name in index[by]])
-        for _, (own, part) in batches:
-            sums = sums or [torch.zeros(4, len(units), part.shape[2], dtype=torch.float64)]
-            _add(sums[0], part, unit_of_row[[unit["row"] for unit in own]])
-    tokens, mass, fired, peak = torch.cat(sums, dim=1)
-    made = {"mass": mass, "peak": peak, "rate": fired / tokens.clamp_min(1e-12)}
+    work = BatchWork(sums_of, segmenter, slices, what="latents")
+    blocks = _blocks(unit_of_row, batch_size)
+    mine = rank_range(len(blocks))
+    done, total, made = 0, sum(len(blocks[number]) for number in mine), {}
+    for number in mine:
+        described: list[dict[str, int]] = []
+        parts: list[Sums] = []
+        for start in range(0, len(blocks[number]), batch_size):
+            rows = blocks[number][start : start + batch_size]
+            for _, (own, part) in work.parts(rows):
+                described += own
+                parts.append(part)
+            done += len(rows)
+            progress(done, total)
+        sums = torch.cat(parts, dim=1)
+        made[number] = described, _added(sums, unit_of_row[blocks[number]]) if by in columns_of else sums
+    every = gather_object(made)
+    if by not in columns_of:
+        schema: dict[str, type[pl.DataType]] = {"row": pl.UInt32}
+        if by == "component":
+            schema |= {"component": pl.Int32, "label": pl.UInt8, "pixels": pl.Int64}
+        found = [unit for described, _ in every for unit in described]
+        units = pl.DataFrame(found, schema=schema).join(index, on="row", how="left", maintain_order="left")
+    tokens, mass, fired, peak = torch.cat([sums for _, sums in every], dim=1)
+    pooled = {"mass": mass, "peak": peak, "rate": fired / tokens.clamp_min(1e-12)}
     latents = [
         (lens.hookpoint, latent, lens.dictionary_hash) for lens in lenses for latent in range(lens.dictionary.n_latents)
     ]
     columns = {"hookpoint": pl.String, "latent": pl.Int32, "dictionary_hash": pl.String}
     return LatentTable(
-        units, pl.DataFrame(latents, schema=columns, orient="row"), {name: made[name].float() for name in pool}
+        units, pl.DataFrame(latents, schema=columns, orient="row"), {name: pooled[name].float() for name in pool}
     )
 
 
@@ -185,6 +199,22 @@ def _pooled(codes: Codes, members: Members, n_units: int) -> Sums:
     return torch.stack(sums).view(4, n_units, codes.n_latents)
 
 
-def _add(total: Float64[Tensor, "4 units c"], part: Sums, units: Int64[Tensor, " u"]) -> None:
-    total[:3].index_add_(1, units, part[:3])
-    total[3].scatter_reduce_(0, units[:, None].expand_as(part[3]), part[3], "amax")
+def _blocks(unit_of_row: Int64[Tensor, " n"], batch_size: int) -> list[list[int]]:
+    """Rows of whole units, unit after unit, in blocks that fill a batch: dealt to processes, they are the same."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size} must be at least 1")
+    blocks: list[list[int]] = []
+    for rows in unit_of_row.argsort(stable=True).split(unit_of_row.bincount().tolist()):
+        if not blocks or len(blocks[-1]) >= batch_size:
+            blocks.append([])
+        blocks[-1] += rows.tolist()
+    return blocks
+
+
+def _added(sums: Float64[Tensor, "4 s c"], units: Int64[Tensor, " s"]) -> Sums:
+    """Sums of each unit, from those of its slices."""
+    numbers, places = units.unique(return_inverse=True)
+    total = torch.zeros(4, len(numbers), sums.shape[2], dtype=torch.float64)
+    total[:3].index_add_(1, places, sums[:3])
+    total[3].scatter_reduce_(0, places[:, None].expand_as(sums[3]), sums[3], "amax")
+    return total

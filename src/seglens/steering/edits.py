@@ -176,6 +176,11 @@ def check_edits(lens: Lens, *groups: Sequence[LatentEdit]) -> None:
         ValueError: all that does not fit, in one message.
     """
     problems = []
+    if not lens.dictionary.segmenter_hash:
+        problems.append(
+            "the dictionary does not say which segmenter it was fitted to; fit one to its activations, or where you "
+            "know that it was this one, set dictionary.segmenter_hash = segmenter.hash"
+        )
     identity = lens.dictionary_hash
     for edit in (edit for group in groups for edit in group):
         if edit.dictionary_hash != identity:

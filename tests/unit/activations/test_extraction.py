@@ -11,6 +11,7 @@ from torch import nn
 from seglens.activations import extraction
 from seglens.activations.extraction import extract, extract_each
 from seglens.activations.hooks import capture, edit
+from seglens.activations.store import ActivationStore
 from seglens.artifacts import ArtifactError, read_artifact
 from seglens.cohorts.slices import SliceSet
 from seglens.segmenters.segmenter import Segmenter
@@ -205,6 +206,14 @@ seen = []
 in_memory = extraction.extract(model, slices, "middle", batch_size=4, progress=lambda done, total: seen.append(done))
 on_disk = extraction.extract(model, slices, "middle", batch_size=4, folder=folder / "store")
 assert in_memory.hash == on_disk.hash and in_memory.n_slices == 11
+model = Segmenter.wrap(network, sequences=("T1",), labels=labels, hookpoints={"middle": "1", "first": "0"}, size=16)
+extraction.SHARD_BYTES = 4000  # 6 shards of one hookpoint, 2 of the other
+wide = nn.Sequential(nn.Conv2d(1, 6, 3, 2, 1), nn.MaxPool2d(2), nn.Conv2d(6, 2, 1))
+wide = Segmenter.wrap(wide, sequences=("T1",), labels=labels, hookpoints={"fine": "0", "coarse": "1"}, size=16)
+both = extraction.extract_each(wide, slices, {name: folder / name for name in ("fine", "coarse")}, batch_size=2)
+assert [len(both[name].shards) for name in ("fine", "coarse")] == [6, 2]
+if rank == 0:
+    torch.save(wide.network.state_dict(), folder / "wide.pt")
 print(in_memory.hash, in_memory.scale, in_memory.centre.tolist(), seen[-1], sep="|")
 distributed.destroy_process_group()
 """
@@ -233,3 +242,11 @@ def test_two_processes_equal_one_bit_for_bit(tmp_path, monkeypatch):
         assert float(scale) == alone.scale
         assert centre == str(alone.centre.tolist())
         assert int(done) == n_own
+    wide = nn.Sequential(nn.Conv2d(1, 6, 3, 2, 1), nn.MaxPool2d(2), nn.Conv2d(6, 2, 1))
+    wide.load_state_dict(torch.load(tmp_path / "wide.pt"))
+    places = {"fine": "0", "coarse": "1"}
+    model = Segmenter.wrap(wide, sequences=("T1",), labels=LABELS, hookpoints=places, size=16)
+    monkeypatch.setattr(extraction, "SHARD_BYTES", 4000)
+    for name in places:
+        together = ActivationStore.read(read_artifact(tmp_path / name))
+        assert together.hash == extract(model, slices_of(), name, batch_size=2).hash

@@ -1,3 +1,6 @@
+import contextlib
+import sys
+
 import polars as pl
 import pytest
 import torch
@@ -144,9 +147,43 @@ def test_no_component_no_row(lenses, slices, segmenter):
     }
 
 
+@pytest.mark.parametrize("by", ["slice", "component", "volume", "patient"])
+@pytest.mark.parametrize("world", [2, 5])
+def test_several_processes_equal_one_bit_for_bit(by, world, lenses, slices, monkeypatch):
+    alone, module = latent_table(lenses, slices, by=by, batch_size=2), sys.modules[latent_table.__module__]
+    own: list[dict] = []
+    seen: list[tuple[int, int]] = []
+    for rank in range(world):
+        monkeypatch.setattr(module, "rank_range", lambda n, rank=rank: range(rank, n, world))
+        monkeypatch.setattr(module, "gather_object", lambda made: own.append(made) or _all(own, world))
+        told: list[tuple[int, int]] = []
+        table = None
+        with contextlib.suppress(_NotYetError):
+            table = latent_table(
+                lenses, slices, by=by, batch_size=2, progress=lambda done, total, told=told: told.append((done, total))
+            )
+        seen += told[-1:]
+    assert sum(done for done, _ in seen) == len(slices) and all(done == total for done, total in seen)
+    assert table.units.equals(alone.units) and table.latents.equals(alone.latents)
+    assert all(torch.equal(table.values[name], alone.values[name]) for name in alone.values)
+
+
+class _NotYetError(Exception):
+    """Raised where other processes have not delivered yet."""
+
+
+def _all(own, world):
+    if len(own) < world:
+        raise _NotYetError
+    together = {number: result for made in own for number, result in made.items()}
+    return [together[number] for number in sorted(together)]
+
+
 def test_only_what_is_asked_for_and_nothing_that_does_not_fit(lenses, slices):
     assert list(latent_table(lenses[:1], slices, pool=("peak",)).values) == ["peak"]
     with pytest.raises(ValueError, match="2 lenses at fine, fine"):
         latent_table([lenses[0], lenses[0]], slices)
     with pytest.raises(ValueError, match="0 lenses at no hookpoint"):
         latent_table([], slices)
+    with pytest.raises(ValueError, match="batch_size 0 must be at least 1"):
+        latent_table(lenses, slices, batch_size=0)

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -8,7 +9,7 @@ from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.segmenters.architectures import build_segmenter
-from seglens.steering.edits import LatentEdit, change_of, slice_change, steer, swap_source
+from seglens.steering.edits import LatentEdit, change_of, check_edits, slice_change, steer, swap_source
 from seglens.steering.shared_codes import codes_of
 
 LABELS = {0: "background", 1: "core", 2: "edema"}
@@ -258,3 +259,13 @@ def test_an_edit_is_described_and_named(dictionary, make_edit):
     assert len(names) == 24
     assert make_edit(dictionary, ()).name == "identity"
     assert make_edit(dictionary, (), mode="replace").name == "reconstruct only"
+
+
+def test_a_dictionary_that_names_no_segmenter_is_not_steered(segmenter, dictionary, make_edit):
+    foreign = copy.deepcopy(dictionary)
+    foreign.segmenter_hash = ""
+    lens = Lens(segmenter, foreign)  # its width fits, so it can be looked through
+    with pytest.raises(ValueError, match="does not say which segmenter it was fitted to; fit one to its act"):
+        check_edits(lens, [make_edit(foreign)])
+    foreign.segmenter_hash = segmenter.hash
+    check_edits(Lens(segmenter, foreign), [make_edit(foreign)])

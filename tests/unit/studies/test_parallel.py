@@ -71,6 +71,16 @@ def test_without_a_store_a_dictionary_comes_after_the_effects():
     assert {other.arguments[0] for other in fit.after} == {"effects"}
 
 
+def test_further_hookpoints_wait_for_the_pass_that_stores_all():
+    demo = demo_settings(0, quick=True)
+    settings = demo.model_copy(update={"hookpoints": ("stage2", "stage3")})
+    asked = {task.arguments: {other.arguments for other in task.after} for task in everything(settings)}
+    assert ("store", "adult") in asked["store", "adult@stage3"]
+    assert asked["dictionary", "adult@stage3"] == {("store", "adult@stage3")}
+    assert asked["atlas", "adult@stage3"] == asked["quality", "adult@stage3"] == {("dictionary", "adult@stage3")}
+    assert ("variant", "adult@stage3", "rotated") not in asked
+
+
 def test_what_the_longest_chain_waits_for_is_begun_first():
     tasks = [task.arguments for task in everything(demo_settings(0))]
     assert tasks[0] == ("check", "healthy")

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from seglens.studies.analyses.steering import corrected_inputs, meanings_of, reads
+from seglens.studies.analyses.steering import corrected_by, corrected_inputs, reads, results_of
 from seglens.studies.analysis import Analysis, Unit
 from seglens.studies.hookpoints import lens_of
 
@@ -35,13 +35,9 @@ def run(study: "Study", work: "Work", name: str, cohort: str, worst: int) -> Non
     """Choose edits and count the slices that they recover, beside random latents."""
     from seglens.steering.failure_recovery import recover
 
-    slices = study.slices(cohort)
     with work.draft() as draft:
         recover(
-            study.lens(name),
-            meanings_of(study, name, cohort),
-            slices.split("val"),
-            slices.split("test"),
+            *corrected_by(study, name, cohort),
             worst=worst,
             source=name,
             seed=study.settings.seed,
@@ -51,9 +47,7 @@ def run(study: "Study", work: "Work", name: str, cohort: str, worst: int) -> Non
 
 def summary(run: "Run", settings: "StudySettings") -> dict[str, Any]:
     """Every policy of every entry."""
-    return {
-        "failures": [entry for stage in run.stages("failures/") for entry in run.artifact(stage).document("results")]
-    }
+    return {"failures": results_of(run, "failures")}
 
 
 def section(run: "Run", summary: "Summary") -> "Section":

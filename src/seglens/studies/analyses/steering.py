@@ -10,6 +10,8 @@ from seglens.studies.analysis import Analysis, Unit
 from seglens.studies.hookpoints import lens_of
 
 if TYPE_CHECKING:
+    from seglens.cohorts.slice_set import SliceSet
+    from seglens.dictionaries.lens import Lens
     from seglens.reports.blocks import Section
     from seglens.runs import Run
     from seglens.semantics.atlas import LatentAtlas
@@ -41,13 +43,19 @@ def corrected_inputs(study: "Study", name: str, cohort: str) -> dict[str, Any]:
     }
 
 
-def meanings_of(study: "Study", name: str, cohort: str) -> "LatentAtlas":
-    """Meanings of latents on the patients that an intervention is chosen on."""
+def corrected_by(study: "Study", name: str, cohort: str) -> "tuple[Lens, LatentAtlas, SliceSet, SliceSet]":
+    """The lens, meanings of its latents on the patients to choose on, these patients' slices and the others'."""
     from seglens.runtime.distributed import broadcast_from_main
     from seglens.semantics.atlas import describe
 
-    lens, selection = study.lens(name), study.slices(cohort).split("val")
-    return broadcast_from_main(lambda: describe(lens, selection, top_k=1))
+    lens, slices = study.lens(name), study.slices(cohort)
+    selection = slices.split("val")
+    return lens, broadcast_from_main(lambda: describe(lens, selection, top_k=1)), selection, slices.split("test")
+
+
+def results_of(run: "Run", name: str) -> list[Any]:
+    """Documents of every policy of every entry of an analysis."""
+    return [entry for stage in run.stages(f"{name}/") for entry in run.artifact(stage).document("results")]
 
 
 def inputs(study: "Study", name: str, cohort: str, label: str) -> dict[str, Any]:
@@ -59,13 +67,9 @@ def run(study: "Study", work: "Work", name: str, cohort: str, label: str) -> Non
     """Choose edits and evaluate them beside their baselines."""
     from seglens.steering.adaptation import steer_between
 
-    slices = study.slices(cohort)
     with work.draft() as draft:
         steer_between(
-            study.lens(name),
-            meanings_of(study, name, cohort),
-            slices.split("val"),
-            slices.split("test"),
+            *corrected_by(study, name, cohort),
             target=label,
             source=name,
             seed=study.settings.seed,
@@ -75,9 +79,7 @@ def run(study: "Study", work: "Work", name: str, cohort: str, label: str) -> Non
 
 def summary(run: "Run", settings: "StudySettings") -> dict[str, Any]:
     """Every policy of every entry."""
-    return {
-        "steering": [entry for stage in run.stages("steering/") for entry in run.artifact(stage).document("results")]
-    }
+    return {"steering": results_of(run, "steering")}
 
 
 def section(run: "Run", summary: "Summary") -> "Section":
