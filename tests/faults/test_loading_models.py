@@ -269,13 +269,13 @@ def test_row_37_what_does_not_belong_together(segmenter, dictionary):
     )
     with refused, steer(Lens(segmenter, other), LatentEdit("stage1", other.hash, (0,), "zero")):
         pass
+    with pytest.raises(ValueError, match="tokens are 9 wide; this dictionary of 'stage1' takes 8"):
+        dictionary.encode(torch.zeros(2, 9))
+    assert not segmenter.module_at("stage1")._forward_hooks
     nameless = SparseAutoencoder(8, 16, k=2, hookpoint="stage1", seed=5)  # of another library, say
     refused = pytest.raises(ValueError, match="does not say which segmenter it was fitted to")
     with refused, steer(Lens(segmenter, nameless), LatentEdit("stage1", nameless.hash, (0,), "zero")):
         pass
-    with pytest.raises(ValueError, match="tokens are 9 wide; this dictionary of 'stage1' takes 8"):
-        dictionary.encode(torch.zeros(2, 9))
-    assert not segmenter.module_at("stage1")._forward_hooks
 
 
 @pytest.mark.parametrize("method", alignment_methods("weights"))
