@@ -124,6 +124,7 @@ def test_row_63_a_key_given_twice_in_a_table(nnunet, name: str) -> None:
         ('{"a": NaN}', "NaN is no number"),
         ('{"a": 1e999}', "beyond a float's range"),
         ('{"a": ' + "1" * 5000 + "}", "digits"),
+        ("{" + ",".join(f'"{n}": 0' for n in range(100_000)) + ',"99999": 1}', "'99999' stands there twice"),
         ("[" * 100_000, "more levels than anybody writes"),
         ("{", "Expecting"),
     ],
@@ -281,6 +282,21 @@ def test_row_66_every_whole_number_of_the_command_is_one() -> None:
     ]
     assert len(options) > 15
     assert [f"{verb} {argument.name}" for verb, argument in options if argument.parameter.converter is None] == []
+
+
+def test_row_66_a_slice_of_very_many_digits(tmp_path: Path) -> None:
+    """A slice's number that no table holds is refused with the file, before anything is read."""
+    pictures(tmp_path, "p-1.png", f"p-{'9' * 30}.png")
+    with pytest.raises(ValueError, match=r"9\.png: a slice's number has at most 9 digits"):
+        read_cohort(tmp_path, SourceOptions(images="im/{patient}-{slice}.png"), sequences=["T1"])
+
+
+def test_row_67_an_image_in_place_of_a_mask(tmp_path: Path) -> None:
+    """Values in a mask that no label has are quarantined, of whatever size."""
+    root = write_cohort(tmp_path, ["a", "b"])
+    for case, value in (("a", 1e30), ("b", -(2.0**40))):
+        write_nifti(root / f"{case}/{case}_seg.nii.gz", np.where(head()[1] == 2, np.float32(value), np.float32(0)))
+    assert codes(check_cohort(read_cohort(root))) == {"a": ["unknown_labels"], "b": ["unknown_labels"]}
 
 
 @pytest.mark.parametrize("value", [-1, 256, 300, 2035])

@@ -9,6 +9,7 @@ from seglens.cohorts.patterns import Pattern
 from seglens.cohorts.sequences import COLOURS, canonical_sequence
 from seglens.cohorts.source_options import PARTICULAR
 
+MAX_DIGITS = 9
 _EXAMPLE = 'images="images/{patient}-{slice}.png", masks="masks/{patient}-{slice}.png"'
 
 
@@ -84,6 +85,8 @@ def _images(source: Source, pattern: Pattern) -> dict[str, tuple[dict[str, str],
                 "the fields joined by - tell them apart"
             )
         if "slice" in keys:
+            if len(keys["slice"]) > MAX_DIGITS:
+                raise ValueError(f"{file}: a slice's number has at most {MAX_DIGITS} digits; rename it")
             place = tuple(int(value) if key == "slice" else value for key, value in keys.items())
             other_id = by_place.setdefault(place, case_id)
             if other_id != case_id:

@@ -184,6 +184,13 @@ def read_cohort(
             f"mask_threshold={options.mask_threshold:g} parts masks into two labels, and there are "
             f"{dict(found.labels)}; give `labels` with the background and one other, or map values by `mask_values`"
         )
+    strange = sorted({split for split in found.splits.values() if split not in FRACTIONS})
+    strange += sorted(set(found.splits) - {case.id for case in found.cases})
+    if strange:
+        raise ValueError(
+            f"{root}: the {layout.name} layout names the splits or cases {', '.join(strange[:10])}, which there are "
+            f"not; splits are {', '.join(FRACTIONS)}"
+        )
     reading = options.reading(root)
     labels = {value: escaped(label) for value, label in found.labels.items()}
     given = {escaped(case_id): split for case_id, split in found.splits.items()}

@@ -14,6 +14,8 @@ from seglens.cohorts.source_options import STRICT, Reading
 from seglens.cohorts.volumes import AFFINE_TOLERANCE, VolumeError, read_volumes
 
 _FRACTION_TOLERANCE = 1e-6
+MAX_CODE = 2**31 - 1
+"""Of a label's code in a file; what is beyond is no whole number of NumPy's any more."""
 _JPEG_NOISE = 24
 """Grey values by which JPEG may change a black-and-white picture where it is flat."""
 _MAX_LABELS = 16
@@ -138,6 +140,9 @@ def map_mask(
     """
     if threshold is not None:
         return np.where(values >= threshold, max(labels), 0).astype(np.uint8)
+    if float(np.abs(values).max()) > MAX_CODE:
+        what = f"holds values from {values.min():g} to {values.max():g}, which are no labels"
+        raise VolumeError(path, "unknown_labels", what, "give the mask, not an image")
     rounded = np.rint(values)
     off = np.abs(values - rounded) > _FRACTION_TOLERANCE
     if off.any():

@@ -3,7 +3,9 @@
 import json
 import math
 import re
+from collections import Counter
 from pathlib import Path
+from re import Match
 from typing import Any
 
 MAX_BYTES = 2**24
@@ -58,8 +60,7 @@ class _TwiceError(Exception):
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
+        raise _TwiceError(Counter(key for key, _ in pairs).most_common(1)[0][0])
     return found
 
 
@@ -77,7 +78,7 @@ def _finite(text: str) -> float:
 def _where(text: str) -> str:
     """The lines of the first key that its object holds twice, in text that is JSON."""
     line, last, above = 1, ("", 0), list[dict[str, int] | None]()
-    for token in _TOKEN.findall(text):
+    for token in map(Match.group, _TOKEN.finditer(text)):
         if token == "\n":
             line += 1
         elif token in "{[":

@@ -248,7 +248,7 @@ class StudySettings(_Strict):
     model_config = ConfigDict(extra="allow")
 
     name: str = "study"
-    seed: Annotated[int, Field(strict=True, ge=0)] = 0
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
     sequences: Annotated[list[str], Field(min_length=1)]
     size: Annotated[int, Field(strict=True, ge=32, multiple_of=32)] = 256
     clip_percentiles: tuple[Percentile, Percentile] = (0.5, 99.5)
