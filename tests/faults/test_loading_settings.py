@@ -31,6 +31,20 @@ def refused(tmp_path):
     return read
 
 
+def test_row_29_hookpoints_of_a_study(refused):
+    """A study file that names a hookpoint which there is not, or is not opened, is refused with those there are."""
+    assert "hookpoint 'satge3' is in none of the study's architectures; did you mean 'stage3'" in refused(
+        STUDY + "hookpoints: [stage2, satge3]\n"
+    )
+    assert "segmenters.adult.hookpoints: segformer-b0 has no hookpoint 'encoder1'; give auto or one of stage1, " in (
+        refused(STUDY + "    hookpoints: encoder1\n")
+    )
+    entry = "{segmenter: adult, cohort: adult, label: edema, hookpoint: stage4}"
+    text = refused(STUDY + f"hookpoints: [stage2, stage3]\nsteering: [{entry}]\nalignment: [{{hookpoint: stage3}}]\n")
+    assert "steering[0].hookpoint: adult is not opened at 'stage4' but at stage2, stage3; " in text
+    assert "alignment[0].hookpoint: adult is opened at 'stage3', and a pair takes two; " in text
+
+
 def test_row_51_unknown_key(refused):
     """An unknown name is refused with its line and the nearest legal one."""
     assert (
