@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest.mock import patch
@@ -10,29 +11,38 @@ if TYPE_CHECKING:
     from seglens.cohorts.case import Cohort
 
 
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder of empty files, whose names are those of sound data sets; it lasts as long as the process."""
+    folder = tempfile.TemporaryDirectory(prefix="seglens-fuzz-")
+    root = Path(folder.name)
+    (root / "labelsTs").mkdir()
+    for name in ("c0_0000", "c0_0001", "c1_0000", "c1_0001", "t0_0000", "t0_0001", "a"):
+        path = root / ("imagesTs" if name[0] == "t" else "imagesTr") / f"{name}.nii.gz"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    return folder
+
+
 def read(content: bytes) -> None:
     """`read_cohort` of a folder whose dataset.json, and after a zero byte splits_final.json, hold these bytes."""
-    from seglens.cohorts.layouts import read_cohort
+    from seglens.cohorts import layouts
 
     table, _, splits = content.partition(b"\0")
-    with tempfile.TemporaryDirectory(prefix="seglens-fuzz-") as folder:
-        root = Path(folder)
-        for name in ("c0_0000", "c0_0001", "c1_0000", "c1_0001", "t0_0000", "t0_0001", "a"):
-            path = root / ("imagesTs" if name[0] == "t" else "imagesTr") / f"{name}.nii.gz"
-            path.parent.mkdir(exist_ok=True)
-            path.touch()
-        (root / "labelsTs").mkdir()
-        (root / "dataset.json").write_bytes(table)
-        if splits:
-            (root / "splits_final.json").write_bytes(splits)
-        for with_masks in (True, False):
-            try:
-                with patch("seglens.cohorts.layouts.require_layout"):  # looks at every installed package, 20 ms
-                    cohort = read_cohort(root, with_masks=with_masks)
-            except ValueError as error:
-                assert 0 < len(str(error)) < 10_000
-                continue
-            _must_be_consistent(cohort, root)
+    root = Path(_folder().name)
+    (root / "dataset.json").write_bytes(table)
+    (root / "splits_final.json").unlink(missing_ok=True)
+    if splits:
+        (root / "splits_final.json").write_bytes(splits)
+    for with_masks in (True, False):
+        try:
+            # the names of layouts are looked up among all installed packages, which takes 20 ms
+            with patch.object(layouts, "require_layout", str):
+                cohort = layouts.read_cohort(root, with_masks=with_masks)
+        except ValueError as error:
+            assert 0 < len(str(error)) < 10_000
+            continue
+        _must_be_consistent(cohort, root)
 
 
 def _must_be_consistent(cohort: "Cohort", root: Path) -> None:
