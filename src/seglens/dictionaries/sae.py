@@ -182,13 +182,14 @@ class SparseAutoencoder(nn.Module):
         # before the dictionary is made: it takes as much memory as its description says
         if "W_enc" not in tensors or tuple(tensors["W_enc"].shape) != sizes:
             raise ValueError(f"{artifact.path}: its description says W_enc {sizes}, its tensors say otherwise")
-        dictionary = cls(**description)
+        with torch.device("meta"):  # nothing is drawn that is replaced below
+            dictionary = cls(**description)
         expected = {name: tuple(tensor.shape) for name, tensor in dictionary.state_dict().items()}
         got = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if got != expected:
             raise ValueError(f"{artifact.path}: the dictionary's tensors are {got}; its description says {expected}")
         refuse_non_finite(tensors, str(artifact.path))
-        dictionary.load_state_dict(tensors)
+        dictionary.to_empty(device="cpu").load_state_dict(tensors)
         return dictionary
 
     def _through_decoder(self, codes: Codes) -> Tokens:
