@@ -96,9 +96,15 @@ def test_row_62_labels_by_value_or_in_a_table_of_names(nnunet, tmp_path: Path) -
         read_cohort(nnunet(labels={"0": "bg", "1": "x", "2": "x"}))
     root = tmp_path / "bids"
     write_nifti(root / "sub-1/anat/sub-1_T1w.nii.gz", head()[0])
-    (root / "dseg.tsv").write_text("index\tname\n0\tbg\n1\tx\n2\tx\n")
-    with pytest.raises(ValueError, match="calls the values 1 and 2 'x'; name each once"):
-        read_cohort(root)
+    for text, message in (
+        ("index\tname\n0\tbg\n1\tx\n2\tx\n", "calls the values 1 and 2 'x'; name each once"),
+        ("index\tname\tname\n0\tbg\tbg\n1\tx\ty\n", "is no table with one column index and one name"),
+        ("index\tname\n0\tbg\n1.0\tx\n", "is no table with one column index and one name"),
+        ("index\tname\n" + "0\tbg\n" * 4_000_000, "is no table with one column index and one name"),
+    ):
+        (root / "dseg.tsv").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_cohort(root)
 
 
 @pytest.mark.parametrize("name", ["dataset.json", "splits_final.json"])

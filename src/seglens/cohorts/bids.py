@@ -17,6 +17,7 @@ _FILE = re.compile(
 )
 _CONTRAST = re.compile(r"_ce-[^_]+", re.DOTALL)
 _LABELS = "dseg.tsv"
+MAX_BYTES = 2**24
 
 
 def detect(source: Source) -> bool:
@@ -84,10 +85,14 @@ def _lookup(root: Path, files: Sequence[Path]) -> tuple[Path, dict[str, int]] | 
         return None
     table = min(tables, key=lambda file: (len(file.relative_to(root).parts), file))
     try:
-        rows = list(csv.DictReader(table.read_text(encoding="utf-8-sig").splitlines(), delimiter="\t"))
+        if table.stat().st_size > MAX_BYTES:
+            raise ValueError
+        rows = csv.DictReader(table.read_text(encoding="utf-8-sig").splitlines(), delimiter="\t")
+        if any(list(rows.fieldnames or ()).count(column) != 1 for column in ("index", "name")):
+            raise ValueError
         named = [(row["name"], whole_number(row["index"])) for row in rows]
-    except (OSError, KeyError, TypeError, ValueError):
-        raise ValueError(f"{table} is no table with the columns index and name, tab-separated; mend it") from None
+    except (OSError, KeyError, TypeError, ValueError, csv.Error):
+        raise ValueError(f"{table} is no table with one column index and one name, tab-separated; mend it") from None
     found: dict[str, int] = {}
     for name, value in named:
         if name in found:

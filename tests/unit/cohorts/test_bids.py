@@ -43,7 +43,7 @@ def test_labels_from_arguments(bids: Path) -> None:
     cohort = read_cohort(bids, SourceOptions(labels=whole, mask_values={0: 0, 1: 1, 2: 1, 3: 1}))
     assert (dict(cohort.labels), check_cohort(cohort).findings) == (whole, ())
     (bids / "dseg.tsv").write_text("value,label\n1,a\n")
-    with pytest.raises(ValueError, match="is no table with the columns index and name"):
+    with pytest.raises(ValueError, match="is no table with one column index and one name"):
         read_cohort(bids)
 
 
