@@ -40,16 +40,6 @@ HOW = ("store", "device")
 """Settings that say how a study is computed, not what."""
 
 
-def lens_name(segmenter: str, hookpoint: str) -> str:
-    """Name of a segmenter seen at another hookpoint than its first: ``adult@stage3``; at the first it is ``adult``."""
-    return f"{segmenter}@{hookpoint}"
-
-
-def segmenter_of(lens: str) -> str:
-    """Name of the segmenter of a lens: ``adult`` of ``adult@stage3`` and of ``adult``."""
-    return lens.partition("@")[0]
-
-
 @dataclass(frozen=True)
 class Stage:
     """One step of a study, known by what it is made from.

@@ -11,7 +11,7 @@ from seglens.cohorts.slice_set import SliceSet
 from seglens.explorer.answers import BINARY, arrays_answer
 from seglens.explorer.opened import Opened, UnknownError, grey, heat_map
 from seglens.explorer.state import CurrentState
-from seglens.runs import segmenter_of
+from seglens.lens_names import segmenter_of
 from seglens.segmenters.score_summary import dice_of_counts
 from seglens.segmenters.scoring import Scores, count_scores
 from seglens.segmenters.segmenter import most_likely

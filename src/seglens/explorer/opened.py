@@ -18,7 +18,8 @@ from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.runs import Run, segmenter_of
+from seglens.lens_names import segmenter_of
+from seglens.runs import Run
 from seglens.runtime.malloc import give_back_freed_memory
 from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.segmenter import Segmenter

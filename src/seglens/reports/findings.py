@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from seglens.cohorts.label_names import FOREGROUND
 from seglens.diffing.records import AlignmentRecord
+from seglens.lens_names import segmenter_of
 from seglens.reports.verdicts import CONTROLS, compared, steering_findings
 from seglens.reports.wording import (
     UNDEFINED,
@@ -15,7 +16,6 @@ from seglens.reports.wording import (
     plain,
     plural,
 )
-from seglens.runs import segmenter_of
 from seglens.summaries import Summary
 
 WEAK = 0.1

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from seglens.runs import lens_name, segmenter_of
+from seglens.lens_names import lens_name, segmenter_of
 from seglens.runtime.suggestions import did_you_mean
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.fit_settings import FitSettings
 from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.runs import Run, Stage, segmenter_of
+from seglens.lens_names import segmenter_of
+from seglens.runs import Run, Stage
 from seglens.runtime.devices import usable_device
 from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.segmenter import Segmenter

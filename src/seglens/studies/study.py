@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from seglens.artifacts import canonical_json, write_text_whole
-from seglens.runs import Run, segmenter_of
+from seglens.lens_names import segmenter_of
+from seglens.runs import Run
 from seglens.runtime.distributed import barrier, is_main_process, rank_and_size
 from seglens.runtime.resources import peak_rss_mib
 from seglens.runtime.suggestions import did_you_mean

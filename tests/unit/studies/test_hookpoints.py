@@ -6,7 +6,8 @@ import pytest
 from tests.unit.studies.test_settings import MINIMAL
 
 from seglens.artifacts import hash_of
-from seglens.runs import Stage, lens_name, segmenter_of
+from seglens.lens_names import lens_name, segmenter_of
+from seglens.runs import Stage
 from seglens.studies.analyses.dictionary import variant_units
 from seglens.studies.demo import demo_settings
 from seglens.studies.hookpoints import AUTO, aligned_pairs, alike, each_lens, hookpoint_of, hookpoints_of, lenses_of

@@ -1,8 +1,8 @@
 """How well each dictionary stands for the activation, beside the control that shows what that is worth."""
 
+from seglens.lens_names import segmenter_of
 from seglens.reports.blocks import Block, Cell, Paragraph, Section, head, table
 from seglens.reports.wording import count, number, percent, plain
-from seglens.runs import segmenter_of
 from seglens.summaries import Summary
 
 

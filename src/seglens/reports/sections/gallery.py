@@ -8,12 +8,13 @@ import polars as pl
 from markupsafe import Markup
 
 from seglens.cohorts.slice_set import SliceSet
+from seglens.lens_names import segmenter_of
 from seglens.reports.blocks import Block, Card, Cards, Drawing, Paragraph, Picture, Section
 from seglens.reports.charts import colour_scale
 from seglens.reports.palette import INFERNO
 from seglens.reports.pictures import best_sequence, heat_picture
 from seglens.reports.wording import number, percent, plain
-from seglens.runs import Run, segmenter_of
+from seglens.runs import Run
 from seglens.semantics.atlas import LatentAtlas
 
 LATENTS = 10

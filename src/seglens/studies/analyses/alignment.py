@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from seglens.documents import to_document
-from seglens.runs import segmenter_of
+from seglens.lens_names import segmenter_of
 from seglens.studies.analysis import Analysis, Unit
 from seglens.studies.hookpoints import aligned_pairs, alike
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from seglens.runs import segmenter_of
+from seglens.lens_names import segmenter_of
 from seglens.studies.analysis import Analysis, Unit, nothing
 from seglens.studies.hookpoints import alike, each_lens, lenses_of
 
