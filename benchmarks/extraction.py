@@ -26,7 +26,7 @@ def bare(case: Mapping[str, Any]) -> Repeat:
     import torch
 
     segmenter, slices = model(case), cohort(case)
-    batches = [slices.images(rows) for rows in slices.batches(BATCH_SIZE)]
+    batches = [slices.images(rows)[:, :, 0] for rows in slices.batches(BATCH_SIZE)]
 
     class Reached(Exception):  # noqa: N818 - not an error
         pass

@@ -43,7 +43,7 @@ def loop(case: Mapping[str, Any]) -> Repeat:
     slices = cohort(case).select(range(0, case["slices"], LOOP_SLICES))
     dictionary, grid, m = fitted(case), case["grid"], case["latents"]
     tokens = torch.cat([activations(source(case), "tokens", slices.images([row])) for row in range(len(slices))])
-    codes = dictionary.encode(tokens.flatten(0, 2)).to_dense()[:, ::LOOP_LATENTS]
+    codes = dictionary.encode(tokens.flatten(0, 3)).to_dense()[:, ::LOOP_LATENTS]
     maps = codes.view(len(slices), grid, grid, -1).permute(3, 0, 1, 2).contiguous()
     regions = slice_regions(slices.masks(), slices.brains(), brain_depth(slices.brains()), LABELS)
 
@@ -52,8 +52,10 @@ def loop(case: Mapping[str, Any]) -> Repeat:
         for latent, own in enumerate(maps):
             for number, small in enumerate(own):
                 if small.any():
-                    full = functional.interpolate(small[None, None], slices.size, mode="bilinear", align_corners=False)
-                    sums[latent] += (full[0] * regions[number]).sum((1, 2))
+                    full = functional.interpolate(
+                        small[None, None], slices.size[1:], mode="bilinear", align_corners=False
+                    )
+                    sums[latent] += (full[0] * regions[number, :, 0]).sum((1, 2))
         return sums
 
     return repeat
@@ -131,7 +133,7 @@ def fitted(case: Mapping[str, Any]) -> "SparseAutoencoder":
     from seglens.dictionaries.sae import SparseAutoencoder
 
     dictionary = SparseAutoencoder(case["d_in"], case["latents"], k=case["k"], hookpoint="tokens")
-    tokens = activations(source(case), "tokens", torch.zeros(32, len(SEQUENCES), 8, 8)).flatten(0, 2)[::8]
+    tokens = activations(source(case), "tokens", torch.zeros(32, len(SEQUENCES), 1, 8, 8)).flatten(0, 3)[::8]
     pre = dictionary.pre_activations(tokens).flatten()
     dictionary.theta.fill_(float(pre.topk(case["k"] * len(tokens)).values[-1]))
     return dictionary

@@ -65,7 +65,7 @@ def prefix_and_suffixes(case: Mapping[str, Any]) -> Repeat:
     @torch.no_grad()
     def repeat() -> None:
         for rows in slices.batches(case["batch_size"]):
-            states = prefix(slices.images(rows))
+            states = prefix(slices.images(rows)[:, :, 0])
             for _ in range(2 * case["alphas"]):
                 suffix(states).max(dim=1)
 
@@ -147,7 +147,7 @@ def fitted(case: Mapping[str, Any], segmenter: "Segmenter", slices: "SliceSet") 
     from seglens.dictionaries.sae import SparseAutoencoder
 
     with torch.no_grad():
-        tokens = activations(segmenter, case["hookpoint"], slices.images([0])).flatten(0, 2)
+        tokens = activations(segmenter, case["hookpoint"], slices.images([0])).flatten(0, 3)
     dictionary = SparseAutoencoder(
         tokens.shape[1], case["latents"], k=32, hookpoint=case["hookpoint"], segmenter_hash=segmenter.hash
     )

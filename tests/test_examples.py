@@ -27,8 +27,8 @@ LABELS = {0: "background", 1: "edema", 2: "enhancing"}
 def toys():
     """A network of full width on four slices, its activations, and a dictionary that was not fitted."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(4, 1, 128, 128, generator=generator)
-    masks = torch.randint(0, 3, (4, 128, 128), generator=generator).to(torch.uint8)
+    images = torch.randn(4, 1, 1, 128, 128, generator=generator)
+    masks = torch.randint(0, 3, (4, 1, 128, 128), generator=generator).to(torch.uint8)
     index = pl.DataFrame(
         {
             "case": [f"case{row}" for row in range(4)],

@@ -138,14 +138,14 @@ def test_the_mask_is_that_of_the_steered_network_bit_for_bit(client, quick_run):
     slices = SliceSet.read(quick_run.artifact("slices/pediatric"))
     row, latents = 4, (1, 5, 9)
     untouched, about = packed(client.get(f"/api/segmenters/adult/slices/pediatric/{row}"))
-    assert torch.equal(torch.from_numpy(untouched["mask"].copy()), segmenter.predict(slices.images([row]))[0])
+    assert torch.equal(torch.from_numpy(untouched["mask"].copy()), segmenter.predict(slices.images([row]))[0, 0])
     assert {entry["label"] for entry in about["classes"]} == {"necrotic_core", "edema", "enhancing"}
     for value in (0.0, 1.0, 6.0):
         asked = {"cohort": "pediatric", "row": row, "edits": [{"latents": latents, "value": value}]}
         arrays, about = packed(client.post("/api/segmenters/adult/steer", json=asked))
         edit = LatentEdit(dictionary.hookpoint, dictionary.hash, latents, "multiply", value)
         with steer(Lens(segmenter, dictionary), edit):
-            expected = segmenter.predict(slices.images([row]))[0]
+            expected = segmenter.predict(slices.images([row]))[0, 0]
         assert torch.equal(torch.from_numpy(arrays["mask"].copy()), expected)
         assert LatentEdit.from_description(about["edits"][0]) == edit
         assert about["changed"] == int((arrays["mask"] != untouched["mask"]).sum())

@@ -89,10 +89,10 @@ def test_row_28_training_from_other_channels():
 def test_row_28_network_that_is_not_what_it_says(segmenter):
     """A network with other channels or classes than named stops at its first call with both numbers."""
     with pytest.raises(ValueError, match="images have 2 channels; this segmenter expects 1: T1"):
-        segmenter.logits(torch.zeros(1, 2, 32, 32))
+        segmenter.logits(torch.zeros(1, 2, 1, 32, 32))
     wrong = replace(segmenter, labels=LABELS | {3: "necrosis"})
     with pytest.raises(ValueError, match="gives 3 classes, labels name 4; give one label for each"):
-        wrong.logits(torch.zeros(1, 1, 32, 32))
+        wrong.logits(torch.zeros(1, 1, 1, 32, 32))
 
 
 def test_row_29_unknown_hookpoint(segmenter, dictionary):
@@ -100,7 +100,7 @@ def test_row_29_unknown_hookpoint(segmenter, dictionary):
     calls = counted(segmenter)
     asks = {
         "extract": lambda: extract(segmenter, slices_of(2), "stage_1"),
-        "activations": lambda: activations(segmenter, "stage_1", torch.zeros(1, 1, 32, 32)),
+        "activations": lambda: activations(segmenter, "stage_1", torch.zeros(1, 1, 1, 32, 32)),
         "capture": lambda: capture(segmenter, "stage_1").__enter__(),
         "edit": lambda: edit(segmenter, "stage_1", lambda grid: grid).__enter__(),
     }
@@ -148,16 +148,17 @@ def test_row_30_tuples_and_channels_last(name):
     """A module that returns a tuple, or channels last, is read and edited by its declared layout, else refused."""
     torch.manual_seed(0)
     make, right, wrong = MADE[name]
-    network, images = Several(make), torch.randn(2, 1, 8, 8)
+    network, images = Several(make), torch.randn(2, 1, 1, 8, 8)
 
     def segmenter(place):
         return Segmenter.wrap(network, sequences=("T1",), labels=LABELS, hookpoints={"h": place}, size=8)
 
     with torch.no_grad():
         plain = segmenter(right)
-        assert torch.equal(activations(plain, "h", images), network.first(images).permute(0, 2, 3, 1))
+        assert torch.equal(activations(plain, "h", images), network.first(images[:, :, 0]).permute(0, 2, 3, 1)[:, None])
         with edit(plain, "h", lambda grid: grid * 2):
-            assert torch.allclose(plain.logits(images), network.last(2 * network.first(images)), atol=1e-6)
+            by_hand = network.last(2 * network.first(images[:, :, 0]))
+            assert torch.allclose(plain.logits(images), by_hand[:, :, None], atol=1e-6)
         with pytest.raises(
             ValueError, match=r"Hookpoint\(item=|declare its layout|declares item 3, but 'inner' returns a l"
         ):
@@ -168,7 +169,7 @@ def test_row_31_non_finite_activations(tmp_path):
     """Activations that are not finite stop the extraction; the slices are named and nothing is stored."""
     slices = slices_of(6)
     images = slices.images().clone()
-    images[[1, 4], 0, 3, 3] = torch.tensor([math.nan, math.inf])
+    images[[1, 4], 0, 0, 3, 3] = torch.tensor([math.nan, math.inf])
     index = pl.DataFrame({"case": [f"p{row}" for row in range(6)], "position": list(range(10, 16))})
     bad = SliceSet.from_tensors(
         images, slices.masks(), slices.brains(), index, name="toy", sequences=("T1",), labels=LABELS

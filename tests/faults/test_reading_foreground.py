@@ -13,6 +13,7 @@ from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.preprocessing import Preprocessing
 from seglens.cohorts.slices import SliceSampling, prepare_slices
 from seglens.cohorts.source_options import SourceOptions
+from seglens.shapes import plane_of
 from seglens.verbs.data import FileOptions, check
 
 PICTURES = SourceOptions(
@@ -37,7 +38,7 @@ def read_pictures(folder: Path) -> Cohort:
 def shown(cohort: Cohort, size: int, foreground: str) -> tuple[np.ndarray, np.ndarray]:
     """Images and masks as a network is shown them."""
     slices = prepare_slices(cohort, Preprocessing(cohort.sequences, size, foreground=foreground), EVERY)
-    return slices.images()[:, 0].numpy(), slices.masks().numpy()
+    return plane_of(slices.images())[:, 0].numpy(), plane_of(slices.masks()).numpy()
 
 
 def chest(seed: int) -> tuple[np.ndarray, np.ndarray]:

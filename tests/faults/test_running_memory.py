@@ -22,7 +22,7 @@ from seglens.runtime.oom import Halving, NotEnoughMemoryError
 from seglens.segmenters.gradient import LossGradient
 from seglens.segmenters.prediction import predict_cohort
 from seglens.segmenters.scoring import evaluate, predict_slices
-from seglens.segmenters.segmenter import Segmenter
+from seglens.segmenters.segmenter import Segmenter, raw_logits
 from seglens.segmenters.training import TrainingSettings, train_segmenter
 from seglens.steering.edits import LatentEdit
 from seglens.steering.sweep import sweep
@@ -182,7 +182,7 @@ def test_other_faults_are_not_taken_for_it(segmenter, slices):
 def test_batch_norms_see_each_half_once(slices):
     """What is approximate: statistics of halves. What is not: each half counts once, a failed pass not at all."""
     network = nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 2, 1))
-    halving = LossGradient(network, network, 1)
+    halving = LossGradient(network, lambda images: raw_logits(network, images, 2), 1)
     halving._halving.halved = True
     images, masks = slices.images(range(6)), slices.masks(range(6))
     halving(images, masks, lambda *half: 0)
@@ -203,7 +203,7 @@ def test_dropout_is_the_same_in_both_passes_of_a_half(slices):
             return x
 
     network = nn.Sequential(Noise(), nn.Conv2d(1, 2, 1))
-    halving = LossGradient(network, network, 1)
+    halving = LossGradient(network, lambda images: raw_logits(network, images, 2), 1)
     halving._halving.halved = True
     halving(slices.images(range(4)), slices.masks(range(4)), lambda *half: 7 + sum(half))
     assert drawn[:2] == drawn[2:]

@@ -103,7 +103,7 @@ def atlas_of(labels: dict[int, str], n_latents: int, name: str) -> LatentAtlas:
     return LatentAtlas(
         pl.DataFrame(rows, infer_schema_length=None),
         exemplars,
-        maps.expand(len(exemplars), 8, 8).to(torch.float16).contiguous(),
+        maps.expand(len(exemplars), 1, 8, 8).to(torch.float16).contiguous(),
         labels,
         dict.fromkeys(classes, 0.04),
         {"top_k": 4, "hookpoint": "stage3"},
@@ -319,9 +319,9 @@ def build(
             examples = {
                 "rows": torch.tensor([1, 4]),
                 "truth": masks,
-                "before": masks.flip(2),
-                "held_out": masks.roll(3, 1),
-                "oracle": masks.roll(2, 2),
+                "before": masks.flip(3),
+                "held_out": masks.roll(3, 2),
+                "oracle": masks.roll(2, 3),
             }
             put("failures/adult-adult", "failures", FailureResult(parts["failures"], table, examples).write)
     (folder / "summary.json").write_text(json.dumps(to_document(summary(**parts))))

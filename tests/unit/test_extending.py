@@ -127,11 +127,11 @@ def test_an_architecture(package, tmp_path):
     assert loaded.architecture["settings"] == {"width": 16}
     images = slices.images(range(2))
     assert torch.equal(loaded.logits(images), trained.logits(images))
-    assert trained.logits(images).shape == (2, 3, 32, 32)
+    assert trained.logits(images).shape == (2, 3, 1, 32, 32)
 
     lens = sl.fit_lens(loaded, "second", slices, settings=FitSettings(steps=3))
     assert lens.dictionary.d_in == 16
-    assert lens.view(images).grid == (16, 16)
+    assert lens.view(images).grid == (1, 16, 16)
     with pytest.raises(ValueError, match="size 33: plain-cnn needs a multiple of 2"):
         sl.build_segmenter("plain-cnn", sequences=("T1",), labels=LABELS, size=33)
     study = {
@@ -183,7 +183,7 @@ def test_your_own_module(tmp_path):
     save_file(network.state_dict(), tmp_path / "weights.safetensors")
     segmenter = code["wrapped"](tmp_path / "weights.safetensors")
     slices = slices_of(8, sequences=("T1c", "FLAIR"))
-    assert segmenter.predict(slices.images(range(2))).shape == (2, 32, 32)
+    assert segmenter.predict(slices.images(range(2))).shape == (2, 1, 32, 32)
     assert segmenter.preprocessing.foreground == "brain"
 
     lens, atlas = code["look"](segmenter, slices, slices)

@@ -137,7 +137,7 @@ def extract_each(
 def each_grid(
     segmenter: Segmenter, slices: SliceSet, hookpoint: str, *, batch_size: int = 32, progress: Progress = silent
 ) -> Iterator[tuple[Sequence[int], TokenGrid]]:
-    """Rows and activation ``[B h w d_in]`` of all slices in order, batch by batch, on the segmenter's device.
+    """Rows and activation ``[B d h w d_in]`` of all slices in order, batch by batch, on the segmenter's device.
 
     Args:
         segmenter: the network; each pass stops at the hookpoint.
@@ -184,7 +184,7 @@ class ForwardPass:
         )
 
     def __call__(self, rows: Sequence[int]) -> list[TokenGrid]:
-        """The activations of some slices, each ``[B h w d_in]``: on the segmenter's device, views where that is enough.
+        """The activations of some slices, each ``[B d h w d_in]``: on the segmenter's device, views where that does.
 
         Raises:
             NotEnoughMemoryError: the device has no memory for half of them.
@@ -286,7 +286,7 @@ class _OwnShards:
             if self._draft is None and self._dtype == torch.float32:  # else the next shard can use its memory
                 self._buffer = None
 
-    def _finish(self, number: int, grids: Float[Tensor, "b h w d_in"], rows: Sequence[int]) -> None:
+    def _finish(self, number: int, grids: Float[Tensor, "b d h w d_in"], rows: Sequence[int]) -> None:
         shard, facts = _kept(grids, self._dtype, self._chunks)
         if not bool(facts.sums.isfinite().all()):
             self._forward.refuse_non_finite(self.hookpoint, shard, rows)
@@ -316,7 +316,7 @@ def _require_resources(
         require_disk(drafts[written[0]].path, n_bytes, f"{what} (less as int8, none with `store: false`)")
 
 
-def _kept(grids: Float[Tensor, "b h w d_in"], dtype: torch.dtype, chunks: Chunks) -> tuple[Shard, ShardFacts]:
+def _kept(grids: Float[Tensor, "b d h w d_in"], dtype: torch.dtype, chunks: Chunks) -> tuple[Shard, ShardFacts]:
     shard = as_shard(grids, dtype)
     lost = 0.0 if dtype == torch.float32 else squared_error(shard, grids, chunks)
     return shard, ShardFacts(hash_tensors(shard.tensors()), shard.n_tokens, sums_of(shard, chunks), lost)

@@ -16,8 +16,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from seglens.segmenters.segmenter import Hookpoint, Segmenter
-from seglens.shapes import Images, TokenGrid
+from seglens.segmenters.segmenter import LAYOUTS, Hookpoint, Segmenter
+from seglens.shapes import Images, TokenGrid, plane_of
 
 Change = Callable[[TokenGrid], TokenGrid]
 """From an activation to the one in its place. It returns its argument to change nothing, and never writes into it."""
@@ -32,7 +32,7 @@ class Capture:
 
     @property
     def tokens(self) -> TokenGrid:
-        """The activation ``[B h w d_in]``, a copy, with its autograd graph where one is recorded.
+        """The activation ``[B d h w d_in]``, a copy, with its autograd graph where one is recorded.
 
         Raises:
             ValueError: no forward pass has gone through the hookpoint yet.
@@ -51,7 +51,7 @@ def capture(segmenter: Segmenter, hookpoint: str) -> Iterator[Capture]:
         hookpoint: one of its hookpoints.
 
     Yields:
-        An object whose ``tokens`` is the latest pass's activation ``[B h w d_in]``.
+        An object whose ``tokens`` is the latest pass's activation ``[B d h w d_in]``.
 
     Raises:
         ValueError: unknown hookpoint, or an output that is not in the declared layout.
@@ -60,7 +60,7 @@ def capture(segmenter: Segmenter, hookpoint: str) -> Iterator[Capture]:
         >>> with capture(segmenter, "stage2") as seen:
         ...     masks = segmenter.predict(images)
         >>> seen.tokens.shape
-        torch.Size([4, 16, 16, 64])
+        torch.Size([4, 1, 16, 16, 64])
     """
     place = segmenter.place(hookpoint)
     captured = Capture(hookpoint)
@@ -87,7 +87,7 @@ def edit(segmenter: Segmenter, hookpoint: str, change: Change) -> Iterator[None]
     Args:
         segmenter: the network to change for the length of the block.
         hookpoint: one of its hookpoints.
-        change: from ``[B h w d_in]`` to the same shape; differentiable where gradients are wanted.
+        change: from ``[B d h w d_in]`` to the same shape; differentiable where gradients are wanted.
 
     Raises:
         ValueError: unknown hookpoint, an output not in the declared layout, or a change of shape.
@@ -109,7 +109,7 @@ def edit(segmenter: Segmenter, hookpoint: str, change: Change) -> Iterator[None]
 
 
 def activations(segmenter: Segmenter, hookpoint: str, images: Images) -> TokenGrid:
-    """The activation at ``hookpoint`` ``[B h w d_in]``; the pass stops there, nothing behind it is computed.
+    """The activation at ``hookpoint`` ``[B d h w d_in]``; the pass stops there, nothing behind it is computed.
 
     Raises:
         ValueError: an unknown hookpoint, one whose output is no activation, or one that a forward pass does not reach.
@@ -215,32 +215,43 @@ def _kind(output: Any) -> str:
 
 
 def _to_tokens(output: Tensor, hookpoint: str, place: Hookpoint) -> Tensor:
-    axes = 3 if place.layout == "BNC" else 4
+    axes = len(place.layout)
     if output.ndim != axes:
         raise ValueError(
             f"hookpoint {hookpoint!r}: layout {place.layout} has {axes} axes, the output of {place.module!r} is "
-            f"{tuple(output.shape)}; declare its layout: BCHW, BHWC or BNC"
+            f"{tuple(output.shape)}; declare its layout: {', '.join(LAYOUTS)}"
         )
     if place.layout == "BCHW":
-        return rearrange(output, "B d h w -> B h w d")
+        return rearrange(output, "B c h w -> B 1 h w c")
+    if place.layout == "BCDHW":
+        return rearrange(output, "B c d h w -> B d h w c")
+    # a new view, so that an edit that returns its argument can be told from one that returns the output
     if place.layout == "BHWC":
-        # a new view, so that an edit that returns its argument can be told from one that returns the output
+        return output.unsqueeze(1)
+    if place.layout == "BDHWC":
         return output.view_as(output)
     side = isqrt(output.shape[1])
-    if side * side != output.shape[1]:
+    depth, rows, columns = place.grid or (1, side, side)
+    if depth * rows * columns != output.shape[1]:
+        grid = "the declared grid" if place.grid else "a square grid (a class token among them?)"
         raise ValueError(
-            f"hookpoint {hookpoint!r}: {output.shape[1]} positions are not a square grid (a class token among them?); "
-            "choose a module whose output is a grid"
+            f"hookpoint {hookpoint!r}: {output.shape[1]} positions are not {grid}; choose a module whose output is a "
+            "grid, or declare it with Hookpoint(grid=(slices, rows, columns))"
         )
-    return rearrange(output, "B (h w) d -> B h w d", h=side)
+    return rearrange(output, "B (d h w) c -> B d h w c", d=depth, h=rows)
 
 
 def _from_tokens(tokens: Tensor, original: Tensor, place: Hookpoint) -> Tensor:
     if place.layout == "BNC":
-        return rearrange(tokens, "B h w d -> B (h w) d").contiguous()
+        return rearrange(tokens, "B d h w c -> B (d h w) c").contiguous()
     if place.layout == "BHWC":
+        return plane_of(tokens, 1).contiguous()
+    if place.layout == "BDHWC":
         return tokens.contiguous()
-    channels_last = original.is_contiguous(memory_format=torch.channels_last) and not original.is_contiguous()
-    return rearrange(tokens, "B h w d -> B d h w").contiguous(
-        memory_format=torch.channels_last if channels_last else torch.contiguous_format
+    channels_first = rearrange(tokens, "B d h w c -> B c d h w")
+    planes = place.layout == "BCHW"
+    last = torch.channels_last if planes else torch.channels_last_3d
+    channels_last = original.is_contiguous(memory_format=last) and not original.is_contiguous()
+    return (plane_of(channels_first) if planes else channels_first).contiguous(
+        memory_format=last if channels_last else torch.contiguous_format
     )

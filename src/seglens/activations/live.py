@@ -1,6 +1,7 @@
 """Activations without a store: computed when they are asked for, for cohorts whose tokens no disk holds."""
 
 from collections.abc import Iterator
+from math import prod
 
 import torch
 
@@ -12,6 +13,7 @@ from seglens.activations.store import ActivationStore
 from seglens.cohorts.slices import SliceSet
 from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.segmenter import Segmenter
+from seglens.shapes import grid_of
 
 
 def live_activations(
@@ -50,10 +52,11 @@ def live_activations(
         >>> dictionary = fit_dictionary(tokens, settings=FitSettings(k=32, steps=10))
     """
     forward = ForwardPass(segmenter, slices, hookpoint)
-    _, rows, columns, d_in = forward([0])[0].shape
-    batch_size = min(batch_size or slices_in_block(rows * columns, d_in), len(slices))
-    shards = _ComputedShards(forward, batch_size, keep=fits_in_buffer(len(slices) * rows * columns, d_in))
-    per_shard = batches_in_shard(batch_size * rows * columns * d_in)
+    first = forward([0])[0]
+    tokens, d_in = prod(grid_of(first)), first.shape[-1]
+    batch_size = min(batch_size or slices_in_block(tokens, d_in), len(slices))
+    shards = _ComputedShards(forward, batch_size, keep=fits_in_buffer(len(slices) * tokens, d_in))
+    per_shard = batches_in_shard(batch_size * tokens * d_in)
     chunks = Chunks()
     facts, energies = [], []
     for number, (computed, shard) in enumerate(shards.as_stored(per_shard)):

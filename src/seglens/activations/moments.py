@@ -65,7 +65,7 @@ def facts_of(shard: Shard, chunks: Chunks) -> ShardFacts:
 def squared_error(shard: Shard, grids: Tensor, chunks: Chunks) -> float:
     """``sum((kept - token)^2)`` of the float32 grids that a shard was made of."""
     error = 0.0
-    tokens = iter(grids.flatten(0, 2).split(max(1, min(CHUNK_TOKENS, CHUNK_ELEMENTS // grids.shape[-1]))))
+    tokens = iter(grids.flatten(0, 3).split(max(1, min(CHUNK_TOKENS, CHUNK_ELEMENTS // grids.shape[-1]))))
     for kept in chunks.of(shard):
         error += float(kept.sub_(next(tokens)).square_().sum())
     return error

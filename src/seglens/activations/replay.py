@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from seglens.activations.hooks import Change, edit
 from seglens.segmenters.segmenter import Segmenter, resized
-from seglens.shapes import Images, Logits, TokenGrid
+from seglens.shapes import Images, Logits, TokenGrid, extent_of, with_depth
 
 Forward = Callable[..., Any]
 
@@ -200,8 +200,9 @@ def last_layer(segmenter: Segmenter, images: Images) -> tuple[str, str]:
     last = max(own, key=lambda call: call.end)
     taken = next(_tensors(last.inputs), None)
     giver = [call.module for call in calls if call.end < last.end and call.output is taken]
-    size = (images.shape[2], images.shape[3])
-    if not isinstance(last.output, Tensor) or not torch.equal(resized(last.output, size), logits):
+    given = last.output
+    whole = with_depth(given, logits.ndim) if isinstance(given, Tensor) and given.ndim in (4, 5) else logits[:0]
+    if not torch.equal(resized(whole, extent_of(images)), logits):
         raise ValueError(f"the last layer {last.module!r} does not give the logits; refit another part of the network")
     if not giver:
         raise ValueError(f"the last layer {last.module!r} takes no other module's output as it is")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seglens.artifacts import Artifact
 from seglens.foreign.tensors import read_safetensors
-from seglens.shapes import TokenGrid
+from seglens.shapes import TokenGrid, flat, with_depth
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
 MAX_LEVEL = 127
@@ -24,8 +24,8 @@ class Shard:
     """Grids of consecutive slices.
 
     Attributes:
-        values: ``[b h w d_in]``, of one of `DTYPES`.
-        step: with int8 values: what one level is worth at each token, float32 ``[b h w 1]``; None: values are tokens.
+        values: ``[b d h w d_in]``, of one of `DTYPES`.
+        step: with int8 values: what one level is worth at each token, float32 ``[b d h w 1]``; None: values are tokens.
     """
 
     values: Tensor
@@ -37,29 +37,30 @@ class Shard:
     @property
     def n_tokens(self) -> int:
         """Number of tokens."""
-        return self.values.shape[:3].numel()
+        return self.values.shape[:4].numel()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Tensors by name, as they are written and hashed."""
-        return {"tokens": self.values} if self.step is None else {"tokens": self.values, "step": self.step}
+        """Tensors by name, as they are written and hashed: of slices (d = 1) without the axis of depth."""
+        tokens = {"tokens": flat(self.values, 1)}
+        return tokens if self.step is None else tokens | {"step": flat(self.step, 1)}
 
     def grids(self, rows: Tensor | slice) -> TokenGrid:
-        """Whole slices ``[B h w d_in]``, float32; a ``slice`` of float32 values is not copied."""
+        """Whole samples ``[B d h w d_in]``, float32; a ``slice`` of float32 values is not copied."""
         return _floats(self.values[rows], None if self.step is None else self.step[rows])
 
     def tokens(self, rows: Tensor) -> Float[Tensor, "n d_in"]:
         """Tokens by their number in the shard, float32."""
         # index_select: half the time of indexing by brackets
-        step = None if self.step is None else self.step.flatten(0, 2).index_select(0, rows)
-        return _floats(self.values.flatten(0, 2).index_select(0, rows), step)
+        step = None if self.step is None else self.step.flatten(0, 3).index_select(0, rows)
+        return _floats(self.values.flatten(0, 3).index_select(0, rows), step)
 
     def runs(self, length: int) -> Iterator[Float[Tensor, "n d_in"]]:
         """All tokens in order, ``length`` at a time, as floats; float32 values are not copied."""
-        values = self.values.flatten(0, 2).split(length)
+        values = self.values.flatten(0, 3).split(length)
         if self.step is None:
             yield from values
         else:
-            steps = self.step.flatten(0, 2).split(length)
+            steps = self.step.flatten(0, 3).split(length)
             yield from (_floats(part, step) for part, step in zip(values, steps, strict=True))
 
 
@@ -118,7 +119,8 @@ class ShardFiles:
     def _opened(self, number: int) -> Shard:
         file = self._files[number]
         tensors = read_safetensors(file if self._artifact is None else self._artifact.verified(file.name))
-        return Shard(tensors["tokens"], tensors.get("step"))
+        step = tensors.get("step")
+        return Shard(with_depth(tensors["tokens"], 5, 1), None if step is None else with_depth(step, 5, 1))
 
 
 def shard_name(number: int) -> str:

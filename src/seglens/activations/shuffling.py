@@ -41,9 +41,9 @@ def shuffled_batches(
     are random samples of the blocks. In memory are one group, a batch and the order of the blocks.
 
     Args:
-        read: grids ``[B h w d_in]`` of the slices from start to stop.
+        read: grids ``[B d h w d_in]`` of the slices from start to stop.
         n_slices: how many there are.
-        tokens_in_slice: h * w.
+        tokens_in_slice: d * h * w.
         d_in: width.
         block: consecutive slices that are read together.
         batch_size: tokens a batch.
@@ -67,7 +67,7 @@ def shuffled_batches(
             continue
         filled = 0
         for start, stop in bounds:
-            tokens = read(start, stop).flatten(0, 2)
+            tokens = read(start, stop).flatten(0, 3)
             buffer[filled : filled + len(tokens)] = tokens
             filled += len(tokens)
         places = torch.randperm(n_tokens, generator=torch.Generator().manual_seed(seed))[skipped:]

@@ -1,8 +1,9 @@
-"""Activations of a cohort at one hookpoint, as tokens that know their slice, row and column."""
+"""Activations of a cohort at one hookpoint, as tokens that know their sample and their place in it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 from typing import Any, Literal
 
 import polars as pl
@@ -14,7 +15,7 @@ from seglens.activations.moments import Chunks, ShardFacts, centre_of, energies_
 from seglens.activations.shards import Shard, ShardFiles, Shards, shard_name
 from seglens.activations.shuffling import fits_in_buffer, shuffled_batches, slices_in_block
 from seglens.artifacts import Artifact, Draft, hash_of, hash_tensors
-from seglens.shapes import TokenGrid, Tokens
+from seglens.shapes import Extent, TokenGrid, Tokens, flat_extent, full_extent, grid_of, with_depth
 
 KIND = "activations"
 SHARD_BYTES = 64 * 2**20
@@ -25,13 +26,14 @@ SHARD_BYTES = 64 * 2**20
 class ActivationStore:
     """Tokens in shards; those on disk are opened when they are read, so a store may exceed the memory.
 
-    Token t belongs to slice ``t // (h*w)``, row ``(t % (h*w)) // w``, column ``t % w`` of the grid.
+    Tokens of a sample follow each other slice by slice of the grid, in it row by row: token t belongs to sample
+    ``t // (d*h*w)``, row ``(t % (h*w)) // w``, column ``t % w``.
 
     Attributes:
         hookpoint: where the activations were read.
         segmenter_hash: of the network that computed them.
         slices_hash: of the SliceSet that it saw.
-        grid: rows h and columns w of tokens of a slice.
+        grid: slices d, rows h and columns w of tokens of a sample.
         d_in: width of a token.
         centre: mean token ``[d_in]``, float32.
         scale: such that E||(h - centre) * scale||^2 = d_in.
@@ -46,7 +48,7 @@ class ActivationStore:
     hookpoint: str
     segmenter_hash: str
     slices_hash: str
-    grid: tuple[int, int]
+    grid: Extent
     d_in: int
     centre: Tensor
     scale: float
@@ -63,8 +65,8 @@ class ActivationStore:
 
     @property
     def n_tokens(self) -> int:
-        """Number of tokens, ``n_slices * h * w``."""
-        return self.n_slices * self.grid[0] * self.grid[1]
+        """Number of tokens, ``n_slices * d * h * w``."""
+        return self.n_slices * prod(self.grid)
 
     def __len__(self) -> int:
         return self.n_tokens
@@ -81,7 +83,7 @@ class ActivationStore:
         return self._transformed(self._gather(rows, "token"))
 
     def slice_tokens(self, slice_rows: Sequence[int] | Tensor) -> TokenGrid:
-        """Grids ``[B h w d_in]`` of whole slices, float32."""
+        """Grids ``[B d h w d_in]`` of whole samples, float32."""
         return self._transformed(self._gather(torch.as_tensor(slice_rows), "slice"))
 
     def random_batches(self, batch_size: int, generator: torch.Generator, *, first: int = 0) -> Iterator[Tokens]:
@@ -102,7 +104,7 @@ class ActivationStore:
                 if len(rows):
                     yield self.tokens(rows.long())
             return
-        tokens_in_slice = self.grid[0] * self.grid[1]
+        tokens_in_slice = prod(self.grid)
         for tokens in shuffled_batches(
             self._run,
             n_slices=self.n_slices,
@@ -144,17 +146,17 @@ class ActivationStore:
     @classmethod
     def from_grids(
         cls,
-        grids: TokenGrid | Sequence[Tensor],
+        grids: Tensor | Sequence[Tensor],
         *,
         hookpoint: str,
         segmenter_hash: str,
         slices_hash: str,
         index: pl.DataFrame | None = None,
     ) -> "ActivationStore":
-        """A store of given grids ``[n_slices h w d_in]`` (or of shards of them), with its centre, scale and hash.
+        """A store of given grids (or of shards of them), with its centre, scale and hash.
 
         Args:
-            grids: the activations, kept in their own type.
+            grids: the activations ``[n d h w d_in]``, of slices also ``[n h w d_in]``, kept in their own type.
             hookpoint: where they were read.
             segmenter_hash: of the network.
             slices_hash: of the SliceSet.
@@ -164,7 +166,7 @@ class ActivationStore:
             ValueError: values that are not finite, or an index of another length.
         """
         given = (grids,) if isinstance(grids, Tensor) else tuple(grids)
-        shards = tuple(Shard(values) for values in given)
+        shards = tuple(Shard(with_depth(values, 5, 1)) for values in given)
         n_slices = sum(len(shard) for shard in shards)
         if index is None:
             index = pl.DataFrame({"row": pl.Series(range(n_slices), dtype=pl.UInt32)})
@@ -217,16 +219,17 @@ class ActivationStore:
             "slices": slices_hash,
             "shards": [shard.hash for shard in facts],
         }
-        _, rows, columns, d_in = shards[0].values.shape
+        d_in = shards[0].values.shape[-1]
+        grid = grid_of(shards[0].values)
         lost = sum(shard.squared_error for shard in facts)
         return cls(
             hookpoint,
             segmenter_hash,
             slices_hash,
-            (rows, columns),
+            grid,
             d_in,
             centre,
-            scale_of(energy, len(index) * rows * columns, d_in),
+            scale_of(energy, len(index) * prod(grid), d_in),
             index,
             hash_of(identity),
             shards,
@@ -258,7 +261,7 @@ class ActivationStore:
             "hookpoint": self.hookpoint,
             "segmenter_hash": self.segmenter_hash,
             "slices_hash": self.slices_hash,
-            "grid": list(self.grid),
+            "grid": flat_extent(self.grid),
             "d_in": self.d_in,
             "scale": self.scale,
             "hash": self.hash,
@@ -275,7 +278,7 @@ class ActivationStore:
             head["hookpoint"],
             head["segmenter_hash"],
             head["slices_hash"],
-            (head["grid"][0], head["grid"][1]),
+            full_extent(head["grid"]),
             head["d_in"],
             artifact.tensors("centre")["centre"],
             head["scale"],
@@ -291,7 +294,7 @@ class ActivationStore:
 
     def _gather(self, rows: Tensor, unit: Literal["token", "slice"]) -> Tensor:
         rows = rows.reshape(-1).long()
-        units_in_slice = self.grid[0] * self.grid[1] if unit == "token" else 1
+        units_in_slice = prod(self.grid) if unit == "token" else 1
         n_units = self.n_slices * units_in_slice
         if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= n_units):
             raise ValueError(f"{unit} {int(rows.min())}..{int(rows.max())}: the store has {unit}s 0..{n_units - 1}")

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from seglens.shapes import Images, Masks
+from seglens.shapes import Images, Masks, plane_of, with_depth
 
 ROTATION_DEGREES = 12.0
 SCALE = 0.1
@@ -24,15 +24,18 @@ def augment(images: Images, masks: Masks, generator: Generator) -> tuple[Images,
     exactly 0 (outside the brain) stays 0. For training only.
 
     Args:
-        images: [B C H W] float32, z-scored.
-        masks: [B H W] uint8.
+        images: [B C 1 H W] float32, z-scored slices.
+        masks: [B 1 H W] uint8.
         generator: the only source of chance; the same state gives the same result.
 
     Returns:
         New images and masks; the arguments are not changed.
+
+    Raises:
+        ValueError: samples of several slices.
     """
-    images, masks = _move(images, masks, generator)
-    return _recolour(images, generator), masks
+    planes, labels = _move(plane_of(images), plane_of(masks), generator)
+    return with_depth(_recolour(planes, generator), 5), with_depth(labels, 4)
 
 
 def _uniform(n: int, reach: float, generator: Generator, like: Tensor) -> Tensor:

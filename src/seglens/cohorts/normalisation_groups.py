@@ -13,7 +13,7 @@ from seglens.cohorts.case_reader import read_case
 from seglens.cohorts.foreground import RULES, is_stripped_brain
 from seglens.cohorts.normalising import Intensities, resize
 from seglens.cohorts.preprocessing import Preprocessing
-from seglens.shapes import BrainMasks, Images, Masks
+from seglens.shapes import BrainMasks, Images, Masks, with_depth
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,14 +56,15 @@ class GroupMember:
             chosen: numbers of slices; the unit must have a foreground.
 
         Returns:
-            Images [b C size size] float32, masks [b size size] uint8, foreground [b size size] bool.
+            Slices: images [b C 1 size size] float32, masks [b 1 size size] uint8, foreground [b 1 size size] bool.
         """
         inside = self.foreground[chosen]
         pairs = zip(self.scales, self.sequences, strict=True)
         images = np.stack([scale.normalise(values[chosen], inside) for scale, values in pairs], axis=1)
-        return resize(
+        resized, masks, foreground = resize(
             torch.from_numpy(images), torch.from_numpy(self.masks[chosen]), torch.from_numpy(inside), self.size
         )
+        return with_depth(resized, 5), with_depth(masks, 4), with_depth(foreground, 4)
 
 
 def groups_of(cases: Sequence[Case]) -> list[list[Case]]:

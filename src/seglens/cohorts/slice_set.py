@@ -1,19 +1,21 @@
-"""A set of axial slices as tensors: in memory, or in shards on disk."""
+"""A set of samples (axial slices, or volumes) as tensors: in memory, or in shards on disk."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from math import prod
 from typing import ClassVar
 
 import polars as pl
 import torch
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from seglens.artifacts import Artifact, Draft, hash_of, hash_tensors
 from seglens.cohorts.blanking import BlankedLabel, blanked_json, read_blanked
 from seglens.cohorts.label_names import refuse_labels
 from seglens.cohorts.preprocessing import Preprocessing
-from seglens.shapes import BrainMasks, Images, Masks
+from seglens.shapes import BrainMasks, Extent, Images, Masks, extent_of, flat, with_depth
 
 KIND = "slices"
 SHARD_BYTES = 64 * 2**20
@@ -21,11 +23,13 @@ OPEN_SHARDS = 4
 """Of a set on disk so many stay mapped: what was ever read of a mapped file counts as the process's memory."""
 DOCUMENT = "slices"
 INDEX = "index"
+SLICE_SPACING = "spacing_slice_mm"
+"""Column of the index of a set of volumes: distance of their slices, mm, Float32."""
 
 
 @dataclass(frozen=True)
 class SliceShard:
-    """Some consecutive slices: images [b C H W] float32, masks [b H W] uint8, brains [b H W] bool."""
+    """Some consecutive samples: images [b C D H W] float32, masks [b D H W] uint8, brains [b D H W] bool."""
 
     images: Tensor
     masks: Tensor
@@ -35,8 +39,13 @@ class SliceShard:
         return len(self.images)
 
     def tensors(self) -> dict[str, Tensor]:
-        """By name, as they are written."""
-        return {"images": self.images, "masks": self.masks, "brains": self.brains}
+        """By name, as they are written: slices (D = 1) without the axis of depth."""
+        return {"images": flat(self.images), "masks": flat(self.masks), "brains": flat(self.brains)}
+
+    @classmethod
+    def of(cls, images: Tensor, masks: Tensor, brains: Tensor) -> "SliceShard":
+        """The shard of tensors as they are written."""
+        return cls(with_depth(images, 5), with_depth(masks, 4), with_depth(brains, 4))
 
 
 class SliceShardFiles:
@@ -44,7 +53,7 @@ class SliceShardFiles:
 
     def __init__(self, artifact: Artifact, n_shards: int):
         self._n_shards = n_shards
-        self._read = lru_cache(OPEN_SHARDS)(lambda number: SliceShard(**artifact.tensors(shard_name(number))))
+        self._read = lru_cache(OPEN_SHARDS)(lambda number: SliceShard.of(**artifact.tensors(shard_name(number))))
 
     @property
     def n_open(self) -> int:
@@ -73,7 +82,7 @@ class SliceSet:
         labels: value in the masks to class name.
         index: one row a slice, in order: row (UInt32), case, patient, volume, position (Int32, slice number in its
             volume), spacing_row_mm, spacing_column_mm (Float32, of the resized pixels; null where unknown), split,
-            origin (UInt32, row in the set first prepared).
+            origin (UInt32, row in the set first prepared); of volumes also spacing_slice_mm.
         hash: identity of the content.
         preprocessing: how they were made of files, a network trained on them keeps it; None where they were not made of
             files, or nobody said how.
@@ -109,21 +118,20 @@ class SliceSet:
         return len(self.places)
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Rows and columns of a slice."""
-        rows, columns = self.shards[0].images.shape[-2:]
-        return int(rows), int(columns)
+    def size(self) -> Extent:
+        """Slices, rows and columns of a sample."""
+        return extent_of(self.shards[0].images)
 
     def images(self, rows: Sequence[int] | Tensor | None = None) -> Images:
-        """Normalised slices [B C H W] float32; ``rows`` None gives all of them."""
+        """Normalised samples [B C D H W] float32; ``rows`` None gives all of them."""
         return self._gather("images", rows)
 
     def masks(self, rows: Sequence[int] | Tensor | None = None) -> Masks:
-        """Label values [B H W] uint8."""
+        """Label values [B D H W] uint8."""
         return self._gather("masks", rows)
 
     def brains(self, rows: Sequence[int] | Tensor | None = None) -> BrainMasks:
-        """Foreground masks [B H W] bool: where images are shown, all else is 0."""
+        """Foreground masks [B D H W] bool: where images are shown, all else is 0."""
         return self._gather("brains", rows)
 
     def select(self, rows: Sequence[int] | Tensor) -> "SliceSet":
@@ -172,9 +180,9 @@ class SliceSet:
     @classmethod
     def from_tensors(
         cls,
-        images: Images,
-        masks: Masks,
-        brains: BrainMasks,
+        images: Float[Tensor, "n C *space"],
+        masks: UInt8[Tensor, "n *space"],
+        brains: Bool[Tensor, "n *space"],
         index: pl.DataFrame,
         *,
         name: str,
@@ -185,10 +193,10 @@ class SliceSet:
         """A set in memory.
 
         Args:
-            images: [n C H W] float32.
-            masks: [n H W] uint8.
-            brains: [n H W] bool.
-            index: one row a slice; ``case`` must be there, of the other columns those that are missing are filled
+            images: [n C D H W], or [n C H W] of slices; kept as float32.
+            masks: [n D H W] or [n H W] uint8.
+            brains: [n D H W] or [n H W] bool.
+            index: one row a sample; ``case`` must be there, of the other columns those that are missing are filled
                 (patient and volume: the case; position: the number within the volume; spacing: 1 mm; split: test).
             name: the cohort's.
             sequences: C names.
@@ -208,7 +216,7 @@ class SliceSet:
                 f"preprocessing has the sequences {preprocessing.sequences}, the images {tuple(sequences)}; give both "
                 "the same"
             )
-        shard = SliceShard(images.float(), masks, brains)
+        shard = SliceShard.of(images.float(), masks, brains)
         index = complete_index(index)
         return assemble(
             [shard], index, name=name, sequences=tuple(sequences), labels=labels, preprocessing=preprocessing
@@ -352,6 +360,6 @@ def shard_name(number: int) -> str:
     return f"shard_{number:05d}"
 
 
-def rows_per_shard(n_sequences: int, size: tuple[int, int]) -> int:
-    """Slices that fit in one shard."""
-    return max(1, SHARD_BYTES // (size[0] * size[1] * (4 * n_sequences + 2)))
+def rows_per_shard(n_sequences: int, size: Extent) -> int:
+    """Samples that fit in one shard."""
+    return max(1, SHARD_BYTES // (prod(size) * (4 * n_sequences + 2)))

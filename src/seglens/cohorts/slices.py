@@ -166,7 +166,7 @@ def _prepare(
     splits = cohort.split_of()
     quota = _Quota(sampling.lesion_free_share)
     size = preprocessing.size
-    step = rows_per_shard(len(cohort.sequences), (size, size))
+    step = rows_per_shard(len(cohort.sequences), (1, size, size))
     shards: list[SliceShard] = []
     hashes: list[str] = []
     index: list[dict[str, Any]] = []

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 import numpy as np
@@ -10,8 +11,8 @@ import polars as pl
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
-from torch.nn import functional
 
+from seglens.activations.cells import cell_shares
 from seglens.activations.hooks import capture
 from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.codes import Codes
@@ -20,7 +21,7 @@ from seglens.runtime.distributed import gather_object, rank_range
 from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.inference import BatchWork
 from seglens.segmenters.segmenter import most_likely
-from seglens.shapes import Images, Masks
+from seglens.shapes import Extent, Images, Masks, grid_of
 
 Pool = Literal["mass", "peak", "rate"]
 Unit = Literal["slice", "component", "volume", "patient"]
@@ -71,7 +72,8 @@ def latent_table(
         lenses: of one segmenter, each of a hookpoint of its own.
         slices: masks are not used.
         pool: what is given of each latent, see `LatentTable`.
-        by: the units. ``"component"``: connected components (by edges) of the predicted foreground of each slice.
+        by: the units. ``"component"``: connected components (by edges, in a volume by faces) of each sample's
+            predicted foreground.
         batch_size: slices a pass.
         progress: told after each batch, in slices of this process.
 
@@ -106,9 +108,9 @@ def latent_table(
             units = [{"row": row} for row in rows]
         parts = []
         for lens, captured in zip(lenses, seen, strict=True):
-            grid = (captured.tokens.shape[1], captured.tokens.shape[2])
+            grid = grid_of(captured.tokens)
             members = _in_components(found, grid) if by == "component" else _in_slices(len(rows), grid)
-            codes = lens.dictionary.encode(captured.tokens.flatten(0, 2)).to("cpu")
+            codes = lens.dictionary.encode(captured.tokens.flatten(0, 3)).to("cpu")
             parts.append(_pooled(codes, members, len(units)))
         return units, torch.cat(parts, dim=2)
 
@@ -154,7 +156,7 @@ def latent_table(
 
 
 def _components(predicted: Masks) -> Iterator[tuple[int, dict[str, int], Tensor]]:
-    """Place of the slice in the batch, description and mask [H W] of every component of predicted foreground."""
+    """Place of the slice in the batch, description and mask [D H W] of every component of predicted foreground."""
     from scipy.ndimage import label
 
     for place, mask in enumerate(predicted):
@@ -165,20 +167,19 @@ def _components(predicted: Masks) -> Iterator[tuple[int, dict[str, int], Tensor]
             yield place, {"component": number, "label": int(classes.argmax()), "pixels": int(where.sum())}, where
 
 
-def _in_slices(n_slices: int, grid: tuple[int, int]) -> Members:
-    every = torch.arange(n_slices * grid[0] * grid[1])
-    return every // (grid[0] * grid[1]), every, torch.ones(len(every), dtype=torch.float64)
+def _in_slices(n_slices: int, grid: Extent) -> Members:
+    every = torch.arange(n_slices * prod(grid))
+    return every // prod(grid), every, torch.ones(len(every), dtype=torch.float64)
 
 
-def _in_components(found: Sequence[tuple[int, dict[str, int], Tensor]], grid: tuple[int, int]) -> Members:
+def _in_components(found: Sequence[tuple[int, dict[str, int], Tensor]], grid: Extent) -> Members:
     if not found:
         none = torch.zeros(0, dtype=torch.int64)
         return none, none, none.double()
-    masks = torch.stack([where for _, _, where in found])[:, None].double()
-    shares = functional.adaptive_avg_pool2d(masks, grid).flatten(1)
+    shares = cell_shares(torch.stack([where for _, _, where in found]).double(), grid).flatten(1)
     units, cells = shares.nonzero().unbind(1)
     places = torch.tensor([place for place, _, _ in found])
-    return units, places[units] * grid[0] * grid[1] + cells, shares[units, cells]
+    return units, places[units] * prod(grid) + cells, shares[units, cells]
 
 
 def _pooled(codes: Codes, members: Members, n_units: int) -> Sums:

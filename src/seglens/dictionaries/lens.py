@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.inference import each_batch
 from seglens.segmenters.segmenter import Segmenter
-from seglens.shapes import Images, TokenGrid
+from seglens.shapes import Extent, Images, TokenGrid, grid_of
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,14 @@ class View:
     codes: Codes
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of the tokens of a slice."""
-        return self.tokens.shape[1], self.tokens.shape[2]
+    def grid(self) -> Extent:
+        """Slices, rows and columns of the tokens of a sample."""
+        return grid_of(self.tokens)
 
     def mass(self) -> Float[Tensor, "B m"]:
         """Sum of every latent's codes over each slice, float32, summed as float64."""
         n_slices, m = len(self.tokens), self.codes.n_latents
-        place = self.codes.token_rows() // (self.grid[0] * self.grid[1]) * m + self.codes.latents
+        place = self.codes.token_rows() // prod(self.grid) * m + self.codes.latents
         sums = torch.zeros(n_slices * m, dtype=torch.float64, device=place.device)
         return sums.index_add_(0, place, self.codes.values.double()).view(n_slices, m).float()
 
@@ -89,7 +90,7 @@ class Lens:
                 f"{segmenter.hash[:12]}; give the segmenter whose activations it was fitted to"
             )
         if not dictionary.segmenter_hash:
-            blank = torch.zeros(1, len(segmenter.sequences), segmenter.size, segmenter.size, device=segmenter.device)
+            blank = torch.zeros(1, len(segmenter.sequences), *segmenter.extent, device=segmenter.device)
             with torch.no_grad():
                 width = activations(segmenter, dictionary.hookpoint, blank).shape[-1]
             if width != dictionary.d_in:
@@ -115,9 +116,9 @@ class Lens:
 
     @torch.no_grad()
     def view(self, images: Images, rows: Sequence[int] = ()) -> View:
-        """Images ``[B C H W]`` on the segmenter's device through the lens; ``rows`` are what they are called."""
+        """Images ``[B C D H W]`` on the segmenter's device through the lens; ``rows`` are what they are called."""
         tokens = activations(self.segmenter, self.hookpoint, images)
-        return View(rows or range(len(images)), images, tokens, self.dictionary.encode(tokens.flatten(0, 2)))
+        return View(rows or range(len(images)), images, tokens, self.dictionary.encode(tokens.flatten(0, 3)))
 
     def over(self, slices: SliceSet, *, batch_size: int = 32, progress: Progress = silent) -> Iterator[View]:
         """All slices through the lens, batch by batch, in order; in halves once the device has no memory for a batch.

@@ -144,7 +144,7 @@ def _with_dice(quality: QualityRecord, lens: "Lens", centre: Tensor, slices: "Sl
     segmenter, dictionary = lens.segmenter, lens.dictionary
 
     def reconstructed(grid: TokenGrid) -> TokenGrid:
-        tokens = grid.flatten(0, 2).to(dictionary.W_enc)
+        tokens = grid.flatten(0, 3).to(dictionary.W_enc)
         return dictionary.decode(dictionary.encode(tokens)).view(grid.shape).to(grid)
 
     segmenter.check_data(slices.name, slices.sequences, slices.labels, preprocessing=slices.preprocessing)

@@ -305,7 +305,7 @@ def _whitened_side_by_side(
 ) -> Iterator[TokenGrid]:
     for parts in zip(*(by_slices(store) for store in stores.values()), strict=True):
         yield torch.cat(
-            [model.whitened(part.flatten(0, 2)).view(part.shape) for model, part in zip(models, parts, strict=True)],
+            [model.whitened(part.flatten(0, 3)).view(part.shape) for model, part in zip(models, parts, strict=True)],
             -1,
         )
 
@@ -324,6 +324,6 @@ def _whitening_model(name: str, store: ActivationStore, energy: float) -> Crossc
 def _second_moments(store: ActivationStore, centre: Tensor) -> Float[Tensor, "d d"]:
     products = torch.zeros(store.d_in, store.d_in, dtype=torch.float64)
     for grids in by_slices(store):
-        deviation = (grids.flatten(0, 2) - centre).double()
+        deviation = (grids.flatten(0, 3) - centre).double()
         products += deviation.T @ deviation
     return products / store.n_tokens

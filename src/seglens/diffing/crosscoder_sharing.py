@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 import polars as pl
@@ -214,7 +215,7 @@ def _halves(store: ActivationStore) -> tuple[Int64[Tensor, " a"], Int64[Tensor, 
         slices = torch.from_numpy(number.astype("int64"))
     else:
         slices = torch.arange(store.n_slices)
-    odd = (slices % 2).repeat_interleave(store.grid[0] * store.grid[1])
+    odd = (slices % 2).repeat_interleave(prod(store.grid))
     return (odd == 0).nonzero()[:, 0], (odd == 1).nonzero()[:, 0]
 
 

@@ -5,6 +5,8 @@ cosine of weights says nothing. Tokens must be at the same places: ``pool_codes`
 """
 
 from dataclasses import dataclass
+from functools import partial, reduce
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from torch import Tensor
 from seglens.dictionaries.codes import Codes
 from seglens.diffing.alignment import Alignment
 from seglens.diffing.matching import Matcher, hungarian
+from seglens.shapes import Extent
 
 
 @dataclass(frozen=True)
@@ -147,13 +150,13 @@ def weight_matched_function(alignment: Alignment, source: Codes, target: Codes) 
     return float(pair_correlations(source, target, *latents).mean())
 
 
-def pool_codes(codes: Codes, grid: tuple[int, int], to_grid: tuple[int, int]) -> Codes:
+def pool_codes(codes: Codes, grid: Extent, to_grid: Extent) -> Codes:
     """Codes on a coarser token grid: the mean over the area of each coarse token.
 
     Args:
         codes: of whole slices, tokens in row-major order, slice after slice.
-        grid: (h, w) of the codes.
-        to_grid: (h, w) wanted; neither side longer. Where it does not divide the grid, overlaps weigh by area.
+        grid: slices, rows and columns of the codes.
+        to_grid: those wanted; no side longer. Where it does not divide the grid, overlaps weigh by area.
 
     Returns:
         Codes of the same slices, ``to_grid`` tokens each.
@@ -163,15 +166,16 @@ def pool_codes(codes: Codes, grid: tuple[int, int], to_grid: tuple[int, int]) ->
     """
     from scipy import sparse
 
-    tokens = grid[0] * grid[1]
-    if codes.n % tokens or min(*grid, *to_grid) < 1 or to_grid[0] > grid[0] or to_grid[1] > grid[1]:
+    tokens = prod(grid)
+    if codes.n % tokens or min(*grid, *to_grid) < 1 or any(to > n for n, to in zip(grid, to_grid, strict=True)):
         raise ValueError(
-            f"{codes.n} tokens on a {grid[0]}x{grid[1]} grid cannot be pooled to {to_grid[0]}x{to_grid[1]}; give whole "
+            f"{codes.n} tokens on the grid {grid} (slices, rows, columns) cannot be pooled to {to_grid}; give whole "
             "slices and a grid that is not finer"
         )
     if grid == to_grid:
         return codes
-    one_slice = sparse.kron(area_weights(grid[0], to_grid[0]), area_weights(grid[1], to_grid[1]), format="csr")
+    sides = (area_weights(n, to) for n, to in zip(grid, to_grid, strict=True))
+    one_slice = reduce(partial(sparse.kron, format="csr"), sides)
     pooled = (sparse.kron(sparse.eye(codes.n // tokens), one_slice, format="csr") @ _matrix(codes)).tocsr()
     pooled.sort_indices()
     return Codes(
@@ -182,9 +186,9 @@ def pool_codes(codes: Codes, grid: tuple[int, int], to_grid: tuple[int, int]) ->
     )
 
 
-def common_grid(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
+def common_grid(a: Extent, b: Extent) -> Extent:
     """The finest grid that both can be pooled to."""
-    return min(a[0], b[0]), min(a[1], b[1])
+    return min(a[0], b[0]), min(a[1], b[1]), min(a[2], b[2])
 
 
 def _same_tokens(source: Codes, target: Codes) -> None:

@@ -28,7 +28,7 @@ def permuted_tokens(store: ActivationStore, *, seed: int = 0) -> ActivationStore
         store: small enough for the memory.
         seed: of the permutation.
     """
-    tokens = _grids(store).flatten(0, 2)
+    tokens = _grids(store).flatten(0, 3)
     order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed))
     return _with_grids(store, tokens[order].view(store.n_slices, *store.grid, store.d_in))
 

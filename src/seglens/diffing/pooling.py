@@ -9,7 +9,7 @@ from torch import Tensor
 
 from seglens.activations.store import ActivationStore
 from seglens.diffing.functional import area_weights, common_grid
-from seglens.shapes import TokenGrid
+from seglens.shapes import Extent, TokenGrid, grid_of
 
 SLICES_AT_ONCE = 32
 
@@ -31,13 +31,12 @@ def on_common_grid(stores: Mapping[str, ActivationStore]) -> dict[str, Activatio
     return {name: store if store.grid == grid else _pooled(store, grid) for name, store in stores.items()}
 
 
-def pooled_grids(grids: TokenGrid, to_grid: tuple[int, int]) -> Float[Tensor, "B y x d_in"]:
+def pooled_grids(grids: TokenGrid, to_grid: Extent) -> Float[Tensor, "B z y x d_in"]:
     """Activations on a coarser token grid: the mean over the area of each coarse token."""
-    rows, columns = (
-        torch.from_numpy(area_weights(n, to).toarray()).to(grids)
-        for n, to in zip(grids.shape[1:3], to_grid, strict=True)
+    depth, rows, columns = (
+        torch.from_numpy(area_weights(n, to).toarray()).to(grids) for n, to in zip(grid_of(grids), to_grid, strict=True)
     )
-    return torch.einsum("b h w d, y h, x w -> b y x d", grids, rows, columns)
+    return torch.einsum("b d h w c, z d, y h, x w -> b z y x c", grids, depth, rows, columns)
 
 
 def by_slices(store: ActivationStore) -> Iterator[TokenGrid]:
@@ -46,7 +45,7 @@ def by_slices(store: ActivationStore) -> Iterator[TokenGrid]:
         yield store.slice_tokens(rows)
 
 
-def _pooled(store: ActivationStore, grid: tuple[int, int]) -> ActivationStore:
+def _pooled(store: ActivationStore, grid: Extent) -> ActivationStore:
     return ActivationStore.from_grids(
         torch.cat([pooled_grids(grids, grid) for grids in by_slices(store)]),
         hookpoint=store.hookpoint,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import reduce
+from math import prod
 
 import polars as pl
 import torch
@@ -14,11 +15,10 @@ from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.diffing.functional import common_grid
 from seglens.diffing.nulls import COHORT
 from seglens.diffing.pooling import pooled_grids
-from seglens.shapes import TokenGrid
+from seglens.shapes import Extent, TokenGrid, grid_of
 from seglens.studies.stages import Study
 
 BATCH = 16
-Grid = tuple[int, int]
 
 
 class ActivationCache:
@@ -26,26 +26,26 @@ class ActivationCache:
 
     def __init__(self, study: Study):
         self._study = study
-        self._cache: dict[tuple[str, str, Grid], Tensor] = {}
-        self._grids: dict[str, Grid] = {}
+        self._cache: dict[tuple[str, str, Extent], Tensor] = {}
+        self._grids: dict[str, Extent] = {}
 
     def cohorts(self, names: Sequence[str]) -> list[str]:
         """The cohorts that some segmenters were trained on, each once."""
         return list(dict.fromkeys(self._study.settings.segmenters[name].cohort for name in names))
 
-    def grid(self, name: str) -> Grid:
-        """Rows and columns of a segmenter's tokens."""
+    def grid(self, name: str) -> Extent:
+        """Slices, rows and columns of a segmenter's tokens."""
         if name not in self._grids:
             first = next(self._batches(name, self._study.own_slices(name, "train").select([0])))
-            self._grids[name] = (first.shape[1], first.shape[2])
+            self._grids[name] = grid_of(first)
         return self._grids[name]
 
-    def common_grid(self, names: Sequence[str]) -> Grid:
+    def common_grid(self, names: Sequence[str]) -> Extent:
         """The finest that the tokens of all these segmenters can be averaged to."""
         return reduce(common_grid, map(self.grid, names))
 
     def stores(
-        self, names: Sequence[str], cohorts: Sequence[str], split: str, *, grid: Grid, most_tokens: int
+        self, names: Sequence[str], cohorts: Sequence[str], split: str, *, grid: Extent, most_tokens: int
     ) -> dict[str, ActivationStore]:
         """Segmenters' activations of slices of a split of some cohorts, one cohort after the other.
 
@@ -56,7 +56,7 @@ class ActivationCache:
             grid: not finer than the segmenters' own.
             most_tokens: of each cohort, at most; its slices are then evenly spaced.
         """
-        most = max(1, most_tokens // (grid[0] * grid[1]))
+        most = max(1, most_tokens // prod(grid))
         sets = {cohort: self._slices(cohort, split, most) for cohort in cohorts}
         index = pl.concat(
             [
@@ -79,7 +79,7 @@ class ActivationCache:
         slices = self._study.slices(cohort).split(split)
         return slices.select(evenly_spaced(len(slices), most))
 
-    def _pooled(self, name: str, slices: SliceSet, grid: Grid) -> Tensor:
+    def _pooled(self, name: str, slices: SliceSet, grid: Extent) -> Tensor:
         key = (name, slices.hash, grid)
         if key not in self._cache:
             self._cache[key] = torch.cat([pooled_grids(part, grid) for part in self._batches(name, slices)])

@@ -272,7 +272,7 @@ def _function_scores(
         for cohort in cohorts:
             slices = bench.slices(cohort)
             probe = slices.select(evenly_spaced(len(slices), PROBE_SLICES // len(cohorts)))
-            grids.append(bench.tokens(model, hookpoint, probe).flatten(0, 2))
+            grids.append(bench.tokens(model, hookpoint, probe).flatten(0, 3))
         codes.append(dictionary.encode(torch.cat(grids)))
         alive.append(living)
     return function_scores(functional_alignment(*codes), *alive)

@@ -6,14 +6,15 @@ Every cohort holds other patients, but for the held-out ones: they are rendered 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import polars as pl
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from seglens.activations.cells import cell_shares
 from seglens.activations.extraction import each_grid
 from seglens.activations.live import live_activations
 from seglens.activations.store import ActivationStore
@@ -34,6 +35,7 @@ from seglens.phantoms.tissue import TUMOUR_LABELS
 from seglens.runtime.progress import Progress
 from seglens.segmenters.segmenter import Segmenter
 from seglens.segmenters.training import TrainingSettings, train_segmenter
+from seglens.shapes import Extent, grid_of
 from seglens.studies.stages import Study
 from seglens.studies.variants import PLAIN, alive_latents, fit_to_store, variant_seeds
 
@@ -178,7 +180,7 @@ class Bench:
         return self._dictionaries[key]
 
     def tokens(self, model: str, hookpoint: str, slices: SliceSet) -> Tensor:
-        """A model's activations of some slices, [B h w d_in]."""
+        """A model's activations of some slices, [B d h w d_in]."""
         grids = each_grid(self.segmenter(model), slices, hookpoint, batch_size=BATCH)
         return torch.cat([grid.cpu() for _, grid in grids])
 
@@ -188,9 +190,7 @@ class Bench:
         if key not in self._responses:
             slices, (dictionary, _) = self.slices(cohort), self.dictionary(model, hookpoint)
             grids = self.tokens(model, hookpoint, slices)
-            self._responses[key] = responses_of(
-                dictionary.encode(grids.flatten(0, 2)), slices, (grids.shape[1], grids.shape[2])
-            )
+            self._responses[key] = responses_of(dictionary.encode(grids.flatten(0, 3)), slices, grid_of(grids))
         return self._responses[key]
 
     def held_out(self, model: str, hookpoint: str, factor: str) -> tuple[Responses, Responses]:
@@ -231,9 +231,9 @@ class Bench:
         """How strongly the latents of a crosscoder answer in each patient of a cohort."""
         slices = self.slices(cohort)
         grids = {model: self.tokens(model, hookpoint, slices) for model in crosscoder.names}
-        codes = crosscoder.encode({model: grid.flatten(0, 2) for model, grid in grids.items()})
+        codes = crosscoder.encode({model: grid.flatten(0, 3) for model, grid in grids.items()})
         any_grid = next(iter(grids.values()))
-        return responses_of(codes, slices, (any_grid.shape[1], any_grid.shape[2]))
+        return responses_of(codes, slices, grid_of(any_grid))
 
 
 def open_bench(study: Study, sizes: Sizes) -> Bench:
@@ -299,16 +299,16 @@ def joined(one: SliceSet, other: SliceSet, *, same_patients: bool = False) -> Sl
     )
 
 
-def responses_of(codes: Codes, slices: SliceSet, grid: tuple[int, int]) -> Responses:
+def responses_of(codes: Codes, slices: SliceSet, grid: Extent) -> Responses:
     """Mean activation by patient, in the lesion and elsewhere; patients without a token of lesion are left out.
 
     Args:
         codes: of all tokens of the slices, slice after slice.
         slices: with masks.
-        grid: (h, w) of a slice's tokens.
+        grid: slices, rows and columns of a sample's tokens.
     """
-    per_slice = grid[0] * grid[1]
-    shares = F.adaptive_avg_pool2d((slices.masks() > 0).float()[:, None], grid)
+    per_slice = prod(grid)
+    shares = cell_shares((slices.masks() > 0).float(), grid)
     lesion = shares.reshape(-1) >= LESION_SHARE
     owners = slices.index["patient"].to_list()
     seen = lesion.reshape(-1, per_slice).any(1).tolist()

@@ -1,5 +1,7 @@
 """Two segmenters' dictionaries matched by function, beside nulls and the ceiling of one segmenter fitted twice."""
 
+from math import prod
+
 import polars as pl
 import torch
 
@@ -38,7 +40,7 @@ def match_by_function(study: Study, kept: ActivationCache, pair: tuple[str, str]
 
     source, target = (codes(study.dictionary(name), store) for name, store in zip(pair, stores, strict=True))
     generator = torch.Generator().manual_seed(study.settings.seed)
-    places = torch.arange(target.n).view(-1, grid[0] * grid[1])
+    places = torch.arange(target.n).view(-1, prod(grid))
     elsewhere = places[other_slice_rows(stores[1].index, seed=study.settings.seed)].flatten()
     noise = white_noise(stores[1], seed=study.settings.seed)
     compared = {
@@ -53,9 +55,9 @@ def match_by_function(study: Study, kept: ActivationCache, pair: tuple[str, str]
 
 
 def _probes(kept: ActivationCache, pair: tuple[str, str], name: str) -> ActivationStore:
-    rows, columns = kept.grid(name)
-    most = PROBE_SLICES * rows * columns
-    return kept.stores([name], kept.cohorts(pair), "test", grid=(rows, columns), most_tokens=most)[name]
+    grid = kept.grid(name)
+    most = PROBE_SLICES * prod(grid)
+    return kept.stores([name], kept.cohorts(pair), "test", grid=grid, most_tokens=most)[name]
 
 
 def _matched(source: Codes, target: Codes) -> dict[str, float | int | None]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import combinations
+from math import prod
 
 from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.lens import Lens
@@ -55,4 +56,4 @@ def probe_codes(study: Study, source: str, target: str) -> tuple[tuple[Codes, Co
     seen = [Probed(side, probes) for side in sides]
     grid = common_grid(seen[0].grid, seen[1].grid)
     codes = seen[0].codes(sides[0].lens.dictionary, grid), seen[1].codes(sides[1].lens.dictionary, grid)
-    return codes, grid[0] * grid[1]
+    return codes, prod(grid)

@@ -6,6 +6,7 @@ SAE's training. Latents that never fire are left out.
 """
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import polars as pl
@@ -125,11 +126,10 @@ def _noise(study: Study, name: str, steps: int | None = None) -> Fitted:
     """A dictionary of white noise as wide as a segmenter's activation, by the study's own seed."""
     store = study.store(name)
     architecture = study.settings.segmenters[name].architecture
-    rows, columns = store.grid
-    n_slices = max(1, NOISE_TOKENS // (rows * columns))
+    n_slices = max(1, NOISE_TOKENS // prod(store.grid))
     generator = torch.Generator().manual_seed(study.settings.seed + NOISE_SEED)
     white = ActivationStore.from_grids(
-        torch.randn(n_slices, rows, columns, store.d_in, generator=generator),
+        torch.randn(n_slices, *store.grid, store.d_in, generator=generator),
         hookpoint=store.hookpoint,
         segmenter_hash="",
         slices_hash="",

@@ -9,6 +9,7 @@ Drawn: ``stability`` as bars of the shared share and of the functional correlati
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import polars as pl
@@ -30,6 +31,7 @@ from seglens.diffing.nulls import other_slice_rows
 from seglens.diffing.sharing import align
 from seglens.experiments.experiment import Experiment, ExperimentResult, Figure, NotApplicableError, part
 from seglens.runtime.progress import Progress
+from seglens.shapes import grid_of
 from seglens.studies.stages import Study
 from seglens.studies.variants import ROTATED, alive_latents, variant_store
 
@@ -216,11 +218,11 @@ def _evaluator(study: Study) -> _Evaluator:
         raise NotApplicableError(f"needs other patients' slices for its null; test slices of {name}: {error}") from None
     grids = test.slice_tokens(rows)
     rotated = variant_store(store, ROTATED, study.settings.seed)
-    per_slice = grids.shape[1] * grids.shape[2]
+    per_slice = prod(grid_of(grids))
     val = study.own_slices(name, "val")
     choosing = live_activations(segmenter, val, store.hookpoint).slice_tokens(evenly_spaced(len(val), PROBE_SLICES))
     return _Evaluator(
-        study, name, store, rotated, test, choosing.flatten(0, 2), grids.flatten(0, 2), per_slice, elsewhere
+        study, name, store, rotated, test, choosing.flatten(0, 3), grids.flatten(0, 3), per_slice, elsewhere
     )
 
 

@@ -87,7 +87,7 @@ def _pair(study: Study, receiver: str, giver: str, alignment: Alignment) -> tupl
 
     def make(draft: Draft, progress: Progress) -> None:
         grids = [
-            grid.cpu().flatten(0, 2) for _, grid in each_grid(lens.segmenter, slices, lens.hookpoint, batch_size=16)
+            grid.cpu().flatten(0, 3) for _, grid in each_grid(lens.segmenter, slices, lens.hookpoint, batch_size=16)
         ]
         maps = [
             table.select(pl.lit(kind).alias("latents"), pl.lit(words).alias("partner"), "correlation")

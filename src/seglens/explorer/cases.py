@@ -15,7 +15,7 @@ from seglens.lens_names import segmenter_of
 from seglens.segmenters.score_summary import dice_of_counts
 from seglens.segmenters.scoring import Scores, count_scores
 from seglens.segmenters.segmenter import most_likely
-from seglens.shapes import Masks
+from seglens.shapes import Masks, plane_of
 from seglens.steering.baselines import component_filter, entropy_filter, logit_bias
 from seglens.steering.edits import LatentEdit
 
@@ -102,7 +102,7 @@ def cohort(cohort: str, state: CurrentState, segmenter: str | None = None) -> Co
         name=cohort,
         sequences=list(slices.sequences),
         labels=dict(slices.labels),
-        size=slices.size,
+        size=slices.size[1:],
         slices=[SliceEntry(row=row, dice=dice.get(row), **entry) for row, entry in enumerate(index)],
     )
 
@@ -113,8 +113,8 @@ def one_slice(cohort: str, row: int, state: CurrentState) -> Response:
     slices = state.run.slices(cohort, row)
     arrays = {
         "images": grey(slices, row),
-        "mask": slices.masks([row])[0].numpy(),
-        "brain": slices.brains([row])[0].numpy().astype(np.uint8),
+        "mask": plane_of(slices.masks([row]))[0].numpy(),
+        "brain": plane_of(slices.brains([row]))[0].numpy().astype(np.uint8),
     }
     entry = slices.index.row(row, named=True)
     about = {name: entry[name] for name in ("case", "patient", "position", "split")}
@@ -135,14 +135,14 @@ def prediction(segmenter: str, cohort: str, row: int, state: CurrentState) -> Re
     strongest = np.argsort(-unusual, kind="stable")[:RESPONSIBLE]
     about = {
         "classes": _by_class(opened, predicted, slices.masks([row])),
-        "grid": list(grid),
+        "grid": list(grid[1:]),
         "latents": [
             {"latent": int(latent), "name": _name(opened, int(latent)), "mass": mass[latent], "usual": usual[latent]}
             for latent in strongest
             if mass[latent] > 0
         ],
     }
-    return arrays_answer({"mask": predicted[0].numpy()}, about)
+    return arrays_answer({"mask": plane_of(predicted)[0].numpy()}, about)
 
 
 @router.get("/segmenters/{segmenter}/slices/{cohort}/{row}/heat/{latent}", response_class=Response, responses=BINARY)
@@ -162,10 +162,10 @@ def firing_at(  # noqa: PLR0917 - the parts of its address
     """The latents that fire at a pixel, strongest first."""
     opened = state.run.opened(segmenter)
     slices = state.run.shown_to(opened, cohort, row)
-    height, width = slices.size
+    _, height, width = slices.size
     if not (0 <= y < height and 0 <= x < width):
         return []
-    codes, (rows, columns) = opened.codes(slices, row)
+    codes, (_, rows, columns) = opened.codes(slices, row)
     token = codes.rows([(y * rows // height) * columns + x * columns // width])
     usual = opened.atlas.table["mean_activation"]
     found = [
@@ -221,7 +221,7 @@ def _changed(opened: Opened, slices: SliceSet, row: int, after: Masks, about: di
         "changed": int((before != after).sum()),
         **about,
     }
-    return arrays_answer({"mask": after[0].numpy()}, about)
+    return arrays_answer({"mask": plane_of(after)[0].numpy()}, about)
 
 
 def _by_class(opened: Opened, predicted: Masks, truth: Masks) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from seglens.explorer.names import GivenName
 from seglens.explorer.opened import Opened, OpenedRun, UnknownError, grey
 from seglens.explorer.state import CurrentState
 from seglens.explorer.zeroing import compared_rows, measured_effects
+from seglens.shapes import plane_of
 
 router = APIRouter(prefix="/segmenters/{segmenter}/latents", tags=["latents"])
 EXAMPLES = 8
@@ -174,7 +175,7 @@ def _examples(run: OpenedRun, segmenter: str, latent: int, kind: Kind, sequence:
     if kind == "top":
         strongest, kept = opened.atlas.exemplars_of(latent)
         chosen = [unseen[row] for row in strongest["row"].to_list()[:EXAMPLES]]
-        maps = kept[: len(chosen)].float().numpy()
+        maps = plane_of(kept[: len(chosen)].float()).numpy()
     elif kind == "middle":
         survey = run.survey(opened)
         mass = survey.mass[:, latent]
@@ -185,10 +186,10 @@ def _examples(run: OpenedRun, segmenter: str, latent: int, kind: Kind, sequence:
         chosen = np.random.default_rng(latent).permutation(unseen)[:EXAMPLES].tolist()
     if kind != "top" and chosen:
         maps = opened.maps(slices, chosen, latent)
-    nothing = np.zeros((0, *slices.size), dtype=np.uint8)
+    nothing = np.zeros((0, *slices.size[1:]), dtype=np.uint8)
     arrays = {
         "images": np.stack([grey(slices, row)[sequence] for row in chosen]) if chosen else nothing,
-        "masks": slices.masks(chosen).numpy() if chosen else nothing,
+        "masks": plane_of(slices.masks(chosen)).numpy() if chosen else nothing,
         "maps": maps,
     }
     about = {

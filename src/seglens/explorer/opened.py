@@ -24,7 +24,7 @@ from seglens.runtime.malloc import give_back_freed_memory
 from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas
-from seglens.shapes import Logits
+from seglens.shapes import Extent, Logits, plane_of
 from seglens.steering.edits import LatentEdit, change_of, check_edits
 from seglens.steering.shared_codes import codes_of
 from seglens.studies.cohorts import cohort_of
@@ -82,7 +82,7 @@ class Opened:
         self._replay: Replay | None = None
         self._at: tuple[str, int] | None = None
         self._untouched: Logits | None = None
-        self._codes: tuple[tuple[str, int], tuple[Codes, tuple[int, int]]] | None = None
+        self._codes: tuple[tuple[str, int], tuple[Codes, Extent]] | None = None
 
     @property
     def segmenter(self) -> Segmenter:
@@ -158,7 +158,7 @@ class Opened:
             finally:
                 give_back_freed_memory()
 
-    def codes(self, slices: SliceSet, row: int) -> tuple[Codes, tuple[int, int]]:
+    def codes(self, slices: SliceSet, row: int) -> tuple[Codes, Extent]:
         """Codes of one slice, token after token, and the token grid's size; those of the last slice are kept."""
         with self._lock, torch.no_grad():
             if self._codes is None or self._codes[0] != (slices.hash, row):
@@ -170,8 +170,8 @@ class Opened:
         """One latent's codes on the token grids of some slices; no other latent is computed."""
         with self._lock, torch.no_grad():
             grid = activations(self.segmenter, self.dictionary.hookpoint, slices.images(rows))
-            codes = codes_of(self.dictionary, grid.flatten(0, 2), [latent])
-        return codes.float().view(grid.shape[:3]).numpy()
+            codes = codes_of(self.dictionary, grid.flatten(0, 3), [latent])
+        return plane_of(codes.float().view(grid.shape[:-1])).numpy()
 
     def scale(self, latent: int) -> float:
         """The code that a heat map shows in full colour: the largest on the latent's exemplars, 1 for a dead latent."""
@@ -192,7 +192,7 @@ class Opened:
         return np.concatenate(parts)
 
     def logits(self, slices: SliceSet, row: int, edits: Sequence[LatentEdit] = ()) -> Logits:
-        """Logits ``[1 K H W]`` of a slice, with latents changed where edits are given.
+        """Logits ``[1 K 1 H W]`` of a slice, with latents changed where edits are given.
 
         The part of the network that the hookpoint does not reach is computed once a slice.
         """
@@ -312,20 +312,20 @@ def grey(slices: SliceSet, row: int) -> np.ndarray:
 
     Where no brain is known, all of the slice counts.
     """
-    brain = slices.brains([row])[0].numpy()
+    brain = plane_of(slices.brains([row]))[0].numpy()
     inside = brain if brain.any() else np.ones_like(brain)
-    levels = np.zeros((len(slices.sequences), *slices.size), dtype=np.uint8)
-    for level, image in zip(levels, slices.images([row])[0].numpy(), strict=True):
+    levels = np.zeros((len(slices.sequences), *brain.shape), dtype=np.uint8)
+    for level, image in zip(levels, plane_of(slices.images([row]))[0].numpy(), strict=True):
         low, high = np.percentile(image[inside], [0.5, 99.5])
         shares = ((image[inside] - low) / max(float(high - low), 1e-6)).clip(0, 1)
         level[inside] = (1 + 254 * shares).round().astype(np.uint8)
     return levels
 
 
-def heat_map(codes: Codes, grid: tuple[int, int], latent: int) -> np.ndarray:
+def heat_map(codes: Codes, grid: Extent, latent: int) -> np.ndarray:
     """One latent's codes on the token grid ``[h w]``, float32."""
     rows, columns = codes.token_rows(), codes.latents
     fired = columns == latent
-    heat = np.zeros(grid[0] * grid[1], dtype=np.float32)
-    heat[rows[fired].numpy()] = codes.values[fired].numpy()
-    return heat.reshape(grid)
+    heat = torch.zeros(grid)
+    heat.view(-1)[rows[fired]] = codes.values[fired].float()
+    return plane_of(heat).numpy()

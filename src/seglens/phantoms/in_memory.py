@@ -40,7 +40,7 @@ def phantom_cohort(
     Example:
         >>> adult = phantom_cohort("adult", subjects=5, size=32, slices=3)
         >>> adult.train.images().shape[1:]
-        torch.Size([2, 32, 32])
+        torch.Size([2, 1, 32, 32])
     """
     with TemporaryDirectory(prefix="seglens-phantoms-") as folder:
         place = Path(folder) / population

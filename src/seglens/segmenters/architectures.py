@@ -13,6 +13,7 @@ from seglens.entry_points import with_installed
 from seglens.runtime.suggestions import did_you_mean
 from seglens.segmenters.pretrained import encoder_weights
 from seglens.segmenters.segmenter import Hookpoint, Segmenter, fit_weights
+from seglens.shapes import Extent
 
 ENTRY_POINTS = "seglens.architectures"
 
@@ -24,11 +25,12 @@ class Architecture:
     Attributes:
         name: as it stands in study files, such as ``"unet"``.
         build: from numbers of sequences and classes and the settings to a module with weights of the global generator;
-            images ``[B C H W]`` to logits ``[B K h w]``, a tensor or an object with ``.logits``.
+            images ``[B C H W]`` (``[B C D H W]`` where ``spatial_dims`` is 3) to logits of the same axes, a tensor or
+            an object with ``.logits``.
         hookpoints: from the settings to name and place, in the order in which a forward pass reaches them.
         defaults: settings and their values; JSON-able.
         optional: names of further settings, which ``build`` has its own defaults for.
-        multiple_of: side of the slices in pixels: a multiple of it.
+        multiple_of: sides of the samples in pixels: multiples of it.
         pretrained: takes over the encoder that a name stands for (a folder, or ``owner/model@commit``) into a module
             that ``build`` made; None where there is none to be had.
         spatial_dims: 2 for slices, 3 for volumes.
@@ -162,7 +164,7 @@ def build_segmenter(
     *,
     sequences: Sequence[str],
     labels: Mapping[int, str],
-    size: int,
+    size: int | Extent,
     seed: int = 0,
     pretrained: str | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -174,7 +176,8 @@ def build_segmenter(
             ``"unet"`` (MONAI's BasicUNet), or one that an installed package adds.
         sequences: names of the input channels.
         labels: label value (0..K-1) to class name.
-        size: side of the slices, pixels: a multiple of 32 for SegFormer, of 16 for U-Net.
+        size: side of the slices, pixels: a multiple of 32 for SegFormer, of 16 for U-Net. For a three-dimensional
+            architecture slices, rows and columns of the samples.
         seed: of the random weights; the global generator is left alone.
         pretrained: a local folder of a SegFormer, or a model of the hub and its commit, ``"nvidia/mit-b0@<commit>"``,
             which is downloaded where the hub's cache does not have it. Its encoder is taken over; the first convolution
@@ -196,7 +199,11 @@ def build_segmenter(
     """
     row = architecture_named(architecture)
     description = row.describe(len(sequences), len(labels), settings)
-    if size < row.multiple_of or size % row.multiple_of:
+    sides = (size,) if isinstance(size, int) else size
+    if (len(sides) == 1) != (row.spatial_dims == 2):
+        wanted = "the side of its slices" if row.spatial_dims == 2 else "(slices, rows, columns) of its samples"
+        raise ValueError(f"size {size}: {architecture} has {row.spatial_dims} axes of space; give {wanted}")
+    if any(side < row.multiple_of or side % row.multiple_of for side in sides):
         raise ValueError(f"size {size}: {architecture} needs a multiple of {row.multiple_of}, such as 128 or 256")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

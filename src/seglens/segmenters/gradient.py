@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from seglens.runtime.oom import Halving
 from seglens.segmenters.loss import dice_cross_entropy
 from seglens.segmenters.segmenter import resized
-from seglens.shapes import Images, Masks
+from seglens.shapes import Images, Masks, extent_of
 
 Forward = Callable[[Images], Tensor]
-"""From images to a network's own logits ``[B K h w]``."""
+"""From images to a network's own logits ``[B K d h w]``."""
 
 
 class LossGradient:
@@ -90,4 +90,4 @@ class LossGradient:
 
 
 def _loss(logits: Tensor, masks: Masks) -> Tensor:
-    return dice_cross_entropy(resized(logits.float(), (masks.shape[1], masks.shape[2])), masks)
+    return dice_cross_entropy(resized(logits.float(), extent_of(masks)), masks)

@@ -25,7 +25,7 @@ class ImageSource(Protocol):
         """How many."""
 
     def images(self, rows: Sequence[int]) -> Images:
-        """Normalised slices ``[B C H W]`` of these numbers."""
+        """Normalised slices ``[B C D H W]`` of these numbers."""
 
 
 class BatchWork(Generic[T]):
@@ -80,7 +80,7 @@ def each_batch(
     """Rows and results of all slices in order, batch by batch; what was yielded may be forgotten before the next.
 
     Args:
-        work: from rows and images ``[B C H W]`` on the segmenter's device to a result, as in `BatchWork`.
+        work: from rows and images ``[B C D H W]`` on the segmenter's device to a result, as in `BatchWork`.
         segmenter: on the device where it is to run.
         source: the slices.
         batch_size: slices at once, at least 1.

@@ -19,19 +19,19 @@ def dice_cross_entropy(logits: Logits, masks: Masks) -> Float[Tensor, ""]:
     its equal part of that loss (see `all_reduce`), and the sum of their gradients is the gradient of the loss.
 
     Args:
-        logits: ``[B K H W]``, any float type; computed in float32.
-        masks: ``[B H W]``, values 0..K-1.
+        logits: ``[B K D H W]``, any float type; computed in float32.
+        masks: ``[B D H W]``, values 0..K-1.
     """
     log_shares = functional.log_softmax(logits.float(), dim=1)
     target = masks.long()
     n_classes = logits.shape[1]
     shares = log_shares.exp()[:, 1:]
-    labels = torch.arange(1, n_classes, device=masks.device).view(1, -1, 1, 1)
+    labels = torch.arange(1, n_classes, device=masks.device).view(1, -1, 1, 1, 1)
     # a product with a mask instead of an index: same sums, and a gradient without scatter
-    overlap = (shares * (target[:, None] == labels)).sum((0, 2, 3))
+    overlap = (shares * (target[:, None] == labels)).sum((0, 2, 3, 4))
     surprise = functional.nll_loss(log_shares, target, reduction="sum").view(1)
     truth = torch.bincount(target.flatten(), minlength=n_classes).to(surprise)
-    own = torch.cat([surprise, overlap, shares.sum((0, 2, 3)), truth])
+    own = torch.cat([surprise, overlap, shares.sum((0, 2, 3, 4)), truth])
     surprise, overlap, predicted, truth = all_reduce(own).split([1, n_classes - 1, n_classes - 1, n_classes])
     loss = surprise[0] / truth.sum()
     present = truth[1:] > 0

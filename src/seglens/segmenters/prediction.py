@@ -18,6 +18,7 @@ from seglens.runtime.oom import Halving
 from seglens.runtime.progress import Progress, silent
 from seglens.runtime.resources import require_disk
 from seglens.segmenters.segmenter import Segmenter, most_likely
+from seglens.shapes import plane_of, with_depth
 
 KIND = "predictions"
 DOCUMENT = "cases"
@@ -129,8 +130,8 @@ def _segmented(segmenter: Segmenter, part: GroupMember, batch_size: int, halving
     def labels(chosen: Sequence[int]) -> NDArray[np.uint8]:
         images, _, _ = part.prepared(chosen)
         with torch.no_grad():
-            logits = from_square(segmenter.logits(images.to(segmenter.device)), height, width)
-        return most_likely(logits).cpu().numpy()
+            logits = from_square(plane_of(segmenter.logits(images.to(segmenter.device))), height, width)
+        return plane_of(most_likely(with_depth(logits, 5))).cpu().numpy()
 
     batches = (list(range(start, min(start + batch_size, depth))) for start in range(0, depth, batch_size))
     return np.concatenate([masks for chosen in batches for masks in halving.parts(labels, chosen)])

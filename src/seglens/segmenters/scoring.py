@@ -25,7 +25,7 @@ from seglens.segmenters.score_summary import (
     summaries_of,
 )
 from seglens.segmenters.segmenter import Segmenter
-from seglens.shapes import Images, Masks
+from seglens.shapes import Images, Masks, plane_of
 
 Counts = Int64[Tensor, "B K 3"]
 """Pixels of each slice and class: true positives, predicted, truth."""
@@ -142,7 +142,7 @@ class Truth:
     """
 
     labels: Mapping[int, str]
-    cells: Int32[Tensor, "B H W"]
+    cells: Int32[Tensor, "B D H W"]
 
     @classmethod
     def of(cls, masks: Masks, labels: Mapping[int, str]) -> "Truth":
@@ -152,7 +152,7 @@ class Truth:
             ValueError: a value that is not in ``labels``.
         """
         _check_values("masks", masks, labels)
-        slice_of = torch.arange(len(masks), device=masks.device, dtype=torch.int32).view(-1, 1, 1)
+        slice_of = torch.arange(len(masks), device=masks.device, dtype=torch.int32).view(-1, 1, 1, 1)
         return cls(labels, (slice_of * len(labels) + masks) * len(labels))
 
     def counts(self, predictions: Masks) -> Counts:
@@ -176,7 +176,7 @@ def count_scores(predictions: Masks, masks: Masks, labels: Mapping[int, str]) ->
     """True positives, predicted and true pixels of every slice and class.
 
     Args:
-        predictions: predicted labels ``[B H W]``.
+        predictions: predicted labels ``[B D H W]``.
         masks: true labels, same shape and device.
         labels: label value (0..K-1) to name.
 
@@ -211,7 +211,7 @@ def pooled_dice(counts: Counts, labels: Mapping[int, str]) -> dict[str, float | 
 
 
 def predict_slices(segmenter: Segmenter, slices: SliceSet, batch_size: int = 32, progress: Progress = silent) -> Masks:
-    """Predicted labels of all slices ``[n H W]``, on the CPU.
+    """Predicted labels of all slices ``[n D H W]``, on the CPU.
 
     Raises:
         ValueError: slices of other sequences than the segmenter's.
@@ -228,12 +228,12 @@ def predict_slices(segmenter: Segmenter, slices: SliceSet, batch_size: int = 32,
 def score_predictions(
     predictions: Masks, slices: SliceSet, *, with_hd95: bool = False, edit_name: str = "none", batch_size: int = 256
 ) -> Scores:
-    """Scores of predicted labels ``[n H W]`` of all slices of the set, whoever predicted them.
+    """Scores of predicted labels ``[n D H W]`` of all slices of the set, whoever predicted them.
 
     Args:
         predictions: on the CPU.
         slices: their masks, index and labels.
-        with_hd95: also the 95th percentile Hausdorff distance (slow: a distance transform a slice and class).
+        with_hd95: also the 95th percentile Hausdorff distance (slow, and of slices only).
         edit_name: what the rows are called.
         batch_size: slices counted at once.
 
@@ -293,14 +293,14 @@ def evaluate(
     Args:
         segmenter: as it is, with whatever edits are in force.
         slices: with masks, of the segmenter's sequences and labels.
-        hd95: also the 95th percentile Hausdorff distance in mm.
+        hd95: also the 95th percentile Hausdorff distance in mm, of slices only.
         edit_name: what the rows are called in ``Scores.table``.
         batch_size: slices predicted at once.
         device: where to run; the network is moved there; None: where it is.
         progress: told after each batch.
 
     Raises:
-        ValueError: other sequences or labels than the segmenter's.
+        ValueError: other sequences or labels than the segmenter's, or ``hd95`` of volumes.
     """
     segmenter.check_data(slices.name, slices.sequences, slices.labels, preprocessing=slices.preprocessing)
     if device is not None:
@@ -322,7 +322,7 @@ def _measured(predicted: Masks, slices: SliceSet, rows: Sequence[int], with_hd95
         for one_predicted, one_truth, (row_mm, column_mm) in zip(predicted, truth, spacing, strict=True):
             distances.append(None)  # the background has no lesion surface
             distances += [
-                surface.hd95(one_predicted == label, one_truth == label, (row_mm, column_mm))
+                surface.hd95(plane_of(one_predicted) == label, plane_of(one_truth) == label, (row_mm, column_mm))
                 if row_mm and column_mm
                 else None
                 for label in sorted(slices.labels)[1:]

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,9 +18,11 @@ from seglens.cohorts.label_names import refuse_labels
 from seglens.cohorts.preprocessing import Preprocessing
 from seglens.foreign.tensors import refuse_non_finite
 from seglens.runtime.suggestions import did_you_mean
-from seglens.shapes import Images, Logits, Masks
+from seglens.shapes import Extent, Images, Logits, Masks, extent_of, full_extent, plane_of
 
 KIND = "segmenter"
+Layout = Literal["BCHW", "BHWC", "BNC", "BCDHW", "BDHWC"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 
 @dataclass(frozen=True)
@@ -28,26 +31,34 @@ class Hookpoint:
 
     Attributes:
         module: dotted path of the module inside the network, such as ``"segformer.stages.2"``.
-        layout: axes of its output: ``B`` batch, ``C`` channels, ``H W`` the grid, ``N`` a square grid row by row.
+        layout: axes of its output: ``B`` batch, ``C`` channels, ``H W`` or ``D H W`` the grid, ``N`` a grid slice by
+            slice and row by row.
         item: which element holds the activation, where the module returns a tuple or list.
+        grid: of ``BNC``: slices, rows and columns; None: one slice, as many rows as columns.
     """
 
     module: str
-    layout: Literal["BCHW", "BHWC", "BNC"] = "BCHW"
+    layout: Layout = "BCHW"
     item: int | None = None
+    grid: Extent | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Segmenter:
-    """A network from slices to class logits.
+    """A network from samples (slices, or volumes) to class logits.
+
+    Samples, logits and tokens have three axes of space whatever the network: `raw_logits` is the one door at which a
+    two-dimensional network is shown a plane.
 
     Attributes:
-        network: any module from images ``[B C H W]`` to logits ``[B K h w]`` (tensor, or object with ``.logits``).
+        network: any module from images ``[B C H W]``, or ``[B C D H W]`` where it is three-dimensional, to logits of
+            the same axes, which may be coarser (tensor, or object with ``.logits``).
         architecture: what :func:`~seglens.segmenters.architectures.build_network` rebuilds it from; None when wrapped.
         sequences: the MR sequences that it expects, in channel order.
         labels: label value to class name; values 0..K-1, the channels of its logits.
         hookpoints: name to place.
-        size: side of the square slices that it was made for, pixels.
+        size: of what it was made for: the side of square slices (pixels) of a two-dimensional network; slices, rows
+            and columns of a three-dimensional one.
         preprocessing: how what it was trained on was made of files, and how files are prepared for it; None: not known.
     """
 
@@ -56,7 +67,7 @@ class Segmenter:
     sequences: tuple[str, ...]
     labels: Mapping[int, str]
     hookpoints: Mapping[str, Hookpoint]
-    size: int
+    size: int | Extent
     preprocessing: Preprocessing | None = None
 
     def __post_init__(self) -> None:
@@ -105,6 +116,21 @@ class Segmenter:
         """Number of classes K, background included."""
         return len(self.labels)
 
+    @property
+    def spatial_dims(self) -> Literal[2, 3]:
+        """2 for a network that sees planes, 3 for one that sees volumes."""
+        return 2 if isinstance(self.size, int) else 3
+
+    @property
+    def channels_first(self) -> Layout:
+        """The layout of most modules' outputs."""
+        return "BCHW" if self.spatial_dims == 2 else "BCDHW"
+
+    @property
+    def extent(self) -> Extent:
+        """Slices, rows and columns of the samples that it was made for."""
+        return (1, self.size, self.size) if isinstance(self.size, int) else self.size
+
     def to(self, device: str | torch.device) -> "Segmenter":
         """Move the network (in place) and return the segmenter."""
         self.network.to(device)
@@ -114,29 +140,30 @@ class Segmenter:
         """Class logits at image size; gradients flow.
 
         Args:
-            images: normalised slices ``[B C H W]`` on the network's device, channels in the order of ``sequences``.
+            images: normalised samples ``[B C D H W]`` on the network's device, channels in the order of ``sequences``.
 
         Returns:
-            ``[B K H W]``; smaller network output is resized bilinearly (``align_corners=False``).
+            ``[B K D H W]``; smaller network output is resized linearly (``align_corners=False``).
 
         Raises:
-            ValueError: other channels than ``sequences``, or other logits than ``labels``.
+            ValueError: other channels than ``sequences``, other logits than ``labels``, or volumes for a
+                two-dimensional network.
         """
         if images.shape[1] != len(self.sequences):
             raise ValueError(
                 f"images have {images.shape[1]} channels; this segmenter expects {len(self.sequences)}: "
                 f"{', '.join(self.sequences)}"
             )
-        logits = raw_logits(self.network, images)
+        logits = raw_logits(self.network, images, self.spatial_dims)
         if logits.shape[1] != self.n_classes:
             raise ValueError(
                 f"the network gives {logits.shape[1]} classes, labels name {self.n_classes}; "
                 "give one label for each channel of its output"
             )
-        return resized(logits, (images.shape[2], images.shape[3]))
+        return resized(logits, extent_of(images))
 
     def predict(self, images: Images) -> Masks:
-        """The most likely label of each pixel ``[B H W]``, without gradients."""
+        """The most likely label of each pixel ``[B D H W]``, without gradients."""
         with torch.no_grad():
             return most_likely(self.logits(images))
 
@@ -201,17 +228,19 @@ class Segmenter:
         sequences: Sequence[str],
         labels: Mapping[int, str],
         hookpoints: Mapping[str, Hookpoint | str],
-        size: int,
+        size: int | Extent,
         preprocessing: Preprocessing | None = None,
     ) -> "Segmenter":
         """Use any network; it is put into evaluation mode.
 
         Args:
-            network: images ``[B C H W]`` to logits ``[B K h w]``, a tensor or an object with ``.logits``.
+            network: images ``[B C H W]``, or ``[B C D H W]`` of a three-dimensional one, to logits of the same axes,
+                a tensor or an object with ``.logits``.
             sequences: its channels.
             labels: label value (0..K-1) to class name.
-            hookpoints: name to place; a bare string is a module path with output ``BCHW``.
-            size: side of the slices, pixels.
+            hookpoints: name to place; a bare string is a module path with channels first (``BCHW`` or ``BCDHW``).
+            size: side of the slices (pixels) of a two-dimensional network; slices, rows and columns of the samples of a
+                three-dimensional one.
             preprocessing: how what it was trained on was made of files, of the same sequences and size, with a named
                 foreground rule; None: not known, and `predict_cohort` refuses it.
 
@@ -219,7 +248,10 @@ class Segmenter:
             ValueError: labels with gaps, no sequences, a hookpoint that is not in the network, or a preprocessing that
                 does not fit.
         """
-        places = {name: Hookpoint(place) if isinstance(place, str) else place for name, place in hookpoints.items()}
+        first: Layout = "BCHW" if isinstance(size, int) else "BCDHW"
+        places = {
+            name: Hookpoint(place, first) if isinstance(place, str) else place for name, place in hookpoints.items()
+        }
         return cls(network.eval(), None, tuple(sequences), dict(labels), places, size, preprocessing)
 
     def write(self, draft: Draft) -> None:
@@ -234,6 +266,7 @@ class Segmenter:
                 "labels": {str(value): name for value, name in self.labels.items()},
                 "hookpoints": [
                     {"name": name, "module": place.module, "layout": place.layout, "item": place.item}
+                    | ({"grid": place.grid} if place.grid else {})
                     for name, place in self.hookpoints.items()
                 ],
                 "size": self.size,
@@ -268,10 +301,15 @@ class Segmenter:
             tuple(document["sequences"]),
             {int(value): name for value, name in document["labels"].items()},
             {
-                place["name"]: Hookpoint(place["module"], place["layout"], place["item"])
+                place["name"]: Hookpoint(
+                    place["module"],
+                    place["layout"],
+                    place["item"],
+                    full_extent(place["grid"]) if "grid" in place else None,
+                )
                 for place in document["hookpoints"]
             },
-            document["size"],
+            size if isinstance(size := document["size"], int) else full_extent(size),
             Preprocessing.from_json(document["preprocessing"]),
         )
 
@@ -288,22 +326,32 @@ class Segmenter:
 
 
 def most_likely(logits: Logits) -> Masks:
-    """The class with the largest logit, the first of equal ones: what the network itself says ``[B H W]``."""
+    """The class with the largest logit, the first of equal ones: what the network itself says ``[B D H W]``."""
     # torch's argmax over a dimension that is not the last takes seven times as long on a CPU
     return logits.max(dim=1).indices.to(torch.uint8)
 
 
-def raw_logits(network: nn.Module, images: Images) -> Tensor:
-    """The network's own output ``[B K h w]``, whether it returns a tensor or an object with ``.logits``."""
-    output = network(images)
-    return output if isinstance(output, Tensor) else output.logits
+def raw_logits(network: nn.Module, images: Images, spatial_dims: int) -> Float[Tensor, "B K d h w"]:
+    """The network's own output, whether it returns a tensor or an object with ``.logits``.
+
+    This is where a two-dimensional network loses the axis of depth, and its output gets it back.
+
+    Raises:
+        ValueError: volumes for a two-dimensional network.
+    """
+    output = network(plane_of(images) if spatial_dims == 2 else images)
+    logits: Tensor = output if isinstance(output, Tensor) else output.logits
+    return logits.unsqueeze(2) if spatial_dims == 2 else logits
 
 
-def resized(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Logits at ``size`` (rows, columns), bilinear, ``align_corners=False``; unchanged where they have it."""
-    if tuple(logits.shape[2:]) == size:
+def resized(logits: Float[Tensor, "B K d h w"], size: Extent) -> Logits:
+    """Logits at ``size``, by linear interpolation, ``align_corners=False``; unchanged where they have it."""
+    if extent_of(logits) == size:
         return logits
-    return functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    if logits.shape[2] == size[0] == 1:  # in the plane alone, with the kernel for planes
+        planes = functional.interpolate(plane_of(logits), size=size[1:], mode="bilinear", align_corners=False)
+        return planes.unsqueeze(2)
+    return functional.interpolate(logits, size=size, mode="trilinear", align_corners=False)
 
 
 def fit_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:

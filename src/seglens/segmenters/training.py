@@ -21,12 +21,12 @@ from seglens.runtime.distributed import barrier, broadcast_from_main, rank_and_s
 from seglens.runtime.progress import Progress, silent
 from seglens.runtime.resources import require_disk
 from seglens.runtime.signals import asked_to_stop, by_steps, stop_if_asked
-from seglens.segmenters.architectures import build_segmenter, start_from
+from seglens.segmenters.architectures import architecture_named, build_segmenter, start_from
 from seglens.segmenters.batch_norm import pooled_batch_norm
 from seglens.segmenters.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
 from seglens.segmenters.gradient import LossGradient
 from seglens.segmenters.segmenter import Segmenter, raw_logits
-from seglens.shapes import Images, Masks
+from seglens.shapes import Extent, Images, Masks
 
 Augmentation = Callable[[Images, Masks, torch.Generator], tuple[Images, Masks]]
 log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def train_segmenter(
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; of several processes each takes its own of that kind.
         checkpoint: folder for the checkpoints; where it holds some of the same run, training goes on from the newest.
             ``history.parquet`` in a checkpoint has the loss and rate of every step.
-        augmentation: from images and masks to changed ones; None: none.
+        augmentation: from images and masks to changed ones; None: none. The default one is for slices.
         progress: told after each step, with loss and rate.
 
     Returns:
@@ -138,6 +138,7 @@ def train_segmenter(
     network = _optimised(
         segmenter.network,
         slices,
+        spatial_dims=segmenter.spatial_dims,
         settings=settings,
         seed=seed,
         device=device,
@@ -152,11 +153,14 @@ def train_segmenter(
 def _starting_point(
     slices: SliceSet, architecture: str, init_from: Segmenter | None, settings: TrainingSettings, seed: int
 ) -> tuple[Segmenter, list[str]]:
-    size = slices.size[0]
     if init_from is not None and init_from.architecture is None:
         network = deepcopy(init_from.network).cpu()
         wrapped = Segmenter.wrap(
-            network, sequences=slices.sequences, labels=slices.labels, hookpoints=init_from.hookpoints, size=size
+            network,
+            sequences=slices.sequences,
+            labels=slices.labels,
+            hookpoints=init_from.hookpoints,
+            size=_size(slices, init_from.spatial_dims),
         )
         init_from.check_data(slices.name, slices.sequences)
         if wrapped.n_classes != init_from.n_classes:
@@ -166,11 +170,12 @@ def _starting_point(
             )
         return wrapped, []
     chosen = init_from.architecture if init_from is not None and init_from.architecture is not None else None
+    name = architecture if chosen is None else chosen["name"]
     segmenter = build_segmenter(
-        architecture if chosen is None else chosen["name"],
+        name,
         sequences=slices.sequences,
         labels=slices.labels,
-        size=size,
+        size=_size(slices, architecture_named(name).spatial_dims),
         seed=seed,
         settings=settings.architecture_settings if chosen is None else chosen["settings"],
     )
@@ -180,10 +185,16 @@ def _starting_point(
     return segmenter, fresh
 
 
+def _size(slices: SliceSet, spatial_dims: int) -> int | Extent:
+    """Size of the segmenter for these samples."""
+    return slices.size[-1] if spatial_dims == 2 else slices.size
+
+
 def _optimised(
     network: nn.Module,
     slices: SliceSet,
     *,
+    spatial_dims: int,
     settings: TrainingSettings,
     seed: int,
     device: str,
@@ -226,7 +237,7 @@ def _optimised(
 
             def forward(images: Images) -> Tensor:
                 with autocast:
-                    return raw_logits(network, images)
+                    return raw_logits(network, images, spatial_dims)
 
             def keep(done: int) -> None:
                 if checkpoint is not None and rank == 0:

@@ -17,6 +17,7 @@ from seglens.runtime.progress import Progress, silent
 from seglens.semantics.describing import base_rates, latent_table, measure
 from seglens.semantics.exemplars import RankBy
 from seglens.semantics.localisation import localise
+from seglens.shapes import flat, flat_extent, with_depth
 
 FLOAT16_MAX = 65504.0
 NOTEBOOK_ROWS = 10
@@ -41,16 +42,16 @@ class LatentAtlas:
             ("left", "right", "midline", "bilateral"), n_exemplars, name, dead; and p_<class>_top, inside_top,
             boundary_top, edge_top, depth_top.
         exemplars: columns latent (Int32), rank (Int32, 0 is the highest), row (UInt32, of the slice set), score.
-        maps: codes of each exemplar on the token grid, one [h w] a row of ``exemplars``.
+        maps: codes of each exemplar on the token grid, one [d h w] a row of ``exemplars``.
         labels: label value to class name.
         base_rates: share of pixels of every class over the slices.
         context: hashes and settings: dictionary_hash, segmenter_hash, slices_hash, hookpoint, top_k, rank_by, size,
-            grid, n_slices, n_tokens.
+            grid (both without the depth of slices), n_slices, n_tokens.
     """
 
     table: pl.DataFrame
     exemplars: pl.DataFrame
-    maps: Float16[Tensor, "n_exemplars h w"]
+    maps: Float16[Tensor, "n_exemplars d h w"]
     labels: Mapping[int, str]
     base_rates: Mapping[str, float]
     context: Mapping[str, Any]
@@ -70,7 +71,7 @@ class LatentAtlas:
             raise ValueError(f"latent {latent}: this dictionary has latents 0..{self.n_latents - 1}")
         return self.table.row(latent, named=True)
 
-    def exemplars_of(self, latent: int) -> tuple[pl.DataFrame, Float16[Tensor, "k h w"]]:
+    def exemplars_of(self, latent: int) -> tuple[pl.DataFrame, Float16[Tensor, "k d h w"]]:
         """The exemplar rows of one latent, highest first, and their heat maps."""
         kept = self.exemplars.with_row_index("place").filter(pl.col("latent") == latent).sort("rank")
         return kept.drop("place"), self.maps[kept["place"].cast(pl.Int64).to_list()]
@@ -85,7 +86,7 @@ class LatentAtlas:
         """Write into an artifact of kind ``"atlas"``."""
         draft.save_table("latents", self.table)
         draft.save_table("exemplars", self.exemplars)
-        draft.save_tensors("maps", {"maps": self.maps})
+        draft.save_tensors("maps", {"maps": flat(self.maps)})
         draft.save_document(
             "atlas",
             {
@@ -102,7 +103,7 @@ class LatentAtlas:
         return cls(
             table=artifact.table("latents"),
             exemplars=artifact.table("exemplars"),
-            maps=artifact.tensors("maps")["maps"],
+            maps=with_depth(artifact.tensors("maps")["maps"], 4),
             labels={int(value): name for value, name in document["labels"].items()},
             base_rates=document["base_rates"],
             context=document["context"],
@@ -162,8 +163,8 @@ def describe(
             "hookpoint": lens.hookpoint,
             "top_k": top_k,
             "rank_by": rank_by,
-            "size": list(slices.size),
-            "grid": list(measured.grid),
+            "size": flat_extent(slices.size),
+            "grid": flat_extent(measured.grid),
             "n_slices": len(slices),
             "n_tokens": measured.n_tokens,
         },

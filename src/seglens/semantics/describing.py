@@ -24,8 +24,8 @@ from seglens.semantics.geometry import (
     slice_regions,
     spacing_of,
 )
-from seglens.semantics.localisation import METRICS
 from seglens.semantics.naming import MIXED, name_latent, side, top_class
+from seglens.shapes import Extent
 
 SLICES_AT_ONCE = 2
 """Regions at full resolution of so many slices; of more, they leave the cache and take twice the time."""
@@ -41,7 +41,7 @@ class Measured:
         firings: tokens at which a latent is active.
         region_pixels: pixels of each region over all slices.
         exemplars: of every latent.
-        grid: (h, w) of the tokens.
+        grid: slices, rows and columns of the tokens.
         n_tokens: seen.
     """
 
@@ -50,7 +50,7 @@ class Measured:
     firings: Int64[Tensor, " m"]
     region_pixels: Float64[Tensor, " R"]
     exemplars: TopExemplars
-    grid: tuple[int, int]
+    grid: Extent
     n_tokens: int
 
 
@@ -81,7 +81,7 @@ def measure(
     mass, firings = torch.zeros(m, dtype=torch.float64), torch.zeros(m, dtype=torch.int64)
     region_pixels = torch.zeros(n_regions, dtype=torch.float64)
     exemplars: TopExemplars | None = None
-    grid, n_tokens = (0, 0), 0
+    grid, n_tokens = (0, 0, 0), 0
     for view in lens.over(slices, batch_size=batch_size, progress=progress):
         codes, rows, grid = view.codes.to("cpu"), view.rows, view.grid
         pooled, pixels = _pooled(slices, rows, grid)
@@ -97,17 +97,15 @@ def measure(
     return Measured(sums, mass, firings, region_pixels, exemplars, grid, n_tokens)
 
 
-def _pooled(
-    slices: SliceSet, rows: Sequence[int], grid: tuple[int, int]
-) -> tuple[Float[Tensor, "n R"], Float64[Tensor, " R"]]:
+def _pooled(slices: SliceSet, rows: Sequence[int], grid: Extent) -> tuple[Float[Tensor, "n R"], Float64[Tensor, " R"]]:
     """The regions of these slices pooled at their tokens, and how many pixels each region has in all of them."""
     masks, brains = slices.masks(rows), slices.brains(rows)
     depth = brain_depth(brains, spacing_of(slices, rows))
     pooled, pixels = [], []
     for few in torch.arange(len(rows)).split(SLICES_AT_ONCE):
         regions = slice_regions(masks[few], brains[few], depth[few], slices.labels)
-        pooled.append(rearrange(pool_regions(regions, grid), "B R h w -> (B h w) R"))
-        pixels.append(regions.sum((2, 3)).double())  # counts of one slice are exact in float32
+        pooled.append(rearrange(pool_regions(regions, grid), "B R d h w -> (B d h w) R"))
+        pixels.append(regions.sum((2, 3, 4)).double())  # counts of one slice are exact in float32
     return torch.cat(pooled), torch.cat(pixels).sum(0)
 
 
@@ -144,8 +142,8 @@ def latent_table(
     }
     for name, base in base_rates(measured, labels).items():
         columns[f"lift_{name}"] = linear[f"p_{name}"] / (base if base else float("nan"))
-    for name in METRICS:
-        columns[name] = _means(exemplar_latents, local[name], m)
+    for name, values in local.items():
+        columns[name] = _means(exemplar_latents, values, m)
     for name, values in top.items():
         columns[f"{name}_top"] = _means(exemplar_latents, values, m)
     n_exemplars = torch.bincount(exemplar_latents, minlength=m)

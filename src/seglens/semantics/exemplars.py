@@ -1,6 +1,7 @@
 """The slices that activate each latent most, kept while the slices stream by."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Literal
 
 import torch
@@ -8,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from seglens.dictionaries.codes import Codes
+from seglens.shapes import Extent
 
 RankBy = Literal["mass", "peak"]
 
@@ -22,7 +24,7 @@ class TopExemplars:
     Args:
         n_latents: m.
         top_k: K, at least 1.
-        grid: (h, w) of the tokens.
+        grid: slices, rows and columns of the tokens.
         n_regions: columns of the pooled regions that are summed for every exemplar.
         rank_by: mass or peak.
 
@@ -30,7 +32,7 @@ class TopExemplars:
         ValueError: ``top_k`` below 1, or another ranking.
     """
 
-    def __init__(self, n_latents: int, top_k: int, grid: tuple[int, int], n_regions: int, rank_by: RankBy = "mass"):
+    def __init__(self, n_latents: int, top_k: int, grid: Extent, n_regions: int, rank_by: RankBy = "mass"):
         if top_k < 1 or rank_by not in ("mass", "peak"):
             raise ValueError(f"top_k {top_k} must be at least 1 and rank_by {rank_by!r} 'mass' or 'peak'")
         self.grid = grid
@@ -38,7 +40,7 @@ class TopExemplars:
         self._scores = torch.zeros(n_latents, top_k, dtype=torch.float64)  # highest first
         self._places = torch.arange(n_latents * top_k).view(n_latents, top_k)  # of each in what follows
         self._rows = torch.full((n_latents * top_k,), -1)
-        self._maps = torch.zeros(n_latents * top_k, grid[0] * grid[1])
+        self._maps = torch.zeros(n_latents * top_k, prod(grid))
         self._sums = torch.zeros(n_latents * top_k, n_regions, dtype=torch.float64)
 
     def update(self, codes: Codes, rows: Sequence[int], pooled: Float[Tensor, "n R"]) -> None:
@@ -50,7 +52,7 @@ class TopExemplars:
             pooled: the slices' regions pooled at the tokens.
         """
         m, top_k = self._scores.shape
-        tokens, batch = self.grid[0] * self.grid[1], len(rows)
+        tokens, batch = prod(self.grid), len(rows)
         of_slices = codes.latents.split(codes.offsets[::tokens].diff().tolist())
         lengths = torch.stack([torch.bincount(latents, minlength=m) for latents in of_slices], dim=1).flatten()
         columns = codes.columns()  # by latent and then by token: the entries of a latent in a slice lie together
@@ -87,7 +89,7 @@ class TopExemplars:
 
     def result(
         self,
-    ) -> tuple[Int64[Tensor, "e 3"], Float[Tensor, " e"], Float[Tensor, "e h w"], Float[Tensor, "e R"]]:
+    ) -> tuple[Int64[Tensor, "e 3"], Float[Tensor, " e"], Float[Tensor, "e d h w"], Float[Tensor, "e R"]]:
         """Kept exemplars, by latent and then from the highest: (latent, rank, row), scores, maps, sums over regions."""
         latents, ranks = (self._scores > 0).nonzero(as_tuple=True)
         places = self._places[latents, ranks]

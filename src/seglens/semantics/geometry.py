@@ -1,30 +1,34 @@
 """Where in the brain a latent fires (paper, appendix C): the metrics that are linear in its map.
 
 Class association, inside, boundary, brain-edge and depth are ratios of sums ``sum_ij h_ij R_ij`` with h the bilinearly
-upsampled map and R a region of the slice. Upsampling is linear, so ``sum (U z) R = sum z (U^T R)``: regions are pooled
+upsampled map and R a region of the sample. Upsampling is linear, so ``sum (U z) R = sum z (U^T R)``: regions are pooled
 once by the adjoint ``U^T``, and one sparse product of codes with them gives every latent's sums exactly, without a map.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
+import polars as pl
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from seglens.cohorts.slice_set import SLICE_SPACING
 from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.codes import Codes
-from seglens.shapes import BrainMasks, Masks
+from seglens.shapes import BrainMasks, Extent, Masks, extent_of
 
 BOUNDARY_PIXELS = 2
-"""The boundary band: pixels with another label within so many rows and columns, so about 2 on either side."""
+"""The boundary band: pixels with another label within so many slices, rows and columns, so about 2 on either side."""
 EDGE_DEPTH = 0.15
 """The brain's edge band: brain pixels of at most this normalised depth (about a quarter of a slice's brain)."""
 
 TOTAL, BOUNDARY, BRAIN, EDGE, DEPTH = "total", "boundary", "brain", "edge", "depth"
 
-Regions = Float[Tensor, "B R H W"]
+Spacing = tuple[float | None, float | None, float | None]
+"""Of slices, rows and columns, mm; None where it is unknown."""
+Regions = Float[Tensor, "B R D H W"]
 
 
 def region_names(labels: Mapping[int, str]) -> list[str]:
@@ -38,20 +42,22 @@ def upsampling(cells: int, pixels: int) -> Float[Tensor, "pixels cells"]:
     return functional.interpolate(torch.eye(cells)[None], size=pixels, mode="linear", align_corners=False)[0].T
 
 
-def upsample(maps: Float[Tensor, "e h w"], size: tuple[int, int]) -> Float[Tensor, "e H W"]:
-    """Maps on the token grid, bilinearly at full resolution."""
-    rows, columns = upsampling(maps.shape[1], size[0]), upsampling(maps.shape[2], size[1])
-    return rows @ maps @ columns.T
+def upsample(maps: Float[Tensor, "e d h w"], size: Extent) -> Float[Tensor, "e D H W"]:
+    """Maps on the token grid, linearly along each axis at full resolution."""
+    depth, rows, columns = (upsampling(cells, pixels) for cells, pixels in zip(extent_of(maps), size, strict=True))
+    planes = rows @ maps @ columns.T
+    return planes if len(depth) == maps.shape[1] else torch.einsum("D d, e d H W -> e D H W", depth, planes)
 
 
-def pool_regions(regions: Regions, grid: tuple[int, int]) -> Float[Tensor, "B R h w"]:
+def pool_regions(regions: Regions, grid: Extent) -> Float[Tensor, "B R d h w"]:
     """The adjoint of ``upsample``: what each token's upsampled bump holds of each region, in pixels."""
-    rows, columns = upsampling(grid[0], regions.shape[2]), upsampling(grid[1], regions.shape[3])
-    return rows.T @ (regions @ columns)
+    depth, rows, columns = (upsampling(cells, pixels) for cells, pixels in zip(grid, extent_of(regions), strict=True))
+    planes = rows.T @ (regions @ columns)
+    return planes if len(depth) == grid[0] else torch.einsum("D d, B R D h w -> B R d h w", depth, planes)
 
 
 def slice_regions(
-    masks: Masks, brains: BrainMasks, depth: Float[Tensor, "B H W"], labels: Mapping[int, str]
+    masks: Masks, brains: BrainMasks, depth: Float[Tensor, "B D H W"], labels: Mapping[int, str]
 ) -> Regions:
     """Every region of appendix C as an image, in the order of ``region_names``.
 
@@ -69,24 +75,23 @@ def slice_regions(
     return regions
 
 
-def label_boundary(masks: Masks, pixels: int = BOUNDARY_PIXELS) -> Bool[Tensor, "B H W"]:
-    """Pixels that have another label within ``pixels`` rows and columns: a band on both sides of a boundary."""
+def label_boundary(masks: Masks, pixels: int = BOUNDARY_PIXELS) -> Bool[Tensor, "B D H W"]:
+    """Pixels that have another label within ``pixels`` slices, rows and columns: a band on both sides of a boundary."""
     highest = lowest = masks
-    for axis in (1, 2):
+    for axis in (1, 2, 3):
         highest = _over_window(highest, axis, pixels, torch.maximum)
         lowest = _over_window(lowest, axis, pixels, torch.minimum)
     return highest != lowest
 
 
-def brain_depth(
-    brains: BrainMasks, spacing: Sequence[tuple[float | None, float | None]] | None = None
-) -> Float[Tensor, "B H W"]:
-    """Distance to the brain's boundary over the slice's largest: near 0 at the surface, 1 at the deepest pixel.
+def brain_depth(brains: BrainMasks, spacing: Sequence[Spacing] | None = None) -> Float[Tensor, "B D H W"]:
+    """Distance to the brain's boundary over the sample's largest: near 0 at the surface, 1 at the deepest pixel.
 
     Args:
-        brains: True inside the brain; the image's border counts as outside.
-        spacing: of rows and columns, mm, one pair a slice; only their ratio matters. None, or values that are missing
-            or not positive: square pixels.
+        brains: True inside the brain; the image's border counts as outside. Of a slice (D = 1) distances are in its
+            plane.
+        spacing: of slices, rows and columns, mm, one triple a sample; only their ratio matters. None, or values that
+            are missing or not positive: cubes (of a slice, squares).
 
     Returns:
         0 outside the brain.
@@ -95,26 +100,36 @@ def brain_depth(
 
     depth = torch.zeros(brains.shape)
     for number, brain in enumerate(brains):
-        rows, columns = brain.any(1).nonzero()[:, 0], brain.any(0).nonzero()[:, 0]
-        if not len(rows):
+        if not brain.any():
             continue
-        # The box around the brain and one pixel of outside give the same distances as the whole slice.
-        box = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
-        padded = functional.pad(brain[box], (1, 1, 1, 1)).numpy()
-        distance = torch.from_numpy(distance_transform_edt(padded, sampling=_sampling(spacing, number))).float()
-        depth[number][box] = distance[1:-1, 1:-1] / distance.max()
+        # The box around the brain and one pixel of outside give the same distances as the whole sample.
+        ends = [(int(inside[0]), int(inside[-1])) for inside in (brain_places(brain, axis) for axis in range(3))]
+        box = tuple(slice(first, last + 1) for first, last in ends)
+        above = 0 if len(brain) == 1 else 1
+        padded = functional.pad(brain[box], (1, 1, 1, 1, above, above)).numpy()
+        sampling = _sampling(spacing, number, flat=len(brain) == 1)
+        distance = torch.from_numpy(distance_transform_edt(padded, sampling=sampling)).float()
+        depth[number][box] = distance[above : len(distance) - above, 1:-1, 1:-1] / distance.max()
     return depth
 
 
-def edge_band(depth: Float[Tensor, "B H W"], brains: BrainMasks) -> Bool[Tensor, "B H W"]:
+def brain_places(brain: Bool[Tensor, "D H W"], axis: int) -> Int64[Tensor, " n"]:
+    """Numbers of the slices (rows, columns) that show brain."""
+    others = [other for other in range(3) if other != axis]
+    return brain.any(others[1]).any(others[0]).nonzero()[:, 0]
+
+
+def edge_band(depth: Float[Tensor, "B D H W"], brains: BrainMasks) -> Bool[Tensor, "B D H W"]:
     """The brain's outermost band: depth at most ``EDGE_DEPTH``; never empty where there is a brain."""
-    at_surface = torch.where(brains, depth, 2).flatten(1).min(1).values[:, None, None]
+    at_surface = torch.where(brains, depth, 2).flatten(1).min(1).values[:, None, None, None]
     return brains & (depth <= at_surface.clamp_min(EDGE_DEPTH))
 
 
-def spacing_of(slices: SliceSet, rows: Sequence[int]) -> list[tuple[float | None, float | None]]:
-    """Row and column spacing (mm) of these slices."""
-    return slices.index[list(rows)].select("spacing_row_mm", "spacing_column_mm").rows()
+def spacing_of(slices: SliceSet, rows: Sequence[int]) -> list[Spacing]:
+    """Slice, row and column spacing (mm) of these samples; a set that does not say the first has None there."""
+    own = slices.index[list(rows)]
+    apart = pl.col(SLICE_SPACING) if SLICE_SPACING in own.columns else pl.lit(None)
+    return own.select(apart, "spacing_row_mm", "spacing_column_mm").rows()
 
 
 def mass_in_regions(codes: Codes, pooled: Float[Tensor, "n R"]) -> Float64[Tensor, "m R"]:
@@ -160,8 +175,7 @@ def _over_window(values: Masks, axis: int, pixels: int, extreme: Callable[..., T
     return out
 
 
-def _sampling(spacing: Sequence[tuple[float | None, float | None]] | None, number: int) -> tuple[float, float]:
-    row, column = spacing[number] if spacing is not None else (None, None)
-    if row is None or column is None or not (0 < row < float("inf") and 0 < column < float("inf")):
-        return 1.0, 1.0
-    return float(row), float(column)
+def _sampling(spacing: Sequence[Spacing] | None, number: int, *, flat: bool) -> list[float]:
+    between, *in_plane = spacing[number] if spacing is not None else (None, None, None)
+    known = [float(mm) for mm in ([1.0] if flat else [between]) + in_plane if mm is not None and 0 < mm < float("inf")]
+    return known if len(known) == 3 else [1.0, 1.0, 1.0]

@@ -5,6 +5,7 @@ Paper, section 7 and Table 5, with the controls that it lacks.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, get_args
 
 import polars as pl
@@ -245,8 +246,7 @@ def tune_on(
     batch_size: int = 16,
 ) -> dict[str, Tuned]:
     """Tune the output-level rules (see `tune_rules`) on evenly spaced slices, as many as fit in 256 MiB."""
-    rows, columns = selection.size
-    most = max(batch_size, TUNING_BYTES // (4 * segmenter.n_classes * rows * columns))
+    most = max(batch_size, TUNING_BYTES // (4 * segmenter.n_classes * prod(selection.size)))
     used = selection.select(evenly_spaced(len(selection), most))
     logits = all_batches(lambda _rows, images: segmenter.logits(images).cpu(), segmenter, used, batch_size=batch_size)
     return tune_rules(torch.cat(logits), used.masks(), target=target, objective=objective)

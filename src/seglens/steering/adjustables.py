@@ -58,7 +58,7 @@ def latents(
 
     def kept_codes(batch: CachedBatch) -> Codes:
         def computed() -> Codes:
-            tokens = batch.activation(first.hookpoint).flatten(0, 2)
+            tokens = batch.activation(first.hookpoint).flatten(0, 3)
             codes = codes_of(first, tokens, numbers[0])
             return Codes.from_dense(codes if gate is None else codes * (codes_of(first, tokens, [gate]) > 0))
 
@@ -83,7 +83,7 @@ def _latent_change(
     scale, offset = values[f"{dictionary.hookpoint} scale"], values.get(f"{dictionary.hookpoint} offset")
 
     def change(grid: TokenGrid) -> TokenGrid:
-        own = codes or active_codes(dictionary, grid.flatten(0, 2), chosen)
+        own = codes or active_codes(dictionary, grid.flatten(0, 3), chosen)
         latents = own.latents.long()
         weights = own.values * scale[latents]
         if offset is not None:
@@ -128,7 +128,7 @@ def logits(segmenter: Segmenter, name: str = "logit_affine") -> Adjustable:
     }
 
     def predict(batch: CachedBatch, values: Values) -> Logits:
-        return batch.logits * (1 + values["scale"]).view(1, -1, 1, 1) + values["bias"].view(1, -1, 1, 1)
+        return batch.logits * (1 + values["scale"]).view(1, -1, 1, 1, 1) + values["bias"].view(1, -1, 1, 1, 1)
 
     return Adjustable(name, start, predict, LOGIT_RATES)
 
@@ -174,14 +174,17 @@ def channels_and_layer(lens: Lens, images: Images, name: str = "channels_and_lay
 
 
 def with_last_hidden(segmenter: Segmenter, images: Images) -> Segmenter:
-    """The same network with one more hookpoint, ``last_hidden``: what its last layer reads, ``[B d h w]``.
+    """The same network with one more hookpoint, ``last_hidden``: what its last layer reads, channels first.
 
     Args:
         segmenter: any whose last layer is a convolution.
         images: any slice, to find the layer.
     """
     _, giver = last_layer(segmenter, images[:1])
-    return replace(segmenter, hookpoints={**segmenter.hookpoints, LAST_HIDDEN: Hookpoint(giver)})
+    return replace(
+        segmenter,
+        hookpoints={**segmenter.hookpoints, LAST_HIDDEN: Hookpoint(giver, segmenter.channels_first)},
+    )
 
 
 def suffix(segmenter: Segmenter, hookpoint: str, images: Images, name: str = "whole_suffix") -> Adjustable:

@@ -11,8 +11,8 @@ import polars as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
+from seglens.activations.cells import cell_shares
 from seglens.activations.replay import Replay
 from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.lens import Lens
@@ -20,7 +20,7 @@ from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.inference import each_batch
 from seglens.segmenters.scoring import Scores
 from seglens.semantics.atlas import LatentAtlas
-from seglens.shapes import Images, Logits, Masks, TokenGrid
+from seglens.shapes import Images, Logits, Masks, TokenGrid, grid_of
 from seglens.steering.edits import LatentEdit
 from seglens.steering.sweep import UNEDITED, sweep
 
@@ -104,7 +104,7 @@ def latent_attribution(
         with torch.enable_grad():
             logits = replay.logits(leaf)
             odds = _log_odds(logits, target)
-        codes = dictionary.encode(leaves[0].detach().flatten(0, 2))
+        codes = dictionary.encode(leaves[0].detach().flatten(0, 3))
         token_rows, columns, values = codes.token_rows(), codes.latents.long(), codes.values.double()
 
         def over_tokens(weights: Tensor) -> Tensor:
@@ -119,11 +119,10 @@ def latent_attribution(
             sums[f"pixels {region}"] = where.sum()
             if not where.any():
                 continue
-            grid = (leaves[0].shape[1], leaves[0].shape[2])
-            share = functional.adaptive_avg_pool2d(where[:, None].double(), grid).flatten()
+            share = cell_shares(where.double(), grid_of(leaves[0])).flatten()
             with torch.enable_grad():
                 (gradient,) = torch.autograd.grad(odds[where].sum(), leaves[0], retain_graph=True)
-            along = gradient.flatten(0, 2) @ dictionary.W_dec.T / dictionary.scale  # d odds / d code, [n m]
+            along = gradient.flatten(0, 3) @ dictionary.W_dec.T / dictionary.scale  # d odds / d code, [n m]
             sums[f"covered {region}"] = share.sum()
             sums[f"within {region}"] = over_tokens(share[token_rows] * values)
             sums[f"shift {region}"] = along.sum(0).double()
@@ -227,7 +226,7 @@ def ablated_latents(
     return useful, harmful
 
 
-def _log_odds(logits: Logits, target: int | None) -> Float[Tensor, "B H W"]:
+def _log_odds(logits: Logits, target: int | None) -> Float[Tensor, "B D H W"]:
     if target is None:
         return logits[:, 1:].logsumexp(dim=1) - logits[:, 0]
     others = [label for label in range(logits.shape[1]) if label != target]

@@ -38,7 +38,7 @@ TUNING_BYTES = 256 * 2**20
 
 
 def component_filter(scope: Scope, minimum_pixels: int | None = None) -> Rule:
-    """CCF: keep the largest 8-connected component of a slice, or all of at least ``minimum_pixels``.
+    """CCF: keep the largest component of a sample, or all of at least ``minimum_pixels``; corners connect.
 
     Args:
         scope: components of each class by itself, or of the whole foreground.
@@ -52,7 +52,7 @@ def keep_components(masks: Masks, scope: Scope, minimum_pixels: int | None) -> M
     from scipy import ndimage
 
     kept = masks.cpu().numpy().copy()
-    structure = np.ones((3, 3), dtype=bool)
+    structure = np.ones((3, 3, 3), dtype=bool)
     for mask in kept:
         groups = [mask > 0] if scope == "foreground" else [mask == label for label in np.unique(mask[mask > 0])]
         for group in groups:
@@ -65,7 +65,7 @@ def keep_components(masks: Masks, scope: Scope, minimum_pixels: int | None) -> M
     return torch.from_numpy(kept).to(masks.device)
 
 
-def normalised_entropy(logits: Logits) -> Float[Tensor, "B H W"]:
+def normalised_entropy(logits: Logits) -> Float[Tensor, "B D H W"]:
     """Entropy of the class probabilities, divided by log K: 0 certain, 1 uniform."""
     log_p = logits.log_softmax(dim=1)
     return -(log_p.exp() * log_p).sum(dim=1) / np.log(logits.shape[1])
@@ -86,7 +86,7 @@ def logit_bias(bias: Sequence[float]) -> Rule:
     """Add one number to the logits of each class (K of them)."""
 
     def rule(logits: Logits) -> Masks:
-        return most_likely(logits + torch.tensor(bias, dtype=logits.dtype, device=logits.device)[:, None, None])
+        return most_likely(logits + torch.tensor(bias, dtype=logits.dtype, device=logits.device)[:, None, None, None])
 
     return rule
 
@@ -171,8 +171,8 @@ def tune_rules(
     Each may also choose to do nothing, so none can look worse on the selection slices than the untouched network.
 
     Args:
-        logits: [B K H W], of the untouched network.
-        masks: [B H W], theirs.
+        logits: [B K D H W], of the untouched network.
+        masks: [B D H W], theirs.
         target: the class whose pooled Dice is raised; None for the mean over the foreground classes.
         objective: what is raised instead: the very number that the baselines will be judged by.
 
@@ -283,7 +283,7 @@ def _tune_bias(logits: Logits, masks: Masks, target: int | None, score: CountObj
     # Where background leads by more than the largest bias, no setting can change the prediction.
     open_ = logits[:, 1:].amax(dim=1) + most >= logits[:, 0]
     pixels = torch.stack([of_class[open_] for of_class in logits.unbind(1)])
-    cells = (torch.arange(n_slices)[:, None, None] * n_classes + masks.long()) * n_classes
+    cells = (torch.arange(n_slices).view(-1, 1, 1, 1) * n_classes + masks.long()) * n_classes
     truth, n_cells = cells[open_], n_slices * n_classes**2
     closed = torch.bincount(cells[~open_], minlength=n_cells)
     sparse = max(1, len(truth) // BIAS_PIXELS)

@@ -18,7 +18,7 @@ from seglens.runtime.progress import Progress, part_of, silent
 from seglens.segmenters.scoring import Scores, evaluate
 from seglens.segmenters.segmenter import Segmenter, most_likely
 from seglens.semantics.atlas import LatentAtlas
-from seglens.shapes import Masks
+from seglens.shapes import Masks, flat, with_depth
 from seglens.steering.adaptation import check_disjoint, tune_on, whole_activation
 from seglens.steering.attribution import latent_attribution
 from seglens.steering.baselines import mean_slice_foreground, random_latents
@@ -49,7 +49,7 @@ class FailureResult:
             dice_<name> of every control and baseline (``dice_ccf``, ``dice_random 0``; ``dice_oracle 2`` is the slice's
             own latents at alpha 2 and ``dice_random oracle 0 2`` other latents).
         examples: up to six slices evenly spaced from the largest to the smallest gain of held_out: rows [e] (of the
-            evaluation set), truth, before, held_out, oracle [e H W] uint8.
+            evaluation set), truth, before, held_out, oracle [e D H W] uint8.
     """
 
     results: list[FailureRecord]
@@ -60,14 +60,16 @@ class FailureResult:
         """Write into an artifact of kind ``"failures"``."""
         draft.save_record("results", self.results, list[FailureRecord])
         draft.save_table("slices", self.slices)
-        draft.save_tensors("examples", self.examples)
+        masks = {name: flat(own) for name, own in self.examples.items() if name != "rows"}
+        draft.save_tensors("examples", {**self.examples, **masks})
 
     @classmethod
     def read(cls, artifact: Artifact) -> "FailureResult":
         """Read what ``write`` wrote."""
-        return cls(
-            artifact.record("results", list[FailureRecord]), artifact.table("slices"), artifact.tensors("examples")
-        )
+        examples = {
+            name: own if name == "rows" else with_depth(own, 4) for name, own in artifact.tensors("examples").items()
+        }
+        return cls(artifact.record("results", list[FailureRecord]), artifact.table("slices"), examples)
 
 
 def recover(

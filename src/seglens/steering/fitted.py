@@ -37,7 +37,7 @@ INNER_FOLDS = 3
 
 
 class LabelledBatch(NamedTuple):
-    """A seen batch and its masks ``[B H W]``, on the network's device."""
+    """A seen batch and its masks ``[B D H W]``, on the network's device."""
 
     batch: CachedBatch
     masks: Tensor
@@ -252,7 +252,7 @@ def fitted_intervention(
 
 
 def class_weights(masks: Sequence[Tensor], n_classes: int) -> Float[Tensor, " K"]:
-    """Weights by class, of masks ``[B H W]``: 1 / sqrt(pixels), a pixel weighs 1 on average; 0 for an absent class."""
+    """Weights by class, of masks ``[B D H W]``: 1 / sqrt(pixels), a pixel weighs 1 on average; absent classes 0."""
     pixels = torch.stack([torch.bincount(part.flatten().long(), minlength=n_classes) for part in masks]).sum(0).double()
     weights = torch.where(pixels > 0, pixels.clamp_min(1).rsqrt(), 0.0)
     return (weights * pixels.sum() / (weights * pixels).sum()).float()

@@ -32,7 +32,7 @@ class CachedBatch:
 
     Args:
         segmenter: untouched.
-        images: normalised slices ``[B C H W]`` on the network's device.
+        images: normalised slices ``[B C D H W]`` on the network's device.
         plans: of other batches, by module: what they found out of the network is used again; filled here.
     """
 
@@ -51,11 +51,11 @@ class CachedBatch:
 
     def behind(self, module: str) -> Replay:
         """A replay of what comes behind any module, by its dotted path; its output itself cannot be changed."""
-        opened = replace(self.segmenter, hookpoints={module: Hookpoint(module)})
+        opened = replace(self.segmenter, hookpoints={module: Hookpoint(module, self.segmenter.channels_first)})
         return self._replay(opened, module)
 
     def changed(self, hookpoint: str, change: Change) -> Logits:
-        """Logits with one activation changed ``[B K H W]``, bit for bit as a whole pass would give them."""
+        """Logits with one activation changed ``[B K D H W]``, bit for bit as a whole pass would give them."""
         return self.replay(hookpoint).logits(change)
 
     def activation(self, hookpoint: str) -> TokenGrid:
@@ -98,7 +98,7 @@ class Intervention:
         name: different for different interventions; not ``none``, the untouched network.
         n_parameters: numbers that were fitted or chosen on the target cohort.
         supervision: what of the target cohort they were chosen by.
-        predict: corrected logits ``[B K H W]`` of a seen batch; it leaves the segmenter as it found it. Gradients are
+        predict: corrected logits ``[B K D H W]`` of a seen batch; it leaves the segmenter as it found it. Gradients are
             off where it is judged; what needs them enables them.
         values: numbers that were fitted, by name; empty where none were.
     """
@@ -110,7 +110,7 @@ class Intervention:
     values: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     def logits(self, segmenter: Segmenter, images: Images) -> Logits:
-        """Corrected logits of images ``[B C H W]`` that are seen for this alone."""
+        """Corrected logits of images ``[B C D H W]`` that are seen for this alone."""
         with torch.no_grad():
             return self.predict(CachedBatch(segmenter, images))
 

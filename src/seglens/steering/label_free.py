@@ -242,7 +242,7 @@ def _hit_and_mass(logits: Logits, labels_now: Masks) -> Float[Tensor, "K 2"]:
     """Probability of each class summed over the region where it is said, and over everything."""
     p = logits.softmax(dim=1)
     hit = [p[:, label][labels_now == label].double().sum() for label in range(p.shape[1])]
-    return torch.stack([torch.stack(hit), p.double().sum((0, 2, 3))], dim=1)
+    return torch.stack([torch.stack(hit), p.double().sum((0, 2, 3, 4))], dim=1)
 
 
 Criterion = Callable[[Mapping[str, UnlabelledEvidence], UnlabelledEvidence], dict[str, float]]

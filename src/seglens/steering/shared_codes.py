@@ -29,7 +29,7 @@ class Contribution:
     """
 
     grid: TokenGrid
-    fires: Bool[Tensor, "B h w 1"]
+    fires: Bool[Tensor, "B d h w 1"]
 
 
 class SharedCodes:
@@ -135,4 +135,4 @@ def _part(grid: TokenGrid, tokens: Tensor, fires: Tensor) -> Contribution | None
         return None
     # empty_like keeps the layout of the network's own tensor: what is added to it is not transposed once an edit
     own = torch.empty_like(grid, dtype=tokens.dtype).copy_(tokens.view(grid.shape))
-    return Contribution(own, fires.view(*grid.shape[:3], 1))
+    return Contribution(own, fires.view(*grid.shape[:-1], 1))

@@ -42,7 +42,7 @@ class Style:
     quantiles: tuple[tuple[Quantiles | None, Quantiles | None], ...]
 
 
-def style_of(images: Images, lesions: Bool[Tensor, "B H W"]) -> Style:
+def style_of(images: Images, lesions: Bool[Tensor, "B D H W"]) -> Style:
     """The style of slices.
 
     Args:
@@ -71,8 +71,8 @@ def restyled(slices: SliceSet, own: Style, other: Style) -> SliceSet:
     inside = brains_of(images)
     gain = (other.amplitudes / own.amplitudes.clamp_min(1e-6)).clamp(*GAINS)
     gain[:, 0] = 1.0
-    spectrum = torch.fft.rfft2(images) * gain[:, _radii(images.shape[2], images.shape[3])]
-    filtered = torch.fft.irfft2(spectrum, s=images.shape[2:])
+    spectrum = torch.fft.rfft2(images) * gain[:, None, _radii(*images.shape[-2:])]
+    filtered = torch.fft.irfft2(spectrum, s=images.shape[-2:])
     result = torch.zeros_like(images)
     regions = (inside & (masks == 0), inside & (masks > 0))
     for number in range(images.shape[1]):
@@ -102,13 +102,13 @@ def with_random_contrast(slices: SliceSet, *, seed: int, spread: float = CONTRAS
     moves = torch.randn(len(images), images.shape[1], n_classes, generator=generator) * spread
     moves[:, :, 0] = 0
     places = torch.nn.functional.one_hot(masks.long(), n_classes).movedim(-1, 1).to(images.dtype)
-    soft = torch.nn.functional.avg_pool2d(places, 3, 1, 1)
-    moved = images + torch.einsum("bck,bkhw->bchw", moves, soft)
+    soft = torch.nn.functional.avg_pool2d(places.flatten(1, 2), 3, 1, 1).view(places.shape)
+    moved = images + torch.einsum("bck,bkdhw->bcdhw", moves, soft)
     moved = torch.where(brains_of(images)[:, None], moved, 0.0)
     return _with_images(slices, moved)
 
 
-def brains_of(images: Images) -> Bool[Tensor, "B H W"]:
+def brains_of(images: Images) -> Bool[Tensor, "B D H W"]:
     """Where a slice shows anything: normalised slices are exactly 0 outside the brain."""
     return (images != 0).any(dim=1)
 
@@ -156,10 +156,10 @@ def _radii(rows: int, columns: int) -> Tensor:
 
 
 def _amplitudes(images: Images) -> Float[Tensor, "C r"]:
-    radii = _radii(images.shape[2], images.shape[3]).flatten()
+    radii = _radii(*images.shape[-2:]).flatten()
     power = torch.zeros(images.shape[1], len(radii), dtype=torch.float64)
     for part in images.split(64):
-        power += torch.fft.rfft2(part).abs().double().square().sum(0).flatten(1)
+        power += torch.fft.rfft2(part).abs().double().square().sum((0, 2)).flatten(1)
     count = torch.bincount(radii).double()
     sums = torch.stack([torch.bincount(radii, weights=of_sequence) for of_sequence in power])
-    return (sums / count / max(1, len(images))).sqrt().float()
+    return (sums / count / max(1, len(images) * images.shape[2])).sqrt().float()

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from seglens.activations.replay import Replay
 from seglens.cohorts.slice_set import SliceSet
-from seglens.segmenters.segmenter import Segmenter, most_likely
+from seglens.segmenters.segmenter import Segmenter, most_likely, raw_logits
 from seglens.segmenters.substituted import Substituted
 from seglens.shapes import Images, Logits
 from seglens.steering.baselines import normalised_entropy
@@ -26,7 +26,7 @@ TENT_RATES = (1e-3, 1e-2)
 INTENSITY_GAINS = (0.9, 1.0, 1.1)
 COLLAPSE = 3.0
 
-UnlabelledLoss = Callable[[Logits, Bool[Tensor, "B H W"]], Float[Tensor, ""]]
+UnlabelledLoss = Callable[[Logits, Bool[Tensor, "B D H W"]], Float[Tensor, ""]]
 """A loss of logits and of where the brain is; no mask."""
 
 
@@ -91,7 +91,7 @@ def batch_statistics(segmenter: Segmenter, slices: SliceSet, *, batch_size: int 
     mixed = torch.randperm(len(slices), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         for rows in mixed.split(batch_size):
-            network(slices.images(rows.tolist()).to(segmenter.device))
+            raw_logits(network, slices.images(rows.tolist()).to(segmenter.device), segmenter.spatial_dims)
     values = {
         f"{name}.{own}": value
         for name, norm in norms.items()
@@ -208,7 +208,7 @@ def adapted_intervention(adjustable: Adjustable, values: Values, name: str) -> I
     return Intervention(name, adjustable.n_parameters, "label_free", lambda batch: adjustable.predict(batch, values))
 
 
-def entropy_loss(logits: Logits, brains: Bool[Tensor, "B H W"]) -> Float[Tensor, ""]:
+def entropy_loss(logits: Logits, brains: Bool[Tensor, "B D H W"]) -> Float[Tensor, ""]:
     """Mean entropy of the class probabilities inside the brain: TENT's loss."""
     return normalised_entropy(logits)[brains].mean()
 
@@ -223,7 +223,7 @@ def share_loss(shares: Float[Tensor, " K"], weight: float = 1.0) -> UnlabelledLo
         weight: factor of the second term.
     """
 
-    def loss(logits: Logits, brains: Bool[Tensor, "B H W"]) -> Float[Tensor, ""]:
+    def loss(logits: Logits, brains: Bool[Tensor, "B D H W"]) -> Float[Tensor, ""]:
         own = mean_probabilities(logits, brains).clamp_min(1e-6)
         wanted = shares.to(own).clamp_min(1e-6)
         return entropy_loss(logits, brains) + weight * (own * (own / wanted).log()).sum()
@@ -231,9 +231,9 @@ def share_loss(shares: Float[Tensor, " K"], weight: float = 1.0) -> UnlabelledLo
     return loss
 
 
-def mean_probabilities(logits: Logits, brains: Bool[Tensor, "B H W"]) -> Float[Tensor, " K"]:
+def mean_probabilities(logits: Logits, brains: Bool[Tensor, "B D H W"]) -> Float[Tensor, " K"]:
     """Mean class probabilities inside the brain."""
-    return (logits.softmax(dim=1) * brains[:, None]).sum((0, 2, 3)) / brains.sum().clamp_min(1)
+    return (logits.softmax(dim=1) * brains[:, None]).sum((0, 2, 3, 4)) / brains.sum().clamp_min(1)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 
 import polars as pl
 import torch
@@ -17,6 +18,7 @@ from seglens.diffing.bounds import BoundedSide, Side, bounded, bounds_table, of_
 from seglens.diffing.methods import alignment_methods
 from seglens.diffing.records import PairFigures, PairRecord
 from seglens.runtime.progress import Progress
+from seglens.shapes import Extent, grid_of
 from seglens.studies.settings import SegmenterSettings
 from seglens.studies.variants import REORDERED, RESEEDED, ROTATED
 
@@ -80,7 +82,7 @@ def compare(
     grid = common_grid(seen[0].grid, seen[1].grid)
     codes = seen[0].codes(source.lens.dictionary, grid), seen[1].codes(target.lens.dictionary, grid)
     n_slices = [len(slices) for slices in probes]
-    elsewhere = of_other_slices(codes[1], grid[0] * grid[1], n_slices)
+    elsewhere = of_other_slices(codes[1], prod(grid), n_slices)
     figures, functional = _by_function(codes, elsewhere)
     bounds: dict[str, list[float]] = {}
     progress(1, 3)
@@ -95,7 +97,7 @@ def compare(
         figures = replace(figures, function=weight_matched_function(alignment, *codes), **means)
         alignment.with_figures(**vars(figures)).with_notes(notes).write(draft)
         draft.save_table("methods", methods)
-        nulls = of_other_slices(codes[0], grid[0] * grid[1], n_slices), elsewhere
+        nulls = of_other_slices(codes[0], prod(grid), n_slices), elsewhere
         one, other = (
             BoundedSide(
                 Side(side.lens.dictionary, side.alive, own),
@@ -152,10 +154,10 @@ class Probed:
         hookpoint = side.lens.hookpoint
         grids = (grid.cpu() for slices in probes for _, grid in each_grid(side.lens.segmenter, slices, hookpoint))
         tokens = torch.cat(list(grids))
-        self.grid = (tokens.shape[1], tokens.shape[2])
-        self._tokens = tokens.flatten(0, 2)
+        self.grid = grid_of(tokens)
+        self._tokens = tokens.flatten(0, 3)
 
-    def codes(self, dictionary: SparseAutoencoder, grid: tuple[int, int]) -> Codes:
+    def codes(self, dictionary: SparseAutoencoder, grid: Extent) -> Codes:
         """Codes of the probe slices, slice after slice, pooled to a common grid."""
         from seglens.diffing.functional import pool_codes
 

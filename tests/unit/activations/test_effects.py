@@ -56,7 +56,7 @@ def test_ablating_what_matters_costs_dice_and_what_does_not_costs_nothing():
 
     # by hand: the mean of all tokens of all slices in the place of each
     model = segmenter()
-    mean = activations(model, "used", slices.images()).mean((0, 1, 2))
+    mean = activations(model, "used", slices.images()).mean((0, 1, 2, 3))
     with edit(model, "used", to_mean(mean.detach())):
         by_hand = evaluate(model, slices).summary().dice_pooled
     used = dict(effects.filter(pl.col("hookpoint") == "used").select("class", "dice_ablated").rows())
@@ -73,7 +73,7 @@ def test_equals_a_whole_pass_for_every_hookpoint(architecture, batch_size):
     before = evaluate(model, slices).summary().dice_pooled
     for name in model.hookpoints:
         with torch.no_grad():
-            mean = activations(model, name, slices.images()).mean((0, 1, 2))
+            mean = activations(model, name, slices.images()).mean((0, 1, 2, 3))
         with edit(model, name, to_mean(mean)):
             ablated = evaluate(model, slices).summary().dice_pooled
         for row in effects.filter(pl.col("hookpoint") == name).to_dicts():

@@ -35,7 +35,7 @@ def slices_of(n=11, sequences=("T1",)):
 def by_hand(slices):
     network = segmenter().network
     with torch.no_grad():
-        return rearrange(network[1](network[0](slices.images())), "B d h w -> B h w d")
+        return rearrange(network[1](network[0](slices.images()[:, :, 0])), "B c h w -> B 1 h w c")
 
 
 @pytest.mark.parametrize("shard_bytes", [1, 10_000, 2**26])
@@ -152,7 +152,7 @@ def test_memory_is_given_from_shard_to_shard_only_where_nobody_keeps_it(monkeypa
 def test_activations_that_are_not_finite_name_the_slice_and_nothing_is_stored(tmp_path):
     model, slices = segmenter(), slices_of()
     images = slices.images()
-    images[6, 0, 3, 3] = float("nan")
+    images[6, 0, 0, 3, 3] = float("nan")
     bad = SliceSet.from_tensors(
         images, slices.masks(), slices.brains(), slices.index, name="bad", sequences=("T1",), labels=LABELS
     )

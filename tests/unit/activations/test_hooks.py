@@ -13,7 +13,7 @@ from seglens.segmenters.architectures import build_segmenter
 from seglens.segmenters.segmenter import Hookpoint, Segmenter
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
-IMAGES = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randn(2, 1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 def ours(seed=0):
@@ -56,17 +56,17 @@ def test_an_edit_reaches_the_next_stage_and_the_decoder(make, passes_before, sta
     segmenter = make()
     with torch.no_grad():
         for _ in range(passes_before):
-            segmenter.network(IMAGES)
+            segmenter.network(IMAGES[:, :, 0])
         with edit(segmenter, stage, shift):
-            edited = segmenter.network(IMAGES, output_hidden_states=True)
-        by_hand = stage_by_stage(make(), IMAGES, stage, shift)
+            edited = segmenter.network(IMAGES[:, :, 0], output_hidden_states=True)
+        by_hand = stage_by_stage(make(), IMAGES[:, :, 0], stage, shift)
     assert torch.equal(edited.logits, by_hand)
     assert torch.equal(edited.hidden_states[STAGES.index(stage)], segmenter_state(make(), stage))
 
 
 def segmenter_state(segmenter, stage):
     """The edited activation, by hand."""
-    hidden = IMAGES
+    hidden = IMAGES[:, :, 0]
     with torch.no_grad():
         for number, module in enumerate(segmenter.network.segformer.stages):
             hidden = module.forward(hidden)
@@ -79,12 +79,12 @@ def test_a_hook_registered_last_would_not_reach_the_decoder():
     """The trap itself: without it, this module's order of hooks would have no reason."""
     segmenter = raw()
     with torch.no_grad():
-        segmenter.network(IMAGES)
+        segmenter.network(IMAGES[:, :, 0])
         handle = segmenter.module_at("stage2").register_forward_hook(lambda _module, _inputs, output: output * 0)
-        late = segmenter.network(IMAGES, output_hidden_states=True)
+        late = segmenter.network(IMAGES[:, :, 0], output_hidden_states=True)
         handle.remove()
         with edit(segmenter, "stage2", torch.zeros_like):
-            edited = segmenter.network(IMAGES, output_hidden_states=True)
+            edited = segmenter.network(IMAGES[:, :, 0], output_hidden_states=True)
     assert not torch.equal(late.hidden_states[1], torch.zeros_like(late.hidden_states[1]))
     assert torch.equal(edited.hidden_states[1], torch.zeros_like(edited.hidden_states[1]))
 
@@ -238,14 +238,14 @@ def of_layout(inner, place):
 
 @pytest.mark.parametrize(("inner", "place"), LAYOUTS)
 def test_layouts(inner, place):
-    segmenter, images = of_layout(inner, place), torch.randn(2, 3, 8, 8)
+    segmenter, images = of_layout(inner, place), torch.randn(2, 3, 1, 8, 8)
     with capture(segmenter, "here") as seen:
         assert torch.equal(segmenter.logits(images), images)
-    tokens = rearrange(images, "B C H W -> B H W C")
+    tokens = rearrange(images, "B C D H W -> B D H W C")
     assert torch.equal(seen.tokens, tokens)
     assert seen.tokens.is_contiguous()
     with edit(segmenter, "here", shift):
-        expected = rearrange(shift(tokens), "B H W C -> B C H W")
+        expected = rearrange(shift(tokens), "B D H W C -> B C D H W")
         assert torch.equal(segmenter.logits(images), expected)
     with edit(segmenter, "here", lambda tokens: tokens):
         assert torch.equal(segmenter.logits(images), images)
@@ -265,7 +265,7 @@ def test_layouts(inner, place):
 def test_an_output_that_is_not_as_declared_is_refused(inner, place, message):
     segmenter = of_layout(inner, place)
     with pytest.raises(ValueError, match=message), capture(segmenter, "here"):
-        segmenter.logits(torch.randn(2, 3, 8, 8))
+        segmenter.logits(torch.randn(2, 3, 1, 8, 8))
 
 
 def test_positions_that_are_no_square_are_refused():
@@ -274,16 +274,16 @@ def test_positions_that_are_no_square_are_refused():
         pytest.raises(ValueError, match=r"80 positions are not a square grid \(a class token"),
         edit(segmenter, "here", shift),
     ):
-        segmenter.logits(torch.randn(2, 3, 8, 10))
+        segmenter.logits(torch.randn(2, 3, 1, 8, 10))
 
 
 def test_a_later_in_place_change_does_not_reach_what_was_captured():
     network = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(inplace=True))
     segmenter = Segmenter.wrap(network, sequences=("T1",), labels=LABELS, hookpoints={"here": "0"}, size=8)
-    images = torch.randn(1, 1, 8, 8)
+    images = torch.randn(1, 1, 1, 8, 8)
     with torch.no_grad(), capture(segmenter, "here") as seen:
         segmenter.logits(images)
-    assert torch.equal(rearrange(seen.tokens, "B h w d -> B d h w"), network[0](images))
+    assert torch.equal(rearrange(seen.tokens, "B 1 h w c -> B c h w"), network[0](images[:, :, 0]))
     assert bool((seen.tokens < 0).any())
 
 
@@ -308,7 +308,7 @@ def test_other_mistakes_are_said():
 def test_several_hookpoints_of_one_pass_are_those_of_one_each():
     segmenter = ours()
     with torch.no_grad(), edit(segmenter, "stage1", shift):
-        segmenter.network(IMAGES)  # transformers installs its own hooks
+        segmenter.network(IMAGES[:, :, 0])  # transformers installs its own hooks
         before = n_hooks(segmenter)
         together = activations_at(segmenter, ["stage3", "stage1", "stage2"], IMAGES)
         assert n_hooks(segmenter) == before
@@ -328,4 +328,4 @@ def test_of_several_hookpoints_the_one_that_no_pass_reaches_is_named():
     places = {"used": "used", "aside": "aside"}
     segmenter = Segmenter.wrap(Aside(), sequences=("T1",), labels=LABELS, hookpoints=places, size=8)
     with pytest.raises(ValueError, match="hookpoint 'aside': its module 'aside' did not run in a forward pass"):
-        activations_at(segmenter, ["used", "aside"], torch.zeros(1, 1, 8, 8))
+        activations_at(segmenter, ["used", "aside"], torch.zeros(1, 1, 1, 8, 8))

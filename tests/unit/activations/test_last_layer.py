@@ -7,7 +7,7 @@ from seglens.segmenters.architectures import build_segmenter
 from seglens.segmenters.segmenter import Segmenter
 
 LABELS = {0: "background", 1: "edema"}
-IMAGES = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randn(2, 1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(

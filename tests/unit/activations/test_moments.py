@@ -14,7 +14,7 @@ def shards_of(shape, per_shard, dtype=torch.float32):
 
 def by_the_book(shards, length):
     """Fresh float64 copies of every chunk, added one after the other."""
-    tokens = [shard.grids(torch.arange(len(shard))).flatten(0, 2) for shard in shards]
+    tokens = [shard.grids(torch.arange(len(shard))).flatten(0, 3) for shard in shards]
     total = sum(part.double().sum(0) for own in tokens for part in own.split(length))
     n = sum(map(len, tokens))
     centre = (total / n).float()
@@ -25,7 +25,7 @@ def by_the_book(shards, length):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int8])
-@pytest.mark.parametrize("shape", [((7, 3, 4, 5), 3), ((1, 1, 1, 1), 1), ((4, 8, 8, 16), 4)])
+@pytest.mark.parametrize("shape", [((7, 1, 3, 4, 5), 3), ((1, 1, 1, 1, 1), 1), ((4, 2, 8, 4, 16), 4)])
 @pytest.mark.parametrize("chunk", [1, 10, 2**16])
 def test_centre_and_scale_are_those_of_fresh_copies_bit_for_bit(monkeypatch, dtype, shape, chunk):
     monkeypatch.setattr(moments, "CHUNK_TOKENS", chunk)
@@ -42,14 +42,14 @@ def test_centre_and_scale_are_those_of_fresh_copies_bit_for_bit(monkeypatch, dty
 
 def test_long_tokens_have_short_chunks(monkeypatch):
     monkeypatch.setattr(moments, "CHUNK_ELEMENTS", 40)
-    (shard,) = shards_of((5, 2, 2, 16), 5)
+    (shard,) = shards_of((5, 1, 2, 2, 16), 5)
     assert [len(chunk) for chunk in Chunks().of(shard)] == [2] * 10
-    (wide,) = shards_of((3, 1, 1, 50), 3)
+    (wide,) = shards_of((3, 1, 1, 1, 50), 3)
     assert [len(chunk) for chunk in Chunks().of(wide)] == [1, 1, 1]
 
 
 def test_scale_makes_the_mean_square_one():
-    shards = shards_of((7, 3, 4, 5), 3)
+    shards = shards_of((7, 1, 3, 4, 5), 3)
     _, energy, n = by_the_book(shards, 10)
     assert n == 84
     assert scale_of(energy, 84, 5) == (5 / (energy / 84)) ** 0.5
@@ -57,7 +57,7 @@ def test_scale_makes_the_mean_square_one():
 
 
 def test_squared_error_is_that_of_the_difference():
-    grids = torch.randn(6, 3, 2, 5, generator=torch.Generator().manual_seed(1))
+    grids = torch.randn(6, 2, 3, 2, 5, generator=torch.Generator().manual_seed(1))
     for dtype in (torch.float16, torch.bfloat16, torch.int8):
         shard = as_shard(grids, dtype)
         kept = shard.grids(torch.arange(6))

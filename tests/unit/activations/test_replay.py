@@ -66,7 +66,7 @@ def scaled(grid):
 
 
 def images(channels, size, count=3):
-    return torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(1))
+    return torch.randn(count, channels, 1, size, size, generator=torch.Generator().manual_seed(1))
 
 
 def full(segmenter, hookpoint, batch, change):
@@ -177,7 +177,7 @@ def test_a_network_that_takes_another_path_replays_only_what_comes_before():
     replay.record(images(1, 16) / 100)
     assert replay.exact
     assert replay.replayed_modules == ["here"]
-    for change in (scaled, lambda grid: grid + torch.arange(16.0).view(1, 16, 1, 1)):
+    for change in (scaled, lambda grid: grid + torch.arange(16.0).view(1, 1, 16, 1, 1)):
         assert torch.equal(replay.logits(change), full(segmenter, "here", images(1, 16) / 100, change))
 
 

@@ -12,8 +12,8 @@ def batches(n_slices, tokens_in_slice, *, block, batch_size, seed=0, first=0, re
         if read is not None:
             read.append((start, stop))
         rows = torch.arange(start, stop).float()
-        grid = torch.empty(stop - start, tokens_in_slice, 1, 2)
-        grid[..., 0] = rows[:, None, None]
+        grid = torch.empty(stop - start, 1, tokens_in_slice, 1, 2)
+        grid[..., 0] = rows[:, None, None, None]
         grid[..., 1] = torch.arange(tokens_in_slice).float()[:, None]
         return grid
 

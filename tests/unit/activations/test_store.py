@@ -23,12 +23,26 @@ def store_of(values, per_shard=3, **changes):
 def test_a_token_knows_its_slice_row_and_column():
     values = grids()
     store = store_of(values)
-    assert (len(store), store.n_tokens, store.n_slices, store.grid, store.d_in) == (84, 84, 7, (3, 4), 5)
+    assert (len(store), store.n_tokens, store.n_slices, store.grid, store.d_in) == (84, 84, 7, (1, 3, 4), 5)
     rows = torch.tensor([83, 0, 12, 41, 12])
     expected = torch.stack([values[t // 12, (t % 12) // 4, t % 4] for t in rows.tolist()])
     assert torch.equal(store.tokens(rows), expected)
-    assert torch.equal(store.slice_tokens([6, 2]), values[[6, 2]])
-    assert torch.equal(store.slice_tokens(torch.tensor([1])), values[1:2])
+    assert torch.equal(store.slice_tokens([6, 2]), values[[6, 2]][:, None])
+    assert torch.equal(store.slice_tokens(torch.tensor([1])), values[1:2, None])
+
+
+def test_a_token_of_a_volume_knows_its_slice_too(tmp_path):
+    values = grids().view(7, 3, 2, 2, 5)
+    store = store_of(values)
+    assert (len(store), store.grid) == (84, (3, 2, 2))
+    rows = torch.tensor([83, 0, 12, 41])
+    expected = torch.stack([values[t // 12, t % 12 // 4, t % 4 // 2, t % 2] for t in rows.tolist()])
+    assert torch.equal(store.tokens(rows), expected)
+    with new_artifact(tmp_path / "store", kind=KIND, inputs={}) as draft:
+        store.write(draft)
+    read = ActivationStore.read(read_artifact(tmp_path / "store", KIND))
+    assert (read.grid, read.hash) == (store.grid, store.hash)
+    assert torch.equal(read.slice_tokens([6, 2]), values[[6, 2]])
 
 
 @pytest.mark.parametrize("per_shard", [1, 3, 7])
@@ -89,7 +103,7 @@ def test_a_store_of_one_token_and_of_one_slice():
     lone = store_of(grids(n=1))
     assert sum(map(len, lone.random_batches(5, torch.Generator()))) == 12
     assert lone.tokens(torch.zeros(0, dtype=torch.int64)).shape == (0, 5)
-    assert lone.slice_tokens([]).shape == (0, 3, 4, 5)
+    assert lone.slice_tokens([]).shape == (0, 1, 3, 4, 5)
 
 
 def test_a_rotated_store_has_the_same_spectrum_and_other_directions():
@@ -100,7 +114,7 @@ def test_a_rotated_store_has_the_same_spectrum_and_other_directions():
     flat = values.reshape(-1, 5)
     expected = (flat - store.centre) @ rotation + store.centre
     assert torch.allclose(torch.cat(list(rotated.batches(30))), expected, atol=1e-5)
-    assert torch.allclose(rotated.slice_tokens([2]), expected.view(7, 3, 4, 5)[2:3], atol=1e-5)
+    assert torch.allclose(rotated.slice_tokens([2]), expected.view(7, 1, 3, 4, 5)[2:3], atol=1e-5)
     assert torch.allclose(
         torch.linalg.svdvals(flat - store.centre), torch.linalg.svdvals(expected - store.centre), atol=1e-3
     )
@@ -145,7 +159,7 @@ def test_int8_tokens_are_written_and_read(tmp_path):
     assert read.quantisation_error == 1e-4
     every = torch.arange(84)
     assert torch.equal(read.tokens(every.flip(0)), narrow.tokens(every.flip(0)))
-    assert torch.equal(read.slice_tokens([6, 2]), read.tokens(every).view(7, 3, 4, 5)[[6, 2]])
+    assert torch.equal(read.slice_tokens([6, 2]), read.tokens(every).view(7, 1, 3, 4, 5)[[6, 2]])
     assert float((read.tokens(every) - store.tokens(every)).abs().max()) < 0.5001 * float(grids().abs().max()) / 127
 
 

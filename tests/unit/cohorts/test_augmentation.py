@@ -12,7 +12,7 @@ def batch(n: int = 16, channels: int = 4, size: int = 128) -> tuple[torch.Tensor
     brain = x**2 + y**2 < 0.5
     mask = (abs(x - 0.25) < 0.15) & (abs(y + 0.2) < 0.2) & brain
     image = torch.where(brain, x - y + 3.0 * mask + 0.05, 0.0)
-    return image.expand(n, channels, size, size).clone(), mask.to(torch.uint8).expand(n, size, size).clone()
+    return image.expand(n, channels, 1, size, size).clone(), mask.to(torch.uint8).expand(n, 1, size, size).clone()
 
 
 def test_the_generator_decides_everything_and_the_arguments_stay() -> None:
@@ -38,16 +38,16 @@ def test_masks_move_with_the_images() -> None:
         assert inside.mean() > outside.mean() + 1.0
         area = int(label.sum()) / int(masks[0].sum())
         assert 0.75 < area < 1.3
-    mirrored = sum(label.nonzero()[:, 1].float().mean() < 63.5 for label in labels)
+    mirrored = sum(label.nonzero()[:, 2].float().mean() < 63.5 for label in labels)
     assert 16 < mirrored < 48
-    assert all(label.nonzero()[:, 0].float().mean() < 63.5 for label in labels)  # never upside down
+    assert all(label.nonzero()[:, 1].float().mean() < 63.5 for label in labels)  # never upside down
 
 
 def test_outside_the_brain_stays_zero_and_everything_is_finite() -> None:
     images, masks = batch()
     moved, _ = augment(images, masks, torch.Generator().manual_seed(1))
-    assert (moved[:, :, 0, 0] == 0).all()
-    assert (moved[:, :, 60:68, 60:68] != 0).all()
+    assert (moved[..., 0, 0] == 0).all()
+    assert (moved[..., 60:68, 60:68] != 0).all()
     assert torch.isfinite(moved).all()
     empty, labels = augment(torch.zeros_like(images), torch.zeros_like(masks), torch.Generator().manual_seed(1))
     assert not empty.any()
@@ -55,11 +55,11 @@ def test_outside_the_brain_stays_zero_and_everything_is_finite() -> None:
 
 
 def test_an_oblong_slice_is_turned_without_shear() -> None:
-    images = torch.zeros(32, 1, 60, 120)
-    images[:, :, 20:40, 50:70] = 1
+    images = torch.zeros(32, 1, 1, 60, 120)
+    images[..., 20:40, 50:70] = 1
     labels = augment(images, images[:, 0].to(torch.uint8), torch.Generator().manual_seed(2))[1]
     for label in labels:
-        rows, columns = label.nonzero().float().unbind(1)
+        _, rows, columns = label.nonzero().float().unbind(1)
         # a square stays a square: the two spreads agree whatever the angle
         assert abs(rows.std() / columns.std() - 1) < 0.06
 

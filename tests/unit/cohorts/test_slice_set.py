@@ -43,7 +43,7 @@ def test_the_index_is_completed_and_typed() -> None:
     assert slices.index["position"].to_list() == [0, 1, 2, 3, 0, 1]
     assert slices.index["row"].to_list() == slices.index["origin"].to_list() == list(range(6))
     assert slices.index["patient"].to_list() == slices.index["case"].to_list()
-    assert slices.size == (16, 12)
+    assert slices.size == (1, 16, 12)
     assert "site" in make(2, site=["a", "b"]).index.columns
     with pytest.raises(ValueError, match="needs at least 'case'"):
         slice_set.complete_index(pl.DataFrame({"patient": ["p"]}))
@@ -57,7 +57,7 @@ def test_rows_come_in_the_order_asked_for(rows: list[int] | torch.Tensor | None,
     assert [len(shard) for shard in read.shards] == [4, 4, 3]
     wanted = list(range(11)) if rows is None else [int(row) for row in rows]
     for some in (slices, read):
-        assert some.images(rows).shape == (len(wanted), 2, 16, 12)
+        assert some.images(rows).shape == (len(wanted), 2, 1, 16, 12)
         for place, row in enumerate(wanted):
             assert torch.equal(some.images(rows)[place], slices.shards[0].images[row])
             assert torch.equal(some.masks(rows)[place], slices.shards[0].masks[row])

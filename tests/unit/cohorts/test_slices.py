@@ -40,13 +40,13 @@ def test_slices_are_radiological_and_normalised(adults, head) -> None:
     for row, z in zip(rows["row"], rows["position"], strict=True):
         window = np.zeros((28, 28))
         window[:, 2:26] = normal[:, :, z].T
-        np.testing.assert_allclose(slices.images([row])[0, 0].numpy(), window, atol=1e-4)
+        np.testing.assert_allclose(slices.images([row])[0, 0, 0].numpy(), window, atol=1e-4)
         labels = np.zeros((28, 28), int)
         labels[:, 2:26] = np.where(mask == 4, 3, mask)[:, :, z].T
-        np.testing.assert_array_equal(slices.masks([row])[0].numpy(), labels)
+        np.testing.assert_array_equal(slices.masks([row])[0, 0].numpy(), labels)
     lesion = (slices.masks() > 0).nonzero().float()
-    assert lesion[:, 1].mean() < 13  # in front: upper rows
-    assert lesion[:, 2].mean() > 15  # the patient's left: right columns
+    assert lesion[:, 2].mean() < 13  # in front: upper rows
+    assert lesion[:, 3].mean() > 15  # the patient's left: right columns
     assert set(slices.index["spacing_row_mm"]) == {1.0}
 
 
@@ -197,7 +197,7 @@ def test_pictures_of_differing_size_are_normalised_as_one_volume(tmp_path: Path,
     assert slices.index["spacing_row_mm"].null_count() == 3  # a picture does not say how large its pixels are
     inside = np.concatenate([image[image > 0].astype(float) for image in pixels.values()])
     expected = np.where(pixels[12] > 0, (pixels[12] - inside.mean()) / inside.std(), 0)
-    np.testing.assert_allclose(slices.images([2])[0, 0].numpy(), expected, atol=1e-4)
+    np.testing.assert_allclose(slices.images([2])[0, 0, 0].numpy(), expected, atol=1e-4)
     assert (slices.masks() == 1).flatten(1).any(1).all()
 
 
@@ -226,7 +226,7 @@ def test_the_foreground_rule_is_settled_for_the_cohort(adults, write_nifti, head
     slices = prepare_slices(adults, T1)
     assert slices.preprocessing == replace(T1, foreground="none")
     # 24 columns are padded to 28 and brought to 16: what is left of the padding is no foreground, all else is
-    assert slices.brains()[:, :, 2:-2].all()
+    assert slices.brains()[..., 2:-2].all()
     named = prepare_slices(adults, replace(T1, foreground="nonzero"))
     assert named.preprocessing == replace(T1, foreground="nonzero")
     assert named.images()[slices.brains()[:, None] & ~named.brains()[:, None]].eq(0).all()

@@ -26,7 +26,7 @@ def segmenter(slices):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 4, 4, stride=4), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(4, 3, 1))
     with torch.no_grad():  # half of the cells become background
-        logits = network(slices.images())
+        logits = network(slices.images()[:, :, 0])
         network[3].bias[0] += (logits[:, 1:].max(1).values - logits[:, 0]).median()
     places = {"fine": "0", "coarse": "2"}
     return Segmenter.wrap(network, sequences=("T1",), labels=LABELS, hookpoints=places, size=32)
@@ -74,7 +74,7 @@ def by_hand(lens, slices, units):
         mass, peak, fired, counted = [0.0] * m, [0.0] * m, [0.0] * m, 0.0
         for row, pixels in unit:
             with torch.no_grad():
-                grid = activations(lens.segmenter, lens.hookpoint, slices.images([row]))[0]
+                grid = activations(lens.segmenter, lens.hookpoint, slices.images([row]))[0, 0]
             cell = 32 // len(grid)
             for r in range(len(grid)):
                 for c in range(len(grid)):
@@ -118,12 +118,12 @@ def test_units_of_whole_slices_are_loops(by, lenses, slices):
 def test_components_are_those_of_a_flood_fill(lenses, segmenter, slices):
     table = latent_table(lenses, slices, by="component", batch_size=4)
     predicted = segmenter.predict(slices.images())
-    expected = [(row, pixels) for row in range(6) for pixels in flooded(predicted[row])]
+    expected = [(row, pixels) for row in range(6) for pixels in flooded(predicted[row, 0])]
     assert len(expected) > 6
     assert table.units["row"].to_list() == [row for row, _ in expected]
     assert table.units["pixels"].to_list() == [len(pixels) for _, pixels in expected]
     for described, (row, pixels) in zip(table.units.to_dicts(), expected, strict=True):
-        said = [int(predicted[row][pixel]) for pixel in pixels]
+        said = [int(predicted[row, 0][pixel]) for pixel in pixels]
         assert described["label"] == max(LABELS, key=lambda label: (said.count(label), -label))
         assert described["patient"] == INDEX["patient"][row]
     compare(table, lenses, slices, [[unit] for unit in expected])

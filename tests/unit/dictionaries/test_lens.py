@@ -51,9 +51,9 @@ def test_views_are_activations_and_their_codes_in_order(segmenter, slices):
         assert torch.equal(view.images, slices.images(view.rows))
         with torch.no_grad():
             assert torch.equal(view.tokens, activations(segmenter, "first", view.images))
-        codes = lens.dictionary.encode(view.tokens.flatten(0, 2)).to_dense()
+        codes = lens.dictionary.encode(view.tokens.flatten(0, 3)).to_dense()
         assert torch.equal(view.codes.to_dense(), codes)
-        assert view.grid == (4, 4)
+        assert view.grid == (1, 4, 4)
         torch.testing.assert_close(view.mass(), codes.view(len(view.rows), 16, 12).sum(1))
 
 

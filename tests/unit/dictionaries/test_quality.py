@@ -35,7 +35,7 @@ def segmenter():
 @pytest.fixture(scope="module")
 def slices(segmenter):
     """Masks are what the network predicts, so that its own Dice is 1."""
-    images = torch.randn(6, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    images = torch.randn(6, 1, 1, 16, 16, generator=torch.Generator().manual_seed(1))
     names = [f"p{i}" for i in range(6)]
     index = pl.DataFrame(
         {
@@ -49,7 +49,7 @@ def slices(segmenter):
             "split": ["test"] * 6,
         }
     )
-    brains = torch.ones(6, 16, 16, dtype=torch.bool)
+    brains = torch.ones(6, 1, 16, 16, dtype=torch.bool)
     masks = segmenter.predict(images)
     return SliceSet.from_tensors(images, masks, brains, index, name="tiny", sequences=("T1",), labels=LABELS)
 

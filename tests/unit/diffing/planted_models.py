@@ -1,12 +1,13 @@
 """Activations of made-up models: sparse factors, some in every model, some in one only."""
 
 from collections.abc import Mapping
+from math import prod
 
 import torch
 
 from seglens.activations.store import ActivationStore
 
-GRID = (8, 8)
+GRID = (1, 8, 8)
 
 
 def store(grids, *, name="model", slices="slices", index=None):
@@ -30,7 +31,7 @@ def planted_models(
         The stores by model, the strengths of all factors [n factors], and in which models each is [factors models].
     """
     strengths_of = torch.Generator().manual_seed(seed)
-    n = n_slices * GRID[0] * GRID[1]
+    n = n_slices * prod(GRID)
 
     def strengths(count):
         on = torch.rand(n, count, generator=strengths_of) < 0.05

@@ -168,9 +168,9 @@ def test_a_damaged_artifact_is_refused(brief, tmp_path):
 
 
 def test_a_finer_grid_is_averaged_to_the_common_one():
-    grids = torch.randn(5, 8, 8, 3, generator=torch.Generator().manual_seed(0))
-    expected = torch.nn.functional.avg_pool2d(grids.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
-    torch.testing.assert_close(pooled_grids(grids, (4, 4)), expected)
+    grids = torch.randn(5, 2, 8, 8, 3, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.avg_pool3d(grids.movedim(-1, 1), 2).movedim(1, -1)
+    torch.testing.assert_close(pooled_grids(grids, (1, 4, 4)), expected)
     coarse = store(torch.randn(5, 4, 4, 6, generator=torch.Generator().manual_seed(1)))
     common = on_common_grid({"fine": store(grids), "coarse": coarse})
     assert common["coarse"] is coarse

@@ -1,3 +1,5 @@
+from math import prod
+
 import polars as pl
 import pytest
 import torch
@@ -24,7 +26,7 @@ def by_hand(rows, *, threshold=0.2):
 def two_models(shared_truth, *, noise=0.05, seed=0, index=None):
     """Strengths of three factors, channel by channel in a; b holds those of `shared_truth`, in channels of its own."""
     generator = torch.Generator().manual_seed(seed)
-    n = N_SLICES * GRID[0] * GRID[1]
+    n = N_SLICES * prod(GRID)
     strengths = (torch.rand(n, 3, generator=generator) < 0.1) * (1 + torch.rand(n, 3, generator=generator))
     a, b = (noise * torch.randn(n, 6, generator=generator) for _ in range(2))
     a[:, :3] += strengths
@@ -61,7 +63,7 @@ def test_scaling_agrees_between_halves_of_patients_only():
     own = models["a"].slice_tokens(range(N_SLICES))
     other = models["b"].slice_tokens(range(N_SLICES))
     sign = torch.tensor([1.0 if number // 5 % 2 else -1.0 for number in range(N_SLICES)])
-    other[..., 3] += sign[:, None, None] * own[..., 0]  # in half of the patients the opposite of the other half
+    other[..., 3] += sign.view(-1, 1, 1, 1) * own[..., 0]  # in half of the patients the opposite of the other half
     models["b"] = store(other, name="b", index=index)
     evaluated = evaluate_crosscoder(by_hand(torch.stack([row((0, 1.0), (3, 0.0))])), models)
     assert float(evaluated.scaled_norms[0, 1]) == 0
@@ -76,7 +78,7 @@ def test_halves_agree_on_what_is_one_patients_own_where_his_renderings_are_in_bo
     models = two_models([0.0, 0.0, 0.0], index=index)
     own, other = (models[name].slice_tokens(range(N_SLICES)) for name in "ab")
     effect = torch.tensor([-0.5 if number % 2 else 1.0 for number in numbers])
-    other[..., 3] += effect[:, None, None] * own[..., 0]
+    other[..., 3] += effect.view(-1, 1, 1, 1) * own[..., 0]
     models["b"] = store(other, name="b", index=index)
     evaluated = evaluate_crosscoder(by_hand(torch.stack([row((0, 1.0), (3, 0.0))])), models)
     assert float(evaluated.scaled_norms[0, 1]) == pytest.approx(scaled, abs=0.15 if told_apart else 0)

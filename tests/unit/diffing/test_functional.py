@@ -1,4 +1,5 @@
 from itertools import permutations
+from math import prod
 
 import numpy as np
 import polars as pl
@@ -99,23 +100,33 @@ def test_overlap_of_firing_counts_tokens_where_both_fire_among_those_where_one_d
         firing_overlap(Codes.from_dense(a), Codes.from_dense(b[:3]), *pairs)
 
 
-@pytest.mark.parametrize(("grid", "to"), [((4, 6), (2, 3)), ((5, 4), (3, 2)), ((4, 4), (4, 1)), ((3, 3), (3, 3))])
+@pytest.mark.parametrize(
+    ("grid", "to"),
+    [
+        ((1, 4, 6), (1, 2, 3)),
+        ((1, 5, 4), (1, 3, 2)),
+        ((1, 4, 4), (1, 4, 1)),
+        ((1, 3, 3), (1, 3, 3)),
+        ((4, 2, 3), (2, 2, 1)),
+        ((3, 2, 5), (2, 1, 2)),
+    ],
+)
 def test_pooling_codes_equals_averaging_areas(grid, to):
-    z = random_codes(2 * grid[0] * grid[1], 3, 6)
+    z = random_codes(2 * prod(grid), 3, 6)
     got = pool_codes(Codes.from_dense(z), grid, to)
     fine = z.view(2, *grid, 3)
     # every cell is cut into to x to equal pieces, and each coarse token averages the pieces it holds
-    pieces = fine.repeat_interleave(to[0], 1).repeat_interleave(to[1], 2)
-    expected = pieces.view(2, to[0], grid[0], to[1], grid[1], 3).mean((2, 4))
+    pieces = fine.repeat_interleave(to[0], 1).repeat_interleave(to[1], 2).repeat_interleave(to[2], 3)
+    expected = pieces.view(2, to[0], grid[0], to[1], grid[1], to[2], grid[2], 3).mean((2, 4, 6))
     torch.testing.assert_close(got.to_dense().view(2, *to, 3), expected)
     assert all((got.latents[a:b].diff() > 0).all() for a, b in zip(got.offsets[:-1], got.offsets[1:], strict=True))
 
 
 def test_different_grids_become_comparable():
     z = random_codes(3 * 16, 4, 7)
-    coarse = pool_codes(Codes.from_dense(z), (4, 4), (2, 2))
-    assert common_grid((4, 4), (2, 8)) == (2, 4)
-    found = functional_alignment(coarse, pool_codes(Codes.from_dense(z[:, [2, 0, 3, 1]]), (4, 4), (2, 2)))
+    coarse = pool_codes(Codes.from_dense(z), (1, 4, 4), (1, 2, 2))
+    assert common_grid((1, 4, 4), (3, 2, 8)) == (1, 2, 4)
+    found = functional_alignment(coarse, pool_codes(Codes.from_dense(z[:, [2, 0, 3, 1]]), (1, 4, 4), (1, 2, 2)))
     assert found.pairs["target_latent"].to_list() == [1, 3, 0, 2]
 
 
@@ -125,6 +136,6 @@ def test_refusals():
         functional_alignment(a, b)
     with pytest.raises(ValueError, match="12 and of 8 tokens"):
         pair_correlations(a, b, torch.tensor([0]), torch.tensor([0]))
-    for grid, to in (((3, 3), (1, 1)), ((3, 4), (4, 4))):
+    for grid, to in (((1, 3, 3), (1, 1, 1)), ((1, 3, 4), (1, 4, 4)), ((1, 3, 4), (2, 3, 4))):
         with pytest.raises(ValueError, match="12 tokens"):
             pool_codes(a, grid, to)

@@ -36,8 +36,8 @@ def test_a_null_stands_in_the_original_s_place_and_follows_its_seed(null):
 
 
 def test_permuted_tokens_are_the_same_tokens_elsewhere():
-    original = grids(store()).flatten(0, 2)
-    made = grids(permuted_tokens(store())).flatten(0, 2)
+    original = grids(store()).flatten(0, 3)
+    made = grids(permuted_tokens(store())).flatten(0, 3)
     assert torch.equal(made.sort(0).values, original.sort(0).values)
     assert (made == original).all(1).float().mean() < 0.1
 
@@ -66,8 +66,8 @@ def test_a_patient_with_most_of_the_slices_is_refused():
 
 def test_white_noise_has_no_direction_of_its_own():
     original = store(200, index=None)
-    noise = grids(white_noise(original)).flatten(0, 2)
+    noise = grids(white_noise(original)).flatten(0, 3)
     covariance = torch.cov(noise.T)
-    expected = torch.cov(grids(original).flatten(0, 2).T).trace() / 5
+    expected = torch.cov(grids(original).flatten(0, 3).T).trace() / 5
     torch.testing.assert_close(covariance, expected * torch.eye(5), atol=0.1 * float(expected), rtol=0)
     torch.testing.assert_close(noise.mean(0), original.centre, atol=0.3, rtol=0)

@@ -276,7 +276,7 @@ def test_an_untrained_twin_has_as_many_active_latents():
     segmenter, dictionary = seen_through()
     slices = cohort("own", 0, 40, 0.0)
     untrained = untrained_like(dictionary, segmenter, slices)
-    tokens = slices.images().permute(0, 2, 3, 1).reshape(-1, 2)
+    tokens = slices.images().movedim(1, -1).reshape(-1, 2)
     assert untrained.encode(tokens).l0 == pytest.approx(dictionary.k, rel=0.05)
     assert not torch.equal(untrained.W_dec, dictionary.W_dec)
     assert torch.equal(untrained.centre, dictionary.centre)

@@ -14,7 +14,7 @@ def folder(tmp_path_factory):
 
 def test_drawn_faces_are_read_back_as_19_classes_in_three_colours(folder):
     slices = read_faces(folder, 64, most=100)
-    assert (len(slices), slices.size) == (6, (64, 64))
+    assert (len(slices), slices.size) == (6, (1, 64, 64))
     assert tuple(slices.sequences) == ("red", "green", "blue")
     assert len(slices.labels) == 19
     seen = {LABELS[value] for value in slices.masks().unique().tolist()}
@@ -44,8 +44,8 @@ def test_a_later_part_lies_on_an_earlier_one(tmp_path):
     Image.fromarray(whole).save(masks / "02001_skin.png")
     Image.fromarray(right).save(masks / "02001_hat.png")
     (mask,) = read_faces(tmp_path, 32, most=1).masks()
-    assert (mask[:, :16] == PARTS.index("skin") + 1).all()
-    assert (mask[:, 16:] == PARTS.index("hat") + 1).all()
+    assert (mask[..., :16] == PARTS.index("skin") + 1).all()
+    assert (mask[..., 16:] == PARTS.index("hat") + 1).all()
 
 
 def test_what_is_no_such_folder_is_refused(tmp_path):

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from math import prod
 
 import polars as pl
 import pytest
@@ -74,12 +75,12 @@ def test_activations_are_averaged_to_the_common_grid_and_name_patients(study):
     kept, names = ActivationCache(study), ("squares", "unet")
     grid = kept.common_grid(names)
     assert grid == min(kept.grid("squares"), kept.grid("unet")) != max(kept.grid("squares"), kept.grid("unet"))
-    stores = kept.stores(names, kept.cohorts(names), "test", grid=grid, most_tokens=4 * grid[0] * grid[1])
+    stores = kept.stores(names, kept.cohorts(names), "test", grid=grid, most_tokens=4 * prod(grid))
     slices = study.own_slices("unet", "test").select([0, 2, 4, 6])
     with torch.no_grad():
         raw = activations(study.segmenter("unet"), study.hookpoint("unet"), slices.images())
-    weights = torch.from_numpy(area_weights(raw.shape[1], grid[0]).toarray()).float()
-    expected = torch.einsum("bhwd,yh,xw->byxd", raw, weights, weights)
+    weights = torch.from_numpy(area_weights(raw.shape[2], grid[1]).toarray()).float()
+    expected = torch.einsum("bzhwd,yh,xw->bzyxd", raw, weights, weights)
     torch.testing.assert_close(stores["unet"].slice_tokens(range(4)), expected, rtol=1e-4, atol=1e-5)
     assert stores["unet"].index["patient"].to_list() == slices.index["patient"].to_list()
     assert stores["unet"].slices_hash == stores["squares"].slices_hash

@@ -57,16 +57,16 @@ def test_responses_are_by_region_and_leave_out_who_has_no_lesion() -> None:
     slices = _slices("some", ["b", "a", "c"], lesion_of={"a", "b"})
     dense = torch.zeros(12, 2)
     dense[0, 0], dense[5, 1] = 3.0, 6.0  # the lesion of b, and a token elsewhere in a
-    found = responses_of(Codes.from_dense(dense), slices, (2, 2))
+    found = responses_of(Codes.from_dense(dense), slices, (1, 2, 2))
     assert (found.patients, found.regions) == (("a", "b"), ("lesion", "rest"))
     assert found.values.tolist() == [[[0, 0], [0, 2]], [[3, 0], [0, 0]]]
 
 
 def test_patients_are_paired_by_name() -> None:
     off = responses_of(
-        Codes.from_dense(torch.ones(12, 2)), _slices("off", ["a", "b", "c"], lesion_of=set("abc")), (2, 2)
+        Codes.from_dense(torch.ones(12, 2)), _slices("off", ["a", "b", "c"], lesion_of=set("abc")), (1, 2, 2)
     )
-    on = responses_of(Codes.from_dense(torch.ones(8, 2)), _slices("on", ["c", "a"], lesion_of=set("ac")), (2, 2))
+    on = responses_of(Codes.from_dense(torch.ones(8, 2)), _slices("on", ["c", "a"], lesion_of=set("ac")), (1, 2, 2))
     assert [side.patients for side in paired(off, on)] == [("a", "c"), ("a", "c")]
 
 

@@ -108,9 +108,9 @@ def test_headlines_name_the_edit_that_keeps_most_and_never_a_baseline(known):
 def world():
     segmenter = build_segmenter("segformer-b0", sequences=("FLAIR",), labels=LABELS, size=32, seed=0)
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(8, 1, 32, 32, generator=generator)
-    masks = torch.zeros(8, 32, 32, dtype=torch.uint8)
-    masks[:7, 8:24, 8:24] = 1
+    images = torch.randn(8, 1, 1, 32, 32, generator=generator)
+    masks = torch.zeros(8, 1, 32, 32, dtype=torch.uint8)
+    masks[:7, :, 8:24, 8:24] = 1
     index = pl.DataFrame({"case": [f"p{number // 2}" for number in range(8)]})
     slices = SliceSet.from_tensors(
         images, masks, brains_of(images), index, name="squares", sequences=("FLAIR",), labels=LABELS
@@ -156,7 +156,7 @@ def test_oracles_are_the_best_of_their_families(world):
 
 def test_masks_of_the_target_do_not_enter_the_stand_in(world):
     segmenter, slices = world
-    garbage = torch.randint(0, 2, (8, 32, 32), generator=torch.Generator().manual_seed(3)).to(torch.uint8)
+    garbage = torch.randint(0, 2, (8, 1, 32, 32), generator=torch.Generator().manual_seed(3)).to(torch.uint8)
     other = SliceSet.from_tensors(
         slices.images() * 2,
         garbage,

@@ -55,7 +55,7 @@ def dense(first, slices):
     """Codes of every slice ``[n h w m]``, from one pass over all of them."""
     with torch.no_grad():
         grid = activations(first.segmenter, first.hookpoint, slices.images())
-        return first.dictionary.encode(grid.flatten(0, 2)).to_dense().view(*grid.shape[:3], -1)
+        return first.dictionary.encode(grid.flatten(0, 3)).to_dense().view(*grid[:, 0].shape[:3], -1)
 
 
 @pytest.fixture(scope="session")

@@ -44,10 +44,10 @@ def test_every_slice_is_listed_and_test_slices_have_the_dice_of_their_prediction
 
 def test_a_slice_is_shown_in_grey_with_its_mask(held, slices, shown):
     arrays, about = shown(one_slice("discs", ROW, held))
-    np.testing.assert_array_equal(arrays["mask"], slices.masks([ROW])[0].numpy())
-    inside = slices.brains([ROW])[0].numpy()
+    np.testing.assert_array_equal(arrays["mask"], slices.masks([ROW])[0, 0].numpy())
+    inside = slices.brains([ROW])[0, 0].numpy()
     np.testing.assert_array_equal(arrays["brain"], inside)
-    image = slices.images([ROW])[0, 0].numpy()
+    image = slices.images([ROW])[0, 0, 0].numpy()
     grey = arrays["images"][0]
     assert (grey[inside] >= 1).all() and (grey[~inside] == 0).all()
     assert (grey[inside].min(), grey[inside].max()) == (1, 255)
@@ -58,7 +58,7 @@ def test_a_slice_is_shown_in_grey_with_its_mask(held, slices, shown):
 
 def test_a_prediction_with_its_figures_and_its_latents(held, slices, first, dense, shown):
     arrays, about = shown(prediction("first", "discs", ROW, held))
-    said, truth = first.segmenter.predict(slices.images([ROW]))[0], slices.masks([ROW])[0]
+    said, truth = first.segmenter.predict(slices.images([ROW]))[0, 0], slices.masks([ROW])[0, 0]
     np.testing.assert_array_equal(arrays["mask"], said.numpy())
     assert about["classes"] == [
         {
@@ -112,13 +112,13 @@ def test_steering_shows_what_the_network_says_with_the_edit(held, first, alive, 
     wanted = WantedSteering(cohort="discs", row=ROW, edits=[WantedEdit(latents=[alive], value=value)])
     arrays, about = shown(steer("first", wanted, held))
     edit = LatentEdit(first.hookpoint, first.dictionary.hash, (alive,), "multiply", value)
-    before = first.segmenter.predict(slices.images([ROW]))[0]
+    before = first.segmenter.predict(slices.images([ROW]))[0, 0]
     with steered(Lens(first.segmenter, first.dictionary), edit):
-        after = first.segmenter.predict(slices.images([ROW]))[0]
+        after = first.segmenter.predict(slices.images([ROW]))[0, 0]
     np.testing.assert_array_equal(arrays["mask"], after.numpy())
     assert about["changed"] == int((before != after).sum())
     assert about["after"][0]["said"] == int((after == 1).sum())
-    assert about["before"][0]["dice"] == dice_of(before == 1, slices.masks([ROW])[0] == 1)
+    assert about["before"][0]["dice"] == dice_of(before == 1, slices.masks([ROW])[0, 0] == 1)
     if value == 1.0:
         assert about["changed"] == 0
 
@@ -127,7 +127,7 @@ def test_rules_at_the_output(held, slices, first, shown):
     def after(**rule):
         return shown(baseline("first", WantedBaseline(cohort="discs", row=ROW, **rule), held))[0]["mask"]
 
-    said = first.segmenter.predict(slices.images([ROW]))[0].numpy()
+    said = first.segmenter.predict(slices.images([ROW]))[0, 0].numpy()
     assert (after(rule="logit_bias", value=1e6, label="tumour") == 1).all()
     assert (after(rule="logit_bias", value=-1e6, label="tumour") == 0).all()
     np.testing.assert_array_equal(after(rule="logit_bias", value=0.0, label="tumour"), said)
@@ -150,5 +150,5 @@ def test_what_the_run_has_not_is_said(held):
 
 def test_codes_of_one_slice_are_those_of_a_batch(first, slices, dense):
     codes, grid = first.codes(slices, ROW)
-    assert grid == (8, 8)
+    assert grid == (1, 8, 8)
     torch.testing.assert_close(codes.to_dense().view(8, 8, -1), dense[ROW], rtol=1e-4, atol=1e-5)

@@ -50,7 +50,7 @@ def test_the_map_by_decoder_and_by_codes(held, first, slices, dense, shown):
     assert about == {"explained": pytest.approx(share, rel=1e-4), "of": "decoder"}
     arrays, about = shown(wait_for(partial(places, "first", held, "codes")))
     unseen = [row for row, split in enumerate(slices.index["split"]) if split != "train"]
-    fires = (dense[unseen] > 0).flatten(0, 2).any(0).numpy()
+    fires = (dense[unseen] > 0).flatten(0, 3).any(0).numpy()
     np.testing.assert_array_equal(np.isfinite(arrays["places"]).all(1), fires)
     assert about["of"] == "codes"
 

@@ -48,7 +48,7 @@ def test_unet_hookpoints_and_logits():
     )
     names = ["encoder0", "encoder1", "encoder2", "encoder3", "encoder4", "decoder4", "decoder3", "decoder2", "decoder1"]
     assert list(segmenter.hookpoints) == names
-    assert segmenter.logits(torch.randn(1, 1, 32, 32)).shape == (1, 3, 32, 32)
+    assert segmenter.logits(torch.randn(1, 1, 1, 32, 32)).shape == (1, 3, 1, 32, 32)
     assert segmenter.module_at("encoder4") is segmenter.network.down_4
     assert segmenter.module_at("decoder1") is segmenter.network.upcat_1
 
@@ -146,7 +146,7 @@ PLAIN = Architecture(
 def test_a_row_of_an_installed_package_is_built_saved_and_read(installed, tmp_path):
     installed("seglens.architectures", plain=PLAIN)
     segmenter = build_segmenter("plain", sequences=("T1",), labels=LABELS, size=12, settings={"width": 6})
-    assert segmenter.logits(torch.zeros(2, 1, 12, 12)).shape == (2, 3, 12, 12)
+    assert segmenter.logits(torch.zeros(2, 1, 1, 12, 12)).shape == (2, 3, 1, 12, 12)
     again = Segmenter.load(segmenter.save(tmp_path / "saved"))
     assert again.hash == segmenter.hash and list(again.hookpoints) == ["wide"]
     with pytest.raises(ValueError, match="size 10: plain needs a multiple of 4"):

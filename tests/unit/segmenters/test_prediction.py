@@ -87,7 +87,7 @@ def test_files_are_prepared_as_the_training_slices_were(tmp_path: Path) -> None:
     for row, case, position in slices.index.select("row", "case", "position").rows():
         written = np.asarray(nibabel.load(tmp_path / f"out/{case}.nii.gz").dataobj)[:, :, position].T
         written = np.where(written == 4, 3, written)
-        np.testing.assert_array_equal(written, expected[row][:, 2:26])  # 24 columns stand in 28
+        np.testing.assert_array_equal(written, expected[row, 0, :, 2:26])  # 24 columns stand in 28
     counts = evaluate(trained, slices).table
     for label in (1, 2, 3):
         assert counts.filter(pl.col("label") == label)["predicted"].sum() == (expected == label).sum()

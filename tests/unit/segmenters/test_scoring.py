@@ -34,9 +34,9 @@ def slices_of(masks, *, volumes=None, spacing=1.0, labels=LABELS):
     return SliceSet.from_tensors(images, masks, masks >= 0, index, name="toy", sequences=("T1",), labels=labels)
 
 
-def random_masks(seed, n=9, size=12, n_classes=4):
+def random_masks(seed, n=9, size=12, n_classes=4, depth=1):
     generator = torch.Generator().manual_seed(seed)
-    masks = torch.randint(0, n_classes, (n, size, size), generator=generator, dtype=torch.uint8)
+    masks = torch.randint(0, n_classes, (n, depth, size, size), generator=generator, dtype=torch.uint8)
     masks[torch.rand(n, generator=generator) < 0.3] = 0
     masks[masks == 3] = 0  # class 3 is nowhere
     return masks
@@ -50,8 +50,9 @@ def dice_of(predicted, truth):
     return 2 * len(predicted & truth) / (len(predicted) + len(truth))
 
 
-def test_counts_are_those_of_sets():
-    predictions, masks = random_masks(0), random_masks(1)
+@pytest.mark.parametrize("depth", [1, 3])
+def test_counts_are_those_of_sets(depth):
+    predictions, masks = random_masks(0, depth=depth), random_masks(1, depth=depth)
     counts = count_scores(predictions, masks, LABELS)
     assert counts.shape == (9, 4, 3)
     for row in range(9):
@@ -107,10 +108,10 @@ def test_a_class_that_is_nowhere_is_none_with_n_zero_and_is_not_in_the_mean():
 
 
 def test_dropping_a_class_pays_in_the_empty1_convention_only():
-    masks = torch.zeros(10, 8, 8, dtype=torch.uint8)
-    masks[0, :2] = 1
+    masks = torch.zeros(10, 1, 8, 8, dtype=torch.uint8)
+    masks[0, 0, :2] = 1
     blurred = masks.clone()
-    blurred[1:6, 0, 0] = 1  # five slices with a false pixel
+    blurred[1:6, 0, 0, 0] = 1  # five slices with a false pixel
     kept = score_predictions(blurred, slices_of(masks)).summary()
     dropped = score_predictions(torch.zeros_like(masks), slices_of(masks)).summary()
     assert dropped.dice_slice_empty1["edema"] > kept.dice_slice_empty1["edema"]
@@ -156,12 +157,12 @@ def test_without_a_spacing_there_is_no_distance_in_mm():
 
 
 def test_hd95_uses_the_spacing_and_counts_what_is_missed():
-    masks = torch.zeros(3, 16, 16, dtype=torch.uint8)
-    masks[0, 2:6, 2:6] = 1
-    masks[1, 2:6, 2:6] = 1
+    masks = torch.zeros(3, 1, 16, 16, dtype=torch.uint8)
+    masks[0, 0, 2:6, 2:6] = 1
+    masks[1, 0, 2:6, 2:6] = 1
     predictions = torch.zeros_like(masks)
-    predictions[0, 2:6, 5:9] = 1  # three columns away
-    predictions[2, 0, 0] = 1
+    predictions[0, 0, 2:6, 5:9] = 1  # three columns away
+    predictions[2, 0, 0, 0] = 1
     one, two = (
         score_predictions(predictions, slices_of(masks, spacing=mm), with_hd95=True).summary() for mm in (1.0, 2.0)
     )
@@ -206,8 +207,8 @@ def test_refusals():
     segmenter = Segmenter.wrap(FromImage(), sequences=("T1",), labels=LABELS, hookpoints={}, size=12)
     with pytest.raises(ValueError, match="its labels are"):
         evaluate(segmenter, slices_of(masks, labels={0: "background", 1: "tumour", 2: "other"}))
-    for wrong in (masks[:3], masks[:, :4]):
-        with pytest.raises(ValueError, match=r"predictions are .*'toy' needs \(9, 12, 12\)"):
+    for wrong in (masks[:3], masks[:, :, :4]):
+        with pytest.raises(ValueError, match=r"predictions are .*'toy' needs \(9, 1, 12, 12\)"):
             score_predictions(wrong, slices)
     with pytest.raises((ValueError, TypeError)):
         count_scores(masks[:1], masks, LABELS)
@@ -216,8 +217,8 @@ def test_refusals():
 
 
 def test_scores_show_every_convention():
-    masks = torch.zeros(2, 8, 8, dtype=torch.uint8)
-    masks[:, 2:5] = 1
+    masks = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+    masks[:, :, 2:5] = 1
     slices = slices_of(masks, labels={0: "background", 1: "lesion"})
     page = score_predictions(masks, slices)._repr_html_()
     assert "<td>&quot;lesion&quot;</td><td>1.0</td><td>1.0</td><td>1.0</td><td>1.0</td>" in page

@@ -32,26 +32,49 @@ def wrapped(n_classes=3, **changes):
 
 
 def test_logits_are_resized_bilinearly_to_the_image_and_predictions_are_their_largest():
-    segmenter, images = tiny(), torch.randn(3, 2, 32, 64)
-    raw = segmenter.network(images).logits
+    segmenter, images = tiny(), torch.randn(3, 2, 1, 32, 64)
+    raw = segmenter.network(images[:, :, 0]).logits
     assert raw.shape == (3, 3, 8, 16)
     logits = segmenter.logits(images)
-    assert torch.equal(logits, nn.functional.interpolate(raw, scale_factor=4, mode="bilinear", align_corners=False))
+    resized_raw = nn.functional.interpolate(raw, scale_factor=4, mode="bilinear", align_corners=False)
+    assert torch.equal(logits, resized_raw[:, :, None])
     assert torch.equal(segmenter.predict(images).long(), logits.argmax(1))
     assert logits.requires_grad
 
 
 def test_logits_of_a_plain_tensor_at_image_size_are_left_alone():
-    logits = torch.randn(1, 3, 8, 8)
-    assert resized(logits, (8, 8)) is logits
-    assert raw_logits(nn.Identity(), logits) is logits
+    logits = torch.randn(1, 3, 2, 8, 8)
+    assert resized(logits, (2, 8, 8)) is logits
+    assert raw_logits(nn.Identity(), logits, 3) is logits
+    assert torch.equal(raw_logits(nn.Identity(), logits[:, :, :1], 2), logits[:, :, :1])
+
+
+def test_logits_of_volumes_are_resized_along_all_axes():
+    coarse = torch.randn(2, 3, 2, 4, 5)
+    expected = nn.functional.interpolate(coarse, size=(6, 8, 15), mode="trilinear", align_corners=False)
+    assert torch.equal(resized(coarse, (6, 8, 15)), expected)
+    one = resized(coarse[:, :, :1], (3, 4, 5))
+    torch.testing.assert_close(one, coarse[:, :, :1].expand(-1, -1, 3, -1, -1))
+
+
+def test_a_network_of_planes_refuses_volumes_and_one_of_volumes_takes_them():
+    with pytest.raises(ValueError, match=r"samples of 4 slices .* where one slice is needed"):
+        wrapped().logits(torch.randn(1, 2, 4, 16, 16))
+    own = nn.Conv3d(2, 3, 3, stride=2, padding=1)
+    segmenter = Segmenter.wrap(own, sequences=["T1", "T2"], labels=LABELS, hookpoints={"here": ""}, size=(4, 16, 8))
+    assert (segmenter.spatial_dims, segmenter.extent) == (3, (4, 16, 8))
+    assert (wrapped().spatial_dims, wrapped().extent) == (2, (1, 16, 16))
+    assert segmenter.place("here").layout == "BCDHW"
+    images = torch.randn(2, 2, 4, 16, 8)
+    assert segmenter.predict(images).shape == (2, 4, 16, 8)
+    assert torch.equal(segmenter.logits(images), resized(own(images), (4, 16, 8)))
 
 
 def test_other_channels_or_classes_are_refused():
     with pytest.raises(ValueError, match=r"3 channels; this segmenter expects 2: T1, T2"):
-        wrapped().logits(torch.randn(1, 3, 16, 16))
+        wrapped().logits(torch.randn(1, 3, 1, 16, 16))
     with pytest.raises(ValueError, match=r"gives 4 classes, labels name 3"):
-        wrapped(n_classes=4).logits(torch.randn(1, 2, 16, 16))
+        wrapped(n_classes=4).logits(torch.randn(1, 2, 1, 16, 16))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +108,7 @@ def test_data_of_other_sequences_or_labels_is_refused_with_both_faults():
 
 
 def test_saved_and_loaded_is_the_same_network(tmp_path):
-    segmenter, images = tiny(), torch.randn(2, 2, 32, 32)
+    segmenter, images = tiny(), torch.randn(2, 2, 1, 32, 32)
     segmenter.save(tmp_path / "model")
     loaded = Segmenter.load(tmp_path / "model")
     assert torch.equal(loaded.logits(images), segmenter.logits(images))
@@ -111,11 +134,19 @@ def test_a_wrapped_network_is_saved_and_needs_the_network_to_load(tmp_path):
     other = network()
     nn.init.zeros_(other[0].weight)
     loaded = Segmenter.load(tmp_path / "model", other)
-    images = torch.randn(1, 2, 16, 16)
+    images = torch.randn(1, 2, 1, 16, 16)
     assert torch.equal(loaded.logits(images), segmenter.logits(images))
     assert loaded.hookpoints["tokens"] == Hookpoint("1", "BNC", 1)
     with pytest.raises(ValueError, match=r"not of this network: 2.weight is \(3, 4, 1, 1\), the network needs \(5, 4"):
         Segmenter.load(tmp_path / "model", network(5))
+
+
+def test_a_network_of_volumes_is_saved_and_loaded(tmp_path):
+    hookpoints = {"here": "", "tokens": Hookpoint("", "BNC", grid=(2, 3, 4))}
+    settings = {"sequences": ["T1"], "labels": LABELS, "hookpoints": hookpoints, "size": (4, 16, 8)}
+    Segmenter.wrap(nn.Conv3d(1, 3, 1), **settings).save(tmp_path / "model")
+    loaded = Segmenter.load(tmp_path / "model", nn.Conv3d(1, 3, 1))
+    assert (loaded.size, loaded.place("tokens").grid) == ((4, 16, 8), (2, 3, 4))
 
 
 def test_tied_weights_can_be_saved(tmp_path):
@@ -151,7 +182,7 @@ def test_many_faults_in_weights_are_cut_short():
 
 @pytest.mark.parametrize("n_classes", [1, 2, 4])
 def test_most_likely_is_argmax_also_where_logits_are_equal_or_not_numbers(n_classes):
-    logits = torch.randint(0, 3, (5, n_classes, 7, 6), generator=torch.Generator().manual_seed(n_classes)).float()
-    logits[0, 0, 2:4] = float("nan")
-    for kind in (logits, logits.to(memory_format=torch.channels_last), torch.zeros_like(logits)):
+    logits = torch.randint(0, 3, (5, n_classes, 2, 7, 6), generator=torch.Generator().manual_seed(n_classes)).float()
+    logits[0, 0, 0, 2:4] = float("nan")
+    for kind in (logits, logits.to(memory_format=torch.channels_last_3d), torch.zeros_like(logits)):
         assert torch.equal(most_likely(kind), kind.argmax(dim=1).to(torch.uint8))

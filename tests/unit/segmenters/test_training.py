@@ -216,7 +216,7 @@ def fresh():
 def loss_and_gradients(rank, size, dtype):
     network = fresh().network.to(dtype).train()
     with pooled_batch_norm(network):
-        loss = dice_cross_entropy(network(images[rank::size].to(dtype)), masks[rank::size])
+        loss = dice_cross_entropy(network(images[rank::size].to(dtype))[:, :, None], masks[rank::size, None])
         (loss / size).backward()
     gradients = [parameter.grad for parameter in network.parameters()]
     sum_over_ranks(gradients)

@@ -59,7 +59,7 @@ def _slices(segmenter, dictionary, *, seed, patients, per_patient=4, name="targe
     generator = torch.Generator().manual_seed(seed)
     count = patients * per_patient
     images = torch.randn(count, 2, 16, 16, generator=generator)
-    images = nn.functional.avg_pool2d(images, 3, 1, 1) * 2
+    images = nn.functional.avg_pool2d(images, 3, 1, 1)[:, :, None] * 2
     with steer(Lens(segmenter, dictionary), _edit(dictionary, (PLANTED,), "multiply", 3.0)):
         masks = segmenter.predict(images)
     patient = [f"{name}{seed}-{number // per_patient}" for number in range(count)]
@@ -67,7 +67,7 @@ def _slices(segmenter, dictionary, *, seed, patients, per_patient=4, name="targe
     return SliceSet.from_tensors(
         images,
         masks,
-        torch.ones(count, 16, 16, dtype=torch.bool),
+        torch.ones(count, 1, 16, 16, dtype=torch.bool),
         index,
         name=name,
         sequences=("T1", "FLAIR"),
@@ -88,7 +88,7 @@ def _atlas(dictionary):
         }
     )
     exemplars = pl.DataFrame(schema={"latent": pl.Int32, "rank": pl.Int32, "row": pl.UInt32, "score": pl.Float32})
-    return LatentAtlas(table, exemplars, torch.zeros(0, 8, 8, dtype=torch.float16), LABELS, {"edema": 0.1}, {})
+    return LatentAtlas(table, exemplars, torch.zeros(0, 1, 8, 8, dtype=torch.float16), LABELS, {"edema": 0.1}, {})
 
 
 @dataclass(frozen=True)

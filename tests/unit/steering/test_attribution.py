@@ -25,7 +25,7 @@ def mean_odds(segmenter, dictionary, slices, target, latent, *, factor=1.0, offs
         plain = segmenter.logits(images)
 
         def change(grid):
-            flat = grid.flatten(0, 2)
+            flat = grid.flatten(0, 3)
             pre = (dictionary.normalise(flat) @ dictionary.W_enc + dictionary.encoder_offset())[:, latent]
             code = torch.where(pre > dictionary.theta, pre, 0.0)
             delta = code * (factor - 1) + offset
@@ -49,7 +49,7 @@ def mean_odds(segmenter, dictionary, slices, target, latent, *, factor=1.0, offs
 @pytest.mark.parametrize("target", [2, None])
 def test_effects_equal_finite_differences(segmenter, dictionary, selection, target):
     masks = selection.masks()
-    masks[:, :4] = 0  # so that there are false positives too
+    masks[:, :, :4] = 0  # so that there are false positives too
     slices = type(selection).from_tensors(
         selection.images(), masks, selection.brains(), selection.index, name="x", sequences=("T1", "FLAIR"),
         labels=selection.labels,
@@ -57,7 +57,7 @@ def test_effects_equal_finite_differences(segmenter, dictionary, selection, targ
     effects = latent_attribution(Lens(segmenter, dictionary), slices, target=target, batch_size=5)
     assert all(effects.pixels.values())
     step = 1e-5
-    codes = dictionary.encode(segmenter.network.stem(slices.images()).movedim(1, -1).flatten(0, 2).detach())
+    codes = dictionary.encode(segmenter.network.stem(slices.images()[:, :, 0]).movedim(1, -1).flatten(0, 2).detach())
     assert torch.allclose(effects.firing, codes.firing_counts() / codes.n)
     assert torch.allclose(effects.mass, codes.to_dense().sum(0), rtol=1e-4)
     for latent in (0, PLANTED, 11):

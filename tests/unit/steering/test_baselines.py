@@ -26,16 +26,17 @@ from seglens.steering.baselines import (
 )
 
 
-def random_masks(seed, count=4, size=12, classes=3):
-    return torch.randint(0, classes, (count, size, size), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+def random_masks(seed, count=4, size=12, classes=3, depth=1):
+    shape, generator = (count, depth, size, size), torch.Generator().manual_seed(seed)
+    return torch.randint(0, classes, shape, generator=generator).to(torch.uint8)
 
 
 def random_logits(seed, count=4, size=12, classes=3):
-    return torch.randn(count, classes, size, size, generator=torch.Generator().manual_seed(seed)) * 2
+    return torch.randn(count, classes, 1, size, size, generator=torch.Generator().manual_seed(seed)) * 2
 
 
 def flood(group):
-    """Components by flood fill over eight neighbours: a list of sets of pixels."""
+    """Components by flood fill over all neighbours, corners too: a list of sets of pixels."""
     left = {tuple(pixel) for pixel in group.nonzero().tolist()}
     found = []
     while left:
@@ -43,9 +44,9 @@ def flood(group):
         left.remove(queue[0])
         component = set(queue)
         while queue:
-            row, column = queue.pop()
-            for step in itertools.product((-1, 0, 1), repeat=2):
-                pixel = (row + step[0], column + step[1])
+            place = queue.pop()
+            for step in itertools.product((-1, 0, 1), repeat=3):
+                pixel = tuple(at + by for at, by in zip(place, step, strict=True))
                 if pixel in left:
                     left.remove(pixel)
                     component.add(pixel)
@@ -54,10 +55,12 @@ def flood(group):
     return sorted(found, key=min)
 
 
+@pytest.mark.parametrize("depth", [1, 4])
 @pytest.mark.parametrize("scope", ["class", "foreground"])
 @pytest.mark.parametrize("minimum", [None, 1, 4])
-def test_components_equal_a_flood_fill(scope, minimum):
-    masks = random_masks(0) * (random_masks(1) == 0)
+def test_components_equal_a_flood_fill(scope, minimum, depth):
+    masks = random_masks(0, depth=depth) * (random_masks(1, depth=depth) == 0)
+    masks *= random_masks(2, depth=depth) < 3 - (depth > 1)
     expected = masks.clone()
     for number, mask in enumerate(masks):
         groups = [mask > 0] if scope == "foreground" else [mask == label for label in (1, 2)]
@@ -67,13 +70,13 @@ def test_components_equal_a_flood_fill(scope, minimum):
             keep = next(part for part in components if len(part) == largest)
             for component in components:
                 if (component is not keep) if minimum is None else (len(component) < minimum):
-                    for row, column in component:
-                        expected[number, row, column] = 0
+                    for place in component:
+                        expected[number][place] = 0
     assert torch.equal(keep_components(masks, scope, minimum), expected)
 
 
 def test_components_of_nothing():
-    empty = torch.zeros(2, 5, 5, dtype=torch.uint8)
+    empty = torch.zeros(2, 1, 5, 5, dtype=torch.uint8)
     assert torch.equal(keep_components(empty, "class", None), empty)
     assert torch.equal(keep_components(empty, "foreground", None), empty)
 
@@ -86,9 +89,9 @@ def test_component_filter_works_on_the_most_likely_classes():
 
 
 def test_entropy_of_certain_and_uniform_pixels():
-    certain = torch.tensor([100.0, 0.0, 0.0]).view(1, 3, 1, 1)
+    certain = torch.tensor([100.0, 0.0, 0.0]).view(1, 3, 1, 1, 1)
     assert float(normalised_entropy(certain)) == pytest.approx(0.0, abs=1e-6)
-    assert float(normalised_entropy(torch.zeros(1, 3, 1, 1))) == pytest.approx(1.0, abs=1e-6)
+    assert float(normalised_entropy(torch.zeros(1, 3, 1, 1, 1))) == pytest.approx(1.0, abs=1e-6)
 
 
 def test_the_entropy_filter_removes_uncertain_foreground_only():
@@ -110,12 +113,12 @@ def test_simple_rules():
 
 
 def test_mirror_augmentation_of_a_symmetric_slice_is_symmetric(segmenter):
-    images = torch.randn(2, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(2, 2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = flip_logits(segmenter, images)
         mirrored = flip_logits(segmenter, images.flip(-1))
     assert torch.allclose(logits.flip(-1), mirrored, atol=1e-5)
-    assert torch.allclose(logits.exp().sum(1), torch.ones(2, 16, 16), atol=1e-5)
+    assert torch.allclose(logits.exp().sum(1), torch.ones(2, 1, 16, 16), atol=1e-5)
 
 
 def test_pooled_counts_and_dice_equal_sets():
@@ -132,7 +135,7 @@ def test_pooled_counts_and_dice_equal_sets():
 
 
 def test_a_class_that_is_nowhere_has_no_dice():
-    nothing = torch.zeros(1, 4, 4, dtype=torch.uint8)
+    nothing = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
     counts = pooled_counts(nothing, nothing, 3)
     assert math.isnan(target_dice(counts, 1))
     assert math.isnan(target_dice(counts, None))
@@ -156,7 +159,7 @@ def test_tuning_finds_a_planted_bias():
 
 
 def test_a_bias_between_grid_points_and_beyond_them():
-    logits = torch.randn(1, 2, 40, 40, generator=torch.Generator().manual_seed(0))
+    logits = torch.randn(1, 2, 1, 40, 40, generator=torch.Generator().manual_seed(0))
     between = tune_rules(logits, logit_bias([0.0, 1.25])(logits), target=1)["logit_bias"]
     assert between.setting == {"bias": [0.0, 1.25], "at_bound": False}
     assert between.dice == 1.0
@@ -166,14 +169,14 @@ def test_a_bias_between_grid_points_and_beyond_them():
 
 def test_rules_are_tuned_on_the_objective_they_are_judged_by():
     # a large slice and a small one want opposite biases: pooled Dice follows the large, the mean the small
-    logits = torch.zeros(3, 2, 20, 20)
+    logits = torch.zeros(3, 2, 1, 20, 20)
     logits[:, 1] = -5.0
-    logits[0, 1, :, :10] = -1.0
-    logits[1:, 1, :2, :2] = 1.0
-    logits[1:, 1, 4:9, 4:9] = -1.0
-    masks = torch.zeros(3, 20, 20, dtype=torch.uint8)
-    masks[0, :, :10] = 1
-    masks[1:, :2, :2] = 1
+    logits[0, 1, ..., :10] = -1.0
+    logits[1:, 1, :, :2, :2] = 1.0
+    logits[1:, 1, :, 4:9, 4:9] = -1.0
+    masks = torch.zeros(3, 1, 20, 20, dtype=torch.uint8)
+    masks[0, ..., :10] = 1
+    masks[1:, :, :2, :2] = 1
     pooled = tune_rules(logits, masks, target=None)["logit_bias"]
     mean = tune_rules(logits, masks, target=None, objective=mean_slice_foreground)["logit_bias"]
     assert pooled.setting["bias"][1] > 0
@@ -211,16 +214,16 @@ def test_tuning_is_the_best_of_the_grid():
 
 
 def test_tuning_may_choose_to_do_nothing_and_filters_when_they_help():
-    logits = torch.zeros(1, 3, 20, 20)
+    logits = torch.zeros(1, 3, 1, 20, 20)
     logits[:, 0] = 5.0
-    logits[0, 1, 2:9, 2:9] = 20.0
+    logits[0, 1, 0, 2:9, 2:9] = 20.0
     masks = most_likely(logits)
     perfect = tune_rules(logits, masks, target=1)
     assert perfect["ccf"].setting == {"kept": "all"}
     assert perfect["uf"].setting == {"threshold": None}
     assert perfect["logit_bias"].setting == {"bias": [0.0, 0.0, 0.0], "at_bound": False}
     speck = logits.clone()
-    speck[0, 1, 15, 15] = 5.5  # small and uncertain
+    speck[0, 1, 0, 15, 15] = 5.5  # small and uncertain
     tuned = tune_rules(speck, masks, target=1)
     assert tuned["ccf"].dice == tuned["uf"].dice == 1.0
     assert tuned["ccf"].setting["scope"] == "foreground"

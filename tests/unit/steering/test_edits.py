@@ -17,7 +17,7 @@ ARCHITECTURES = [("segformer-b0", "stage2"), ("unet", "encoder2")]
 
 
 def images(count=3, size=16):
-    return torch.randn(count, 2, size, size, generator=torch.Generator().manual_seed(7))
+    return torch.randn(count, 2, 1, size, size, generator=torch.Generator().manual_seed(7))
 
 
 def real(architecture, hookpoint):
@@ -25,7 +25,7 @@ def real(architecture, hookpoint):
     segmenter = build_segmenter(architecture, sequences=("T1", "FLAIR"), labels=LABELS, size=32, seed=0)
     with capture(segmenter, hookpoint) as seen:
         segmenter.predict(images(size=32))
-    tokens = seen.tokens.flatten(0, 2)
+    tokens = seen.tokens.flatten(0, 3)
     dictionary = SparseAutoencoder(tokens.shape[1], 32, k=4, seed=1, hookpoint=hookpoint, segmenter_hash=segmenter.hash)
     dictionary.centre.copy_(tokens.mean(0))
     dictionary.scale.fill_(float(tokens.shape[1] ** 0.5 / (tokens - tokens.mean(0)).norm(dim=1).mean()))
@@ -79,10 +79,10 @@ def test_steering_adds_the_decoded_difference(world, operation, value, where, ma
     source = swap_source(other, {1: 4, 3: 0, 5: 11}) if operation == "swap" else None
     with capture(segmenter, "here") as seen:
         segmenter.predict(images())
-        before = seen.tokens.flatten(0, 2)
+        before = seen.tokens.flatten(0, 3)
         with steer(Lens(segmenter, dictionary), edit, source=source):
             segmenter.predict(images())
-            after = seen.tokens.flatten(0, 2)
+            after = seen.tokens.flatten(0, 3)
     z = dictionary.encode(before).to_dense()
     swapped = other.encode(before).to_dense()[:, [4, 0, 11]] if operation == "swap" else None
     new = dense_twin(edit, z, swapped)
@@ -95,11 +95,11 @@ def test_steering_adds_the_decoded_difference(world, operation, value, where, ma
 
 def test_edits_apply_one_after_the_other(segmenter, dictionary, make_edit):
     first, second = make_edit(dictionary, (1, 3), "add", 1.0), make_edit(dictionary, (3, 6), "multiply", 2.0)
-    tokens = torch.randn(1, 4, 4, 8, generator=torch.Generator().manual_seed(0))
-    z = dictionary.encode(tokens.flatten(0, 2)).to_dense()
+    tokens = torch.randn(1, 2, 2, 4, 8, generator=torch.Generator().manual_seed(0))
+    z = dictionary.encode(tokens.flatten(0, 3)).to_dense()
     new = dense_twin(second, dense_twin(first, z))
-    expected = tokens.flatten(0, 2) + (new - z) @ dictionary.W_dec / dictionary.scale
-    assert torch.allclose(change_of(dictionary, [first, second])(tokens).flatten(0, 2), expected, atol=1e-6)
+    expected = tokens.flatten(0, 3) + (new - z) @ dictionary.W_dec / dictionary.scale
+    assert torch.allclose(change_of(dictionary, [first, second])(tokens).flatten(0, 3), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("identity", [("multiply", 1, (1, 3)), ("add", 0, (1, 3)), ("zero", 0, ())])
@@ -151,23 +151,23 @@ def test_an_edit_reaches_the_next_stage_and_the_decoder(passes_before, make_edit
         segmenter.predict(images(size=32))
         for handle in handles:
             handle.remove()
-    edited = own.tokens.movedim(-1, 1)
+    edited = own.tokens[:, 0].movedim(-1, 1)
     assert torch.equal(seen_by["stage"], edited)
     states = seen_by["decoder"]
     assert torch.equal(states[1] if isinstance(states, tuple | list) else states, edited)
 
 
 def test_replace_is_the_reconstruction_with_the_edit(segmenter, dictionary, make_edit):
-    tokens = torch.randn(2, 4, 4, 8, generator=torch.Generator().manual_seed(0))
-    flat = tokens.flatten(0, 2)
+    tokens = torch.randn(2, 2, 2, 4, 8, generator=torch.Generator().manual_seed(0))
+    flat = tokens.flatten(0, 3)
     reconstruct = make_edit(dictionary, (), "multiply", 1.0, mode="replace")
     assert torch.equal(
-        change_of(dictionary, [reconstruct])(tokens).flatten(0, 2), dictionary.decode(dictionary.encode(flat))
+        change_of(dictionary, [reconstruct])(tokens).flatten(0, 3), dictionary.decode(dictionary.encode(flat))
     )
     edit = make_edit(dictionary, (2, 8), "add", 1.0, mode="replace")
     z = dense_twin(edit, dictionary.encode(flat).to_dense())
     expected = (z @ dictionary.W_dec + dictionary.b_dec) / dictionary.scale + dictionary.centre
-    assert torch.allclose(change_of(dictionary, [edit])(tokens).flatten(0, 2), expected, atol=1e-5)
+    assert torch.allclose(change_of(dictionary, [edit])(tokens).flatten(0, 3), expected, atol=1e-5)
 
 
 def test_codes_of_a_few_latents_equal_the_full_encode(dictionary):
@@ -177,7 +177,7 @@ def test_codes_of_a_few_latents_equal_the_full_encode(dictionary):
 
 
 def test_each_slice_has_its_own_latents(dictionary, make_edit):
-    grid = torch.randn(3, 4, 4, 8, generator=torch.Generator().manual_seed(0))
+    grid = torch.randn(3, 2, 2, 4, 8, generator=torch.Generator().manual_seed(0))
     latents = torch.tensor([[1, 2], [3, 4], [5, 20]])
     together = slice_change(dictionary, latents, 2.5)(grid)
     for number, own in enumerate(latents.tolist()):

@@ -85,7 +85,7 @@ def test_the_oracle_takes_each_slices_best_alpha_of_its_own_latents(segmenter, d
 
     mass, firing = slice_activity(Lens(segmenter, dictionary), evaluation, batch_size=3)
     for row in result.slices.iter_rows(named=True):
-        grid = segmenter.network.stem(evaluation.images([row["row"]])).movedim(1, -1).detach()
+        grid = segmenter.network.stem(evaluation.images([row["row"]])[:, :, 0]).movedim(1, -1).detach()
         own = dictionary.encode(grid.flatten(0, 2)).to_dense().sum(0)
         assert torch.allclose(mass[row["row"]], own, atol=1e-4)
         latents = own.sort(descending=True, stable=True).indices[:2]

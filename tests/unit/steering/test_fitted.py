@@ -65,7 +65,7 @@ def test_channels_and_the_layer_act_one_after_the_other(segmenter, dictionary, s
     batch, generator = CachedBatch(segmenter, selection.images([0, 1, 2])), torch.Generator().manual_seed(0)
     both = adjustables.channels_and_layer(Lens(segmenter, dictionary), batch.images[:1])
     values = {name: start + 0.1 * torch.randn(start.shape, generator=generator) for name, start in both.start.items()}
-    stem = segmenter.network.stem(batch.images).permute(0, 2, 3, 1)
+    stem = segmenter.network.stem(batch.images[:, :, 0]).permute(0, 2, 3, 1)
     step = adjustables.CHANNEL_STEP
     moved = stem * (1 + step * values["scale"]) + step * values["offset"] / dictionary.scale
     head = torch.func.functional_call(
@@ -73,7 +73,7 @@ def test_channels_and_the_layer_act_one_after_the_other(segmenter, dictionary, s
         {"weight": values["head.weight"], "bias": values["head.bias"]},
         (moved.permute(0, 3, 1, 2),),
     )
-    expected = torch.nn.functional.interpolate(head, size=batch.images.shape[-2:], mode="bilinear")
+    expected = torch.nn.functional.interpolate(head, size=batch.images.shape[-2:], mode="bilinear")[:, :, None]
     torch.testing.assert_close(both.predict(batch, values), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -138,15 +138,15 @@ def test_a_gate_leaves_tokens_where_it_does_not_fire(segmenter, dictionary, sele
     gated = adjustables.latents([dictionary], gate=5)
     values = {name: torch.full_like(value, 0.7) for name, value in gated.start.items()}
     untouched = batch.activation("here")
-    codes = dictionary.encode(untouched.flatten(0, 2)).to_dense()
+    codes = dictionary.encode(untouched.flatten(0, 3)).to_dense()
     changed = []
     head = segmenter.network.head
-    handle = head.register_forward_pre_hook(lambda _, inputs: changed.append(inputs[0].permute(0, 2, 3, 1)))
+    handle = head.register_forward_pre_hook(lambda _, inputs: changed.append(inputs[0].permute(0, 2, 3, 1)[:, None]))
     try:
         gated.predict(batch, values)
     finally:
         handle.remove()
-    moved = (changed[-1] != untouched).any(dim=3).flatten()
+    moved = (changed[-1] != untouched).any(dim=-1).flatten()
     assert moved.any()
     assert not moved[codes[:, 5] == 0].any()
 

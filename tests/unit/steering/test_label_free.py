@@ -100,12 +100,12 @@ def test_a_match_makes_the_edited_activation_that_of_the_source(segmenter):
     target[:, 4] *= 2
     match = match_latents(dictionary, target, source, prior_tokens=0.0)
     intervention = match.intervention(dictionary)
-    images = torch.randn(2, 2, 16, 16, generator=torch.Generator().manual_seed(1))
+    images = torch.randn(2, 2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
     batch = CachedBatch(segmenter, images)
     changes = []
     batch.changed = lambda hookpoint, change: changes.append(change)
     intervention.predict(batch)
-    grid = target[:32].view(2, 4, 4, 8)
+    grid = target[:32].view(2, 2, 2, 4, 8)
     assert torch.allclose(changes[0](grid).reshape(-1, 8), source[:32], atol=1e-3)
 
 

@@ -7,7 +7,7 @@ from seglens.steering.shared_codes import SharedCodes, active_codes, codes_of
 
 
 def grid_of(seed, batch=3, channels_first=True):
-    values = torch.randn(batch, 8, 4, 5, generator=torch.Generator().manual_seed(seed))
+    values = torch.randn(batch, 8, 2, 2, 5, generator=torch.Generator().manual_seed(seed))
     grid = values.movedim(1, -1)
     return grid if channels_first else grid.contiguous()
 

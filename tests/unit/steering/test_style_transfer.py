@@ -16,11 +16,11 @@ LABELS = {0: "background", 1: "core", 2: "edema"}
 
 def images_and_masks(seed=0, n=6, side=32):
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(n, 2, side, side, generator=generator)
-    images[:, :, :4] = 0
-    masks = torch.zeros(n, side, side, dtype=torch.uint8)
-    masks[:, 10:22, 10:24] = 1
-    masks[:, 12:16, 12:16] = 2
+    images = torch.randn(n, 2, 1, side, side, generator=generator)
+    images[..., :4, :] = 0
+    masks = torch.zeros(n, 1, side, side, dtype=torch.uint8)
+    masks[..., 10:22, 10:24] = 1
+    masks[..., 12:16, 12:16] = 2
     return images, masks
 
 
@@ -77,8 +77,8 @@ def test_lesion_and_healthy_tissue_get_their_own_intensities():
 
 def test_blur_is_taken_over():
     images, masks = images_and_masks(n=20)
-    images[:, :, :4] = torch.randn(20, 2, 4, 32, generator=torch.Generator().manual_seed(9))
-    blurred = (images + torch.nn.functional.avg_pool2d(images, 3, 1, 1)) / 2
+    images[..., :4, :] = torch.randn(20, 2, 1, 4, 32, generator=torch.Generator().manual_seed(9))
+    blurred = (images + torch.nn.functional.avg_pool2d(images[:, :, 0], 3, 1, 1)[:, :, None]) / 2
     nowhere = torch.zeros_like(masks, dtype=torch.bool)
     own, wanted = style_of(images, nowhere), style_of(blurred, nowhere)
     moved = restyled(slice_set(images, torch.zeros_like(masks)), own, wanted).images()
@@ -95,8 +95,8 @@ def test_random_contrast_moves_each_class_of_a_slice_by_one_number():
     moved = with_random_contrast(slices, seed=4, spread=2.0)
     difference = moved.images() - images
     assert torch.equal(moved.masks(), masks)
-    assert torch.equal(difference[:, :, :8], torch.zeros_like(difference[:, :, :8]))
-    inner = difference[:, :, 18:20, 12:22]  # core, away from its border
-    assert torch.allclose(inner, inner[:, :, :1, :1].expand_as(inner), atol=1e-5)
-    assert len({round(float(value), 4) for value in inner[:, :, 0, 0].flatten()}) == 12
+    assert not difference[..., :8, :].any()
+    inner = difference[..., 18:20, 12:22]  # core, away from its border
+    assert torch.allclose(inner, inner[..., :1, :1].expand_as(inner), atol=1e-5)
+    assert len({round(float(value), 4) for value in inner[..., 0, 0].flatten()}) == 12
     assert torch.equal(moved.images(), with_random_contrast(slices, seed=4, spread=2.0).images())

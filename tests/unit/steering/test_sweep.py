@@ -95,10 +95,10 @@ def test_every_kind_of_edit_at_every_batch_size(segmenter, dictionary, selection
 def test_logits_of_a_sweep_are_those_of_a_steered_pass_in_every_bit(architecture, hookpoint, make_edit, monkeypatch):
     labels = {0: "background", 1: "core", 2: "edema"}
     segmenter = build_segmenter(architecture, sequences=("T1", "FLAIR"), labels=labels, size=32, seed=0)
-    images = torch.randn(5, 2, 32, 32, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(5, 2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     slices = selection_of(images, labels)
     with torch.no_grad():
-        grid = activations(segmenter, hookpoint, images).flatten(0, 2)
+        grid = activations(segmenter, hookpoint, images).flatten(0, 3)
     dictionary = SparseAutoencoder(grid.shape[1], 40, k=4, hookpoint=hookpoint, segmenter_hash=segmenter.hash)
     dictionary.theta.fill_(float(dictionary.pre_activations(grid).quantile(0.9)))
     edits = alpha_grid(

@@ -52,8 +52,8 @@ def test_histogram_matching_maps_a_monotone_change_back(segmenter, evaluation):
 
 
 def test_what_lies_outside_the_brain_stays_zero():
-    images = torch.zeros(1, 2, 30, 30)
-    images[:, :, 5:29, 5:29] = torch.randn(1, 2, 24, 24, generator=torch.Generator().manual_seed(0))
+    images = torch.zeros(1, 2, 1, 30, 30)
+    images[..., 5:29, 5:29] = torch.randn(1, 2, 1, 24, 24, generator=torch.Generator().manual_seed(0))
     style = style_of(images + 3 * (images != 0), nowhere(images))
     pairs = [(own, other[0]) for own, other in zip((None, style.quantiles[1][0]), style.quantiles, strict=True)]
     matched = matched_images(images, pairs)
@@ -63,7 +63,7 @@ def test_what_lies_outside_the_brain_stays_zero():
 
 def test_an_average_of_a_symmetric_network_is_the_network():
     symmetric = Segmenter.wrap(nn.Conv2d(2, 3, 1), sequences=("T1", "FLAIR"), labels=LABELS, hookpoints={}, size=16)
-    images = torch.randn(2, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(2, 2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         by_hand = torch.stack([symmetric.logits(images * gain).softmax(1) for gain in (0.9, 1.0, 1.1)]).mean(0)
     averaged = augmentation_average().logits(symmetric, images)
@@ -77,8 +77,8 @@ def test_batch_statistics_become_those_of_the_target(evaluation):
     images = evaluation.images()
     segmenter.network.train()
     with torch.no_grad():
-        by_hand = nn.functional.batch_norm(segmenter.network[0](images), None, None, training=True)
-        by_hand = segmenter.network[2](by_hand)
+        by_hand = nn.functional.batch_norm(segmenter.network[0](images[:, :, 0]), None, None, training=True)
+        by_hand = segmenter.network[2](by_hand)[:, :, None]
     segmenter.network.eval()
     assert torch.allclose(intervention.logits(segmenter, images), by_hand, atol=1e-2)
     assert intervention.n_parameters == 8

@@ -10,6 +10,7 @@ from seglens.reports.palette import class_colours
 from seglens.reports.pictures import best_sequence, mask_picture
 from seglens.reports.wording import UNDEFINED, count, listed, percent, plain
 from seglens.runs import Run
+from seglens.shapes import plane_of
 from seglens.summaries import CohortRecord, Summary
 
 SAMPLES = 4
@@ -77,7 +78,9 @@ def _samples(cohort: CohortRecord, slices: SliceSet) -> Pictures:
     rows = sample_rows(slices)
     channel = best_sequence(slices.sequences, None if _has_lesions(slices.labels) else "anatomy")
     colours = class_colours(slices.labels)
-    images, masks, brains = (part.numpy() for part in (slices.images(rows), slices.masks(rows), slices.brains(rows)))
+    images, masks, brains = (
+        plane_of(part).numpy() for part in (slices.images(rows), slices.masks(rows), slices.brains(rows))
+    )
     pictures = []
     for place, row in enumerate(rows):
         entry = slices.index.row(row, named=True)

@@ -12,6 +12,7 @@ from seglens.reports.sections.cohorts import class_keys
 from seglens.reports.verdicts import CONTROLS
 from seglens.reports.wording import UNDEFINED, count, number, percent, plain, signed
 from seglens.runs import Run
+from seglens.shapes import plane_of
 from seglens.steering.failure_recovery import FailureResult
 from seglens.steering.records import FailureRecord
 from seglens.summaries import Summary
@@ -157,7 +158,7 @@ def _examples(run: Run, stage: str, cohort: str) -> list[Block]:
         return [Paragraph("No pictures of these slices are kept in this run.", "missing")]
     channel = best_sequence(slices.sequences)
     colours = class_colours(slices.labels)
-    images, brains = slices.images(rows).numpy(), slices.brains(rows).numpy()
+    images, brains = (plane_of(part).numpy() for part in (slices.images(rows), slices.brains(rows)))
     facts = {entry["row"]: entry for entry in result.slices.filter(pl.col("row").is_in(rows)).to_dicts()}
     pictures = []
     for place, row in enumerate(rows):
@@ -168,7 +169,9 @@ def _examples(run: Run, stage: str, cohort: str) -> list[Block]:
                 continue
             value = fact.get(f"dice_{key}")
             label = words if value is None else f"{words}: Dice {number(value)}"
-            uri = mask_picture(images[place, channel], brains[place], examples[key][place].numpy(), colours, SIDE)
+            uri = mask_picture(
+                images[place, channel], brains[place], plane_of(examples[key])[place].numpy(), colours, SIDE
+            )
             label = f"{label} ({where})" if key == "before" else label
             pictures.append(Picture(uri, f"{where}: {words}", SIDE, SIDE, label))
     panels = sum(key in examples for key, _ in PANELS)

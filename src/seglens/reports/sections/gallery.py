@@ -16,6 +16,7 @@ from seglens.reports.pictures import best_sequence, heat_picture
 from seglens.reports.wording import number, percent, plain
 from seglens.runs import Run
 from seglens.semantics.atlas import LatentAtlas
+from seglens.shapes import plane_of
 
 LATENTS = 10
 EXEMPLARS = 4
@@ -144,7 +145,7 @@ def _card(atlas: LatentAtlas, latent: int, slices: SliceSet | None) -> Card:
     pictures = (
         ()
         if slices is None
-        else heat_pictures(facts, exemplars[:EXEMPLARS], maps[:EXEMPLARS].float().numpy(), atlas, slices)
+        else heat_pictures(facts, exemplars[:EXEMPLARS], plane_of(maps[:EXEMPLARS].float()).numpy(), atlas, slices)
     )
     return Card(name, f"latent {latent}", tuple(lines), pictures)
 
@@ -167,7 +168,9 @@ def heat_pictures(
     name, top = str(facts.get("name") or "unnamed"), str(facts.get("top_class"))
     channel = best_sequence(slices.sequences, top)
     value = next((value for value, label in atlas.labels.items() if label == top), None)
-    images, masks, brains = (part.numpy() for part in (slices.images(rows), slices.masks(rows), slices.brains(rows)))
+    images, masks, brains = (
+        plane_of(part).numpy() for part in (slices.images(rows), slices.masks(rows), slices.brains(rows))
+    )
     strongest = float(maps.max()) if maps.size else 0.0
     pictures = []
     for place, row in enumerate(rows):

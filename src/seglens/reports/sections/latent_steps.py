@@ -14,6 +14,7 @@ from seglens.runs import Run
 from seglens.semantics.atlas import LatentAtlas
 from seglens.semantics.geometry import brain_depth, edge_band, spacing_of
 from seglens.semantics.localisation import localise
+from seglens.shapes import plane_of
 
 CAPTION = (
     "The steps behind a latent's description: the slice, the brain, the edge band at its surface, the labels, the "
@@ -57,12 +58,12 @@ def _steps(run: Run, cohorts: Mapping[str, str], described: list[str]) -> list[B
 
 
 def _pictures(slices: SliceSet, row: int, latent_map: torch.Tensor, top_class: str) -> tuple[Picture, ...]:
-    image, mask, brain = (part[0].numpy() for part in (slices.images([row]), slices.masks([row]), slices.brains([row])))
+    brains = slices.brains([row])
+    image, mask, brain = (plane_of(part)[0].numpy() for part in (slices.images([row]), slices.masks([row]), brains))
     scan = image[best_sequence(slices.sequences, top_class)]
-    brains = torch.from_numpy(brain)[None]
-    edge = edge_band(brain_depth(brains, spacing_of(slices, [row])), brains)[0].numpy()
+    edge = plane_of(edge_band(brain_depth(brains, spacing_of(slices, [row])), brains))[0].numpy()
     where = localise(latent_map[None], torch.tensor([row]), slices)
-    grid, strongest = latent_map.numpy(), float(latent_map.max())
+    grid, strongest = plane_of(latent_map).numpy(), float(latent_map.max())
     label = next((value for value, name in slices.labels.items() if name == top_class and value), None)
     region = None if label is None else mask == label
     ring = _ring(brain, float(where["centroid_row"]), float(where["centroid_column"]))
