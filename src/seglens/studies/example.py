@@ -50,6 +50,7 @@ hookpoints: auto             # the deepest place with a real effect and a width 
 dictionaries: {k: auto, expansion: auto, steps: 2000}   # by the width and the tokens at hand
 store: true                  # false: activations are computed whenever they are read (slower), none are kept on disk
 tau: 0.8
+# alignment: [{hookpoint: stage2}]   # pairs are compared at the first hookpoints, and with this there too
 
 steering:                    # run a segmenter on another cohort, change latents of one class
   - {segmenter: adult, cohort: pediatric, label: edema}
