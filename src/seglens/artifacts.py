@@ -31,7 +31,7 @@ from torch import Tensor, uint8
 
 from seglens.documents import ESCAPED, from_document, to_document
 from seglens.foreign.tensors import read_safetensors
-from seglens.runtime.atomic import clear_refusals, whole_file, whole_folder
+from seglens.runtime.atomic import clear_refusals, make_folder, whole_file, whole_folder
 from seglens.runtime.distributed import is_main_process
 from seglens.runtime.provenance import Provenance
 from seglens.runtime.resources import require_disk
@@ -329,7 +329,7 @@ def locked(path: Path) -> Iterator[None]:
     lock, existed = FileLock(lock_path, timeout=0), lock_path.exists()
     try:
         with clear_refusals(path):
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
             lock.acquire()
     except Timeout:
         holder = holder_path.read_text(encoding="utf-8") if holder_path.is_file() else "another process"

@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from contextlib import ExitStack, nullcontext, redirect_stderr, redirect_stdout
+from itertools import pairwise
 from pathlib import Path
 
 from cyclopts import App
@@ -106,7 +107,14 @@ def _answer() -> tuple[int, str]:
 
 
 def _asked() -> list[str]:
-    """The command line without what any verb takes."""
+    """The command line without what any verb takes.
+
+    Raises:
+        ValueError: an empty argument, which would stand for the present folder.
+    """
+    for before, argument in pairwise(["seglens", *sys.argv[1:]]):
+        if not argument or (argument.startswith("--") and argument.endswith("=")):
+            raise ValueError(f"nothing is given after {argument or before}; give a value, or leave the option out")
     return [argument for argument in sys.argv[1:] if argument != "--debug"]
 
 
@@ -140,7 +148,7 @@ def _out_of_memory(error: BaseException) -> str:
 
 
 _PATH_ERRORS = {
-    errno.ELOOP: "links lead round in a circle",
+    errno.ELOOP: "it is a link where none is followed, or links lead round in a circle",
     errno.ENAMETOOLONG: "a name is longer than the file system takes",
     errno.EACCES: "it may not be read or written",
     errno.EPERM: "it may not be read or written",

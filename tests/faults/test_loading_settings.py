@@ -124,6 +124,8 @@ def test_row_51_too_deep_too_long(refused):
         ("a: 1\n---\nb: 2", "line 2: "),
         ("a: [1", "line 1: "),
         ("a: *nowhere", "line 1: found undefined alias 'nowhere'"),
+        ('name: "a\\0b"', "line 1: 'a\\x00b' has a character that no name or text may hold"),
+        ('"\\ud800": 1', "line 1: '\\ud800' has a character that no name or text may hold"),
         ("a: \0", "special characters are not allowed"),
         (b"name: \xff", "is not UTF-8 text (invalid start byte); save it so"),
         ("", "the file: Input should be"),

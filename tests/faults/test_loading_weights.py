@@ -118,6 +118,7 @@ BAD_SAFETENSORS = {
     "unknown type": (packed({"a": entry([1], 0, 4, "OBJ")}, b"1234"), "of type 'OBJ'; legal: BOOL"),
     "huge shape": (packed({"a": entry([2**40, 2**40], 0, 4)}, b"1234"), "and 4 bytes a value has 4 bytes"),
     "empty and huge": (packed({"a": entry([0, 2**60], 0, 0)}), "has 0 bytes"),
+    "empty, its product huge": (packed({"a": entry([0, *[2**31] * 63], 0, 0)}), "has 0 bytes"),
     "many axes": (packed({"a": entry([1] * 65, 0, 4)}, b"1234"), "and 4 bytes a value has 4 bytes"),
     "shape of another size": (packed({"a": entry([2], 0, 4)}, b"1234"), r"shape \[2\] and 4 bytes a value has 4"),
     "overlap": (packed({"a": entry([1], 0, 4), "b": entry([1], 0, 4)}, b"1234"), "'b' begins at byte 0 .* ends at 4"),

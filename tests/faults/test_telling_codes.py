@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from seglens import cli
-from seglens.artifacts import new_artifact
+from seglens.artifacts import locked, new_artifact
 from seglens.runs import STAGE_FORMAT, Run, Stage
+from seglens.runtime.atomic import WritingError
 from seglens.runtime.oom import NotEnoughMemoryError
 from seglens.runtime.signals import Stopped
 from seglens.studies.integrity import integrity_of
@@ -162,3 +163,20 @@ def test_an_older_version_and_a_damaged_book(run, monkeypatch, capsys):
     (run / "run.json").unlink()
     assert answer(monkeypatch, "doctor", str(run)) == 2
     assert "holds no run.json; give the folder of a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("option", "said"), [(("--out", ""), "after --out;"), (("--out=",), "after --out=;")])
+def test_an_empty_option_is_not_the_present_folder(monkeypatch, capsys, tmp_path, option, said):
+    monkeypatch.chdir(tmp_path)
+    assert answer(monkeypatch, "check", str(tmp_path), *option) == 2
+    assert f"nothing is given {said} give a value, or leave the option out" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a file system of Linux")
+def test_a_place_where_no_folder_can_be_made():
+    for write in (locked, new_artifact):
+        arguments = {} if write is locked else {"kind": "a", "inputs": {}}
+        said = r"/proc/x.* cannot be made: no folder can be made at that place"
+        with pytest.raises(WritingError, match=said), write(Path("/proc/x/y"), **arguments):
+            pass

@@ -14,6 +14,7 @@ MAX_DEPTH = 20
 MAX_VALUES = 20_000
 """With every alias counted as often as it is used: nine lines of aliases can stand for billions of values."""
 _SPECIAL = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 MERGE = "tag:yaml.org,2002:merge"
 """The key ``<<``: its mapping's entries are taken over where the one that it stands in has none of that name."""
 
@@ -154,6 +155,11 @@ class _Walk:
 
     def _value(self, node: yaml.Node) -> Any:
         """A single value; what is no date or number after all is refused with its line."""
+        if isinstance(node.value, str) and _NO_TEXT.search(node.value):
+            raise YamlError(
+                f"line {node.start_mark.line + 1}: {node.value[:40]!a} has a character that no name or text may hold "
+                "(NUL, or half of a surrogate pair); leave it out"
+            )
         try:
             return self._loader.construct_object(node)
         except yaml.YAMLError:

@@ -16,6 +16,8 @@ _REFUSALS = {
     errno.EACCES: "it may not be written to",
     errno.EPERM: "it may not be written to",
     errno.ENOTDIR: "a part of its path is a file",
+    errno.ELOOP: "a part of its path is a link that leads round in a circle, or one where none is followed",
+    errno.ENAMETOOLONG: "a name in it is longer than the file system takes",
     errno.EEXIST: "a part of its path is a file",
     errno.EIO: "the disk reports an error",
 }
@@ -41,7 +43,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial")
     with clear_refusals(path):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             yield partial
@@ -69,7 +71,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(f".{path.name}.partial")
     with clear_refusals(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         # a run from somebody else may hold a link of that name, which would be followed
         partial.unlink(missing_ok=True)
         try:
@@ -80,6 +82,19 @@ def whole_file(path: Path) -> Iterator[Path]:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are not there.
+
+    Raises:
+        WritingError: the file system takes no folders, as that of ``/proc`` does.
+        OSError: anything else that it refuses.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:
+        raise WritingError(f"{path} cannot be made: no folder can be made at that place; give another one") from None
 
 
 @contextmanager
