@@ -69,9 +69,7 @@ def with_depth(stored: Tensor, n_axes: int, axis: int = -3) -> Tensor:
         ValueError: neither as many axes nor one fewer.
     """
     if stored.ndim not in (n_axes - 1, n_axes):
-        raise ValueError(
-            f"an array {tuple(stored.shape)} has {stored.ndim} axes; give {n_axes}, or without depth one less"
-        )
+        raise ValueError(f"an array {tuple(stored.shape)}; give one of {n_axes} axes, or of {n_axes - 1} without depth")
     return stored if stored.ndim == n_axes else stored.unsqueeze(axis)
 
 

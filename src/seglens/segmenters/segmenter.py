@@ -91,6 +91,11 @@ class Segmenter:
                 f"the network was trained with: {', '.join(RULES)}"
             )
         for name, hookpoint in self.hookpoints.items():
+            if self.spatial_dims == 3 and hookpoint.layout == "BNC" and hookpoint.grid is None:
+                raise ValueError(
+                    f"hookpoint {name!r}: how many slices, rows and columns the tokens of a volume are cannot be seen "
+                    "in BNC; declare them with Hookpoint(grid=(slices, rows, columns))"
+                )
             try:
                 self.network.get_submodule(hookpoint.module)
             except AttributeError:

@@ -252,6 +252,69 @@ def test_layouts(inner, place):
     assert torch.equal(activations(segmenter, "here", images), tokens)
 
 
+class Bdhwc(nn.Module):
+    def forward(self, images):
+        return rearrange(images, "B C D H W -> B D H W C")
+
+    def undo(self, output):
+        return rearrange(output, "B D H W C -> B C D H W")
+
+
+class BncOfVolumes(nn.Module):
+    def forward(self, images):
+        return rearrange(images, "B C D H W -> B (D H W) C")
+
+    def undo(self, output):
+        return rearrange(output, "B (D H W) C -> B C D H W", D=2, H=4)
+
+
+class ChannelsLastOfVolumes(ChannelsLast):
+    def forward(self, images):
+        return images.contiguous(memory_format=torch.channels_last_3d)
+
+    def undo(self, output):
+        assert output.is_contiguous(memory_format=torch.channels_last_3d)
+        return output
+
+
+@pytest.mark.parametrize(
+    ("inner", "place"),
+    [
+        (Bdhwc, Hookpoint("inner", "BDHWC")),
+        (BncOfVolumes, Hookpoint("inner", "BNC", grid=(2, 4, 3))),
+        (ChannelsLastOfVolumes, Hookpoint("inner", "BCDHW")),
+        (Second, Hookpoint("inner", "BCDHW", 1)),
+    ],
+)
+def test_layouts_of_volumes(inner, place):
+    images = torch.randn(2, 3, 2, 4, 3)
+    network, settings = Tokenwise(inner()), {"sequences": ("a", "b", "c"), "labels": LABELS, "size": (2, 4, 3)}
+    segmenter = Segmenter.wrap(network, hookpoints={"here": place}, **settings)
+    tokens = rearrange(images, "B C D H W -> B D H W C")
+    with capture(segmenter, "here") as seen:
+        assert torch.equal(segmenter.logits(images), images)
+    assert torch.equal(seen.tokens, tokens)
+    with edit(segmenter, "here", shift):
+        assert torch.equal(segmenter.logits(images), rearrange(shift(tokens), "B D H W C -> B C D H W"))
+    with edit(segmenter, "here", lambda tokens: tokens):
+        assert torch.equal(segmenter.logits(images), images)
+
+
+@pytest.mark.parametrize(
+    ("inner", "place", "message"),
+    [
+        (BncOfVolumes, Hookpoint("inner", "BNC", grid=(2, 3, 3)), "24 positions are not the declared grid"),
+        (Bdhwc, Hookpoint("inner", "BDHWC", item=0), "declares item 0"),
+        (BncOfVolumes, Hookpoint("inner", "BCDHW"), r"layout BCDHW has 5 axes, .* is \(2, 24, 3\)"),
+    ],
+)
+def test_layouts_of_volumes_that_do_not_fit_are_refused(inner, place, message):
+    network, settings = Tokenwise(inner()), {"sequences": ("a", "b", "c"), "labels": LABELS, "size": (2, 4, 3)}
+    segmenter = Segmenter.wrap(network, hookpoints={"here": place}, **settings)
+    with pytest.raises(ValueError, match=message):
+        activations(segmenter, "here", torch.randn(2, 3, 2, 4, 3))
+
+
 @pytest.mark.parametrize(
     ("inner", "place", "message"),
     [

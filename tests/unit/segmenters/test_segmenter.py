@@ -141,6 +141,13 @@ def test_a_wrapped_network_is_saved_and_needs_the_network_to_load(tmp_path):
         Segmenter.load(tmp_path / "model", network(5))
 
 
+def test_tokens_of_volumes_without_a_grid_are_refused():
+    """64 positions may be 8 x 8 and 4 x 4 x 4: a network of volumes has to say."""
+    settings = {"sequences": ["T1"], "labels": LABELS, "size": (4, 4, 4)}
+    with pytest.raises(ValueError, match=r"hookpoint 'here': how many slices, .*Hookpoint\(grid="):
+        Segmenter.wrap(nn.Conv3d(1, 3, 1), hookpoints={"here": Hookpoint("", "BNC")}, **settings)
+
+
 def test_a_network_of_volumes_is_saved_and_loaded(tmp_path):
     hookpoints = {"here": "", "tokens": Hookpoint("", "BNC", grid=(2, 3, 4))}
     settings = {"sequences": ["T1"], "labels": LABELS, "hookpoints": hookpoints, "size": (4, 16, 8)}
