@@ -16,7 +16,7 @@ from seglens.semantics.atlas import LatentAtlas, describe
 from seglens.semantics.describing import category_mass
 
 LABELS = {0: "background", 1: "edema", 2: "never"}
-N, SIZE, GRID = 7, 16, (4, 4)
+N, SIZE, GRID = 7, 16, (1, 4, 4)
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +58,12 @@ def atlas(dictionary, segmenter, slices):
 @pytest.fixture(scope="module")
 def z(dictionary, segmenter, slices):
     with torch.no_grad():
-        tokens = segmenter.network[0](slices.images()).permute(0, 2, 3, 1)
+        tokens = segmenter.network[0](slices.images()[:, :, 0]).permute(0, 2, 3, 1)
     return dictionary.encode(tokens.reshape(-1, 5)).to_dense().view(N, *GRID, 12)
 
 
 def full(maps):
-    return functional.interpolate(maps[:, None], size=(SIZE, SIZE), mode="bilinear", align_corners=False)[:, 0]
+    return functional.interpolate(maps, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
 
 
 def ratios(h, masks, brains):
@@ -101,7 +101,7 @@ def test_linear_columns_equal_full_resolution_maps_of_all_slices(atlas, slices, 
 def test_top_columns_are_averages_over_the_exemplars(atlas, slices, z):
     for latent in atlas.table.filter(~pl.col("dead"))["latent"]:
         exemplars, maps = atlas.exemplars_of(latent)
-        order = z[..., latent].double().sum((1, 2)).sort(descending=True, stable=True).indices[:3].tolist()
+        order = z[..., latent].double().sum((1, 2, 3)).sort(descending=True, stable=True).indices[:3].tolist()
         order = [row for row in order if z[row, ..., latent].sum() > 0]
         assert exemplars["row"].to_list() == order
         assert exemplars["rank"].to_list() == list(range(len(order)))
@@ -135,7 +135,7 @@ def test_dead_latents_are_named_so_and_have_nulls(atlas):
 
 def test_one_slice_and_more_exemplars_asked_for_than_slices(dictionary, segmenter, slices, z):
     alone = describe(Lens(segmenter, dictionary), slices.select([2]), top_k=5)
-    fires = z[2].sum((0, 1)) > 0
+    fires = z[2].sum((0, 1, 2)) > 0
     assert torch.equal(torch.tensor(alone.table["n_exemplars"].to_list()), fires.int())
     for latent in fires.nonzero()[:, 0].tolist():
         row = alone.of(latent)
@@ -183,7 +183,7 @@ def test_written_and_read_it_is_the_same(atlas, tmp_path):
 def test_peak_ranks_by_the_largest_code(dictionary, segmenter, slices, z):
     by_peak = describe(Lens(segmenter, dictionary), slices, top_k=1, rank_by="peak")
     for latent, row in by_peak.exemplars.select("latent", "row").rows():
-        assert row == int(z[..., latent].amax((1, 2)).argmax())
+        assert row == int(z[..., latent].amax((1, 2, 3)).argmax())
 
 
 def test_mass_by_category_sums_to_one(atlas):

@@ -4,7 +4,7 @@ import torch
 from seglens.dictionaries.codes import Codes
 from seglens.semantics.exemplars import TopExemplars
 
-M, GRID, TOKENS = 9, (3, 2), 6
+M, GRID, TOKENS = 9, (1, 3, 2), 6
 
 
 def slices_of(n, seed=0):
