@@ -106,6 +106,8 @@ ROWS: Mapping[int, str] = {
     82: "record that was torn or edited: run.json, documents, tables",
     83: "link in a run where `--repair` would move things",
     84: "run that goes on with other jobs, threads or versions",
+    85: ".pt that costs more memory, depth or time than it holds",
+    86: "keys, numbers or shapes of weights that say two things, or nothing",
 }
 
 HEAD = """\

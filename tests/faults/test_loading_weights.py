@@ -64,16 +64,21 @@ def test_row_46_torch_file_that_runs_code(tmp_path, zipped):
 
 
 def test_row_46_no_unsafe_fallback():
-    """No line of the product opens a file by pickle, or by torch.load without weights_only."""
+    """No line of the product opens a file by pickle, or by torch.load."""
     from pathlib import Path
 
     import seglens
 
     for file in Path(seglens.__file__).parent.rglob("*.py"):
         text = file.read_text()
-        loads = [line for line in text.splitlines() if "torch.load(" in line]
-        assert all("weights_only=True" in line for line in loads), file
-        for word in ("weights_only=False", "import pickle\n", "allow_pickle=True", "yaml.load(", "yaml.unsafe"):
+        for word in (
+            "torch.load(",
+            "weights_only=",
+            "import pickle\n",
+            "allow_pickle=True",
+            "yaml.load(",
+            "yaml.unsafe",
+        ):
             assert word not in text, (file, word)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tests.fuzz import dataset
+from tests.fuzz import checkpoint, dataset
 
 MAX_VOLUME = 2**22
 
@@ -344,5 +344,10 @@ TARGETS: Mapping[str, Target] = {
         dataset.seeds,
     ),
     "safetensors": Target(safetensors, ["seglens.foreign.tensors"], _safetensors),
+    "checkpoint": Target(
+        checkpoint.read,
+        ["seglens.foreign.torch_files", "seglens.foreign.pickles", "pickletools", "zipfile"],
+        checkpoint.seeds,
+    ),
     "archive": Target(archive, ["seglens.foreign.archives", "zipfile", "tarfile"], _archives),
 }

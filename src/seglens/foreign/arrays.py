@@ -61,8 +61,9 @@ def check_claim(origin: str, shape: Any, dtype: np.dtype[Any], n_bytes: int) -> 
             f"{origin}: values of type {str(dtype)[:80]}; only plain numbers are read, for restoring objects would "
             "run code: save the numbers alone"
         )
-    whole = isinstance(shape, tuple) and all(type(size) is int and abs(size) < 2**62 for size in shape)
-    if not whole or len(shape) > MAX_DIMENSIONS or min(shape, default=0) < 0:
+    few = isinstance(shape, tuple) and len(shape) <= MAX_DIMENSIONS
+    whole = few and all(type(size) is int and abs(size) < 2**62 for size in shape)
+    if not whole or min(shape, default=0) < 0:
         # only of whole numbers: the text of tuples in tuples in tuples ... could be longer than any memory
         given = str(shape)[:80] if whole else f"of {type(shape).__name__}"
         raise ArrayError(f"{origin}: the shape {given}; legal are up to {MAX_DIMENSIONS} whole numbers")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ MAX_STEPS = 100_000
 MAX_OBJECTS = 10_000
 """Numbers, texts and arrays in what is returned."""
 MAX_DEPTH = 20
+MAX_ARGUMENTS = 16
 _TYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
 _PUSHES = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "FLOAT", "BINFLOAT"),
@@ -40,7 +41,7 @@ _MARK = object()
 
 
 @dataclass(frozen=True)
-class _Name:
+class Name:
     """A name in the program; never looked up anywhere."""
 
     text: str
@@ -81,9 +82,9 @@ def read_pickle(path: Path, *, max_bytes: int = MAX_BYTES) -> Any:
     n_bytes = path.stat().st_size
     if n_bytes > max_bytes:
         raise ArrayError(f"{path}: holds {n_bytes} bytes, over the cap of {max_bytes}; cut it into parts")
-    machine = _Machine(str(path))
+    machine = Machine(str(path), n_bytes)
     try:
-        return machine.run(path.read_bytes())
+        return machine.plain(machine.run(io.BytesIO(path.read_bytes())))
     except ArrayError:
         raise
     except Exception as fault:  # a damaged program fails in as many ways as there are instructions
@@ -91,26 +92,40 @@ def read_pickle(path: Path, *, max_bytes: int = MAX_BYTES) -> Any:
         raise ArrayError(f"{path}: no sound pickle of arrays ({reason}); get it again") from None
 
 
-class _Machine:
-    """The interpreter: a stack, a memory, and no way out."""
+class Machine:
+    """The interpreter: a stack, a memory, and no way out.
 
-    def __init__(self, origin: str):
+    Args:
+        origin: what the program is called in a message.
+        n_bytes: its length.
+
+    Attributes:
+        what: its programs put together, for a message.
+        max_steps: instructions that a program may have.
+        functions: what the names mean that a program may call.
+    """
+
+    what: ClassVar[str] = "NumPy array"
+
+    def __init__(self, origin: str, n_bytes: int):
         self.origin = origin
+        self.max_steps = MAX_STEPS
+        self.functions: Mapping[str, Callable[..., Any]] = FUNCTIONS
         self.stack: list[Any] = []
         self.memory: dict[int, Any] = {}
-        self.spare_bytes = 0
+        self.spare_bytes = 2 * n_bytes
 
-    def run(self, program: bytes) -> Any:
-        """Run the program and return what it leaves."""
-        self.spare_bytes = 2 * len(program)
-        for step, (opcode, argument, position) in enumerate(pickletools.genops(io.BytesIO(program))):
-            if step >= MAX_STEPS:
-                raise ArrayError(f"{self.origin}: more than {MAX_STEPS} instructions; this is no pair of arrays")
+    def run(self, program: io.BytesIO | io.BufferedReader) -> Any:
+        """Run the program and return what it leaves; the stream stands behind it then."""
+        self.stack, self.memory = [], {}
+        for step, (opcode, argument, position) in enumerate(pickletools.genops(program)):
+            if step >= self.max_steps:
+                raise ArrayError(f"{self.origin}: more than {self.max_steps} instructions; this is no {self.what}")
             if opcode.name == "STOP":
                 if len(self.stack) != 1:
                     raise ArrayError(f"{self.origin}: leaves {len(self.stack)} things instead of one; get it again")
-                return self._finished(self.stack[0])
-            self._do(opcode.name, argument, position or 0)
+                return self.stack[0]
+            self.do(opcode.name, argument, position or 0)
         raise ArrayError(f"{self.origin}: ends in the middle; get it again")
 
     def in_bytes(self, raw: Any) -> bytes | bytearray:
@@ -118,7 +133,7 @@ class _Machine:
         if isinstance(raw, str):
             self.spare_bytes -= len(raw)
             if self.spare_bytes < 0:
-                raise ArrayError(f"{self.origin}: unfolds to more than twice its size; this is no pair of arrays")
+                raise ArrayError(f"{self.origin}: unfolds to more than twice its size; this is no {self.what}")
             return raw.encode("latin-1")
         if not isinstance(raw, bytes | bytearray):
             raise ValueError(f"an array from {type(raw).__name__}")
@@ -132,7 +147,8 @@ class _Machine:
         check_claim(self.origin, shape, kind.dtype, len(content))
         return np.frombuffer(content, kind.dtype).reshape(shape, order="F" if column_first else "C")
 
-    def _do(self, name: str, argument: Any, position: int) -> None:
+    def do(self, name: str, argument: Any, position: int) -> None:
+        """One instruction."""
         stack = self.stack
         if name in ("PROTO", "FRAME"):
             return
@@ -143,26 +159,26 @@ class _Machine:
         elif name == "MARK":
             stack.append(_MARK)
         elif name == "TUPLE":
-            stack.append(tuple(self._to_mark()))
+            stack.append(tuple(self.to_mark()))
         elif name in _TUPLES:
             n = _TUPLES[name]
-            stack.append(tuple(self._pop() for _ in range(n))[::-1])
+            stack.append(tuple(self.pop() for _ in range(n))[::-1])
         elif name == "LIST":
-            stack.append(self._to_mark())
+            stack.append(self.to_mark())
         elif name == "DICT":
-            stack.append(_entries(self._to_mark()))
+            stack.append(with_entries({}, self.to_mark()))
         elif name == "APPEND":
-            value = self._pop()
+            value = self.pop()
             self._top(list).append(value)
         elif name == "APPENDS":
-            values = self._to_mark()
+            values = self.to_mark()
             self._top(list).extend(values)
         elif name == "SETITEM":
-            value, key = self._pop(), self._pop()
-            self._top(dict).update(_entries([key, value]))
+            value, key = self.pop(), self.pop()
+            with_entries(self._top(dict), [key, value])
         elif name == "SETITEMS":
-            entries = _entries(self._to_mark())
-            self._top(dict).update(entries)
+            entries = self.to_mark()
+            with_entries(self._top(dict), entries)
         elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
             self.memory[int(argument)] = stack[-1]
         elif name == "MEMOIZE":
@@ -170,31 +186,34 @@ class _Machine:
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             stack.append(self.memory[int(argument)])
         elif name == "POP":
-            self._pop()
+            self.pop()
         elif name == "GLOBAL":
-            stack.append(_Name(str(argument).replace(" ", ".")))
+            stack.append(Name(str(argument).replace(" ", ".")))
         elif name == "STACK_GLOBAL":
-            attribute, module = self._pop(), self._pop()
+            attribute, module = self.pop(), self.pop()
             if not isinstance(attribute, str) or not isinstance(module, str):
                 raise ValueError("a name that is no text")
-            stack.append(_Name(f"{module}.{attribute}"))
+            stack.append(Name(f"{module}.{attribute}"))
         elif name == "REDUCE":
-            arguments, function = self._pop(), self._pop()
-            stack.append(self._called(function, arguments))
+            arguments, function = self.pop(), self.pop()
+            stack.append(self.called(function, arguments))
         elif name == "BUILD":
-            state = self._pop()
-            self._build(state)
+            state = self.pop()
+            self.build(state)
         else:
-            raise ArrayError(f"{self.origin}: instruction {name} at byte {position}; arrays do not need it")
+            raise ArrayError(f"{self.origin}: instruction {name} at byte {position}; {self.what}s do not need it")
 
-    def _pop(self) -> Any:
+    def pop(self) -> Any:
+        """Take the value on top."""
         value = self.stack.pop()
         if value is _MARK:
             raise ValueError("a mark where a value is due")
         return value
 
-    def _to_mark(self) -> list[Any]:
-        start = max(place for place, value in enumerate(self.stack) if value is _MARK)
+    def to_mark(self) -> list[Any]:
+        """Take the values down to the last mark, and the mark."""
+        # from the top: costs no more than the values that are taken, however deep the stack
+        start = next(place for place in range(len(self.stack) - 1, -1, -1) if self.stack[place] is _MARK)
         values = self.stack[start + 1 :]
         del self.stack[start:]
         return values
@@ -204,17 +223,19 @@ class _Machine:
             raise ValueError(f"{type(self.stack[-1]).__name__} where a {kind.__name__} is due")
         return self.stack[-1]
 
-    def _called(self, function: Any, arguments: Any) -> Any:
-        known = _FUNCTIONS.get(function.text) if isinstance(function, _Name) else None
-        if known is None or not isinstance(arguments, tuple):
-            wanted = function.text if isinstance(function, _Name) else type(function).__name__
+    def called(self, function: Any, arguments: Any) -> Any:
+        """What a call means."""
+        known = self.functions.get(function.text) if isinstance(function, Name) else None
+        if known is None or not isinstance(arguments, tuple) or len(arguments) > MAX_ARGUMENTS:
+            wanted = function.text if isinstance(function, Name) else type(function).__name__
             raise ArrayError(
-                f"{self.origin}: wants to call {wanted[:80]!r}, which is not a part of a NumPy array; "
+                f"{self.origin}: wants to call {wanted[:80]!r}, which is not a part of a {self.what}; "
                 "do not open this file with Python's own pickle: it may run code"
             )
         return known(self, *arguments)
 
-    def _build(self, state: Any) -> None:
+    def build(self, state: Any) -> None:
+        """Set the state of the thing on top."""
         target = self.stack[-1]
         if isinstance(target, _Type):
             order = state[1]
@@ -227,7 +248,8 @@ class _Machine:
         else:
             raise ArrayError(f"{self.origin}: sets the state of {type(target).__name__}; only arrays have one here")
 
-    def _finished(self, value: Any) -> Any:
+    def plain(self, value: Any) -> Any:
+        """Copy what a program left: arrays, numbers, texts, and tuples, lists and dicts of them."""
         budget = [MAX_OBJECTS]
 
         def plain(part: Any, depth: int) -> Any:
@@ -247,11 +269,15 @@ class _Machine:
         return plain(value, 0)
 
 
-def _entries(values: list[Any]) -> dict[Any, Any]:
-    """Keys and values in turn as a dict; looking up a tuple of tuples of tuples ... would take for ever."""
-    if not all(map(_is_scalar, values[::2])):
-        raise ValueError("a key that is no number or text")
-    return dict(zip(values[::2], values[1::2], strict=True))
+def with_entries(target: dict[Any, Any], values: list[Any]) -> dict[Any, Any]:
+    """A dict with keys and values in turn; deep tuples, and numbers of a million digits, would be long looked up."""
+    for key, value in zip(values[::2], values[1::2], strict=True):
+        if not _is_scalar(key) or (isinstance(key, int) and abs(key) >= 2**64):
+            raise ValueError("a key that is no text or small number")
+        if key in target:
+            raise ValueError(f"the key {str(key)[:80]!r} stands there twice")
+        target[key] = value
+    return target
 
 
 def _shown(value: Any) -> str:
@@ -263,37 +289,37 @@ def _is_scalar(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str | bytes | np.generic)
 
 
-def _reconstructed(_machine: _Machine, kind: Any, _shape: Any, _code: Any) -> _Array:
-    if kind != _Name("numpy.ndarray"):
+def _reconstructed(_machine: Machine, kind: Any, _shape: Any, _code: Any) -> _Array:
+    if kind != Name("numpy.ndarray"):
         raise ValueError(f"an array of the kind {_shown(kind)}")
     return _Array()
 
 
-def _type(_machine: _Machine, code: Any, *_flags: Any) -> _Type:
+def _type(_machine: Machine, code: Any, *_flags: Any) -> _Type:
     if not isinstance(code, str) or not _TYPE.fullmatch(code):
         raise ValueError(f"values of the type {_shown(code)}; only numbers are read")
     return _Type(code)
 
 
-def _encoded(machine: _Machine, text: Any, coding: Any) -> bytes | bytearray:
+def _encoded(machine: Machine, text: Any, coding: Any) -> bytes | bytearray:
     if coding not in ("latin1", "latin-1"):
         raise ValueError(f"text in the coding {_shown(coding)}")
     return machine.in_bytes(text)
 
 
-def _no_bytes(_machine: _Machine) -> bytes:
+def _no_bytes(_machine: Machine) -> bytes:
     return b""
 
 
-def _from_buffer(machine: _Machine, raw: Any, kind: Any, shape: Any, order: Any) -> _Array:
+def _from_buffer(machine: Machine, raw: Any, kind: Any, shape: Any, order: Any) -> _Array:
     return _Array(machine.filled(raw, kind, shape, column_first=order == "F"))
 
 
-def _scalar(machine: _Machine, kind: Any, raw: Any) -> Any:
+def _scalar(machine: Machine, kind: Any, raw: Any) -> Any:
     return machine.filled(raw, kind, (), column_first=False)[()]
 
 
-_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "numpy.core.multiarray._reconstruct": _reconstructed,
     "numpy._core.multiarray._reconstruct": _reconstructed,
     "numpy.core.multiarray.scalar": _scalar,

@@ -3,12 +3,10 @@
 import json
 import math
 import struct
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 MAX_HEADER_BYTES = 16 * 2**20
@@ -35,7 +33,6 @@ ITEM_BYTES: Mapping[str, int] = {
     "F64": 8,
 }
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
-WHERE_WEIGHTS_ARE = ("state_dict", "model_state_dict", "network_weights", "model")
 
 
 class WeightsError(ValueError):
@@ -102,7 +99,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         weights = read_safetensors(path)
     elif path.suffix in TORCH_SUFFIXES:
-        weights = _read_torch(path)
+        weights = _from_torch(path)
     else:
         raise WeightsError(f"{path}: weights are read from .safetensors, .pt, .pth or .bin")
     refuse_non_finite(weights, str(path))
@@ -115,7 +112,7 @@ def refuse_non_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
     Raises:
         WeightsError: the tensors are named, with counts.
     """
-    bad = {name: _n_bad(tensor) for name, tensor in tensors.items() if tensor.is_floating_point()}
+    bad = {name: _n_bad(tensor) for name, tensor in tensors.items()}
     named = [f"{name} ({count} of {tensors[name].numel()})" for name, count in bad.items() if count]
     if named:
         shown = ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
@@ -123,6 +120,8 @@ def refuse_non_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
 
 
 def _n_bad(tensor: Tensor) -> int:
+    if not tensor.is_floating_point() and not tensor.is_complex():
+        return 0
     known = tensor.float() if tensor.element_size() == 1 else tensor  # torch does not look into floats of a byte
     return int((~known.isfinite()).sum())
 
@@ -177,38 +176,16 @@ def _unsound(path: Path, what: str) -> WeightsError:
     return WeightsError(f"{path}: not a sound safetensors file: {what}; get it again")
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
-    n_bytes = path.stat().st_size
+def _from_torch(path: Path) -> dict[str, Tensor]:
+    from seglens.foreign.torch_files import read_torch
+
     try:
-        _refuse_packed(path, n_bytes)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as fault:  # pickle, zip and torch each have their own errors for a bad or unsafe file
-        reason = (str(fault) or type(fault).__name__).splitlines()[0]
+        return read_torch(path)
+    except WeightsError:
+        raise
+    except Exception as fault:  # a damaged file fails in as many ways as pickle and zip have parts
+        reason = (str(fault) or type(fault).__name__).splitlines()[0].removeprefix(f"{path}: ")[:400]
         raise WeightsError(
             f"{path}: cannot be read as plain weights ({reason}). A file that runs code is never opened; "
             "save the state dict alone, best as safetensors"
         ) from None
-    for key in WHERE_WEIGHTS_ARE:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise WeightsError(f"{path}: holds no state dict; save network.state_dict() alone")
-    # a view can claim any shape over a few bytes, and would be unrolled by whoever computes with it
-    odd = [
-        str(name)
-        for name, value in content.items()
-        if value.layout != torch.strided or value.device.type != "cpu" or value.numel() * value.element_size() > n_bytes
-    ]
-    if odd:
-        raise WeightsError(f"{path}: {', '.join(odd[:8])} are larger than the file, sparse or empty; save them dense")
-    return {str(name): value for name, value in content.items()}
-
-
-def _refuse_packed(path: Path, n_bytes: int) -> None:
-    """Refuse packed records: torch stores them as they are, so these are a bomb."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as file:
-        unpacked = sum(entry.file_size for entry in file.infolist())
-    if unpacked > n_bytes:
-        raise ValueError(f"its records unfold to {unpacked} bytes of {n_bytes}")
