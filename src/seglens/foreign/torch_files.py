@@ -239,16 +239,16 @@ def _tensors(origin: str, content: Any, find: Find, n_bytes: int) -> dict[str, T
         raise WeightsError(f"{origin}: {', '.join(odd[:8])} are larger than the file, sparse or empty; save them dense")
     if sum(size or 0 for size in sizes.values()) > MAX_TIMES * n_bytes:
         raise WeightsError(f"{origin}: its tensors hold more than {MAX_TIMES} times the file's bytes; save each once")
-    held: dict[str, torch.UntypedStorage] = {}
+    opened: dict[str, torch.UntypedStorage] = {}
     made = {}
     for name, view in views.items():
         key = view.storage.key
-        if key not in held:
+        if key not in opened:
             raw = find(view.storage) if view.storage.size else bytearray()
-            held[key] = torch.frombuffer(raw, dtype=torch.uint8).untyped_storage() if raw else torch.UntypedStorage(0)
+            opened[key] = torch.frombuffer(raw, dtype=torch.uint8).untyped_storage() if raw else torch.UntypedStorage(0)
         kind = _kind(view)
         made[name] = torch.empty(0, dtype=kind).set_(
-            held[key], view.storage.start + view.offset, view.size, view.stride
+            opened[key], view.storage.start + view.offset, view.size, view.stride
         )
     return made
 
