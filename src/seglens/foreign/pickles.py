@@ -224,7 +224,7 @@ class Machine:
         return self.stack[-1]
 
     def called(self, function: Any, arguments: Any) -> Any:
-        """What a call means."""
+        """Do what a call means."""
         known = self.functions.get(function.text) if isinstance(function, Name) else None
         if known is None or not isinstance(arguments, tuple) or len(arguments) > MAX_ARGUMENTS:
             wanted = function.text if isinstance(function, Name) else type(function).__name__
