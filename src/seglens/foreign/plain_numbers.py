@@ -4,18 +4,24 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_WHOLE = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
+_WHOLE = re.compile(r"-?(?:0|[1-9][0-9]*)")
 DECIMAL = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?")
 
 
-def whole_number(text: str) -> int:
+def whole_number(text: str, *, max_digits: int = 18) -> int:
     """A whole number in decimal digits; no blanks, underscores, leading zeros, fractions or digits of other scripts.
 
+    Args:
+        text: what stands there.
+        max_digits: with 18 every number fits 64 bits.
+
     Raises:
-        ValueError: any other text.
+        ValueError: any other text, or more digits.
     """
     if not _WHOLE.fullmatch(text):
         raise ValueError(f"{text[:40]!r} is no whole number; write it in decimal digits, such as 10")
+    if len(text.removeprefix("-")) > max_digits:
+        raise ValueError(f"{text[:40]!r} has more than {max_digits} digits; give a smaller number")
     return int(text)
 
 

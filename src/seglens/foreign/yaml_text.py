@@ -11,6 +11,7 @@ from seglens.foreign.plain_numbers import DECIMAL, decimal_number, whole_number
 
 MAX_CHARACTERS = 2**18
 MAX_DEPTH = 20
+MAX_DIGITS = 100
 MAX_VALUES = 20_000
 """With every alias counted as often as it is used: nine lines of aliases can stand for billions of values."""
 _SPECIAL = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
@@ -88,7 +89,7 @@ class _Loader(yaml.SafeLoader):
 
 def _int(loader: _Loader, node: yaml.ScalarNode) -> int:
     """A whole number with the tag ``!!int`` or without; 010, 1:30 and 1_000 mean different things to others."""
-    return whole_number(str(loader.construct_scalar(node)).removeprefix("+"))
+    return whole_number(str(loader.construct_scalar(node)).removeprefix("+"), max_digits=MAX_DIGITS)
 
 
 def _float(loader: _Loader, node: yaml.ScalarNode) -> float:

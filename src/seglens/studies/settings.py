@@ -20,7 +20,7 @@ from seglens.studies.hookpoints import hookpoints_or_auto
 
 # strict: "yes" is not 1, and "10" in quotes is a text
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
-Count = Annotated[int, Field(strict=True, ge=1)]
+Count = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
 
 
 def _count_or_auto(value: Any) -> Any:
