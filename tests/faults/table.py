@@ -108,6 +108,9 @@ ROWS: Mapping[int, str] = {
     84: "run that goes on with other jobs, threads or versions",
     85: ".pt that costs more memory, depth or time than it holds",
     86: "keys, numbers or shapes of weights that say two things, or nothing",
+    87: "broken metadata in a SAELens folder",
+    88: "pax header of a .tar that is absurd",
+    89: "name or Host with characters that deceive",
 }
 
 HEAD = """\

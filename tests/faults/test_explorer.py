@@ -1,4 +1,4 @@
-"""Row 52: who and what the explorer refuses."""
+"""Rows 52 and 89: who and what the explorer refuses."""
 
 import asyncio
 
@@ -8,8 +8,10 @@ pytest.importorskip("fastapi")
 
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
+from pydantic import ValidationError
 
 from seglens.explorer.access import MAX_BODY, Guard
+from seglens.explorer.names import GivenName
 
 HERE = "http://127.0.0.1:8000"
 FROM_HERE = {"origin": HERE}
@@ -140,3 +142,20 @@ def test_row_52_only_http_is_spoken(guard):
 
     with pytest.raises(RuntimeError, match="speaks http, not websocket"):
         asyncio.run(guard({"type": "websocket"}, nothing, nothing))
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost:80@evil", "localhost:", "localhost:8000:80", "127.0.0.1:x", "localhost:80 ", "LOCALHOST:80#"]
+)
+def test_row_89_host_that_only_begins_like_this_machine(guard, host):
+    """A Host is a local name and a port, whole: what comes behind it is refused too."""
+    assert visitor(guard).get(f"/?token={guard.token}", headers={"host": host}).status_code == 400
+
+
+@pytest.mark.parametrize("mark", ["\n", "\0", "\x1b", "\u2028", "\u202e", "\u2066", "\ud800"])
+def test_row_89_given_names_are_one_line_without_control_characters(mark):
+    """Line ends, NUL and characters that turn the direction of a text are refused in names and in who gave them."""
+    for given in ({"name": f"rim{mark}x"}, {"name": "rim", "who": f"A.{mark}"}):
+        with pytest.raises(ValidationError):
+            GivenName(**given)
+    assert GivenName(name="Rand \u2013 \u8fb9\u7f18 \u05e9\u05e4\u05d4 \u0639").name.endswith("\u0639")

@@ -449,3 +449,49 @@ def test_row_50_more_than_the_disk(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"a\.zip unpacked: about 32\.0 MiB of disk are needed, 1\.0 MiB are free"):
         unpack(archive, tmp_path / "out")
     assert untouched(tmp_path, "a.zip")
+
+
+def pax_taped(path, header):
+    """A .tar of one file, before it a pax header of these bytes."""
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as file:
+        extended = tarfile.TarInfo("extended")
+        extended.type, extended.size = tarfile.XHDTYPE, len(header)
+        file.addfile(extended, io.BytesIO(header))
+        content = tarfile.TarInfo("a.txt")
+        content.size = 3
+        file.addfile(content, io.BytesIO(b"abc"))
+    return path
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"0" * 200_000,
+        b"20 comment=" + b"1" * 9 + b"\n" + b"7" * 100_000,
+        b"110 comment=" + b"1" * 97 + b"\n",
+        b"2 2 2 2 2 2 =",
+        b"12 comment\n=",
+        b"9999 path=a.txt\n",
+        b"12 path=a.txt ",
+        b"16 comment=" + b"a" * 4 + b"\n" + b" " * archives.MAX_PAX_BYTES,
+    ],
+    ids=["zeros", "digits behind", "digits inside", "short", "no value", "too long", "no end", "large"],
+)
+def test_row_88_pax_header_that_would_be_searched_for_minutes(tmp_path, monkeypatch, header):
+    """Such a header is refused before the reader of .tar files sees it."""
+    reached = []
+    monkeypatch.setattr(tarfile.TarInfo, "_proc_pax", lambda *_: reached.append(1))
+    with pytest.raises(ArchiveError, match="pax header in it is damaged or absurdly large; get it again"):
+        unpack(pax_taped(tmp_path / "a.tar", header), tmp_path / "out")
+    assert reached == [] and untouched(tmp_path, "a.tar")
+
+
+def test_row_88_sound_pax_headers(tmp_path):
+    """Long names, times and names that are not ASCII, which pax headers are for, come out as they were."""
+    name = "f\u00fcr/" + "long-" * 40 + "name.txt"
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as file:
+        info = tarfile.TarInfo(name)
+        info.size, info.mtime, info.pax_headers = 3, 1700000000.123456789, {"comment": "of the scanner"}
+        file.addfile(info, io.BytesIO(b"abc"))
+    assert unpack(tmp_path / "a.tar", tmp_path / "out") == 1
+    assert (tmp_path / "out" / name).read_bytes() == b"abc"

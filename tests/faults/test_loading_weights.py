@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import struct
 import zipfile
 
@@ -208,4 +209,63 @@ def test_row_48_saelens_folder_with_an_unsound_file(tmp_path):
     folder = export_saelens(SparseAutoencoder(4, 8, k=2), tmp_path / "sae")
     (folder / "sae_weights.safetensors").write_bytes(packed({}, header_bytes=2**60))
     with pytest.raises(ValueError, match=r"cannot be read .*not a sound safetensors file"):
+        import_saelens(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("scale", 0, "metadata.seglens.scale"),
+        ("scale", -1.0, "metadata.seglens.scale"),
+        ("scale", 1e-45, "metadata.seglens.scale"),
+        ("scale", "1", "metadata.seglens.scale"),
+        ("scale", None, "metadata.seglens.scale"),
+        ("centre", [0.0], "centre has 1 numbers, d_in is 4"),
+        ("centre", [0.0, 1e300, 0.0, 0.0], "metadata.seglens.centre.1"),
+        ("centre", {"a": 1}, "metadata.seglens.centre"),
+        ("k", True, "metadata.seglens.k"),
+        ("seed", 2**64, "metadata.seglens.seed"),
+        ("hookpoint", ["stage1"], "metadata.seglens.hookpoint"),
+    ],
+)
+def test_row_87_metadata_that_would_break_the_weights(tmp_path, key, value, message):
+    """A scale, centre, k, seed or name that is no sound one is refused by its key."""
+    folder = export_saelens(SparseAutoencoder(4, 8, k=2), tmp_path / "sae")
+    configuration = json.loads((folder / "cfg.json").read_text())
+    configuration["metadata"]["seglens"][key] = value
+    (folder / "cfg.json").write_text(json.dumps(configuration))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        import_saelens(folder)
+
+
+def test_row_87_scale_and_centre_that_leave_the_range_of_float32_together(tmp_path):
+    """Numbers that are sound each and give infinite weights together are refused."""
+    folder = export_saelens(SparseAutoencoder(4, 8, k=2), tmp_path / "sae")
+    configuration = json.loads((folder / "cfg.json").read_text())
+    configuration["metadata"]["seglens"] |= {"scale": 1e10, "centre": [1e30] * 4}
+    (folder / "cfg.json").write_text(json.dumps(configuration))
+    with pytest.raises(ValueError, match="leave the range of float32; export it again"):
+        import_saelens(folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ('"apply_b_dec_to_input": "false"', "apply_b_dec_to_input is 'false', only true and false are"),
+        ('"apply_b_dec_to_input": 0', "apply_b_dec_to_input is 0, only true and false are"),
+        ('"metadata": [1]', "metadata in cfg.json"),
+        ('"metadata": {"seglens": {"centre": []}}', "metadata.seglens.scale in cfg.json: Field required"),
+        ('"metadata": {"seglens": 5}', "metadata.seglens in cfg.json"),
+        ('"metadata": {"seglens": {"scale": NaN, "centre": []}}', "cfg.json"),
+        ('"metadata": ' + "[" * 5000 + "]" * 5000, "cannot be read"),
+    ],
+)
+def test_row_87_configuration_of_another_kind(tmp_path, settings, message):
+    """Texts for truths, lists for objects, missing keys and deep JSON are refused, never followed."""
+    folder = export_saelens(SparseAutoencoder(4, 8, k=2), tmp_path / "sae")
+    configuration = json.loads((folder / "cfg.json").read_text())
+    name = settings.split('"')[1]
+    text = json.dumps({key: value for key, value in configuration.items() if key != name})
+    (folder / "cfg.json").write_text(text[:-1] + ", " + settings + "}")
+    with pytest.raises(ValueError, match=re.escape(message)):
         import_saelens(folder)

@@ -6,9 +6,10 @@ raw activations then equals ours. They stand in the metadata too, from where our
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -23,7 +24,31 @@ WEIGHTS = "sae_weights.safetensors"
 OURS = "seglens"
 FORMAT = "6.0.0"
 """Layout of the cfg.json written here; sae-lens takes a file without it for an older one and drops the metadata."""
+MAX_FLOAT32, MIN_FLOAT32 = torch.finfo(torch.float32).max, torch.finfo(torch.float32).tiny
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
+_Finite = Annotated[float, Field(allow_inf_nan=False, ge=-MAX_FLOAT32, le=MAX_FLOAT32)]
+
+
+class _Own(BaseModel):
+    """Description of a dictionary of ours, as `export_saelens` writes it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    scale: Annotated[float, Field(allow_inf_nan=False, ge=MIN_FLOAT32, le=MAX_FLOAT32)]
+    centre: list[_Finite]
+    k: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    hookpoint: str = ""
+    segmenter_hash: str = ""
+    store_hash: str = ""
+
+
+class _Metadata(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    seglens: _Own | None = None
+    hook_name: str | None = None
+    k: Annotated[int, Field(ge=1, lt=2**31)] | None = None
 
 
 @torch.no_grad()
@@ -93,21 +118,29 @@ def import_saelens(folder: Path, *, k: int | None = None, hookpoint: str | None 
     """
     configuration, tensors = _read(folder)
     _check(folder, configuration, tensors)
-    metadata = configuration.get("metadata") or {}
-    own = metadata.get(OURS) or {}
-    n_latents = tensors["W_enc"].shape[1]
+    d_in, n_latents = tensors["W_enc"].shape
+    try:
+        metadata = _Metadata.model_validate(configuration.get("metadata") or {})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(str(part) for part in ("metadata", *fault["loc"]))
+        raise ValueError(f"{folder}: {key} in {CONFIGURATION}: {fault['msg']}; export the dictionary again") from None
+    own = metadata.seglens
+    if own is not None and len(own.centre) != d_in:
+        raise ValueError(f"{folder}: metadata.{OURS}.centre has {len(own.centre)} numbers, d_in is {d_in}")
+    own_k, own_hookpoint = (own.k, own.hookpoint) if own else (None, "")
     dictionary = SparseAutoencoder(
-        tensors["W_enc"].shape[0],
+        d_in,
         n_latents,
-        k=int(k or own.get("k") or metadata.get("k") or 1),
-        seed=int(own.get("seed", 0)),
-        hookpoint=hookpoint or str(own.get("hookpoint") or metadata.get("hook_name") or ""),
-        segmenter_hash=str(own.get("segmenter_hash", "")),
-        store_hash=str(own.get("store_hash", "")),
+        k=k or own_k or metadata.k or 1,
+        seed=own.seed if own else 0,
+        hookpoint=hookpoint or own_hookpoint or metadata.hook_name or "",
+        segmenter_hash=own.segmenter_hash if own else "",
+        store_hash=own.store_hash if own else "",
     )
     if own:
-        dictionary.scale.fill_(float(own["scale"]))
-        dictionary.centre.copy_(torch.tensor(own["centre"]))
+        dictionary.scale.fill_(own.scale)
+        dictionary.centre.copy_(torch.tensor(own.centre))
     scale, centre = dictionary.scale, dictionary.centre
     dictionary.W_enc.data.copy_(tensors["W_enc"] / scale)
     dictionary.W_dec.data.copy_(tensors["W_dec"] * scale)
@@ -118,6 +151,8 @@ def import_saelens(folder: Path, *, k: int | None = None, hookpoint: str | None 
         b_enc = b_enc + tensors["b_dec"] @ tensors["W_enc"]
     dictionary.b_enc.data.copy_(b_enc)
     dictionary.theta.copy_(tensors["threshold"][0])
+    if not all(bool(tensor.isfinite().all()) for tensor in dictionary.state_dict().values()):
+        raise ValueError(f"{folder}: with its scale and centre the weights leave the range of float32; export it again")
     return dictionary
 
 
@@ -143,6 +178,8 @@ def _check(folder: Path, configuration: dict[str, Any], tensors: dict[str, Tenso
         for key, default in [("normalize_activations", "none"), ("reshape_activations", "none")]
         if configuration.get(key, default) != default
     ]
+    if not isinstance(configuration.get("apply_b_dec_to_input", True), bool):
+        wrong.append(f"apply_b_dec_to_input is {configuration['apply_b_dec_to_input']!r}, only true and false are")
     if configuration.get("architecture") != "jumprelu":
         wrong.append(f"architecture is {configuration.get('architecture')!r}, only 'jumprelu' is understood")
     if set(tensors) != set(NAMES):

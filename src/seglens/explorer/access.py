@@ -7,6 +7,7 @@ are shipped here and no others.
 """
 
 import hmac
+import re
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from html import escape
@@ -23,7 +24,7 @@ COOKIE = "seglens"
 """Its name begins so and ends with the port: browsers keep one jar for all ports, and two runs may be open at once."""
 MAX_BODY = 2**20
 TOO_LARGE = f"a body may have {MAX_BODY} bytes"
-LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
+LOCAL_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?")
 SAFE_METHODS = ("GET", "HEAD")
 OWN_SITES = ("same-origin", "none")
 POLICY = (
@@ -73,7 +74,7 @@ class Guard:
 
     def _refusal(self, scope: Scope, headers: dict[bytes, str]) -> tuple[int, str] | None:
         host = headers.get(b"host", "")
-        if host.rsplit(":", 1)[0] not in LOCAL_NAMES and host not in LOCAL_NAMES:
+        if not LOCAL_HOST.fullmatch(host):
             return 400, "this server answers to 127.0.0.1 and localhost only"
         if scope["method"] not in SAFE_METHODS and headers.get(b"origin") != f"http://{host}":
             return 403, "requests that change something must come from the explorer's own page"

@@ -1,18 +1,30 @@
 """Names that people give to latents: kept in the run's folder, with who gave them, when, and how sure they were."""
 
 import json
+import unicodedata
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from seglens.artifacts import write_text_whole
 from seglens.documents import DocumentError, from_document, to_document
 
 FILE = "names.json"
 MAX_LENGTH = 120
+_TURNING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+
+
+def _one_line(text: str) -> str:
+    for mark in text:
+        if unicodedata.category(mark) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(mark) in _TURNING:
+            raise ValueError(f"it holds the character U+{ord(mark):04X}; give one line, without control characters")
+    return text
+
+
+_Line = Annotated[str, AfterValidator(_one_line)]
 
 
 class GivenName(BaseModel):
@@ -27,8 +39,8 @@ class GivenName(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(min_length=1, max_length=MAX_LENGTH)
-    who: str = Field(default="", max_length=MAX_LENGTH)
+    name: _Line = Field(min_length=1, max_length=MAX_LENGTH)
+    who: _Line = Field(default="", max_length=MAX_LENGTH)
     confidence: float = Field(default=1.0, ge=0, le=1)
     when: str = ""
 

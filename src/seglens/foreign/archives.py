@@ -1,5 +1,6 @@
 """Archives that others made (BraTS and nnU-Net come as .zip, the Medical Segmentation Decathlon as .tar)."""
 
+import re
 import stat
 import tarfile
 import zipfile
@@ -19,6 +20,10 @@ MAX_RATIO = 200
 GENEROUS_BYTES = 2**30
 """Below this an archive may unfold by any ratio."""
 _CHUNK = 2**20
+MAX_PAX_BYTES = 2**20
+"""Of one pax header: names and times of one entry."""
+_PAX_RECORD = re.compile(rb"([1-9][0-9]{0,6}) [^=\n]+=")
+_MANY_DIGITS = re.compile(rb"[0-9]{41}")
 
 
 class ArchiveError(ValueError):
@@ -77,16 +82,40 @@ def unpack(archive: Path, folder: Path) -> int:
 @contextmanager
 def _opened(archive: Path) -> Iterator[tuple[list[_Entry], Any]]:
     # zipfile goes by the end of a file, where a .tar may hold a whole .zip
-    if zipfile.is_zipfile(archive) and not tarfile.is_tarfile(archive):
-        with zipfile.ZipFile(archive) as zipped:
-            yield [_of_zip(info) for info in zipped.infolist()], zipped.open
-        return
     with ExitStack() as stack:
         try:
-            tape = stack.enter_context(tarfile.open(archive, "r:"))
+            tape = stack.enter_context(tarfile.open(archive, "r:", tarinfo=_BoundedEntry))
         except (OSError, tarfile.TarError):
-            raise ArchiveError(f"{archive}: neither a .zip nor a plain .tar archive; give one of them") from None
-        yield list(_of_tar(tape)), tape.extractfile
+            if not zipfile.is_zipfile(archive):
+                raise ArchiveError(f"{archive}: neither a .zip nor a plain .tar archive; give one of them") from None
+            zipped = stack.enter_context(zipfile.ZipFile(archive))
+            yield [_of_zip(info) for info in zipped.infolist()], zipped.open
+        else:
+            yield list(_of_tar(tape)), tape.extractfile
+
+
+class _BoundedEntry(tarfile.TarInfo):
+    """Entry whose pax header is looked at first: tarfile's own search takes a minute for 200 kB of digits."""
+
+    def _proc_pax(self, tarfile: Any) -> Any:
+        start = tarfile.fileobj.tell()
+        header = tarfile.fileobj.read(min(self.size, MAX_PAX_BYTES))
+        tarfile.fileobj.seek(start)
+        if self.size > MAX_PAX_BYTES or not _is_pax(header):
+            raise ArchiveError("a pax header in it is damaged or absurdly large; get it again")
+        return super()._proc_pax(tarfile)  # type: ignore[misc]
+
+
+def _is_pax(header: bytes) -> bool:
+    """Whether it is a row of records ``length key=value``, without more digits in a row than a number has."""
+    position = 0
+    while position < len(header) and header[position]:
+        record = _PAX_RECORD.match(header, position)
+        end = position + int(record[1]) if record else 0
+        if not record or end < record.end() or header[end - 1 : end] != b"\n":
+            return False
+        position = end
+    return not _MANY_DIGITS.search(header)
 
 
 def _of_zip(info: zipfile.ZipInfo) -> _Entry:
