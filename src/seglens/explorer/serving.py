@@ -74,6 +74,8 @@ def serve(run: Path, *, port: int = 0, announce: Callable[[str], None] = print) 
 def _prepared(run: Path, port: int) -> tuple[socket.socket, "uvicorn.Server", str]:
     import uvicorn
 
+    from seglens.explorer.connections import BoundedConnection
+
     app = create_app(run)
     threading.Thread(target=app.state.explorer.run.warm_up, daemon=True).start()
     guard = Guard(app)
@@ -85,5 +87,6 @@ def _prepared(run: Path, port: int) -> tuple[socket.socket, "uvicorn.Server", st
         listening.close()
         reason = error.strerror if isinstance(error, OSError) else "legal are 0 to 65535"
         raise ValueError(f"port {port} cannot be used: {reason}; give another --port, or 0") from None
-    server = uvicorn.Server(uvicorn.Config(guard, log_level="warning", access_log=False, server_header=False))
+    settings = uvicorn.Config(guard, http=BoundedConnection, log_level="warning", access_log=False, server_header=False)
+    server = uvicorn.Server(settings)
     return listening, server, f"http://127.0.0.1:{listening.getsockname()[1]}/?token={guard.token}"
