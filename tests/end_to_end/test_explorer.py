@@ -88,7 +88,7 @@ def test_a_latent_with_its_examples_neighbours_and_partners(client, quick_run):
     strongest = int(atlas.table["mass"].arg_max())
     arrays, meta = packed(client.get(f"/api/segmenters/adult/latents/{strongest}/examples"))
     _, maps = atlas.exemplars_of(strongest)
-    np.testing.assert_allclose(arrays["maps"], maps[: len(arrays["maps"])].float(), atol=2e-3)
+    np.testing.assert_allclose(arrays["maps"], maps[: len(arrays["maps"]), 0].float(), atol=2e-3)
     assert meta["scale"] == pytest.approx(float(maps.max()))
     for kind in ("middle", "random"):
         arrays, meta = packed(client.get(f"/api/segmenters/adult/latents/{strongest}/examples?kind={kind}"))
