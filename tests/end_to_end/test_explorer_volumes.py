@@ -106,7 +106,7 @@ def run(tmp_path_factory):
             "pictures": CohortSettings(sources=[pictures], fractions=thirds, lesion_free_share=0.0),
         },
         segmenters={"scans": SegmenterSettings(cohort="scans", steps=2, batch_size=2)},
-        hookpoint="stage3",
+        hookpoints="stage3",
         dictionaries=DictionarySettings(k=4, expansion=1, steps=2, batch_size=32, controls=False),
         atlas_top_k=2,
     )
