@@ -21,7 +21,7 @@ def test_it_is_what_the_files_give_and_leaves_none(tmp_path: Path, monkeypatch: 
     folder = write_phantom_cohort(tmp_path / "adult", "adult", subjects=6, seed=3, size=32, slices=2)
     expected = prepare_slices(read_cohort(folder), Preprocessing(("FLAIR",), size=32, foreground="brain"))
     assert (slices.name, slices.hash) == ("adult", expected.hash)
-    assert torch.equal(slices.images(), expected.images()) and slices.images().shape[1:] == (1, 32, 32)
+    assert torch.equal(slices.images(), expected.images()) and slices.images().shape[1:] == (1, 1, 32, 32)
     parts = {"train": slices.train, "val": slices.val, "test": slices.test}
     assert {name: part.index["split"].unique().to_list() for name, part in parts.items()} == {
         name: [name] for name in parts
