@@ -74,9 +74,14 @@ def geometry_remarks(first: bytes) -> list[Remark]:
 
 
 def _axes(affine: NDArray[np.float64]) -> str:
+    """Letters such as RAS; where an affine is not finite or absurdly large, "nowhere"."""
     import nibabel
 
-    return "".join(str(code) for code in nibabel.aff2axcodes(affine))
+    try:
+        with np.errstate(all="ignore"):
+            return "".join(str(code) for code in nibabel.aff2axcodes(affine))
+    except (np.linalg.LinAlgError, ValueError):
+        return "nowhere"
 
 
 def _header(first: bytes) -> Any:

@@ -1,3 +1,5 @@
+import io
+
 import nibabel
 import numpy as np
 import pytest
@@ -29,3 +31,14 @@ def test_affines_are_in_mm(unit: str, millimetres: float) -> None:
 def test_sizes_that_are_absurd_in_mm() -> None:
     assert affine_in_mm(first_bytes(np.diag([1.0, 1, 1, 1]), "micron")) is None
     assert affine_in_mm(first_bytes(np.diag([2.0, 2, 2, 1]), "meter")) is None
+
+
+@pytest.mark.parametrize("size", [np.inf, 3e38])
+def test_a_qform_that_runs_nowhere_is_a_remark_beside_a_sound_sform(size: float) -> None:
+    header = nibabel.Nifti1Header.from_fileobj(io.BytesIO(first_bytes(np.diag([1.0, 1, 1, 1]), "mm")), check=False)
+    header["qform_code"], header["pixdim"][1:4] = 1, size
+    remarks = {code: what for code, what, _ in geometry_remarks(bytes(header.binaryblock))}
+    if np.isinf(size):
+        assert "its qform to nowhere; the sform was taken" in remarks["two_orientations"]
+    else:
+        assert set(remarks) == {"two_spacings"}
