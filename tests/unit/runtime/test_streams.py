@@ -34,6 +34,7 @@ def test_what_is_buffered_for_a_reader_that_has_gone_ends_in_nothing():
     stream.flush()
     stream.write("two")
     stream.close()
+    assert stream.full == ""
 
 
 @pytest.mark.parametrize(
