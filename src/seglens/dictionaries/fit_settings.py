@@ -16,6 +16,8 @@ TOKENS_A_LATENT = 64
 MAX_LEARNING_RATE = 2e-3
 """Measured on d_in 64, m 1024, 400 steps: 4e-3 gains 0.2 to 3 points of explained variance and kills 5 to 10 times as
 many latents."""
+MAX_DEAD_TOKENS = 10_000_000
+"""A latent that has not fired for so many tokens is dead in any store (the window of arXiv 2406.04093)."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class FitSettings:
         decay: share of the steps, at the end, over which it falls to 0.
         clip: largest norm of the gradient of the squared error, summed over channels and averaged over tokens.
         auxiliary_coefficient: weight of the auxiliary loss for dead latents.
-        dead_after: a latent is dead when this share of the training set has been seen since it fired.
+        dead_after: a latent is dead when it has not fired for this share of the training set, or of the tokens that the
+            fit takes where those are fewer (`dead_tokens`).
         theta_tokens: tokens of the calibration pass, at most.
         checkpoint_every: steps between checkpoints.
         prefixes: of a Matryoshka dictionary: so many of the first latents reconstruct alone too, each number as
@@ -106,6 +109,21 @@ class FitSettings:
             fitting = [factor for factor in EXPANSIONS if n_tokens >= TOKENS_A_LATENT * factor * d_in]
             expansion = fitting[0] if fitting else EXPANSIONS[-1]
         return DictionarySize(k, expansion * d_in)
+
+    def dead_tokens(self, n_tokens: int) -> int:
+        """Tokens without firing after which a latent is dead: never more than a fit can count.
+
+        A share of a store of which a fit sees a part may exceed all that it sees; no latent would ever be dead, and the
+        auxiliary loss would never act.
+
+        Args:
+            n_tokens: of the training set.
+
+        Returns:
+            At least 1.
+        """
+        within = min(n_tokens, self.steps * min(self.batch_size, n_tokens))
+        return max(1, min(math.ceil(self.dead_after * within), MAX_DEAD_TOKENS))
 
     def rate_at(self, step: int, n_latents: int) -> float:
         """The rate of step 0..steps-1: linear warm-up, constant, linear decay to 0."""

@@ -27,7 +27,7 @@ from seglens.shapes import Tokens
 
 __all__ = ["FitPlan", "FitSettings", "fit_dictionaries", "fit_dictionary"]
 
-RECIPE = 2
+RECIPE = 3
 """Part of a checkpoint's identity: raise it when the same settings give another fit."""
 OVERSHOOT = 4.0
 """While reconstructions are too long, what is active is pushed back and others have their turn. Measured on d_in 64, m
@@ -61,7 +61,9 @@ def fit_dictionary(
         order_seed: of the token order; None takes ``seed``.
         device: where to compute.
         checkpoint: a folder for checkpoints; a fit that was stopped goes on from there to the same bits.
-        progress: told the step, with ``loss``, ``explained_variance``, ``dead`` and ``l0``.
+        progress: told the step, with ``loss``, ``explained_variance``, ``l0`` and ``dead``: the share of latents that
+            fired on none of the latest `FitSettings.dead_tokens` tokens (of all so far, while these are fewer), each
+            encoded before the step that learns from it, so that in the first epoch they are held out.
 
     Returns:
         The fitted dictionary, on the CPU.
@@ -204,6 +206,7 @@ class _Fit:
         self.optimiser = torch.optim.Adam(list(self.weights), lr=1.0, fused=True)
         self.top = BatchTopK(size.k)
         self.unseen = torch.zeros(dictionary.n_latents, dtype=torch.int64, device=self.weights.encoder.device)
+        self.dead_tokens = settings.dead_tokens(store.n_tokens)
         self.step = 0
         self.epoch = 0
         self.batch = 0
@@ -280,7 +283,7 @@ class _Fit:
         if self.step == 0:
             self._scale_encoder(x)
         codes = self.top.encode(x - weights.b_dec, weights.encoder, weights.b_enc)
-        dead = (self.unseen >= settings.dead_after * self.store.n_tokens).nonzero()[:, 0]
+        dead = (self.unseen >= self.dead_tokens).nonzero()[:, 0]
         result = backward(
             x,
             weights,
@@ -311,9 +314,13 @@ class _Fit:
         return {
             "loss": result.loss,
             "explained_variance": 1 - result.loss,
-            "dead": len(dead) / self.dictionary.n_latents,
+            "dead": float((self.unseen >= min(self.dead_tokens, self._n_seen())).float().mean()),
             "l0": float(result.fired.sum()) / max(int(n_seen), 1),
         }
+
+    def _n_seen(self) -> int:
+        """Tokens of all steps so far, over all processes."""
+        return self.epoch * self.store.n_tokens + min(self.batch * self.batch_size, self.store.n_tokens)
 
     def _scale_encoder(self, x: Float[Tensor, "n d_in"]) -> None:
         """Shrink the encoder so that the first reconstruction is `OVERSHOOT` times too long, if it is longer.

@@ -76,7 +76,7 @@ def dense_training(store, settings, seed):
             active = batch_topk(pre.detach(), settings.k).to_dense() > 0
             error = (pre * active) @ decoder + b_dec - x
             loss = error.square().mean()
-            dead = unseen >= settings.dead_after * store.n_tokens
+            dead = unseen >= settings.dead_tokens(store.n_tokens)
             if bool(dead.any()):
                 n_auxiliary += 1
                 own = pre[:, dead].relu()
@@ -165,6 +165,35 @@ def test_a_fit_explains_held_out_tokens_at_the_l0_asked_for():
     assert (fitted.k, fitted.hookpoint, fitted.segmenter_hash, fitted.store_hash) == (6, "stage2", "segmenter", "store")
     assert float(fitted.scale) == pytest.approx(store.scale)
     torch.testing.assert_close(fitted.centre, store.centre)
+
+
+def test_the_auxiliary_loss_acts_in_a_short_fit_over_a_large_store():
+    store = FakeStore(mixture(20_000))
+    settings = replace(SMALL, steps=24, dead_after=0.25)
+    assert settings.dead_after * store.n_tokens > settings.steps * settings.batch_size  # no latent could ever be dead
+    assert settings.dead_tokens(store.n_tokens) == 24 * 128 // 4
+    start = SparseAutoencoder(16, 64, k=4)
+    start.b_enc[:20] = -4.0  # out of reach of the codes, and at a few tokens not of the auxiliary loss
+    told = []
+    with_loss, without = (
+        fit_dictionaries(
+            [FitPlan(store, replace(settings, auxiliary_coefficient=weight), start=start)],
+            progress=lambda done, total, **figures: told.append(figures["dead"]),
+        )[0]
+        for weight in (1 / 32, 0.0)
+    )
+    silent = with_loss.encode(mixture(768, seed=5)).firing_counts() == 0
+    assert told[23] == pytest.approx(float(silent.float().mean()), abs=0.03)  # what new tokens show
+    assert told[23] > 0.25
+    moved, unmoved = ((fit.W_dec - start.W_dec).norm(dim=1)[silent] for fit in (with_loss, without))
+    assert int((moved > unmoved + 1e-4).sum()) > 5
+
+
+@pytest.mark.parametrize(
+    ("n_tokens", "steps", "tokens"), [(500, 30, 125), (10**6, 30, 960), (10**9, 10**6, 10**7), (3, 30, 1)]
+)
+def test_dead_is_counted_over_a_bounded_number_of_tokens(n_tokens, steps, tokens):
+    assert FitSettings(steps=steps, batch_size=128).dead_tokens(n_tokens) == tokens
 
 
 def test_seeds_decide_weights_and_order_apart():
