@@ -1,5 +1,7 @@
 """Feature swap: latents of one dictionary take the codes of their partners in another (paper, section 5.3)."""
 
+import math
+
 import polars as pl
 import torch
 from jaxtyping import Bool, Int, Int64
@@ -10,7 +12,12 @@ from seglens.diffing.functional import pair_correlations
 
 
 def swap_codes(
-    source: Codes, target: Codes, source_latents: Int[Tensor, " p"], target_latents: Int[Tensor, " p_too"]
+    source: Codes,
+    target: Codes,
+    source_latents: Int[Tensor, " p"],
+    target_latents: Int[Tensor, " p_too"],
+    *,
+    factor: float,
 ) -> Codes:
     """Source codes in which each listed latent holds its partner's code instead of its own.
 
@@ -22,14 +29,17 @@ def swap_codes(
         target: codes of the same tokens by the target dictionary.
         source_latents: latents that are replaced, each once.
         target_latents: the partner of each.
+        factor: from the target's units to the source's, ``source.scale / target.scale`` of the dictionaries, above 0.
 
     Returns:
         New codes of the source dictionary's width; ``source`` is not changed.
 
     Raises:
-        ValueError: different numbers of tokens, lists of different length, a latent out of range, or a source latent
-            twice.
+        ValueError: different numbers of tokens, lists of different length, a latent out of range, a source latent
+            twice, or a factor that is not above 0.
     """
+    if not 0 < factor < math.inf:
+        raise ValueError(f"the factor between the dictionaries' units is {factor}; give source.scale / target.scale")
     if source.n != target.n:
         raise ValueError(f"codes of {source.n} and of {target.n} tokens; a swap needs the same tokens on both sides")
     if len(source_latents) != len(target_latents) or len(source_latents.unique()) != len(source_latents):
@@ -55,7 +65,7 @@ def swap_codes(
     entries = (starts - first).repeat_interleave(counts) + torch.arange(int(counts.sum()))
     all_rows = torch.cat([source.token_rows()[kept], columns.tokens.long()[entries]])
     all_latents = torch.cat([source.latents[kept].long(), source_latents.long().repeat_interleave(counts)])
-    all_values = torch.cat([source.values[kept], columns.values[entries]])
+    all_values = torch.cat([source.values[kept], columns.values[entries] * factor])
     order = (all_rows * source.n_latents + all_latents).argsort()
     counts_by_row = torch.bincount(all_rows, minlength=source.n)
     offsets = torch.cat([counts_by_row.new_zeros(1), counts_by_row.cumsum(0)])

@@ -1,10 +1,13 @@
 """Figures 4 and 14: shared and non-shared latents take the codes of their partners in another dictionary.
 
 Both dictionaries read the same activation, as in the paper. A swap is judged by the correlation of each latent's map
-before and after, and by Dice. Controls: the same latents take the codes of random partners, or none (zero).
+before and after, and by Dice. Codes are taken over in the receiving dictionary's units. Controls: the same latents take
+the codes of random partners, or none (zero); the dictionary's own reconstruction in the activation's place, beside
+which the swaps in ``replace`` mode (the paper's) stand.
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import polars as pl
 import torch
@@ -25,6 +28,7 @@ from seglens.steering.sweep import UNEDITED, sweep
 from seglens.studies.compared import probe_of
 from seglens.studies.stages import Study
 
+RECONSTRUCTION = "reconstruction only"
 PARTNERS = ("own partner", "random partner")
 
 
@@ -50,7 +54,8 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
         f"partners {_mean(tables, 'not shared', 1):.2f}). The paper's claim needs the first to be high and clearly "
         "above the third. A shared pair is chosen by the cosine of its rows over all directions; the activation fills "
         "few of them, so rows that look alike may read other things.",
-        "Dice beside the zeroed latents says how much the segmentation depends on the swapped latents at all.",
+        "Dice beside the zeroed latents says how much the segmentation depends on the swapped latents at all. A swap "
+        "in the reconstruction also loses what the dictionary does not explain: the reconstruction alone is beside it.",
     ]
     return ExperimentResult(tables, headlines(*tables.values()), words)
 
@@ -72,8 +77,25 @@ def correlations(
     mixed = partners[torch.randperm(len(partners), generator=torch.Generator().manual_seed(seed))]
     found = {}
     for words, taken in zip(PARTNERS, (partners, mixed), strict=True):
-        after = swap_codes(before, given, latents, taken)
+        after = swap_codes(before, given, latents, taken, factor=float(own.scale) / float(other.scale))
         found[words] = swap_correlation(before, after, latents).filter(pl.col("active_before") > 0)
+    return found
+
+
+def swap_edits(hookpoint: str, dictionary_hash: str, latents: Mapping[str, tuple[int, ...]]) -> dict[str, LatentEdit]:
+    """Swap and zero of each kind of latents, the swap in both modes, and the reconstruction alone.
+
+    Args:
+        hookpoint: of the dictionary that receives the codes.
+        dictionary_hash: its hash.
+        latents: kind to latents.
+    """
+    edit = partial(LatentEdit, hookpoint, dictionary_hash)
+    found = {RECONSTRUCTION: edit((), "multiply", 1.0, "replace")}
+    for kind, own in latents.items():
+        found[f"{kind}, swap"] = edit(own, "swap")
+        found[f"{kind}, zero"] = edit(own, "zero")
+        found[f"{kind}, swap in the reconstruction"] = edit(own, "swap", 0.0, "replace")
     return found
 
 
@@ -95,13 +117,11 @@ def _pair(study: Study, receiver: str, giver: str, alignment: Alignment) -> tupl
             for words, table in correlations(own, other, torch.cat(grids), both, seed).items()
         ]
         draft.save_table("maps", pl.concat(maps))
-        edits = {
-            f"{kind}, {operation}": LatentEdit(lens.hookpoint, lens.dictionary_hash, tuple(both[0].tolist()), operation)
-            for kind, both in pairs.items()
-            for operation in ("swap", "zero")
-        }
+        edits = swap_edits(
+            lens.hookpoint, lens.dictionary_hash, {kind: tuple(both[0].tolist()) for kind, both in pairs.items()}
+        )
         partners = {int(a): int(b) for both in pairs.values() for a, b in zip(*both, strict=True)}
-        source = swap_source(other, partners)
+        source = swap_source(own, other, partners)
         draft.save_table("scores", sweep(lens, slices, edits, source=source, progress=progress).table)
 
     inputs = {
@@ -109,6 +129,7 @@ def _pair(study: Study, receiver: str, giver: str, alignment: Alignment) -> tupl
         "pairs": {kind: [side.tolist() for side in both] for kind, both in pairs.items()},
         "slices": slices.hash,
         "seed": seed,
+        "version": 2,
     }
     done = part(study, f"swap/{receiver}-{giver}", "swap", inputs, make)
     maps = done.table("maps").group_by("latents", "partner", maintain_order=True)
@@ -126,7 +147,7 @@ def _dice(scores: Scores, sizes: Mapping[str, int]) -> pl.DataFrame:
     for edit, summary in scores.summaries().items():
         figures = dice_columns(summary, "foreground")
         words = "untouched" if edit == UNEDITED else edit
-        rows.append({"edit": words, "latents changed": sizes.get(edit.rsplit(", ", 1)[0], 0), **figures})
+        rows.append({"edit": words, "latents changed": sizes.get(edit.split(", ")[0], 0), **figures})
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
@@ -146,7 +167,7 @@ def headlines(maps: pl.DataFrame, dice: pl.DataFrame) -> dict[str, float | None]
     return found | {
         f"Dice (pooled), {row['edit']}, {row['into / from']}": row["foreground Dice, pooled"]
         for row in dice.iter_rows(named=True)
-        if row["edit"] == "untouched" or row["edit"].endswith("swap")
+        if row["edit"] == "untouched" or row["edit"] == RECONSTRUCTION or ", swap" in row["edit"]
     }
 
 
@@ -174,4 +195,5 @@ EXPERIMENT = Experiment(
             panel="into / from",
         ),
     ),
+    version=2,
 )

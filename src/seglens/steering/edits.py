@@ -148,19 +148,24 @@ class LatentEdit:
         return Codes(offsets, latents[order].int(), values[order], codes.n_latents)
 
 
-def swap_source(other: SparseAutoencoder, pairs: Mapping[int, int]) -> SwapSource:
+def swap_source(own: SparseAutoencoder, other: SparseAutoencoder, pairs: Mapping[int, int]) -> SwapSource:
     """Codes for a swap from another dictionary that reads the same activation (paper, section 5.3).
 
+    They are in the units of the edited dictionary: each scales the activation by a factor of its own, and the same
+    strength is ``own.scale / other.scale`` times as large a number there.
+
     Args:
+        own: the dictionary that is edited.
         other: dictionary whose codes are taken over.
-        pairs: latent of the edited dictionary to latent of ``other``.
+        pairs: latent of ``own`` to latent of ``other``.
     """
+    factor = float(own.scale) / float(other.scale)
 
     def source(tokens: Tokens, latents: tuple[int, ...]) -> Float[Tensor, "n s"]:
         unpaired = [latent for latent in latents if latent not in pairs]
         if unpaired:
             raise ValueError(f"latents {unpaired[:10]} have no partner in the other dictionary; swap paired ones only")
-        return codes_of(other, tokens, [pairs[latent] for latent in latents])
+        return codes_of(other, tokens, [pairs[latent] for latent in latents]) * factor
 
     return source
 

@@ -17,11 +17,15 @@ def random_codes(n, m, seed):
 def test_equals_assigning_dense_columns(sources, targets):
     a, b = random_codes(20, 6, 0), random_codes(20, 8, 1)
     got = swap_codes(
-        Codes.from_dense(a), Codes.from_dense(b), torch.tensor(sources).long(), torch.tensor(targets).long()
+        Codes.from_dense(a),
+        Codes.from_dense(b),
+        torch.tensor(sources).long(),
+        torch.tensor(targets).long(),
+        factor=0.5,
     )
     expected = a.clone()
     for source, target in zip(sources, targets, strict=True):
-        expected[:, source] = b[:, target]
+        expected[:, source] = b[:, target] * 0.5
     assert torch.equal(got.to_dense(), expected)
     reference = Codes.from_dense(expected)
     assert torch.equal(got.latents, reference.latents) and torch.equal(got.offsets, reference.offsets)
@@ -30,7 +34,7 @@ def test_equals_assigning_dense_columns(sources, targets):
 def test_swapping_with_oneself_changes_no_bit():
     codes = Codes.from_dense(random_codes(15, 5, 2))
     latents = torch.tensor([4, 1, 2])
-    same = swap_codes(codes, codes, latents, latents)
+    same = swap_codes(codes, codes, latents, latents, factor=1.0)
     for name in ("offsets", "latents", "values"):
         assert torch.equal(getattr(same, name), getattr(codes, name))
 
@@ -40,7 +44,7 @@ def test_correlation_before_and_after():
     b = torch.stack([a[:, 0] * 3, random_codes(200, 1, 4)[:, 0], torch.zeros(200)], dim=1)
     before, other = Codes.from_dense(a), Codes.from_dense(b)
     latents = torch.tensor([0, 1, 2])
-    table = swap_correlation(before, swap_codes(before, other, latents, latents), latents)
+    table = swap_correlation(before, swap_codes(before, other, latents, latents, factor=1.0), latents)
     assert table["latent"].to_list() == [0, 1, 2]
     assert table["correlation"][0] == pytest.approx(1)
     assert table["correlation"][1] == pytest.approx(np.corrcoef(a[:, 1], b[:, 1])[0, 1], abs=1e-6)
@@ -69,4 +73,11 @@ def test_pairs_inside_and_outside_s():
 def test_refusals(n, sources, targets, message):
     a, b = Codes.from_dense(random_codes(8, 4, 0)), Codes.from_dense(random_codes(n, 4, 1))
     with pytest.raises(ValueError, match=message):
-        swap_codes(a, b, torch.tensor(sources), torch.tensor(targets))
+        swap_codes(a, b, torch.tensor(sources), torch.tensor(targets), factor=1.0)
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, float("nan"), float("inf")])
+def test_units_must_be_comparable(factor):
+    codes, latents = Codes.from_dense(random_codes(8, 4, 0)), torch.tensor([0])
+    with pytest.raises(ValueError, match="factor between the dictionaries' units"):
+        swap_codes(codes, codes, latents, latents, factor=factor)

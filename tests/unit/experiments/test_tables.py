@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from seglens.dictionaries.codes import Codes
+from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.experiments import (
     NotApplicableError,
     alignment_methods,
@@ -217,6 +218,21 @@ def test_a_swap_with_the_same_dictionary_changes_no_map(fitted):
     found = swap.correlations(dictionary, dictionary, tokens, (live, live), seed=0)
     assert found["own partner"]["correlation"].min() == pytest.approx(1)
     assert found["random partner"]["correlation"].mean() < 0.6
+
+
+def test_maps_are_swapped_in_units_that_compare_and_dice_has_the_reconstruction_beside_it(fitted):
+    dictionary, tokens = fitted
+    finer = SparseAutoencoder(6, 24, k=3)
+    finer.load_state_dict(dictionary.state_dict())
+    for name in ("scale", "theta", "b_enc", "b_dec"):
+        getattr(finer, name).data.mul_(1.31)
+    live = (dictionary.encode(tokens).firing_counts() > 1).nonzero()[:, 0]
+    table = swap.correlations(dictionary, finer, tokens, (live, live), seed=0)["own partner"]
+    assert table["correlation"].min() == pytest.approx(1)
+    edits = swap.swap_edits("stage1", "f" * 64, {"shared": (1, 4)})
+    assert list(edits) == ["reconstruction only", "shared, swap", "shared, zero", "shared, swap in the reconstruction"]
+    assert edits["reconstruction only"].name == "reconstruct only"
+    assert [edit.mode for edit in edits.values()] == ["replace", "difference", "difference", "replace"]
 
 
 def test_geometry_is_weighted_by_mass_and_dead_latents_do_not_count():

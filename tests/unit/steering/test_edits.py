@@ -76,7 +76,7 @@ def test_steering_adds_the_decoded_difference(world, operation, value, where, ma
     segmenter, dictionary = world.segmenter, world.dictionary
     edit = make_edit(dictionary, operation=operation, value=value, where=where)
     other = SparseAutoencoder(8, 12, k=2, seed=5)
-    source = swap_source(other, {1: 4, 3: 0, 5: 11}) if operation == "swap" else None
+    source = swap_source(dictionary, other, {1: 4, 3: 0, 5: 11}) if operation == "swap" else None
     with capture(segmenter, "here") as seen:
         segmenter.predict(images())
         before = seen.tokens.flatten(0, 3)
@@ -84,7 +84,11 @@ def test_steering_adds_the_decoded_difference(world, operation, value, where, ma
             segmenter.predict(images())
             after = seen.tokens.flatten(0, 3)
     z = dictionary.encode(before).to_dense()
-    swapped = other.encode(before).to_dense()[:, [4, 0, 11]] if operation == "swap" else None
+    swapped = (
+        other.encode(before).to_dense()[:, [4, 0, 11]] * (dictionary.scale / other.scale)
+        if operation == "swap"
+        else None
+    )
     new = dense_twin(edit, z, swapped)
     expected = before + (new - z) @ dictionary.W_dec / dictionary.scale
     assert torch.allclose(after, expected, atol=1e-5)
@@ -234,7 +238,7 @@ def test_a_swap_needs_codes_and_partners(segmenter, dictionary, make_edit):
     swap = make_edit(dictionary, (1, 2), "swap", 0.0)
     with pytest.raises(ValueError, match="source"), steer(Lens(segmenter, dictionary), swap):
         segmenter.predict(images())
-    source = swap_source(dictionary, {1: 1})
+    source = swap_source(dictionary, dictionary, {1: 1})
     with pytest.raises(ValueError, match=r"\[2\]"), steer(Lens(segmenter, dictionary), swap, source=source):
         segmenter.predict(images())
 
@@ -242,8 +246,26 @@ def test_a_swap_needs_codes_and_partners(segmenter, dictionary, make_edit):
 def test_a_swap_with_itself_changes_nothing(segmenter, dictionary, make_edit):
     swap = make_edit(dictionary, (1, 2), "swap", 0.0)
     before = segmenter.logits(images())
-    with steer(Lens(segmenter, dictionary), swap, source=swap_source(dictionary, {1: 1, 2: 2})):
+    with steer(Lens(segmenter, dictionary), swap, source=swap_source(dictionary, dictionary, {1: 1, 2: 2})):
         assert torch.equal(segmenter.logits(images()), before)
+
+
+def test_a_swap_is_in_the_units_of_the_edited_dictionary(segmenter, dictionary, make_edit):
+    """The same dictionary in units 1.31 times as fine: its codes are 1.31 times as large and mean the same."""
+    finer = SparseAutoencoder(8, 24, k=2)
+    finer.load_state_dict(dictionary.state_dict())
+    for name in ("scale", "theta", "b_enc", "b_dec"):
+        getattr(finer, name).data.mul_(1.31)
+    tokens = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(finer.encode(tokens).to_dense(), dictionary.encode(tokens).to_dense() * 1.31)
+    every = tuple(range(24))
+    swap = make_edit(dictionary, every, "swap", 0.0)
+    before = segmenter.logits(images())
+    source = swap_source(dictionary, finer, {latent: latent for latent in every})
+    with steer(Lens(segmenter, dictionary), swap, source=source):
+        torch.testing.assert_close(segmenter.logits(images()), before)
+    with steer(Lens(segmenter, dictionary), make_edit(dictionary, every, "multiply", 1.31)):
+        assert not torch.allclose(segmenter.logits(images()), before, atol=1e-3)  # what mixed units would do
 
 
 def test_an_edit_is_described_and_named(dictionary, make_edit):

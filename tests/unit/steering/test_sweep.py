@@ -58,7 +58,7 @@ def test_named_groups_of_edits_act_together(segmenter, dictionary, selection, ma
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 16])
 def test_every_kind_of_edit_at_every_batch_size(segmenter, dictionary, selection, make_edit, batch_size):
     other = SparseAutoencoder(8, 12, k=2, seed=5)
-    source = swap_source(other, {1: 4, 3: 0, 5: 11})
+    source = swap_source(dictionary, other, {1: 4, 3: 0, 5: 11})
     edits = {
         "zero": make_edit(dictionary, operation="zero", value=0.0),
         "add": make_edit(dictionary, operation="add", value=-0.5),
