@@ -30,6 +30,7 @@ from safetensors.torch import save_file
 from torch import Tensor, uint8
 
 from seglens.documents import ESCAPED, from_document, to_document
+from seglens.foreign.json_text import parse_json
 from seglens.foreign.tensors import read_safetensors
 from seglens.runtime.atomic import clear_refusals, make_folder, whole_file, whole_folder
 from seglens.runtime.distributed import is_main_process
@@ -127,7 +128,7 @@ class Artifact:
         """
         path = self.verified(f"{name}.json")
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return parse_json(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise _damaged(path, error) from None
 
@@ -268,7 +269,7 @@ def read_artifact(path: Path, kind: str | None = None, *, verify: bool = False) 
     if not manifest_path.is_file():
         raise ArtifactError(f"{path}: no {MANIFEST} there; give the folder of a finished artifact")
     try:
-        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+        manifest = parse_json(manifest_path.read_text(encoding="utf-8"))
         own_format, own_hash = manifest["format"], manifest.pop("hash")
         record = Provenance.from_json(manifest.pop("computed_by")) if "computed_by" in manifest else None
         sha256 = {_inside(name): str(entry["sha256"]) for name, entry in manifest["files"].items()}

@@ -24,6 +24,7 @@ from seglens.artifacts import (
     read_artifact,
     write_text_whole,
 )
+from seglens.foreign.json_text import parse_json
 from seglens.runtime.distributed import alone, barrier, broadcast_from_main, is_main_process
 from seglens.runtime.provenance import OtherRecordWarning, Provenance, by_record, record_sentence
 from seglens.runtime.threads import computing_with, stage_threads
@@ -282,7 +283,7 @@ def read_book(path: Path) -> dict[str, Any]:
         ValueError: it is damaged; the message says how to go on without it.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        content = parse_json(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if not isinstance(content, dict):
             raise ValueError(f"a {type(content).__name__} where names and values are due")
         if path.name == "timings.json" and not all(isinstance(value, int | float) for value in content.values()):

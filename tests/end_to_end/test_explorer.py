@@ -376,7 +376,9 @@ def test_edits_that_make_no_sense_are_refused(client, edit):
     assert answer.json()["detail"]
     text = '{"cohort": "adult", "row": 0, "edits": [{"latents": [1], "value": NaN}]}'
     headers = {"content-type": "application/json"}
-    assert client.post("/api/segmenters/adult/steer", content=text, headers=headers).status_code == 422
+    answer = client.post("/api/segmenters/adult/steer", content=text, headers=headers)
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "edits.0.value: Input should be a finite number"
 
 
 def test_the_api_describes_itself(client):

@@ -126,7 +126,7 @@ def test_verify_finds_a_changed_file(tmp_path):
         read_artifact(tmp_path / "thing", verify=True)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "3", "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "3", "\xff", '{"kind": 1, "kind": 2}'])
 def test_a_damaged_manifest_is_named(tmp_path, text):
     _write(tmp_path / "thing")
     (tmp_path / "thing" / "manifest.json").write_text(text, encoding="latin-1")

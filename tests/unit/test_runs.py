@@ -114,7 +114,9 @@ with Run(pathlib.Path({str(tmp_path)!r})).writing({{}}): print("got it")
     assert "is being written by process" in other.stderr
 
 
-@pytest.mark.parametrize("content", ["[]", "3", "{", '{"stages": {"a": {"folder": "../b", "hash": "0"}}}'])
+@pytest.mark.parametrize(
+    "content", ["[]", "3", "{", '{"stages": {}, "stages": {}}', '{"stages": {"a": {"folder": "../b", "hash": "0"}}}']
+)
 def test_books_that_somebody_else_wrote(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(ValueError, match=r"run\.json (is damaged|names the artifact '\.\./b', which leads out)"):

@@ -116,10 +116,20 @@ def prepare_slices(
         ValueError: a sequence that the cohort does not have, or no slice to keep.
         ArtifactError: ``folder`` exists.
     """
+    n_quarantined = sum(case.id in quarantined for case in cohort.cases)
     cohort = cohort.with_sequences(preprocessing.sequences).without(quarantined)
     if preprocessing.foreground == AUTO:
         preprocessing = replace(preprocessing, foreground=settled_foreground(cohort))
-    preparation = partial(_prepare, cohort, preprocessing, sampling, sha256=sha256, seed=seed, progress=progress)
+    preparation = partial(
+        _prepare,
+        cohort,
+        preprocessing,
+        sampling,
+        n_quarantined=n_quarantined,
+        sha256=sha256,
+        seed=seed,
+        progress=progress,
+    )
     if folder is None:
         return preparation(draft=None)
     inputs = {
@@ -158,6 +168,7 @@ def _prepare(
     preprocessing: Preprocessing,
     sampling: SliceSampling,
     *,
+    n_quarantined: int,
     sha256: Mapping[Path, str],
     seed: int,
     progress: Progress,
@@ -172,6 +183,7 @@ def _prepare(
     index: list[dict[str, Any]] = []
     waiting: list[SliceShard] = []
     blanked: list[BlankedLabel] = []
+    labelled = False
 
     def close(shard: SliceShard) -> None:
         hashes.append(hash_tensors(shard.tensors()))
@@ -188,6 +200,7 @@ def _prepare(
                 raise VolumeError(path, "changed", "was written to since it was checked", "run again when it rests")
         for part in parts:
             blanked += blanked_labels(part.case.id, part.masks, part.foreground, cohort.labels)
+            labelled |= bool(part.masks.any())
         split = splits.get(unit[0].id, UNASSIGNED)
         for part, chosen in _choose([part for part in parts if part.scales], split, sampling, quota, seed):
             waiting.append(SliceShard(*part.prepared(chosen)))
@@ -200,10 +213,7 @@ def _prepare(
             close(shard)
         progress(number + 1, len(units), slices=float(len(index)))
     if not index:
-        raise ValueError(
-            f"{cohort.name}: no slice of {len(cohort.cases)} cases is kept; lower minimum_foreground_share "
-            f"({sampling.minimum_foreground_share}) or raise lesion_free_share ({sampling.lesion_free_share})"
-        )
+        raise ValueError(_nothing_kept(cohort, sampling, n_quarantined=n_quarantined, labelled=labelled))
     if waiting:
         close(_take(waiting, sum(map(len, waiting)))[0])
     if blanked:
@@ -222,6 +232,22 @@ def _prepare(
     if draft is not None:
         write_head(draft, slices, len(hashes))
     return slices
+
+
+def _nothing_kept(cohort: Cohort, sampling: SliceSampling, *, n_quarantined: int, labelled: bool) -> str:
+    """The refusal of a cohort that gives no slice: what was met, and what would help."""
+    refusal = f"{cohort.name}: no slice of {len(cohort.cases)} cases is kept"
+    if labelled:
+        return f"{refusal}; lower minimum_foreground_share ({sampling.minimum_foreground_share})"
+    left_out = (
+        f". {n_quarantined} further case(s) are quarantined and may be those with labels: `seglens check` says why"
+        if n_quarantined
+        else ""
+    )
+    return (
+        f"{refusal}: their masks hold no label pixel{left_out}. To keep slices without labels, raise lesion_free_share "
+        f"({sampling.lesion_free_share}) to 1"
+    )
 
 
 def _choose(

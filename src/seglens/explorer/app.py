@@ -7,6 +7,7 @@ from typing import Any
 
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
@@ -56,6 +57,7 @@ def create_app(run: Path) -> FastAPI:
         app.include_router(module.router, prefix="/api")
     app.add_exception_handler(UnknownError, _unknown)
     app.add_exception_handler(ValueError, _refused)
+    app.add_exception_handler(RequestValidationError, _misread)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
 
     @app.get("/{page:path}", include_in_schema=False)
@@ -81,3 +83,10 @@ def _unknown(request: Request, error: Exception) -> JSONResponse:
 
 def _refused(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": str(error)}, status_code=422)
+
+
+def _misread(request: Request, error: Exception) -> JSONResponse:
+    """Name what is wrong with a request, field by field; its values are left out, for a NaN among them is no JSON."""
+    assert isinstance(error, RequestValidationError)
+    faults = [f"{'.'.join(map(str, fault['loc'][1:])) or 'the body'}: {fault['msg']}" for fault in error.errors()]
+    return JSONResponse({"detail": "; ".join(faults)}, status_code=422)

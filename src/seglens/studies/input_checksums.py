@@ -9,6 +9,7 @@ from typing import Any
 from seglens.artifacts import write_text_whole
 from seglens.cohorts.case import Cohort, ImageRef
 from seglens.cohorts.findings import CheckReport, write_quarantine
+from seglens.foreign.json_text import parse_json
 from seglens.runtime.distributed import is_main_process
 
 FOLDER = "inputs"
@@ -133,7 +134,7 @@ def quarantine_reported(folder: Path, cohorts: Iterable[str]) -> Iterator[None]:
 def _read(folder: Path, name: str) -> dict[str, Any]:
     path = _path(folder, name)
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        content: dict[str, Any] = parse_json(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if content:
             CheckReport.from_json(content["report"])
             if not all(isinstance(digest, str) for digest in content["sha256"].values()):

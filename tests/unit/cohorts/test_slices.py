@@ -8,6 +8,7 @@ import torch
 
 from seglens.artifacts import ArtifactError, hash_file, read_artifact
 from seglens.cohorts import slice_set
+from seglens.cohorts.case import Cohort
 from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.slices import Preprocessing, SliceSampling, SliceSet, prepare_slices
 from seglens.cohorts.source_options import SourceOptions
@@ -149,6 +150,17 @@ def test_a_lesion_that_resizing_loses_makes_no_slice_lesion_free(tmp_path: Path,
     assert full.index["position"].to_list() == [0, 1, 2]
 
 
+def _unlabelled(cohort: Cohort, *, but: str) -> Cohort:
+    """Set every voxel of all masks but one case's to 0."""
+    import nibabel
+
+    for case in cohort.cases:
+        if case.id != but and case.mask is not None:
+            mask = nibabel.load(case.mask.path)
+            nibabel.save(nibabel.Nifti1Image(np.zeros(mask.shape, np.uint8), mask.affine), case.mask.path)
+    return cohort
+
+
 def test_quarantine_and_what_is_not(adults, tmp_path: Path) -> None:
     path = adults.cases[1].images["T1"].path
     path.write_bytes(path.read_bytes()[:-50])
@@ -161,6 +173,10 @@ def test_quarantine_and_what_is_not(adults, tmp_path: Path) -> None:
     )
     assert slices.index["case"].unique().sort().to_list() == ["a0", "a2", "a3", "a4"]
     assert seen == [(i, 4) for i in (1, 2, 3, 4)]
+    with pytest.raises(
+        ValueError, match=r"no slice of 4 cases is kept: their masks hold no label pixel\. 1 further case"
+    ):
+        prepare_slices(_unlabelled(adults, but="a1"), T1, ANY, quarantined={"a1"})
     with pytest.raises(ValueError, match="has no FLAIR"):
         prepare_slices(adults, Preprocessing(("FLAIR",)))
 
