@@ -43,6 +43,7 @@ from .diffing.differential import differential_latents as differential_latents
 from .diffing.differential import patient_responses as patient_responses
 from .diffing.functional import functional_alignment as functional_alignment
 from .diffing.methods import AlignmentMethod as AlignmentMethod
+from .diffing.rank_test import strata_of as strata_of
 from .diffing.sharing import align as align
 from .diffing.universal import specific_latents as specific_latents
 from .diffing.universal import universal_latents as universal_latents

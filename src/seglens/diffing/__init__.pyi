@@ -9,6 +9,7 @@ from .differential import differential_latents as differential_latents
 from .differential import patient_responses as patient_responses
 from .functional import functional_alignment as functional_alignment
 from .methods import AlignmentMethod as AlignmentMethod
+from .rank_test import strata_of as strata_of
 from .sharing import align as align
 from .universal import specific_latents as specific_latents
 from .universal import universal_latents as universal_latents

@@ -18,6 +18,7 @@ from torch import Tensor
 from seglens.dictionaries.codes import Codes
 from seglens.diffing.alignment import Alignment
 from seglens.diffing.functional import FunctionalAlignment
+from seglens.diffing.rank_test import Strata, rank_test
 
 TESTABLE = 0.2
 """A response that is above 0 in a smaller share of all patients is not tested."""
@@ -132,36 +133,53 @@ def often_enough(off: Responses, on: Responses) -> Bool[np.ndarray, "r m"]:
 
 
 def differential_latents(
-    off: Responses, on: Responses, *, rate: float = 0.05, minimum_auroc: float = LARGE_EFFECT
+    off: Responses,
+    on: Responses,
+    *,
+    rate: float = 0.05,
+    minimum_auroc: float = LARGE_EFFECT,
+    strata: Strata | None = None,
 ) -> pl.DataFrame:
     """Latents that respond differently in two groups of patients: a rank test a response, at a false discovery rate.
 
     Wilcoxon's rank-sum test over patients for every latent in every region (testable ones), Benjamini-Hochberg over
-    all of them, and an effect that is worth a name. A latent is differential if it is so in one region.
+    all of them, and an effect that is worth a name. A latent is differential if it is so in one region. In up to 50
+    patients p is exact.
 
     Args:
         off: of the first group.
         on: of the second, other patients.
         rate: false discovery rate, 0..1.
         minimum_auroc: least AUROC of the response in the better direction, 0.5..1.
+        strata: of the patients of both sides (`rank_test.strata_of`): only patients alike in lesion size, age or
+            scanner are compared, so that a difference in these is not called one of the latents.
 
     Returns:
         A row a testable response: latent (Int32), region (String), auroc (above 0.5: more in ``on``), p, q (adjusted),
-        differential (Boolean).
+        differential (Boolean), least_auroc (the smallest AUROC that would be called if this latent were the only one
+        that differs; null where not even 1 would: then nothing follows from its not being called).
+
+    Raises:
+        ValueError: as `rank_test`.
     """
-    from scipy.stats import false_discovery_control, mannwhitneyu
+    from scipy.stats import false_discovery_control
 
     regions, latents = often_enough(off, on).nonzero()
-    a, b = off.values[:, regions, latents], on.values[:, regions, latents]
-    effect = auroc(a, b) if len(latents) else np.empty(0)
-    # where all values are equal there is nothing to rank, and no p
-    p = mannwhitneyu(a, b, axis=0, method="asymptotic").pvalue if len(latents) else np.empty(0)
-    p = np.where(np.isnan(p), 1.0, p)
-    q = false_discovery_control(p) if len(p) else p
-    found = (q <= rate) & (np.maximum(effect, 1 - effect) >= minimum_auroc)
+    tested = rank_test(off.values[:, regions, latents], on.values[:, regions, latents], strata)
+    q = false_discovery_control(tested.p) if len(latents) else tested.p
+    found = (q <= rate) & (np.maximum(tested.auroc, 1 - tested.auroc) >= minimum_auroc)
+    least = np.maximum(tested.least_auroc(rate / max(len(latents), 1)), minimum_auroc)
     names = np.array(off.regions, dtype=object)[regions].tolist()
     return pl.DataFrame(
-        {"latent": latents, "region": names, "auroc": effect, "p": p, "q": q, "differential": found},
+        {
+            "latent": latents,
+            "region": names,
+            "auroc": tested.auroc,
+            "p": tested.p,
+            "q": q,
+            "differential": found,
+            "least_auroc": pl.Series(least).fill_nan(None),
+        },
         schema={
             "latent": pl.Int32,
             "region": pl.String,
@@ -169,8 +187,28 @@ def differential_latents(
             "p": pl.Float64,
             "q": pl.Float64,
             "differential": pl.Boolean,
+            "least_auroc": pl.Float64,
         },
     )
+
+
+def called_in_words(table: pl.DataFrame) -> str:
+    """Latents that were called, and what could have been: one sentence without its full stop.
+
+    Args:
+        table: of `differential_latents`.
+    """
+    tested = table["latent"].n_unique()
+    called = table.filter("differential")["latent"].n_unique()
+    findable = table.filter(pl.col("least_auroc").is_not_null())
+    if not findable.height:
+        return f"none of {tested} latents could have been called: there are too few patients for so many tests"
+    least = findable["least_auroc"].to_list()
+    effect = f"AUROC {min(least):.2f}" + (f" to {max(least):.2f}" if max(least) - min(least) > 0.005 else "")
+    beyond = tested - findable["latent"].n_unique()
+    rest = f", {beyond} latents could not have been called at all" if beyond else ""
+    number = f"{called} of {tested} latents called" if called else f"nothing called of {tested} latents"
+    return f"{number}; the least effect that could have been found in one alone is {effect}{rest}"
 
 
 def false_discoveries(

@@ -8,6 +8,7 @@ from seglens.diffing.differential import (
     Responses,
     auroc,
     calibrated_threshold,
+    called_in_words,
     differential_latents,
     false_discoveries,
     function_scores,
@@ -17,6 +18,7 @@ from seglens.diffing.differential import (
     weight_scores,
 )
 from seglens.diffing.functional import functional_alignment
+from seglens.diffing.rank_test import strata_of
 from seglens.diffing.sharing import align
 
 PATIENTS, LATENTS = 24, 40
@@ -168,3 +170,50 @@ def test_function_scores_find_the_latent_that_fires_elsewhere() -> None:
 def test_a_calibrated_threshold_leaves_the_wanted_share_below() -> None:
     scores = np.append(np.linspace(0, 1, 101), np.nan).astype(np.float32)
     assert len(specific_below(scores, calibrated_threshold(scores, 0.05))) == 5
+
+
+def _few(generator: np.random.Generator, patients: int, latents: int = 200) -> Responses:
+    values = np.exp(generator.normal(size=(patients, 1, latents)))
+    return Responses(tuple(f"p{number}" for number in range(patients)), ("lesion",), values)
+
+
+def test_eight_patients_against_eight_are_enough_for_an_exact_p() -> None:
+    """Complete separation among 200 tests: the normal p is 9.4e-4 and calls nothing, the exact one is 1.6e-4."""
+    generator = np.random.default_rng(0)
+    off, on = _few(generator, 8), _few(generator, 8)
+    on.values[:, 0, 7] += off.values[:, 0, 7].max()
+    table = differential_latents(off, on)
+    assert table.filter("differential")["latent"].to_list() == [7]
+    assert table.filter(latent=7)["p"].item() == pytest.approx(2 / 12870)
+    from scipy.stats import false_discovery_control, mannwhitneyu
+
+    old = mannwhitneyu(off.values[:, 0], on.values[:, 0], axis=0, method="asymptotic").pvalue
+    assert false_discovery_control(old).min() > 0.05
+
+
+def test_what_could_not_have_been_called_is_told_from_what_was_not() -> None:
+    generator = np.random.default_rng(0)
+    six = differential_latents(_few(generator, 6), _few(generator, 6))
+    assert six["least_auroc"].null_count() == 200
+    assert called_in_words(six).startswith("none of 200 latents could have been called")
+    twelve = differential_latents(_few(generator, 12), _few(generator, 12))
+    assert not twelve["differential"].any()
+    assert 0.85 < twelve["least_auroc"].unique().item() < 1
+    words = called_in_words(twelve)
+    assert words.startswith("nothing called of 200 latents; the least effect") and "AUROC 0." in words
+
+
+def test_a_confounder_is_not_called_within_its_strata() -> None:
+    """The second group has larger lesions, and three latents answer to size and not to the group."""
+    generator = np.random.default_rng(0)
+    sizes = [np.concatenate([np.zeros(n), np.ones(20 - n)]) + 0.1 * generator.random(20) for n in (16, 4)]
+    off, on = (_few(generator, 20, 30) for _ in range(2))
+    for side, size in zip((off, on), sizes, strict=True):
+        side.values[:, 0, :3] *= np.exp(4 * np.round(size))[:, None]
+    on.values[:, 0, 9] *= np.exp(3)  # answers to the group
+    called = differential_latents(off, on).filter("differential")["latent"].to_list()
+    assert 9 in called
+    assert len({0, 1, 2}.intersection(called)) >= 2
+    strata = strata_of({"lesion size": (sizes[0].tolist(), sizes[1].tolist())}, bins=2)
+    within = differential_latents(off, on, strata=strata).filter("differential")["latent"].to_list()
+    assert within == [9]
