@@ -23,7 +23,8 @@ def atlas(n=8, labels=None):
     rows = {"latent": range(n), "name": [f"rule {row}" for row in range(n)], "dead": [row == 0 for row in range(n)]}
     rows |= {"mass": [float(row) for row in range(n)], "depth": [None, *[0.5] * (n - 1)]}
     rows |= {f"{figure}_{label}": [1 / 3] * n for figure in ("p", "lift") for label in labels.values()}
-    return LatentAtlas(pl.DataFrame(rows), pl.DataFrame(), torch.zeros(0, 1, 1, 1, dtype=torch.float16), labels, {}, {})
+    maps, none = torch.zeros(0, 1, 1, 1, dtype=torch.float16), pl.DataFrame()
+    return LatentAtlas(pl.DataFrame(rows), none, maps, labels, {}, none, {})
 
 
 def test_row_53_a_model_that_answers():

@@ -86,6 +86,7 @@ def atlas_of(labels: dict[int, str], n_latents: int, name: str) -> LatentAtlas:
             "boundary": 0.2,
             "name": f"{top}, left, deep{name}",
             "dead": dead,
+            "class_replicates": None if dead else True,
         }
         for place, other in enumerate(classes):
             row[f"p_{other}"] = None if dead else 0.7 if other == top else 0.05
@@ -106,6 +107,15 @@ def atlas_of(labels: dict[int, str], n_latents: int, name: str) -> LatentAtlas:
         maps.expand(len(exemplars), 1, 8, 8).to(torch.float16).contiguous(),
         labels,
         dict.fromkeys(classes, 0.04),
+        pl.DataFrame(
+            {
+                "part": ["class", "side"],
+                "named": [9, 9],
+                "replicated": [6, 1],
+                "by_chance": [2.5, 4.0],
+                "other_masks": [1, None],
+            }
+        ),
         {"top_k": 4, "hookpoint": "stage3"},
     )
 

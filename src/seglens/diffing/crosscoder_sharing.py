@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from seglens.activations.store import ActivationStore
+from seglens.cohorts.patients import patient_halves
 from seglens.dictionaries.codes import Codes, weighted_rows
 from seglens.dictionaries.quality import participation_ratio
 from seglens.diffing.crosscoder import Crosscoder, in_models
-from seglens.diffing.nulls import PATIENT
 from seglens.diffing.pooling import on_common_grid
 from seglens.shapes import Tokens
 
@@ -210,12 +210,7 @@ def _regression_sums(codes: Codes, error: SideBySide) -> tuple[Float[Tensor, "m 
 
 def _halves(store: ActivationStore) -> tuple[Int64[Tensor, " a"], Int64[Tensor, " b"]]:
     """Tokens of every second patient, and of the others; of every second slice where no patients are known."""
-    if PATIENT in store.index.columns:
-        number = store.index[PATIENT].rank("dense").to_numpy() - 1
-        slices = torch.from_numpy(number.astype("int64"))
-    else:
-        slices = torch.arange(store.n_slices)
-    odd = (slices % 2).repeat_interleave(prod(store.grid))
+    odd = patient_halves(store.index).repeat_interleave(prod(store.grid))
     return (odd == 0).nonzero()[:, 0], (odd == 1).nonzero()[:, 0]
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from seglens.activations.extraction import each_grid
 from seglens.activations.store import ActivationStore
 from seglens.artifacts import hash_of
+from seglens.cohorts.patients import COHORT
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.diffing.functional import common_grid
-from seglens.diffing.nulls import COHORT
 from seglens.diffing.pooling import pooled_grids
 from seglens.shapes import Extent, TokenGrid, grid_of
 from seglens.studies.stages import Study

@@ -15,9 +15,10 @@ import polars as pl
 
 from seglens.activations.store import ActivationStore
 from seglens.artifacts import Artifact, Draft, finite
+from seglens.cohorts.patients import other_slice_rows
 from seglens.diffing.crosscoder import CROSSCODER_FIT, KIND, Crosscoder, fit_crosscoder
 from seglens.diffing.crosscoder_sharing import CrosscoderSharing, evaluate_crosscoder, linear_explained
-from seglens.diffing.nulls import NULLS, other_slice_rows
+from seglens.diffing.nulls import NULLS
 from seglens.experiments.activation_cache import ActivationCache
 from seglens.experiments.experiment import Experiment, ExperimentResult, Figure, NotApplicableError, part
 from seglens.experiments.function import PROBE_SLICES, match_by_function

@@ -6,10 +6,11 @@ import polars as pl
 import torch
 
 from seglens.activations.store import ActivationStore
+from seglens.cohorts.patients import other_slice_rows
 from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.functional import firing_overlap, functional_alignment, pool_codes
-from seglens.diffing.nulls import other_slice_rows, white_noise
+from seglens.diffing.nulls import white_noise
 from seglens.experiments.activation_cache import ActivationCache
 from seglens.studies.stages import Study
 from seglens.studies.variants import RESEEDED

@@ -29,6 +29,8 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
         "A latent is named by rules from where its activation lies (class association over the class's base rate, "
         "border, edge, depth, side), measured on slices of patients that neither the segmenter nor the dictionary was "
         "trained on. Lift, not the raw share, decides: most pixels are background.",
+        "A word stands in a name only if each half of the patients alone gives it too; the table of names that come "
+        "back says how many do, beside chance and beside the masks of other patients.",
         "A name says what a latent goes with. Whether the segmentation uses it is asked by the steering experiments.",
     ]
     tables = {"latents by class": table, "best latents": pl.DataFrame(best, infer_schema_length=None)}
@@ -46,6 +48,7 @@ def latents_by_class(name: str, latents: pl.DataFrame, labels: list[str]) -> lis
                 "segmenter": name,
                 "class": label,
                 "latents": own.height,
+                "in both halves": own["class_replicates"].sum(),
                 "different names": own["name"].n_unique(),
                 "share of activation": float(own["mass"].sum()) / float(live["mass"].sum()) if live.height else 0.0,
             }
@@ -79,10 +82,12 @@ def best_latents(name: str, latents: pl.DataFrame, labels: list[str]) -> list[di
 
 
 def headlines(counts: pl.DataFrame) -> dict[str, float | None]:
-    """Live latents with a class and without one, of each segmenter."""
+    """Live latents with a class, those that keep it in both halves of the patients, and those without one."""
     found: dict[str, float | None] = {}
     for (name,), rows in counts.group_by("segmenter", maintain_order=True):
         found[f"live latents of a class, {name}"] = float(rows.filter(pl.col("class") != MIXED)["latents"].sum())
+        both = rows.filter(pl.col("class") != MIXED)["in both halves"].sum()
+        found[f"live latents of a class in both halves of the patients, {name}"] = float(both)
         found[f"live latents of no class, {name}"] = float(rows.filter(pl.col("class") == MIXED)["latents"].sum())
     return found
 
@@ -93,5 +98,6 @@ EXPERIMENT = Experiment(
     "Figures 2, 12 and 13",
     run,
     figures=(Figure("bars", "latents by class", "Live latents by class", x="class", y="latents", panel="segmenter"),),
+    version=2,
     folded=("latents by class", "best latents"),
 )

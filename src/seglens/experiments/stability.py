@@ -19,6 +19,7 @@ from torch import Tensor
 from seglens.activations.live import live_activations
 from seglens.activations.store import ActivationStore
 from seglens.artifacts import Draft
+from seglens.cohorts.patients import other_slice_rows
 from seglens.cohorts.slice_set import evenly_spaced
 from seglens.dictionaries.archetypal import archetypal_points, fit_archetypal, started_at
 from seglens.dictionaries.fitting import FitPlan, FitSettings, fit_dictionaries
@@ -27,7 +28,6 @@ from seglens.dictionaries.quality import dictionary_quality
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.consensus import consensus_latents, only_latents, recurring_latents
 from seglens.diffing.functional import functional_alignment
-from seglens.diffing.nulls import other_slice_rows
 from seglens.diffing.sharing import align
 from seglens.experiments.experiment import Experiment, ExperimentResult, Figure, NotApplicableError, part
 from seglens.runtime.progress import Progress

@@ -1,7 +1,7 @@
 """LatentAtlas: what every latent of a dictionary means, measured on given slices (paper, section 3.5, appendix C)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -14,9 +14,10 @@ from seglens.artifacts import Artifact, Draft
 from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.lens import Lens
 from seglens.runtime.progress import Progress, silent
-from seglens.semantics.describing import base_rates, latent_table, measure
-from seglens.semantics.exemplars import RankBy
+from seglens.semantics.describing import base_rates, elsewhere_rows, facts_table, measure
+from seglens.semantics.exemplars import RankBy, best_of
 from seglens.semantics.localisation import localise
+from seglens.semantics.replication import each_words, named, replication
 from seglens.shapes import flat, flat_extent, with_depth
 
 FLOAT16_MAX = 65504.0
@@ -39,12 +40,15 @@ class LatentAtlas:
             dead latent), inside, boundary, brain (share of mass inside the brain), edge, depth (0 superficial, 1
             deepest), entropy (nats), spread (exp(entropy) / brain area), centroid_row and centroid_column (0..1 over
             the brain's extent; anterior to posterior, patient's right to left), lateral_spread, angular_coverage, side
-            ("left", "right", "midline", "bilateral"), n_exemplars, name, dead; and p_<class>_top, inside_top,
-            boundary_top, edge_top, depth_top.
+            ("left", "right", "midline", "bilateral"), boundary_even (boundary of an even response over the top class),
+            n_exemplars, dead; name (of the words that hold in both halves of the patients), withheld (the words that do
+            not, null where all do), class_replicates; and p_<class>_top, inside_top, boundary_top, edge_top, depth_top.
         exemplars: columns latent (Int32), rank (Int32, 0 is the highest), row (UInt32, of the slice set), score.
         maps: codes of each exemplar on the token grid, one [d h w] a row of ``exemplars``.
         labels: label value to class name.
         base_rates: share of pixels of every class over the slices.
+        replication: for each part of the names how often it came back in both halves of the patients, beside chance
+            and other patients' masks, as `seglens.semantics.replication` counts it.
         context: hashes and settings: dictionary_hash, segmenter_hash, slices_hash, hookpoint, top_k, rank_by, size,
             grid (both without the depth of slices), n_slices, n_tokens.
     """
@@ -54,6 +58,7 @@ class LatentAtlas:
     maps: Float16[Tensor, "n_exemplars d h w"]
     labels: Mapping[int, str]
     base_rates: Mapping[str, float]
+    replication: pl.DataFrame
     context: Mapping[str, Any]
 
     @property
@@ -86,6 +91,7 @@ class LatentAtlas:
         """Write into an artifact of kind ``"atlas"``."""
         draft.save_table("latents", self.table)
         draft.save_table("exemplars", self.exemplars)
+        draft.save_table("replication", self.replication)
         draft.save_tensors("maps", {"maps": flat(self.maps)})
         draft.save_document(
             "atlas",
@@ -106,6 +112,7 @@ class LatentAtlas:
             maps=with_depth(artifact.tensors("maps")["maps"], 4),
             labels={int(value): name for value, name in document["labels"].items()},
             base_rates=document["base_rates"],
+            replication=artifact.table("replication"),
             context=document["context"],
         )
 
@@ -137,24 +144,34 @@ def describe(
         >>> atlas.of(17)["name"]  # of a fitted dictionary, for instance: edema, left, deep, localised
         '...'
     """
-    measured = measure(lens, slices, top_k=top_k, batch_size=batch_size, rank_by=rank_by, progress=progress)
-    places, scores, maps, sums = measured.exemplars.result()
-    local = localise(maps, places[:, 2], slices)
-    exemplars = pl.DataFrame(
-        {
-            "latent": places[:, 0].numpy(),
-            "rank": places[:, 1].numpy(),
-            "row": places[:, 2].numpy(),
-            "score": scores.numpy(),
-        },
-        schema={"latent": pl.Int32, "rank": pl.Int32, "row": pl.UInt32, "score": pl.Float64},
-    )
+    halves, kept = measure(lens, slices, top_k=top_k, batch_size=batch_size, rank_by=rank_by, progress=progress)
+    every, labels = halves[0] + halves[1], slices.labels
+    together = kept[0] + kept[1]
+    local = localise(together.maps, together.rows, slices)
+    best, split = best_of(kept, top_k), len(kept[0].rows)
+    places = (best, torch.arange(split), torch.arange(split, len(together.rows)))
+    facts = [
+        facts_table(sums, together.taken(of), {name: values[of] for name, values in local.items()}, labels)
+        for sums, of in zip((every, *halves), places, strict=True)
+    ]
+    words, *of_halves = (each_words(part, labels) for part in facts)
+    elsewhere = None
+    if elsewhere_rows(slices) is not None:
+        moved = replace(every, sums=every.elsewhere)
+        here = facts_table(moved, together.taken(best), {name: values[best] for name, values in local.items()}, labels)
+        elsewhere = each_words(here, labels)
+    exemplars = together.taken(best)
+    ranked = pl.DataFrame(
+        {"latent": exemplars.latents.numpy(), "row": exemplars.rows.numpy(), "score": exemplars.scores.numpy()},
+        schema={"latent": pl.Int32, "row": pl.UInt32, "score": pl.Float64},
+    ).with_columns(pl.int_range(pl.len(), dtype=pl.Int32).over("latent").alias("rank"))
     return LatentAtlas(
-        table=latent_table(measured, places[:, 0], sums, local, slices.labels),
-        exemplars=exemplars,
-        maps=maps.clamp_max(FLOAT16_MAX).to(torch.float16),
-        labels=dict(slices.labels),
-        base_rates=base_rates(measured, slices.labels),
+        table=facts[0].hstack(named(words, of_halves, labels)),
+        exemplars=ranked.select("latent", "rank", "row", "score"),
+        maps=exemplars.maps.clamp_max(FLOAT16_MAX).to(torch.float16),
+        labels=dict(labels),
+        base_rates=base_rates(every, labels),
+        replication=replication(words, of_halves, elsewhere, labels),
         context={
             "dictionary_hash": lens.dictionary_hash,
             "segmenter_hash": lens.segmenter.hash,
@@ -164,8 +181,8 @@ def describe(
             "top_k": top_k,
             "rank_by": rank_by,
             "size": flat_extent(slices.size),
-            "grid": flat_extent(measured.grid),
+            "grid": flat_extent(exemplars.grid),
             "n_slices": len(slices),
-            "n_tokens": measured.n_tokens,
+            "n_tokens": every.n_tokens,
         },
     )

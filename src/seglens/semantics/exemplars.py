@@ -1,17 +1,53 @@
 """The slices that activate each latent most, kept while the slices stream by."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from math import prod
 from typing import Literal
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from seglens.dictionaries.codes import Codes
-from seglens.shapes import Extent
+from seglens.shapes import Extent, extent_of
 
 RankBy = Literal["mass", "peak"]
+
+
+@dataclass(frozen=True)
+class Exemplars:
+    """Slices that activate each latent most, by latent and from the highest down.
+
+    Attributes:
+        latents: of each exemplar.
+        rows: its slice.
+        scores: what it is ranked by.
+        maps: codes on the token grid.
+        sums: of each map, mass in every region.
+    """
+
+    latents: Int64[Tensor, " e"]
+    rows: Int64[Tensor, " e"]
+    scores: Float64[Tensor, " e"]
+    maps: Float[Tensor, "e d h w"]
+    sums: Float64[Tensor, "e R"]
+
+    @property
+    def grid(self) -> Extent:
+        """Slices, rows and columns of the tokens."""
+        return extent_of(self.maps)
+
+    def __add__(self, other: "Exemplars") -> "Exemplars":
+        """These and then the other's."""
+        return Exemplars(
+            **{one.name: torch.cat([getattr(self, one.name), getattr(other, one.name)]) for one in fields(self)}
+        )
+
+    def taken(self, places: Int64[Tensor, " f"]) -> "Exemplars":
+        """Those at these places."""
+        return Exemplars(**{one.name: getattr(self, one.name)[places] for one in fields(self)})
 
 
 class TopExemplars:
@@ -87,11 +123,24 @@ class TopExemplars:
         self._maps[place, token_rows % tokens] = values
         self._sums.index_add_(0, place, values.double()[:, None] * pooled[token_rows].double())
 
-    def result(
-        self,
-    ) -> tuple[Int64[Tensor, "e 3"], Float[Tensor, " e"], Float[Tensor, "e d h w"], Float[Tensor, "e R"]]:
-        """Kept exemplars, by latent and then from the highest: (latent, rank, row), scores, maps, sums over regions."""
+    def result(self) -> Exemplars:
+        """Kept exemplars."""
         latents, ranks = (self._scores > 0).nonzero(as_tuple=True)
         places = self._places[latents, ranks]
-        found = torch.stack([latents, ranks, self._rows[places]], dim=1)
-        return found, self._scores[latents, ranks], self._maps[places].view(-1, *self.grid), self._sums[places]
+        maps = self._maps[places].view(-1, *self.grid)
+        return Exemplars(latents, self._rows[places], self._scores[latents, ranks], maps, self._sums[places])
+
+
+def best_of(parts: Sequence[Exemplars], top_k: int) -> Int64[Tensor, " f"]:
+    """Places, in all parts one after the other, of the best exemplars of each latent; ties go to the earlier slice.
+
+    Args:
+        parts: of different slices.
+        top_k: how many of each latent, at most.
+    """
+    latents, scores, rows = (
+        torch.cat([getattr(part, name) for part in parts]).numpy() for name in ("latents", "scores", "rows")
+    )
+    order = np.lexsort((rows, -scores, latents))
+    ranks = np.arange(len(order)) - np.searchsorted(latents[order], latents[order])
+    return torch.from_numpy(order[ranks < top_k])

@@ -4,17 +4,18 @@ A name is "what, side, depth, extent", such as "edema, left, deep, localised":
 
 - what: the class with most mass among those with ``lift >= MIN_LIFT`` and ``p >= MIN_SHARE``; else "background" where
   its lift is at least ``BACKGROUND_LIFT`` (about as much background as by chance, or more); else "(mixed)".
-  ", boundary" follows from ``MIN_BOUNDARY`` on. A background latent with less than ``MIN_BRAIN`` of its mass in the
-  brain is "background, outside the brain".
+- ", boundary": at least ``MIN_BOUNDARY`` of the mass in the band around the boundaries of labels, and at most
+  ``MAX_OFF_BOUNDARY`` of what an even response over the class would have outside it: of a thin class all is boundary.
 - side: from the centroid of the highly activated pixels of its exemplars (patient's left and right).
 - depth: "brain edge" from ``MIN_EDGE`` on (", ring" where the responses surround the brain); else "deep" or
-  "superficial".
+  "superficial". A background latent with less than ``MIN_BRAIN`` of its mass in the brain is "outside the brain".
 - extent: "localised" or "diffuse" by the share of the brain that an exemplar covers.
 
-A word whose number lies between the thresholds, or is missing, is left out.
+A word whose number lies between the thresholds, or is missing, is left out; so is one that does not come back in both
+halves of the patients (`replicated`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 MIN_LIFT = 2.0
@@ -24,6 +25,7 @@ MIN_SHARE = 0.2
 BACKGROUND_LIFT = 0.95
 """A latent that fires everywhere alike is background; below this it leans to a class, but to none clearly."""
 MIN_BOUNDARY = 0.75
+MAX_OFF_BOUNDARY = 0.5
 """Labels are small: an even latent on a tumour already has 0.5 to 0.7 of its mass within the band."""
 MIN_BRAIN = 0.2
 MIN_EDGE = 0.5
@@ -38,9 +40,15 @@ MIDLINE = 0.1
 BILATERAL = 0.15
 """Mean distance from the midline from which a centred response lies on both sides instead of on the midline."""
 
-DEAD, MIXED, BACKGROUND = "dead", "mixed", "background"
+DEAD, MIXED, UNREPLICATED = "dead", "mixed", "unreplicated"
+OUTSIDE = "outside the brain"
+
+CLASS, BOUNDARY, SIDE, DEPTH, RING, EXTENT = PARTS = ("class", "boundary", "side", "depth", "ring", "extent")
+"""Parts of a name, in its order."""
 
 Facts = Mapping[str, Any]
+Words = Mapping[str, str | None]
+"""Part to word; None where there is none."""
 
 
 def top_class(facts: Facts, labels: Mapping[int, str]) -> str:
@@ -77,42 +85,85 @@ def side(centroid_column: float | None, lateral_spread: float | None) -> str | N
     return "bilateral" if lateral_spread >= BILATERAL else "midline"
 
 
-def name_latent(facts: Facts, labels: Mapping[int, str]) -> str:
-    """The name of one latent.
+def words_of(facts: Facts, labels: Mapping[int, str]) -> Words | None:
+    """Words that a latent's figures give, by part of the name; None of a dead one.
 
     Args:
-        facts: a row of the atlas's table: dead, p_*, lift_*, boundary, brain, edge, depth, side, spread,
+        facts: a row of the atlas's table: dead, p_*, lift_*, boundary, boundary_even, brain, edge, depth, side, spread,
             angular_coverage.
+        labels: label value to class name.
+    """
+    if facts["dead"]:
+        return None
+    what = top_class(facts, labels)
+    depth = None
+    if what == labels.get(0) and _below(facts["brain"], MIN_BRAIN):
+        depth = OUTSIDE
+    elif _above(facts["edge"], MIN_EDGE):
+        depth = "brain edge"
+    elif _above(facts["depth"], DEEP):
+        depth = "deep"
+    elif _below(facts["depth"], SUPERFICIAL):
+        depth = "superficial"
+    extent = (
+        "diffuse" if _above(facts["spread"], DIFFUSE) else "localised" if _below(facts["spread"], LOCALISED) else None
+    )
+    return {
+        CLASS: what,
+        BOUNDARY: BOUNDARY if _on_boundary(facts) else None,
+        SIDE: facts["side"],
+        DEPTH: depth,
+        RING: RING if depth == "brain edge" and _above(facts["angular_coverage"], MIN_RING) else None,
+        EXTENT: extent,
+    }
+
+
+def replicated(words: Words, halves: Sequence[Words | None]) -> Words:
+    """The words that come back, each on its own, in both halves of the patients.
+
+    Args:
+        words: of all patients.
+        halves: of each half; None where the latent is silent there.
+    """
+    return {
+        part: word if all(half is not None and half[part] == word for half in halves) else None
+        for part, word in words.items()
+    }
+
+
+def name_latent(words: Words | None, labels: Mapping[int, str]) -> str:
+    """Join the words of a latent to its name.
+
+    Args:
+        words: as `words_of` or `replicated` gives them.
         labels: label value to class name.
 
     Example:
-        >>> name_latent({"dead": True}, {0: "background"})
+        >>> name_latent(None, {0: "background"})
         'dead'
     """
-    if facts["dead"]:
+    if words is None:
         return DEAD
-    what = top_class(facts, labels)
-    is_background = 0 in labels and what == labels[0]
-    if is_background and _below(facts["brain"], MIN_BRAIN):
-        return f"{_words(what)}, outside the brain"
-    words = ["(mixed)" if what == MIXED else _words(what)]
-    if _above(facts["boundary"], MIN_BOUNDARY):
-        words.append("boundary")
-    if facts["side"] is not None and not (is_background and facts["side"] == "bilateral"):
-        words.append(facts["side"])
-    if _above(facts["edge"], MIN_EDGE):
-        words.append("brain edge")
-        if _above(facts["angular_coverage"], MIN_RING):
-            words.append("ring")
-    elif _above(facts["depth"], DEEP):
-        words.append("deep")
-    elif _below(facts["depth"], SUPERFICIAL):
-        words.append("superficial")
-    if _above(facts["spread"], DIFFUSE):
-        words.append("diffuse")
-    elif _below(facts["spread"], LOCALISED):
-        words.append("localised")
-    return ", ".join(words)
+    what = words[CLASS]
+    shown = f"({UNREPLICATED})" if what is None else "(mixed)" if what == MIXED else _words(what)
+    if words[DEPTH] == OUTSIDE:
+        return f"{shown}, {OUTSIDE}"
+    bilateral_background = words[SIDE] == "bilateral" and what == labels.get(0)
+    parts = [None if part == SIDE and bilateral_background else words[part] for part in PARTS[1:]]
+    return ", ".join([shown, *(word for word in parts if word is not None)])
+
+
+def withheld(words: Words, kept: Words) -> str | None:
+    """Words that did not come back, such as ``"left, diffuse"``; None where all did."""
+    lost = [_words(word) for part, word in words.items() if word is not None and kept[part] is None]
+    return ", ".join(lost) or None
+
+
+def _on_boundary(facts: Facts) -> bool:
+    share, even = facts["boundary"], facts["boundary_even"]
+    if not _above(share, MIN_BOUNDARY):
+        return False
+    return even is None or 1 - share <= MAX_OFF_BOUNDARY * (1 - even)
 
 
 def _words(label: str) -> str:

@@ -180,6 +180,7 @@ LATENTS = pl.DataFrame(
         "dead": [False] * 7 + [True],
         "top_class": ["background", "edema", "edema", "mixed", "background", "edema", "mixed", None],
         "name": ["a", "b", "b", "c", "d", "e", "f", None],
+        "class_replicates": [True, True, False, True, True, True, True, None],
         "p_edema": [0.0, 0.5, 0.9, 0.1, 0.0, 0.8, 0.1, None],
         "lift_edema": [0.0, 5, 9, 1, 0, 8, 1, None],
         "inside": [0.0, 1, 1, 0, 0, 1, 0, None],

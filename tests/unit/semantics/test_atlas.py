@@ -68,7 +68,10 @@ def full(maps):
 
 def ratios(h, masks, brains):
     depth = geometry.brain_depth(brains)
-    edge, boundary = geometry.edge_band(depth, brains), geometry.label_boundary(masks)
+    edge, boundary = (
+        geometry.edge_band(depth, brains),
+        geometry.label_boundary(masks, geometry.boundary_band((1, SIZE, SIZE), GRID)),
+    )
     return {
         "p_background": h[masks == 0].sum() / h.sum(),
         "p_edema": h[masks == 1].sum() / h.sum(),
@@ -175,7 +178,8 @@ def test_written_and_read_it_is_the_same(atlas, tmp_path):
     with new_artifact(tmp_path / "atlas", kind="atlas", inputs={}) as draft:
         atlas.write(draft)
     back = LatentAtlas.read(read_artifact(tmp_path / "atlas", "atlas"))
-    assert back.table.equals(atlas.table) and back.exemplars.equals(atlas.exemplars)
+    assert back.table.equals(atlas.table) and back.replication.equals(atlas.replication)
+    assert back.exemplars.equals(atlas.exemplars)
     assert torch.equal(back.maps, atlas.maps)
     assert (back.labels, back.base_rates, back.context) == (atlas.labels, atlas.base_rates, atlas.context)
 

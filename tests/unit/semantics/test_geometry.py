@@ -97,13 +97,13 @@ def test_without_spacing_pixels_are_square(scene, bad):
 
 
 def test_label_boundary_is_a_band_on_both_sides(scene):
-    for mask, band in zip(scene[0], geometry.label_boundary(scene[0]), strict=True):
+    for mask, band in zip(scene[0], geometry.label_boundary(scene[0], (2, 2, 2)), strict=True):
         assert torch.equal(band, slow_boundary(mask, 2))
     straight = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
     straight[..., 4:] = 3
     band = [False, False, True, True, True, True, False, False]
-    assert geometry.label_boundary(straight)[0, 0, 0].tolist() == band
-    assert geometry.label_boundary(straight.permute(0, 3, 1, 2))[0, :, 0, 0].tolist() == band
+    assert geometry.label_boundary(straight, (2, 2, 2))[0, 0, 0].tolist() == band
+    assert geometry.label_boundary(straight.permute(0, 3, 1, 2), (2, 2, 2))[0, :, 0, 0].tolist() == band
 
 
 def test_what_is_not_known_is_only_the_distance_between_slices_of_a_slice():
@@ -119,7 +119,7 @@ def test_what_is_not_known_is_only_the_distance_between_slices_of_a_slice():
 @pytest.mark.parametrize("pixels", [1, 2, 3])
 def test_label_boundary_of_slices_smaller_than_its_window(shape, pixels):
     mask = torch.randint(0, 4, shape, generator=torch.Generator().manual_seed(shape[1])).to(torch.uint8) * 85
-    assert torch.equal(geometry.label_boundary(mask[None], pixels)[0], slow_boundary(mask, pixels))
+    assert torch.equal(geometry.label_boundary(mask[None], (pixels, pixels, pixels))[0], slow_boundary(mask, pixels))
 
 
 def test_edge_band_is_shallow_brain_and_never_empty(scene):
@@ -141,7 +141,7 @@ def test_linear_metrics_equal_those_of_upsampled_maps(scene, grid, n):
     z[(z < 0.5) & (torch.arange(grid[0] * grid[1] * grid[2]).view(*grid, 1) > 0)] = 0
     z[..., 6] = 0
     depth = geometry.brain_depth(brains)
-    regions = geometry.slice_regions(masks, brains, depth, LABELS)
+    regions = geometry.slice_regions(masks, brains, depth, LABELS, (2, 2, 2))
     pooled = geometry.pool_regions(regions, grid).movedim(1, -1).reshape(-1, regions.shape[1])
     codes = Codes.from_dense(z.reshape(-1, 7))
     got = geometry.linear_metrics(geometry.mass_in_regions(codes, pooled), LABELS)
@@ -196,3 +196,40 @@ def test_spacing_comes_from_the_index():
         labels=LABELS,
     )
     assert geometry.spacing_of(apart, [1, 0]) == [(6.0, 2.0, 0.5), (4.0, 1.0, 1.0)]
+
+
+def test_masks_alone_give_the_first_regions(scene):
+    regions = geometry.slice_regions(*scene[:2], geometry.brain_depth(scene[1]), LABELS, (1, 2, 3))
+    of_masks = geometry.mask_regions(scene[0], LABELS, (1, 2, 3))
+    names = geometry.region_names(LABELS)
+    assert names[of_masks.shape[1] - 1] == "boundary"
+    assert torch.equal(of_masks, regions[:, : of_masks.shape[1]])
+
+
+@pytest.mark.parametrize(
+    ("size", "grid", "band"),
+    [
+        ((1, 256, 256), (1, 16, 16), (2, 12, 12)),
+        ((1, 128, 128), (1, 16, 32), (2, 6, 3)),
+        ((1, 64, 64), (1, 64, 64), (2, 2, 2)),
+        ((32, 64, 64), (2, 32, 32), (12, 2, 2)),
+    ],
+)
+def test_the_boundary_band_scales_with_the_token(size, grid, band):
+    assert geometry.boundary_band(size, grid) == band
+
+
+@pytest.mark.parametrize("edge", [120, 124, 128])
+def test_a_token_on_a_straight_boundary_can_be_seen_there(edge):
+    """At 256 pixels and 16 x 16 tokens; by a band of 2 pixels no token can (0.23 of its mass at most)."""
+    mask = torch.zeros(1, 1, 256, 256, dtype=torch.uint8)
+    mask[..., edge:] = 1
+    brains = torch.ones_like(mask, dtype=torch.bool)
+
+    def best(band):
+        regions = geometry.slice_regions(mask, brains, brains.float(), {0: "background", 1: "lesion"}, band)
+        total, *_, boundary = geometry.pool_regions(regions, (1, 16, 16))[0, :4, 0]
+        return float((boundary / total)[8].max())
+
+    assert best((2, 2, 2)) < 0.25
+    assert best(geometry.boundary_band((1, 256, 256), (1, 16, 16))) > (0.7 if edge == 128 else 0.85)

@@ -12,7 +12,15 @@ def facts(labels=TUMOUR, base=None, **given):
     shares = {name: given.pop(name, 0.0) for name in labels.values()}
     row = {f"p_{name}": share for name, share in shares.items()}
     row |= {f"lift_{name}": share / base.get(name, 0.02) for name, share in shares.items()}
-    middle = {"boundary": 0.1, "brain": 0.9, "edge": 0.2, "depth": 0.35, "spread": 0.2, "angular_coverage": 0.1}
+    middle = {
+        "boundary": 0.1,
+        "boundary_even": 0.5,
+        "brain": 0.9,
+        "edge": 0.2,
+        "depth": 0.35,
+        "spread": 0.2,
+        "angular_coverage": 0.1,
+    }
     return {"dead": False, "side": None, **middle, **row, **given}
 
 
@@ -37,6 +45,8 @@ def facts(labels=TUMOUR, base=None, **given):
             "ventricles, midline, deep",
         ),
         (facts(necrotic_core=0.3, background=0.7, boundary=0.8), TUMOUR, "necrotic core, boundary"),
+        (facts(necrotic_core=0.3, background=0.7, boundary=0.8, boundary_even=0.9), TUMOUR, "necrotic core"),
+        (facts(necrotic_core=0.3, background=0.7, boundary=0.96, boundary_even=0.9), TUMOUR, "necrotic core, boundary"),
         (facts(edema=0.15, background=0.85, side="right", depth=0.1), TUMOUR, "(mixed), right, superficial"),
         (facts(background=1.0, brain=0.1, side="left"), TUMOUR, "background, outside the brain"),
         (facts(edema=0.4, enhancing=0.3, background=0.3, side="bilateral"), TUMOUR, "edema, bilateral"),
@@ -44,7 +54,7 @@ def facts(labels=TUMOUR, base=None, **given):
     ],
 )
 def test_names(row, labels, name):
-    assert naming.name_latent(row, labels) == name
+    assert naming.name_latent(naming.words_of(row, labels), labels) == name
 
 
 def test_a_class_needs_lift_and_share():
@@ -74,3 +84,17 @@ def test_a_class_that_never_occurs_has_no_lift():
 )
 def test_low_columns_are_the_patients_right(centroid, spread, expected):
     assert naming.side(centroid, spread) == expected
+
+
+def test_each_word_must_come_back_in_both_halves():
+    whole = naming.words_of(facts(edema=0.5, background=0.5, side="left", depth=0.7, spread=0.05), TUMOUR)
+    other = naming.words_of(facts(edema=0.4, background=0.6, side="right", depth=0.8, spread=0.2), TUMOUR)
+    kept = naming.replicated(whole, [whole, other])
+    assert naming.name_latent(whole, TUMOUR) == "edema, left, deep, localised"
+    assert naming.name_latent(kept, TUMOUR) == "edema, deep"
+    assert naming.withheld(whole, kept) == "left, localised"
+    assert naming.withheld(whole, naming.replicated(whole, [whole, whole])) is None
+    silent = naming.replicated(whole, [whole, None])
+    assert naming.name_latent(silent, TUMOUR) == "(unreplicated)"
+    elsewhere = naming.words_of(facts(necrotic_core=0.5, background=0.5, side="left", depth=0.7), TUMOUR)
+    assert naming.name_latent(naming.replicated(whole, [whole, elsewhere]), TUMOUR) == "(unreplicated), left, deep"

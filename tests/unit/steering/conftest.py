@@ -88,7 +88,8 @@ def _atlas(dictionary):
         }
     )
     exemplars = pl.DataFrame(schema={"latent": pl.Int32, "rank": pl.Int32, "row": pl.UInt32, "score": pl.Float32})
-    return LatentAtlas(table, exemplars, torch.zeros(0, 1, 8, 8, dtype=torch.float16), LABELS, {"edema": 0.1}, {})
+    maps = torch.zeros(0, 1, 8, 8, dtype=torch.float16)
+    return LatentAtlas(table, exemplars, maps, LABELS, {"edema": 0.1}, pl.DataFrame(), {})
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from markupsafe import Markup
 
 from seglens.cohorts.slice_set import SliceSet
 from seglens.lens_names import segmenter_of
-from seglens.reports.blocks import Block, Card, Cards, Drawing, Paragraph, Picture, Section
+from seglens.reports.blocks import Block, Card, Cards, Drawing, Paragraph, Picture, Section, Table, head, table
 from seglens.reports.charts import colour_scale
 from seglens.reports.palette import INFERNO
 from seglens.reports.pictures import best_sequence, heat_picture
-from seglens.reports.wording import number, percent, plain
+from seglens.reports.wording import count, number, percent, plain
 from seglens.runs import Run
 from seglens.semantics.atlas import LatentAtlas
 from seglens.shapes import plane_of
@@ -43,7 +43,8 @@ def gallery_section(run: Run, trained_on: Mapping[str, str]) -> Section:
     """
     intro = (
         "Names are made by rules from where and on what a latent fires; they say what it goes with, not what it is "
-        "for. “Lift” is how many times more often its activation lies on the class than chance would have it."
+        "for. A word stands in a name only if each half of the patients alone gives it too. “Lift” is how many times "
+        "more often its activation lies on the class than chance would have it."
     )
     stages = run.stages("atlas/")
     if not stages:
@@ -57,8 +58,36 @@ def gallery_section(run: Run, trained_on: Mapping[str, str]) -> Section:
         cohort = trained_on.get(segmenter, segmenter)
         atlas = LatentAtlas.read(run.artifact(stage))
         slices = described_slices(run, cohort) if f"slices/{cohort}" in run else None
-        blocks.append(_cards(f"{plain(segmenter)} at {plain(atlas.context['hookpoint'])}", atlas, slices, share))
+        title = f"{plain(segmenter)} at {plain(atlas.context['hookpoint'])}"
+        blocks += [replication_table(title, atlas), _cards(title, atlas, slices, share)]
     return Section("latents", "What the latents mean", intro, tuple(blocks))
+
+
+def replication_table(title: str, atlas: LatentAtlas) -> Table:
+    """How many names of an atlas come back, part by part.
+
+    Args:
+        title: of the lens.
+        atlas: of its latents.
+    """
+    rows = [
+        (
+            head(row["part"]),
+            count(row["named"]),
+            count(row["replicated"]),
+            number(row["by_chance"], 1),
+            count(row["other_masks"]),
+        )
+        for row in atlas.replication.iter_rows(named=True)
+    ]
+    columns = ("part of the name", "on all patients", "in both halves too", "by chance", "with other patients' masks")
+    note = (
+        "“In both halves”: the same word on all patients and on each half of them. “By chance”: expected if the second "
+        "half's words were dealt to its live latents at random. “With other patients' masks”: named although each "
+        "slice had the mask of another patient; side, depth and extent do not follow from masks. A class counts where "
+        "it is not the background; the full name is that of latents with such a class."
+    )
+    return table(f"{title}: names that come back", columns, rows, note)
 
 
 def described_slices(run: Run, cohort: str) -> SliceSet:
@@ -69,8 +98,9 @@ def described_slices(run: Run, cohort: str) -> SliceSet:
 
 
 def chosen_latents(table: pl.DataFrame, classes: list[str], wanted: int) -> list[int]:
-    """Latents worth showing: in turn for each class the one with the highest lift that fires often enough;
-    where classes have too few, some of the others, heaviest first, each of another name.
+    """Latents worth showing: in turn for each class the one with the highest lift that fires often enough and has its
+    class in both halves of the patients; where classes have too few, some of the others, heaviest first, each of
+    another name.
 
     Args:
         table: an atlas's table.
@@ -89,9 +119,10 @@ def chosen_latents(table: pl.DataFrame, classes: list[str], wanted: int) -> list
     for name in classes:
         lift = f"lift_{name}"
         if lift in live.columns:
-            own = live.filter((pl.col("top_class") == name) & pl.col(lift).is_not_null())
+            own = live.filter((pl.col("top_class") == name) & pl.col("class_replicates") & pl.col(lift).is_not_null())
             ranked[name] = own.sort([lift, "latent"], descending=[True, False])["latent"].to_list()
-    others = live.filter(~pl.col("top_class").is_in(list(ranked)) | pl.col("top_class").is_null())
+    named = pl.col("top_class").is_in(list(ranked)) & pl.col("class_replicates")
+    others = live.filter(~named | named.is_null())
     others = others.sort(["mass", "latent"], descending=[True, False])
     if "name" in others.columns:  # one of each kind: the heaviest latents of the background are all alike
         others = others.unique("name", keep="first", maintain_order=True)
@@ -141,6 +172,8 @@ def _card(atlas: LatentAtlas, latent: int, slices: SliceSet | None) -> Card:
         base = percent(atlas.base_rates.get(top), 1)
         lift = f"lift {number(facts.get(f'lift_{top}'), 1)}"
         lines.insert(0, (plain(top), f"{percent(facts[f'p_{top}'])} of its mass ({lift}; base rate {base})"))
+    if facts.get("withheld"):
+        lines.append(("not in both halves of the patients", str(facts["withheld"])))
     name = str(facts.get("name") or "unnamed")
     pictures = (
         ()

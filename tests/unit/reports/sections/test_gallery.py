@@ -16,6 +16,7 @@ def table_of(rows: list[tuple[str | None, float | None, float, float, bool]]) ->
             "firing_rate": [row[2] for row in rows],
             "mass": [row[3] for row in rows],
             "dead": [row[4] for row in rows],
+            "class_replicates": True,
         },
         schema_overrides={"top_class": pl.String, "lift_core": pl.Float64},
     )
@@ -44,6 +45,12 @@ def test_others_are_few_and_each_of_another_name() -> None:
     assert chosen_latents(table.with_columns(pl.Series("name", names)), ["edema", "core"], 10) == [0, 2, 3, 4]
 
 
+def test_a_class_that_does_not_come_back_is_no_example_of_it() -> None:
+    table = table_of([("edema", 9.0, 0.1, 9.0, False), ("edema", 5.0, 0.1, 1.0, False)])
+    table = table.with_columns(pl.Series("class_replicates", [False, True]))
+    assert chosen_latents(table, ["edema", "core"], 2) == [1, 0]
+
+
 def test_rare_latents_are_shown_where_nothing_else_is_there() -> None:
     assert chosen_latents(table_of([("core", 3.0, 1e-6, 1.0, False)]), ["edema", "core"], 5) == [0]
     assert chosen_latents(table_of([("core", 3.0, 0.0, 0.0, True)]), ["edema", "core"], 5) == []
@@ -56,6 +63,10 @@ def test_exemplars_are_looked_up_in_the_unseen_slices(full_run: Run) -> None:
     cards = [block for block in section.blocks if block.kind == "cards"]
     assert len(cards) == 5
     assert all(8 <= len(block.cards) <= 12 for block in cards)
+    tables = [block for block in section.blocks if block.kind == "table"]
+    assert len(tables) == 5
+    assert [cell.text for cell in tables[0].rows[0]] == ["class", "9", "6", "2.5", "1"]
+    assert [cell.text for cell in tables[0].rows[1]] == ["side", "9", "1", "4.0", "–"]
     card = cards[1].cards[0]
     assert len(card.pictures) == 4
     first = slices.index.row(1, named=True)  # latent 1, rank 0 in the generated atlas
