@@ -72,6 +72,6 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         rows.clear()
         rows.update(added)
         entries = [Entry(name, f"package:{name}", group) for name in added]
-        monkeypatch.setattr("seglens.entry_points.entry_points", lambda group: [e for e in entries if e.group == group])
+        monkeypatch.setattr("seglens.entry_points.declared", lambda group: [e for e in entries if e.group == group])
 
     return install

@@ -1,8 +1,11 @@
 """Rows that installed packages add to the project's tables, by entry points (importlib.metadata)."""
 
+import sys
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from operator import attrgetter
+from pathlib import Path
 from typing import TypeVar
 
 Row = TypeVar("Row")
@@ -22,7 +25,7 @@ def with_installed(group: str, rows: Iterable[Row], kind: type[Row]) -> dict[str
         ValueError: an entry point that cannot be loaded, gives something else, or has the name of another row.
     """
     table = {_name_of(row): row for row in rows}
-    for entry in sorted(entry_points(group=group), key=lambda entry: (entry.name, entry.value)):
+    for entry in sorted(declared(group), key=lambda entry: (entry.name, entry.value)):
         origin = _origin(entry)
         try:
             row = entry.load()
@@ -43,11 +46,31 @@ def refuse_taken(group: str, names: Collection[str]) -> None:
     Raises:
         ValueError: which entry point.
     """
-    for entry in entry_points(group=group):
+    for entry in declared(group):
         if entry.name in names:
             raise ValueError(
                 f"{_origin(entry)} is called {entry.name!r}, as another row is; it needs a name of its own"
             )
+
+
+def declared(group: str) -> tuple[EntryPoint, ...]:
+    """Give the entry points of a group; packages are looked through again where a folder of ``sys.path`` has changed.
+
+    A study asks for its rows hundreds of times, and each look through all packages takes some hundredths of a second.
+    """
+    return _looked_up(group, tuple((place, _changed(place)) for place in sys.path))
+
+
+@lru_cache(maxsize=32)
+def _looked_up(group: str, places: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=group))
+
+
+def _changed(place: str) -> int:
+    try:
+        return Path(place).stat().st_mtime_ns
+    except OSError:  # such as the archive of the standard library, which is mostly not there
+        return 0
 
 
 def _origin(entry: EntryPoint) -> str:

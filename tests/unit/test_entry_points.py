@@ -1,8 +1,10 @@
+import os
 from dataclasses import dataclass
 
 import pytest
 
-from seglens.entry_points import refuse_taken, with_installed
+from seglens import entry_points
+from seglens.entry_points import declared, refuse_taken, with_installed
 
 
 @dataclass(frozen=True)
@@ -35,3 +37,23 @@ def test_a_taken_name_is_refused_before_anything_is_loaded(installed):
     refuse_taken("kitchen", ["olio"])
     with pytest.raises(ValueError, match=r"the entry point pane = .* of kitchen is called 'pane', as another row is"):
         refuse_taken("kitchen", ["pane"])
+
+
+def test_packages_are_looked_through_once_and_again_when_a_folder_has_changed(tmp_path, monkeypatch):
+    looked, real = [], entry_points.entry_points
+
+    def counted(**wanted):
+        looked.append(wanted)
+        return real(**wanted)
+
+    monkeypatch.setattr(entry_points, "entry_points", counted)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert declared("pantry") == declared("pantry") == ()
+    assert len(looked) == 1
+    about = tmp_path / "larder-1.dist-info"
+    about.mkdir()
+    os.utime(tmp_path, ns=(0, 0))  # a change at the same tick of a coarse clock would go unseen
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: larder\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[pantry]\nolio = larder:OLIO\n")
+    assert [(entry.name, entry.value) for entry in declared("pantry")] == [("olio", "larder:OLIO")]
+    assert len(looked) == 2
