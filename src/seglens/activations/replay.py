@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -124,19 +125,17 @@ class Replay:
         stack: list[_Call] = []
         clock = iter(range(2**62))
 
-        def tracer(name: str, forward: Forward) -> Forward:
-            def traced(*args: Any, **kwargs: Any) -> Any:
-                call = _Call(name, stack[-1] if stack else None, inputs=(args, kwargs))
-                calls.append(call)
-                stack.append(call)
-                call.output = forward(*args, **kwargs)
-                stack.pop()
-                call.end = next(clock)
-                call.versions = [tensor._version for tensor in _tensors(call.output)]
-                return call.output
+        def traced(name: str, forward: Forward, /, *args: Any, **kwargs: Any) -> Any:
+            call = _Call(name, stack[-1] if stack else None, inputs=(args, kwargs))
+            calls.append(call)
+            stack.append(call)
+            call.output = forward(*args, **kwargs)
+            stack.pop()
+            call.end = next(clock)
+            call.versions = [tensor._version for tensor in _tensors(call.output)]
+            return call.output
 
-            return traced
-
+        tracer = partial(partial, traced)  # no function is made a module: where types are checked that takes long
         with _replaced_forwards({name: (self._modules[name], tracer) for name in self._modules}):
             return calls, self.segmenter.logits(images)
 
@@ -145,27 +144,24 @@ class Replay:
         return _replaced_forwards({name: (self._modules[name], maker) for name in names if maker})
 
     def _recorder(self, name: str, forward: Forward) -> Forward:
-        outcomes = iter(self._outcomes(name))
+        return partial(self._recorded, name, iter(self._outcomes(name)), forward)
 
-        def recorded(*args: Any, **kwargs: Any) -> Any:
-            output = forward(*args, **kwargs)
-            if next(outcomes, "run") == "replay":
-                self._kept[name].append(output)
-            return output
-
-        return recorded
+    def _recorded(self, name: str, outcomes: Iterator[str], forward: Forward, /, *args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        if next(outcomes, "run") == "replay":
+            self._kept[name].append(output)
+        return output
 
     def _player(self, name: str, forward: Forward) -> Forward:
         outcomes = iter([outcome for outcome in self._outcomes(name) if outcome != "hidden"])
-        outputs = iter(self._kept[name])
-
-        def played(*args: Any, **kwargs: Any) -> Any:
-            return next(outputs) if next(outcomes, "run") == "replay" else forward(*args, **kwargs)
-
-        return played
+        return partial(_played, outcomes, iter(self._kept[name]), forward)
 
     def _outcomes(self, name: str) -> list[str]:
         return self._plan[name] if self._plan else []
+
+
+def _played(outcomes: Iterator[str], outputs: Iterator[Any], forward: Forward, /, *args: Any, **kwargs: Any) -> Any:
+    return next(outputs) if next(outcomes, "run") == "replay" else forward(*args, **kwargs)
 
 
 @torch.no_grad()
