@@ -187,5 +187,7 @@ def summary(**parts: Any) -> Summary:
     """A summary of the parts that are given; sequences of records become tuples."""
     given: dict[str, Any] = {"study": "phantom cohorts", "seed": 7, "settings": {}, "universal": None, "timings": {}}
     given |= {"seconds": 412.0, "peak_rss_mib": 2130}
-    given |= dict.fromkeys(("cohorts", "segmenters", "dictionaries", "alignments", "steering", "failures"), ())
+    given |= dict.fromkeys(
+        ("cohorts", "segmenters", "volume_scores", "dictionaries", "alignments", "steering", "failures"), ()
+    )
     return Summary(**(given | {name: tuple(part) if isinstance(part, list) else part for name, part in parts.items()}))

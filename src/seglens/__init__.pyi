@@ -60,6 +60,8 @@ from .segmenters.intervals import patient_interval as patient_interval
 from .segmenters.prediction import predict_cohort as predict_cohort
 from .segmenters.scoring import Scores as Scores
 from .segmenters.scoring import evaluate as evaluate
+from .segmenters.volume_scores import VolumeScores as VolumeScores
+from .segmenters.volume_scores import evaluate_volumes as evaluate_volumes
 from .segmenters.segmenter import Hookpoint as Hookpoint
 from .segmenters.segmenter import Segmenter as Segmenter
 from .segmenters.training import TrainingSettings as TrainingSettings

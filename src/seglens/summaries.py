@@ -10,7 +10,7 @@ from seglens.dictionaries.quality import QualityRecord
 from seglens.diffing.records import AlignmentRecord, UniversalRecord
 from seglens.documents import from_document
 from seglens.runs import Run
-from seglens.segmenters.score_summary import ScoreSummary
+from seglens.segmenters.score_summary import ScoreSummary, VolumeSummary
 from seglens.steering.records import FailureRecord, SteeringRecord
 
 FILE = "summary.json"
@@ -110,6 +110,15 @@ class SegmenterRecord:
     effects: tuple[EffectRecord, ...]
 
 
+@dataclass(frozen=True)
+class VolumeScoresRecord:
+    """Scores of a segmenter on whole volumes of a cohort's test split, a summary a class or region."""
+
+    segmenter: str
+    cohort: str
+    scores: tuple[VolumeSummary, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class DictionaryRecord(QualityRecord):
     """A dictionary and its quality.
@@ -137,6 +146,7 @@ class Summary:
         settings: of the study, as `StudySettings` dumps them.
         cohorts: in the order of the settings, as are all below.
         segmenters: see there.
+        volume_scores: a record a segmenter and cohort.
         dictionaries: of the segmenters, one for each of their hookpoints.
         alignments: of pairs of dictionaries.
         universal: latents shared in every pair; None for fewer than three segmenters.
@@ -152,6 +162,7 @@ class Summary:
     settings: Mapping[str, Any]
     cohorts: tuple[CohortRecord, ...]
     segmenters: tuple[SegmenterRecord, ...]
+    volume_scores: tuple[VolumeScoresRecord, ...]
     dictionaries: tuple[DictionaryRecord, ...]
     alignments: tuple[AlignmentRecord, ...]
     universal: UniversalRecord | None

@@ -19,14 +19,26 @@ from seglens.studies.demo import demo_settings
 from seglens.studies.study import run_stages, run_study
 from seglens.summaries import summary_of
 
-CONVENTIONS = {"dice_pooled", "dice_volume", "dice_slice_present", "dice_slice_empty1"}
+CONVENTIONS = {"dice_pooled", "dice_sampled", "dice_slice_present", "dice_slice_empty1"}
 SCORES = CONVENTIONS | {"precision", "recall"}
 
 
 def test_every_stage_left_an_artifact(quick_run):
     kinds = {stage.split("/")[0] for stage in quick_run.stages()}
     assert kinds == {
-        *("phantom", "check", "slices", "segmenter", "scores", "effects", "store", "dictionary", "quality", "atlas"),
+        *(
+            "phantom",
+            "check",
+            "slices",
+            "segmenter",
+            "scores",
+            "volume_scores",
+            "effects",
+            "store",
+            "dictionary",
+            "quality",
+            "atlas",
+        ),
         *("variant", "alignment", "steering", "failures"),
     }
     assert not list((quick_run.path / "artifacts").glob(".*"))
@@ -36,7 +48,16 @@ def test_every_stage_left_an_artifact(quick_run):
 def test_summary_has_its_stable_keys(quick_run):
     summary = json.loads((quick_run.path / "summary.json").read_text())
     assert summary_of(quick_run).seed == summary["seed"]
-    for key in ("cohorts", "segmenters", "dictionaries", "alignments", "steering", "failures", "timings"):
+    for key in (
+        "cohorts",
+        "segmenters",
+        "volume_scores",
+        "dictionaries",
+        "alignments",
+        "steering",
+        "failures",
+        "timings",
+    ):
         assert summary[key], key
     assert summary["peak_rss_mib"] > 100
     for segmenter in summary["segmenters"]:

@@ -1,7 +1,7 @@
 """Names that must not be taken for each other: of classes, of patients and of cases."""
 
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 FOREGROUND = "foreground"
 """Stands in every table for the mean over the classes; no class may be called so."""
@@ -81,3 +81,22 @@ def refuse_labels(whose: str, labels: Mapping[int, str]) -> None:
     faults = label_faults(labels)
     if faults:
         raise ValueError(f"{whose}: " + "; ".join(faults))
+
+
+def regions_of(labels: Mapping[int, str], regions: Mapping[str, Collection[int]] | None) -> dict[str, tuple[int, ...]]:
+    """The regions that were asked for, each with its label values in rising order.
+
+    Raises:
+        ValueError: a value that is no foreground label, a region of none, or one that has a class's name.
+    """
+    found = {name: tuple(sorted(values)) for name, values in (regions or {}).items()}
+    for name, values in found.items():
+        if name in (*labels.values(), FOREGROUND):
+            raise ValueError(
+                f"the region {name!r} has the name of a class; give it another, such as {name + ' region'!r}"
+            )
+        if unknown := [value for value in values if not value or value not in labels]:
+            raise ValueError(f"the region {name!r} has the values {unknown}; give foreground values of {dict(labels)}")
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"the region {name!r} has the values {list(values)}; give each of its labels once")
+    return found

@@ -28,6 +28,7 @@ class GroupMember:
         scales: one a sequence, the same for all parts of a unit; empty where the unit has no foreground.
         size: side of a slice as the network sees it.
         spacing_mm: between rows, between columns; None where the file does not say.
+        voxel_mm: between slices, rows and columns; None of a 2-D file.
         sha256: of each file.
     """
 
@@ -38,6 +39,7 @@ class GroupMember:
     scales: tuple[Intensities, ...]
     size: int
     spacing_mm: tuple[float, float] | None
+    voxel_mm: tuple[float, float, float] | None
     sha256: Mapping[Path, str]
 
     @property
@@ -107,6 +109,7 @@ def read_group(
             scales,
             preprocessing.size,
             content.stacks[sequences[0]].spacing_mm,
+            content.stacks[sequences[0]].voxel_mm,
             content.sha256,
         )
         for case, content, values, inside in zip(unit, read, pixels, foreground, strict=True)

@@ -43,6 +43,14 @@ class Stack:
     n_zeroed: int = 0
     notes: tuple[VolumeError, ...] = ()
 
+    @property
+    def voxel_mm(self) -> tuple[float, float, float] | None:
+        """Distances between slices, rows and columns; None of a 2-D file."""
+        if self.affine is None:
+            return None
+        slices, rows, columns = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
+        return slices, rows, columns
+
 
 def read_stack(ref: ImageRef, *, constant: bool = False) -> Stack:
     """Read a NIfTI file or a 2-D image file; as `read_stacks`."""

@@ -43,7 +43,7 @@ def require_lesions(study: Study) -> list[str]:
 
 CONVENTIONS = {
     "dice_pooled": "pooled",
-    "dice_volume": "per volume",
+    "dice_sampled": "per volume, sampled slices",
     "dice_slice_present": "per slice, class present",
     "dice_slice_empty1": "per slice, empty = 1",
 }

@@ -9,7 +9,7 @@ from seglens.steering.records import SteeringRecord
 UNDEFINED = "–"
 CONVENTIONS: dict[str, str] = {
     "dice_pooled": "pooled",
-    "dice_volume": "per volume",
+    "dice_sampled": "per volume, sampled slices",
     "dice_slice_present": "per slice, class present",
     "dice_slice_empty1": "per slice, empty = 1",
 }

@@ -269,13 +269,13 @@ def _sums(
     tp, predicted, truth = pl.col("tp"), pl.col("predicted"), pl.col("truth")
     both = predicted + truth
     one = pl.lit(1.0)
-    if convention == "dice_volume":
+    if convention == "dice_sampled":
         rows = rows.group_by("class", "patient", "volume").agg(pl.col("tp", "predicted", "truth").sum())
     dice = dice_of_columns().fill_null(1.0)
     present = pl.when(truth > 0).then(one).otherwise(0.0)
     above, below = {
         "dice_pooled": (2.0 * tp, both),
-        "dice_volume": (present * dice, present),
+        "dice_sampled": (present * dice, present),
         "dice_slice_present": (present * dice, present),
         "dice_slice_empty1": (dice, one),
         "precision": (tp, predicted),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from seglens.artifacts import Artifact, new_artifact, read_artifact
@@ -82,7 +83,7 @@ def predict_cohort(
         units = groups_of(cases)
         for number, unit in enumerate(units):
             for part in read_group(unit, preprocessing, cohort.labels, with_masks=False):
-                mask = _segmented(segmenter, part, batch_size, halving) if part.scales else part.masks
+                mask = segment_case(segmenter, part, batch_size, halving)
                 like = part.case.images[cohort.sequences[0]]
                 name = mask_name(part.case, like)
                 cap = part.case.reading.max_bytes
@@ -123,9 +124,20 @@ def _row(
     }
 
 
-def _segmented(segmenter: Segmenter, part: GroupMember, batch_size: int, halving: Halving) -> NDArray[np.uint8]:
-    """Labels [D H W] of all slices of a case."""
+def segment_case(
+    segmenter: Segmenter, part: GroupMember, batch_size: int, halving: Halving
+) -> UInt8[np.ndarray, "D H W"]:
+    """Segment all slices of a case on its files' own grid; all background where its unit has no foreground.
+
+    Args:
+        segmenter: with the preprocessing by which ``part`` was read.
+        part: of `read_group`.
+        batch_size: slices at a time.
+        halving: what to do where the device has no memory for them.
+    """
     depth, height, width = part.shape
+    if not part.scales:
+        return np.zeros(part.shape, np.uint8)
 
     def labels(chosen: Sequence[int]) -> NDArray[np.uint8]:
         images, _, _ = part.prepared(chosen)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from seglens.cohorts.label_names import FOREGROUND, refuse_labels
 
-Convention = Literal["pooled", "volume", "slice_present", "slice_empty1"]
-CONVENTIONS = ("dice_pooled", "dice_volume", "dice_slice_present", "dice_slice_empty1")
+Convention = Literal["pooled", "sampled", "slice_present", "slice_empty1"]
+CONVENTIONS = ("dice_pooled", "dice_sampled", "dice_slice_present", "dice_slice_empty1")
 FIGURES = (*CONVENTIONS, "precision", "recall", "hd95_mm")
 """What a `ScoreSummary` gives for each class and for the foreground, the mean over classes in which it is defined."""
 
@@ -57,7 +57,7 @@ class ScoreCounts:
     """The n of every figure of a `ScoreSummary`, under the same names."""
 
     dice_pooled: Mapping[str, int]
-    dice_volume: Mapping[str, int]
+    dice_sampled: Mapping[str, int]
     dice_slice_present: Mapping[str, int]
     dice_slice_empty1: Mapping[str, int]
     precision: Mapping[str, int]
@@ -78,7 +78,7 @@ class ScoreSummary:
 
     Attributes:
         dice_pooled: counts summed over all slices.
-        dice_volume: counts summed over a volume, mean over volumes with the class in the mask.
+        dice_sampled: counts summed over the kept slices of a volume (see `evaluate_volumes` for all), mean over volumes with the class in the mask.
         dice_slice_present: mean over slices with the class in the mask.
         dice_slice_empty1: mean over all slices, absent from both = 1.
         precision: pooled.
@@ -92,7 +92,7 @@ class ScoreSummary:
     """
 
     dice_pooled: ByClass
-    dice_volume: ByClass
+    dice_sampled: ByClass
     dice_slice_present: ByClass
     dice_slice_empty1: ByClass
     precision: ByClass
@@ -121,7 +121,7 @@ class ScoreSummary:
 
         Args:
             class_name: a foreground class, or ``"foreground"``.
-            convention: ``"pooled"``, ``"volume"``, ``"slice_present"`` or ``"slice_empty1"``.
+            convention: ``"pooled"``, ``"sampled"``, ``"slice_present"`` or ``"slice_empty1"``.
 
         Raises:
             ValueError: an unknown class or convention.
@@ -158,7 +158,7 @@ def summaries_of(table: pl.DataFrame) -> dict[str, ScoreSummary]:
         table.group_by(*key, "volume").agg(pl.col("tp", "predicted", "truth").sum()).filter(truth > 0)
         # a fixed order: the sum of floats, and so the last bit of the mean, depends on it
         .sort(*key, "volume").group_by(key, maintain_order=True)
-        .agg(dice.mean().alias("dice_volume"), pl.len().alias("n_volume"))
+        .agg(dice.mean().alias("dice_sampled"), pl.len().alias("n_sampled"))
     )  # fmt: skip
     rows = (
         table.group_by(*key, "class", maintain_order=True)
@@ -190,7 +190,7 @@ def _summary(classes: list[dict[str, Any]]) -> ScoreSummary:
     # figure: which count makes it defined, and which count is its n
     counted = {
         "dice_pooled": ("both", "n_slices"),
-        "dice_volume": ("n_volume", "n_volume"),
+        "dice_sampled": ("n_sampled", "n_sampled"),
         "dice_slice_present": ("n_present", "n_present"),
         "dice_slice_empty1": ("n_slices", "n_slices"),
         "precision": ("n_predicted", "n_predicted"),
@@ -215,3 +215,38 @@ def _summary(classes: list[dict[str, Any]]) -> ScoreSummary:
         mean_dice_with_background_empty1=sum(float(row["dice_slice_empty1"]) for row in classes) / len(classes),
         n=ScoreCounts(**n, mean_dice_with_background=len(pooled), mean_dice_with_background_empty1=len(classes)),
     )
+
+
+@dataclass(frozen=True)
+class VolumeSummary:
+    """Figures of one class or region over the volumes of a cohort, each with its n.
+
+    Attributes:
+        region: name of the class or region.
+        labels: values that it is made of.
+        n_volumes: all that were scored.
+        dice: mean over the volumes with the region in the mask.
+        dice_empty1: mean over all volumes; 1 where the region is in neither mask.
+        hd95_mm: mean over the volumes where mask and prediction have the region.
+        surface_dice: at 1 mm, mean over the volumes where mask or prediction has it.
+        lesion_dice: BraTS 2023 lesion-wise, mean over all volumes; 1 where there is nothing to find and nothing found.
+        n_missed_volumes: with the region in the mask and not in the prediction.
+        n_false_volumes: with the region in the prediction and not in the mask.
+        n_lesions: that count, in all volumes.
+        n_missed_lesions: that no part of the prediction comes near.
+        n_false_lesions: parts of predictions near no lesion.
+    """
+
+    region: str
+    labels: tuple[int, ...]
+    n_volumes: int
+    dice: Score
+    dice_empty1: Score
+    hd95_mm: Score
+    surface_dice: Score
+    lesion_dice: Score
+    n_missed_volumes: int
+    n_false_volumes: int
+    n_lesions: int
+    n_missed_lesions: int
+    n_false_lesions: int

@@ -92,7 +92,7 @@ class Scores:
 
         Args:
             class_name: a foreground class, or ``"foreground"``.
-            convention: ``"pooled"`` (counts summed over all slices), ``"volume"`` (summed over a volume, mean over
+            convention: ``"pooled"`` (counts summed over all slices), ``"sampled"`` (over the kept slices of a volume, mean over
                 volumes with the class in the mask), ``"slice_present"`` (mean over slices with the class in the mask)
                 or ``"slice_empty1"`` (mean over all slices, absent from both = 1).
             edit: which edit's rows.
@@ -322,12 +322,17 @@ def _measured(predicted: Masks, slices: SliceSet, rows: Sequence[int], with_hd95
         for one_predicted, one_truth, (row_mm, column_mm) in zip(predicted, truth, spacing, strict=True):
             distances.append(None)  # the background has no lesion surface
             distances += [
-                surface.hd95(plane_of(one_predicted) == label, plane_of(one_truth) == label, (row_mm, column_mm))
+                _hd95(plane_of(one_predicted) == label, plane_of(one_truth) == label, (row_mm, column_mm))
                 if row_mm and column_mm
                 else None
                 for label in sorted(slices.labels)[1:]
             ]
     return count_scores(predicted, truth, slices.labels), distances
+
+
+def _hd95(predicted: Tensor, truth: Tensor, spacing_mm: Sequence[float]) -> float | None:
+    distances = surface.surface_distances(predicted.numpy(), truth.numpy(), spacing_mm)
+    return None if distances is None else surface.hd95(distances)
 
 
 def _scores_of(measured: Sequence[Measured], slices: SliceSet, edit_name: str) -> Scores:

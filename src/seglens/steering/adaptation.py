@@ -50,7 +50,7 @@ class SteeringResult:
         curves: figures over alpha on the evaluation slices, a description and never a selection: operation, latents
             ("chosen", or "random": the mean over the draws),
             alpha (the neutral one is the untouched network), class (the target, "foreground"),
-            dice_pooled, dice_volume, dice_slice_present, dice_slice_empty1, precision, recall.
+            dice_pooled, dice_sampled, dice_slice_present, dice_slice_empty1, precision, recall.
         selection: what was tried on the selection slices (see ChosenEdit).
         scores: the counts on the evaluation slices behind all of it (see Scores).
     """
@@ -297,7 +297,7 @@ def _evaluated(
 
 
 def _curves(points: Sequence[Mapping[str, Any]], summaries: Mapping[str, ScoreSummary], target: str) -> pl.DataFrame:
-    figures = ("dice_pooled", "dice_volume", "dice_slice_present", "dice_slice_empty1", "precision", "recall")
+    figures = ("dice_pooled", "dice_sampled", "dice_slice_present", "dice_slice_empty1", "precision", "recall")
     rows = []
     for point in points:
         if not point["edits"]:  # no draw was asked for

@@ -11,6 +11,7 @@ from seglens.artifacts import Artifact, hash_file, hash_of
 from seglens.cohorts.case import Cohort
 from seglens.cohorts.findings import CheckReport
 from seglens.cohorts.foreground import AUTO
+from seglens.cohorts.label_names import regions_of
 from seglens.cohorts.preprocessing import Preprocessing
 from seglens.cohorts.source_options import STRICT, SourceOptions
 from seglens.runs import Run
@@ -64,6 +65,7 @@ def find_files(settings: StudySettings, name: str, folder: Path, made: Artifact 
     """
     cohort = _read(settings, name) if made is None else _read_phantom(made, settings, name)
     settings.check_steered(name, list(cohort.labels.values()))
+    regions_of(cohort.labels, settings.regions)
     refuse_other_files(folder, cohort)
     sha256: dict[Path, str] = {}
     for path in files_of(cohort):

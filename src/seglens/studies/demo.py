@@ -13,6 +13,9 @@ from seglens.studies.settings import (
 
 FRACTIONS = SplitShares(train=0.65, val=0.15, test=0.2)
 
+REGIONS = {"whole tumour": [1, 2, 3], "tumour core": [1, 3]}
+"""Of BraTS' label values, as its challenges score them."""
+
 
 def demo_settings(seed: int = 0, *, quick: bool = False) -> StudySettings:
     """Settings of the demo.
@@ -30,6 +33,7 @@ def _full(seed: int) -> StudySettings:
         seed=seed,
         sequences=["T1c", "FLAIR"],
         size=128,
+        regions=REGIONS,
         cohorts={name: _phantom(name, 56) for name in ("healthy", "adult", "pediatric", "ssa")},
         segmenters={
             "healthy": SegmenterSettings(cohort="healthy", steps=250),
@@ -53,6 +57,7 @@ def _quick(seed: int) -> StudySettings:
         seed=seed,
         sequences=["T1c", "FLAIR"],
         size=64,
+        regions=REGIONS,
         cohorts={name: _phantom(name, 10, slices=6) for name in ("adult", "pediatric")},
         segmenters={
             "adult": SegmenterSettings(cohort="adult", steps=40, batch_size=8),

@@ -8,6 +8,10 @@ sequences: [T1c]             # input channels, in order: T1, T1c, T2, FLAIR
 size: 256                    # rows and columns of a slice
 foreground: auto             # brain where every volume is a stripped brain, else none: every pixel is kept; or nonzero
 
+regions:                     # label values that are also scored as one, on whole volumes
+  whole tumour: [1, 2, 3]
+  tumour core: [1, 3]
+
 cohorts:
   adult:
     sources:                 # several folders are merged into one cohort

@@ -31,6 +31,7 @@ def _count_or_auto(value: Any) -> Any:
 
 Hookpoints = Annotated[tuple[str, ...] | Literal["auto"], BeforeValidator(hookpoints_or_auto)]
 CountOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_count_or_auto)]
+Label = Annotated[int, Field(strict=True, ge=1, lt=256)]
 Rate = Annotated[float, Field(strict=True, gt=0)]
 Percentile = Annotated[float, Field(strict=True, ge=0, le=100)]
 _NAME = re.compile(r"[^\W_][\w .+-]{0,59}")
@@ -223,6 +224,7 @@ class StudySettings(_Strict):
         clip_percentiles: low and high, 0..100: intensities are clipped to these of the foreground's, volume by volume.
         foreground: which pixels are normalised and shown, for all cohorts alike: ``brain``, ``nonzero``, ``none`` (all
             of them); ``auto`` is ``brain`` where every volume of every cohort is a stripped brain, else ``none``.
+        regions: name to label values that are also scored as one on whole volumes, such as ``{WT: [1, 2, 3]}``.
         cohorts: by name, of letters, digits, spaces and ``. _ + -``.
         segmenters: by name, as those; each also gets a dictionary of its own, fitted on its own cohort.
         hookpoints: where segmenters are opened, one name or a list; each takes those that it has. Each hookpoint gets
@@ -253,6 +255,7 @@ class StudySettings(_Strict):
     size: Annotated[int, Field(strict=True, ge=32, multiple_of=32)] = 256
     clip_percentiles: tuple[Percentile, Percentile] = (0.5, 99.5)
     foreground: str = AUTO
+    regions: dict[str, list[Label]] = {}
     cohorts: Annotated[dict[str, CohortSettings], Field(min_length=1)]
     segmenters: Annotated[dict[str, SegmenterSettings], Field(min_length=1)]
     hookpoints: Hookpoints = "auto"

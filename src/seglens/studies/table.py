@@ -19,11 +19,12 @@ from seglens.studies.analyses.slices import SLICES
 from seglens.studies.analyses.steering import STEERING
 from seglens.studies.analyses.store import STORE
 from seglens.studies.analyses.verdict import VERDICT
+from seglens.studies.analyses.volume_scores import VOLUME_SCORES
 from seglens.studies.analysis import GROUP, Analysis
 
 BUILT_IN = (
     *(PHANTOM, CHECK, SLICES),
-    *(SEGMENTER, SCORES, EFFECTS, STORE),
+    *(SEGMENTER, SCORES, VOLUME_SCORES, EFFECTS, STORE),
     *(DICTIONARY, QUALITY, ATLAS, VARIANT, ALIGNMENT),
     *(STEERING, FAILURES, VERDICT),
 )

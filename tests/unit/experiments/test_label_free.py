@@ -82,7 +82,7 @@ def test_a_share_has_no_interval_where_the_oracle_gains_nothing_in_many_draws(or
 
 def test_every_convention_has_its_gain(known):
     rows = policy_rows(*known, transfer="a on b", label="tumour")
-    assert set(rows["figure"]) == {"dice_pooled", "dice_volume", "dice_slice_present", "dice_slice_empty1"}
+    assert set(rows["figure"]) == {"dice_pooled", "dice_sampled", "dice_slice_present", "dice_slice_empty1"}
     one = rows.filter(
         (pl.col("policy") == "a") & (pl.col("class") == "foreground") & (pl.col("figure") == "dice_pooled")
     )

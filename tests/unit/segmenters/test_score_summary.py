@@ -78,7 +78,7 @@ def test_counts_give_nan_where_a_class_is_nowhere():
 def test_a_class_or_convention_that_there_is_not_is_refused(scores):
     with pytest.raises(ValueError, match="no class 'brain'; there are edema, enhancing, core, foreground"):
         scores.dice("brain")
-    with pytest.raises(ValueError, match="no figure 'dice_mean' by class; there are dice_pooled, dice_volume"):
+    with pytest.raises(ValueError, match="no figure 'dice_mean' by class; there are dice_pooled, dice_sampled"):
         scores.summary().score("dice_mean", "edema")
 
 

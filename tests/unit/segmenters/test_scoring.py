@@ -87,8 +87,8 @@ def test_every_convention_is_that_of_sets():
                 {(row, *place) for row in range(start, start + 3) for place in part[row]} for part in (predicted, truth)
             ]
             volumes += [dice_of(*whole)] if whole[1] else []
-        assert summary.dice_volume[name] == pytest.approx(sum(volumes) / len(volumes))
-        assert summary.n.dice_volume[name] == len(volumes)
+        assert summary.dice_sampled[name] == pytest.approx(sum(volumes) / len(volumes))
+        assert summary.n.dice_sampled[name] == len(volumes)
         assert summary.missed[name] == sum(bool(b) and not a for a, b in pairs)
         assert summary.false_alarms[name] == sum(bool(a) and not b for a, b in pairs)
 
@@ -96,7 +96,7 @@ def test_every_convention_is_that_of_sets():
 def test_a_class_that_is_nowhere_is_none_with_n_zero_and_is_not_in_the_mean():
     predictions, masks = random_masks(2), random_masks(3)
     summary = score_predictions(predictions, slices_of(masks)).summary()
-    for figure in ("dice_pooled", "dice_volume", "dice_slice_present", "precision", "recall", "hd95_mm"):
+    for figure in ("dice_pooled", "dice_sampled", "dice_slice_present", "precision", "recall", "hd95_mm"):
         assert getattr(summary, figure)["core"] is None
         assert getattr(summary.n, figure)["core"] == 0
     assert (summary.dice_slice_empty1["core"], summary.n.dice_slice_empty1["core"]) == (1.0, 9)
@@ -115,7 +115,7 @@ def test_dropping_a_class_pays_in_the_empty1_convention_only():
     kept = score_predictions(blurred, slices_of(masks)).summary()
     dropped = score_predictions(torch.zeros_like(masks), slices_of(masks)).summary()
     assert dropped.dice_slice_empty1["edema"] > kept.dice_slice_empty1["edema"]
-    for convention in ("dice_pooled", "dice_volume", "dice_slice_present"):
+    for convention in ("dice_pooled", "dice_sampled", "dice_slice_present"):
         assert getattr(dropped, convention)["edema"] == 0.0 < getattr(kept, convention)["edema"]
     assert dropped.missed["edema"] == 1
 

@@ -46,6 +46,7 @@ def test_every_stage_s_name_is_one_unit_s():
     assert len(stages) == len(set(stages))
     wanted = {
         "scores/adult@ssa",
+        "volume_scores/adult@ssa",
         "variant/adult-rotated",
         "alignment/healthy~adult",
         "steering/adult-pediatric-edema",

@@ -22,7 +22,7 @@ def test_each_class_has_every_figure_with_its_n() -> None:
     own = scores(
         {"edema": 0.5, "core": None},
         precision={"edema": 0.25},
-        dice_volume={"edema": None, "foreground": None},
+        dice_sampled={"edema": None, "foreground": None},
     )
     own = replace(own, hd95_mm=own.hd95_mm | {"edema": 12.34}, missed={"edema": 3, "core": 0})
     rows = score_rows("adult", own)
