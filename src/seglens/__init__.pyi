@@ -60,12 +60,12 @@ from .segmenters.intervals import patient_interval as patient_interval
 from .segmenters.prediction import predict_cohort as predict_cohort
 from .segmenters.scoring import Scores as Scores
 from .segmenters.scoring import evaluate as evaluate
-from .segmenters.volume_scores import VolumeScores as VolumeScores
-from .segmenters.volume_scores import evaluate_volumes as evaluate_volumes
 from .segmenters.segmenter import Hookpoint as Hookpoint
 from .segmenters.segmenter import Segmenter as Segmenter
 from .segmenters.training import TrainingSettings as TrainingSettings
 from .segmenters.training import train_segmenter as train_segmenter
+from .segmenters.volume_scores import VolumeScores as VolumeScores
+from .segmenters.volume_scores import evaluate_volumes as evaluate_volumes
 from .semantics.atlas import LatentAtlas as LatentAtlas
 from .semantics.atlas import describe as describe
 from .steering.adaptation import steer_between as steer_between
