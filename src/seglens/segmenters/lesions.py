@@ -7,7 +7,7 @@ from jaxtyping import Bool
 
 DILATION = 3
 """Voxels: of BraTS-GLI, -SSA and -PED; -MEN and -MET take 1."""
-MINIMUM_MM3 = 50.0
+MIN_MM3 = 50.0
 """Of all BraTS 2023 challenges but -MET, which takes 2."""
 
 
@@ -34,7 +34,7 @@ def lesion_scores(
     voxel_mm3: float,
     *,
     dilation: int = DILATION,
-    minimum_mm3: float = MINIMUM_MM3,
+    min_mm3: float = MIN_MM3,
 ) -> LesionScores:
     """Score a prediction lesion by lesion (BraTS 2023, lesion-wise Dice).
 
@@ -48,7 +48,7 @@ def lesion_scores(
         truth: the same class of the mask.
         voxel_mm3: volume of a voxel.
         dilation: voxels by which lesions grow, whatever the spacing, as in the challenge.
-        minimum_mm3: lesions of at most this volume are left out; what is predicted near them is not false.
+        min_mm3: lesions of at most this volume are left out; what is predicted near them is not false.
     """
     from scipy import ndimage
 
@@ -73,7 +73,7 @@ def lesion_scores(
         own = own[own > 0]
         belonging.update(own.tolist())
         n_voxels = int(np.count_nonzero(lesion))
-        if n_voxels * voxel_mm3 > minimum_mm3:
+        if n_voxels * voxel_mm3 > min_mm3:
             common = int(np.count_nonzero(np.isin(nearby, own) & lesion))
             dice.append(2 * common / (n_voxels + int(sizes[own].sum())))
             n_missed += not len(own)

@@ -78,8 +78,8 @@ class ScoreSummary:
 
     Attributes:
         dice_pooled: counts summed over all slices.
-        dice_sampled: counts summed over the kept slices of a volume (`evaluate_volumes` takes all), mean over volumes with
-            the class in the mask.
+        dice_sampled: counts summed over the kept slices of a volume (`evaluate_volumes`: of all), mean over volumes
+            with the class in the mask.
         dice_slice_present: mean over slices with the class in the mask.
         dice_slice_empty1: mean over all slices, absent from both = 1.
         precision: pooled.

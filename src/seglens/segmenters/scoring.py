@@ -93,8 +93,8 @@ class Scores:
         Args:
             class_name: a foreground class, or ``"foreground"``.
             convention: ``"pooled"`` (counts summed over all slices), ``"sampled"`` (over the kept slices of a
-                volume, mean over volumes with the class in the mask), ``"slice_present"`` (mean over slices with the class in the mask)
-                or ``"slice_empty1"`` (mean over all slices, absent from both = 1).
+                volume, mean over volumes with the class in the mask), ``"slice_present"`` (mean over slices with the
+                class in the mask) or ``"slice_empty1"`` (mean over all slices, absent from both = 1).
             edit: which edit's rows.
 
         Returns:

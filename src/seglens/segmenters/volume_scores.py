@@ -15,7 +15,7 @@ from seglens.cohorts.normalisation_groups import GroupMember, groups_of, read_gr
 from seglens.runtime.distributed import gather_object, rank_range
 from seglens.runtime.oom import Halving
 from seglens.runtime.progress import Progress, silent
-from seglens.segmenters.lesions import DILATION, MINIMUM_MM3, lesion_scores
+from seglens.segmenters.lesions import DILATION, MIN_MM3, lesion_scores
 from seglens.segmenters.prediction import preprocessing_of, segment_case
 from seglens.segmenters.score_summary import Score, VolumeSummary
 from seglens.segmenters.segmenter import Segmenter
@@ -89,7 +89,7 @@ def evaluate_volumes(
     regions: Mapping[str, Collection[int]] | None = None,
     quarantined: Set[str] = frozenset(),
     dilation: int = DILATION,
-    minimum_mm3: float = MINIMUM_MM3,
+    min_mm3: float = MIN_MM3,
     batch_size: int = 16,
     progress: Progress = silent,
 ) -> VolumeScores:
@@ -104,7 +104,7 @@ def evaluate_volumes(
         regions: name to label values, such as ``{"whole tumour": (1, 2, 3)}``, scored beside each foreground class.
         quarantined: ids of cases to leave out (`CheckReport.quarantined`).
         dilation: of lesions in voxels (see `lesion_scores`).
-        minimum_mm3: lesions of at most this volume do not count.
+        min_mm3: lesions of at most this volume do not count.
         batch_size: slices at a time; halved once where the device has no memory for them.
         progress: told of each volume.
 
@@ -127,7 +127,7 @@ def evaluate_volumes(
     for done, number in enumerate(own, start=1):
         parts = read_group(units[number], preprocessing, cohort.labels)
         masks = [segment_case(segmenter, part, batch_size, halving) for part in parts]
-        found[number] = _rows(parts, masks, named, dilation=dilation, minimum_mm3=minimum_mm3)
+        found[number] = _rows(parts, masks, named, dilation=dilation, min_mm3=min_mm3)
         progress(done, len(own))
     rows = [row for volume in gather_object(found) for row in volume]
     return VolumeScores(pl.DataFrame(rows, schema=SCHEMA), named)
@@ -139,7 +139,7 @@ def _rows(
     regions: Mapping[str, tuple[int, ...]],
     *,
     dilation: int,
-    minimum_mm3: float,
+    min_mm3: float,
 ) -> list[dict[str, Any]]:
     """Rows of one volume: of all its regions."""
     case, spacing_mm = parts[0].case, parts[0].voxel_mm if len(parts) == 1 else None
@@ -159,9 +159,7 @@ def _rows(
         if spacing_mm is not None:
             predicted, truth = pairs[0]
             row |= _surface_row(predicted, truth, spacing_mm)
-            lesions = lesion_scores(
-                predicted, truth, float(np.prod(spacing_mm)), dilation=dilation, minimum_mm3=minimum_mm3
-            )
+            lesions = lesion_scores(predicted, truth, float(np.prod(spacing_mm)), dilation=dilation, min_mm3=min_mm3)
             row |= {
                 "lesion_dice": lesions.dice,
                 "n_lesions": lesions.n_lesions,

@@ -14,7 +14,7 @@ def blob(*boxes):
     return mask
 
 
-def slow_twin(predicted, truth, voxel_mm3, dilation, minimum_mm3):
+def slow_twin(predicted, truth, voxel_mm3, dilation, min_mm3):
     """The challenge's definition word by word, each step on the whole volume."""
     all_26, grow = np.ones((3, 3, 3), int), ndimage.generate_binary_structure(3, 2)
     parts, n_parts = ndimage.label(predicted, all_26)
@@ -26,7 +26,7 @@ def slow_twin(predicted, truth, voxel_mm3, dilation, minimum_mm3):
         own = {part for part in range(1, n_parts + 1) if (nearby & (parts == part)).any()}
         near_any |= own
         matched = np.isin(parts, list(own))
-        if lesion.sum() * voxel_mm3 > minimum_mm3:
+        if lesion.sum() * voxel_mm3 > min_mm3:
             scores.append(2 * (matched & lesion).sum() / (matched.sum() + lesion.sum()))
     n_false = n_parts - len(near_any)
     return sum(scores) / (len(scores) + n_false) if len(scores) + n_false else 1.0
@@ -37,7 +37,7 @@ def test_equals_the_challenge_definition_step_by_step(seed):
     generator = np.random.default_rng(seed)
     noise = ndimage.gaussian_filter(generator.normal(size=(2, *SHAPE)), (0, 1, 2, 2))
     predicted, truth = noise[0] + 0.5 * noise[1] > 0.12, noise[1] > 0.1 + 0.01 * seed
-    found = lesion_scores(predicted, truth, 2.0, dilation=1 + seed % 3, minimum_mm3=5.0 * seed)
+    found = lesion_scores(predicted, truth, 2.0, dilation=1 + seed % 3, min_mm3=5.0 * seed)
     assert found.dice == pytest.approx(slow_twin(predicted, truth, 2.0, 1 + seed % 3, 5.0 * seed), abs=1e-12)
 
 

@@ -117,7 +117,7 @@ def test_each_figure_has_its_n_and_absent_classes_are_undefined(cohort) -> None:
     with torch.no_grad():
         segmenter.network.weight.zero_()
         segmenter.network.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))  # nothing anywhere
-    for one in evaluate_volumes(segmenter, cohort, regions=REGIONS, minimum_mm3=0.0).summaries():
+    for one in evaluate_volumes(segmenter, cohort, regions=REGIONS, min_mm3=0.0).summaries():
         assert one.n_volumes == 2
         assert one.hd95_mm == Score(None, 0)
         assert one.n_false_volumes == one.n_false_lesions == 0
