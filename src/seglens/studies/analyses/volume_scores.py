@@ -61,7 +61,7 @@ def summary(run: "Run", settings: "StudySettings") -> dict[str, Any]:
 
 def section(run: "Run", summary: "Summary") -> "Section | None":
     """Whole volumes, beside the sampled slices of the section before."""
-    from seglens.reports.sections.volume_scores import volume_section
+    from seglens.reports.sections.whole_volumes import volume_section
 
     return volume_section(summary)
 

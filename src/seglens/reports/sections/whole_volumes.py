@@ -1,6 +1,6 @@
 """Scores of whole volumes: what the sampled slices leave out."""
 
-from seglens.reports.blocks import Block, Cell, Section, head, table
+from seglens.reports.blocks import Block, Cell, Paragraph, Section, head, table
 from seglens.reports.wording import UNDEFINED, count, number, plain
 from seglens.segmenters.score_summary import Score, VolumeSummary
 from seglens.summaries import Summary, VolumeScoresRecord
@@ -27,7 +27,8 @@ def volume_section(summary: Summary) -> Section | None:
         "segmented, so a false alarm far from any lesion counts, and distances are those of the volume."
     )
     regions = {own.region: own.labels for one in found for own in one.scores}
-    return Section("volumes", "Whole volumes", intro, tuple(_table(name, regions[name], found) for name in regions))
+    tables = [_table(name, regions[name], found) for name in regions]
+    return Section("volumes", "Whole volumes", intro, (*tables, Paragraph(NOTE)))
 
 
 def _table(region: str, labels: tuple[int, ...], found: list[VolumeScoresRecord]) -> Block:
@@ -37,7 +38,7 @@ def _table(region: str, labels: tuple[int, ...], found: list[VolumeScoresRecord]
             if own.region == region:
                 rows.append((head(plain(one.segmenter)), head(plain(one.cohort)), *_cells(own)))
     values = f"label {labels[0]}" if len(labels) == 1 else f"labels {', '.join(map(str, labels))} as one"
-    return table(f"{plain(region)} ({values}), test volumes", COLUMNS, rows, NOTE)
+    return table(f"{plain(region)} ({values}), test volumes", COLUMNS, rows)
 
 
 def _cells(own: VolumeSummary) -> list[Cell]:
