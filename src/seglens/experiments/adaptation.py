@@ -39,8 +39,10 @@ from seglens.steering.comparison import (
     Method,
     constant_methods,
     fitted_methods,
+    inner_dice,
     possible,
 )
+from seglens.steering.fitted import inner_split
 from seglens.steering.interventions import Intervention, evaluate_interventions
 from seglens.steering.policies import label_of, oracle_scores
 from seglens.steering.records import InterventionRecord
@@ -97,7 +99,8 @@ def run(
             )
         )
         if transfer.in_full:
-            curves.append(curve_rows(Scores(found.table("curve")), transfer.name))
+            inner = dict(found.table("curve_inner").iter_rows())
+            curves.append(curve_rows(Scores(found.table("curve")), inner, transfer.name))
             alphas.append(found.table("alphas").with_columns(pl.lit(transfer.name).alias("transfer")))
         progress(number + 1, len(transfers))
     table, curve = pl.concat(policies), pl.concat(curves)
@@ -148,7 +151,7 @@ def adapted(study: Study, transfer: Transfer, plan: Mapping[str, Any]) -> Artifa
         "in_full": transfer.in_full,
         "own": study.own_slices(transfer.segmenter, "val").hash,
         "deep": str(DEEP),
-        "version": 5,
+        "version": 6,
     }
 
     def make(draft: Draft, progress: Progress) -> None:
@@ -165,9 +168,14 @@ def adapted(study: Study, transfer: Transfer, plan: Mapping[str, Any]) -> Artifa
         unfitted_baselines = unfitted(
             segmenter, few_of(selection, UNLABELLED_SLICES), few_of(training, UNLABELLED_SLICES)
         )
+        _, inner_slices = inner_split(selection)
+        inner = inner_dice(unfitted_baselines, segmenter, inner_slices)
         methods = [
             *constant_methods(lens, selection, target=transfer.label, specific=specific),
-            *(Method(baseline.name, "baseline", [baseline]) for baseline in unfitted_baselines),
+            *(
+                Method(baseline.name, "baseline", [baseline], {"inner_dice": inner[baseline.name]})
+                for baseline in unfitted_baselines
+            ),
             *fitted_methods(
                 lens,
                 selection,
@@ -193,9 +201,16 @@ def adapted(study: Study, transfer: Transfer, plan: Mapping[str, Any]) -> Artifa
                 selection,
                 plan,
             )
-            draft.save_table("curve", evaluate_interventions(curve, segmenter, evaluation).table)
+            drawn = [method.interventions[0] for method in curve]
+            draft.save_table("curve", evaluate_interventions(drawn, segmenter, evaluation).table)
+            of_curve = {"edit": [one.name for one in curve], "inner_dice": [one.chosen["inner_dice"] for one in curve]}
+            draft.save_table(
+                "curve_inner", pl.DataFrame(of_curve, schema={"edit": pl.String, "inner_dice": pl.Float64})
+            )
         draft.save_table("scores", scores.table)
-        draft.save_record("methods", [_recorded(one) for one in methods], list[InterventionRecord])
+        untouched = InterventionRecord(UNEDITED, "baseline", 0, (UNEDITED,), None, {"inner_dice": inner[UNEDITED]})
+        records = [untouched, *(_recorded(one) for one in methods)]
+        draft.save_record("methods", records, list[InterventionRecord])
 
     name = f"adaptation/{transfer.segmenter}-{transfer.cohort}-{transfer.label}"
     return part(study, name, "adaptation", inputs, make)
@@ -206,8 +221,8 @@ def learning_curve(
     full: Sequence[Method],
     selection: SliceSet,
     plan: Mapping[str, Any],
-) -> list[Intervention]:
-    """The main methods, chosen on few patients; each is named ``size draw method``.
+) -> list[Method]:
+    """The main methods, chosen on few patients, with one intervention each; named ``size draw method``.
 
     Args:
         comparison: chooses them on some slices, with a seed.
@@ -215,8 +230,9 @@ def learning_curve(
         selection: slices for choosing.
         plan: draws by size.
     """
-    interventions = [
-        replace(intervention, name=f"{selection.index['patient'].n_unique()} {draw} {method.name}")
+    everyone = selection.index["patient"].n_unique()
+    found = [
+        _one_draw(method, intervention, f"{everyone} {draw} {method.name}")
         for method in full
         if method.name in (*CURVE, *FITTED_CEILINGS)
         for draw, intervention in enumerate(method.interventions)
@@ -230,11 +246,15 @@ def learning_curve(
                 continue
             chosen = {patients[place] for place in order[:size]}
             few = selection.select([row for row, patient in enumerate(selection.index["patient"]) if patient in chosen])
-            interventions += [
-                replace(method.interventions[0], name=f"{size} {draw} {method.name}")
+            found += [
+                _one_draw(method, method.interventions[0], f"{size} {draw} {method.name}")
                 for method in comparison(few, draw)
             ]
-    return interventions
+    return found
+
+
+def _one_draw(method: Method, intervention: Intervention, name: str) -> Method:
+    return replace(method, name=name, interventions=[replace(intervention, name=name)])
 
 
 def swept_alphas(lens: Lens, selection: SliceSet, evaluation: SliceSet, target: str) -> tuple[pl.DataFrame, Scores]:
@@ -287,7 +307,7 @@ EXPERIMENT = Experiment(
     paper="Table 5, Figure 8",
     run=run,
     parts=partial(by_transfer, one_transfer),
-    version=8,
+    version=9,
     figures=(
         Figure(
             kind="bars",

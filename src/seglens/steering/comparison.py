@@ -23,8 +23,20 @@ from seglens.steering.adaptation import tune_on
 from seglens.steering.attribution import ablated_latents, contrast_latents, latent_attribution
 from seglens.steering.baselines import drop_class, predict_nothing
 from seglens.steering.edits import LatentEdit, change_of
-from seglens.steering.fitted import Adjustable, Choice, Labelled, choose_settings, fitted_intervention
-from seglens.steering.interventions import Intervention, change_intervention, rule_intervention
+from seglens.steering.fitted import (
+    Adjustable,
+    Choice,
+    Labelled,
+    choose_settings,
+    fitted_intervention,
+    inner_split,
+)
+from seglens.steering.interventions import (
+    Intervention,
+    change_intervention,
+    evaluate_interventions,
+    rule_intervention,
+)
 from seglens.steering.policies import choose_edit, label_of
 from seglens.steering.test_time import has_norms, norm_affines
 
@@ -145,6 +157,9 @@ def constant_methods(
 ) -> list[Method]:
     """A constant strength for some latents, the best of all ways of choosing them; and the rules at the output.
 
+    What the rules and the whole-activation baselines are worth in the inner split, tuned on one part of it and judged
+    on the other, is ``inner_dice`` in ``chosen``, as it is of fitted methods.
+
     Ways of choosing: class association, gradient x code, ablation one by one, contrast of false positives and of false
     negatives with hits, ``specific``; and gradient x code only where a latent fires that marks errors. The class ranks
     latents; the edit and the rules are chosen for the pooled Dice of the foreground, as the fitted ones are.
@@ -173,10 +188,18 @@ def constant_methods(
         )
     ]
     counts = {"ccf": 2, "uf": 1, "logit_bias": lens.segmenter.n_classes - 1}  # the background keeps its logit
-    for name, tuned in tune_on(lens.segmenter, selection, target=None, batch_size=batch_size).items():
-        if name in counts:
-            rule = rule_intervention(name, tuned.rule, n_parameters=counts[name], supervision="held_out")
-            found.append(Method(name, "baseline", [rule], dict(tuned.setting)))
+
+    def rules(slices: SliceSet) -> list[Method]:
+        tuned = tune_on(lens.segmenter, slices, target=None, batch_size=batch_size)
+        return [
+            Method(
+                name,
+                "baseline",
+                [rule_intervention(name, tuned[name].rule, n_parameters=count, supervision="held_out")],
+                dict(tuned[name].setting),
+            )
+            for name, count in counts.items()
+        ]
 
     def to_mean(grid: TokenGrid) -> TokenGrid:
         return lens.dictionary.centre.to(grid.dtype).expand_as(grid)
@@ -186,7 +209,22 @@ def constant_methods(
         rule_intervention("drop_class", drop_class(label), n_parameters=0, supervision="none"),
         rule_intervention("predict_nothing", predict_nothing, n_parameters=0, supervision="none"),
     ]
-    return [*found, *(Method(baseline.name, "baseline", [baseline]) for baseline in plain)]
+    untuned = [Method(baseline.name, "baseline", [baseline]) for baseline in plain]
+    training, evaluated = inner_split(selection)
+    inner = inner_dice([method.interventions[0] for method in (*rules(training), *untuned)], lens.segmenter, evaluated)
+    baselines = [*rules(selection), *untuned]
+    return [*found, *(replace(one, chosen={**one.chosen, "inner_dice": inner[one.name]}) for one in baselines)]
+
+
+def inner_dice(interventions: Sequence[Intervention], segmenter: Segmenter, slices: SliceSet) -> dict[str, float]:
+    """Pooled Dice of the foreground of interventions, and of the untouched network, by name.
+
+    Args:
+        interventions: that were chosen without these slices.
+        segmenter: untouched.
+        slices: of the patients that `inner_split` leaves to judge on.
+    """
+    return evaluate_interventions(interventions, segmenter, slices).pooled_by_edit()
 
 
 def choose_constant(

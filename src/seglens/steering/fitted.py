@@ -148,6 +148,16 @@ class Choice:
         return float(self.tried["objective"].to_numpy().max())
 
 
+def inner_split(slices: SliceSet) -> tuple[SliceSet, SliceSet]:
+    """The slices that settings are fitted on when they are chosen, and those of other patients that they are judged on.
+
+    The split of `choose_settings`; what is tuned without a fit is compared by the same one.
+    """
+    slices = _thinned(slices)
+    *others, last = _interleaved(slices, 0)
+    return slices.select(sorted(row for fold in others for row in fold)), slices.select(sorted(last))
+
+
 def fit(
     adjustable: Adjustable,
     batches: Sequence[LabelledBatch],

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -30,7 +31,7 @@ from seglens.studies.stages import Study
 
 CONTESTANTS = [
     InterventionRecord("latents", "edit", 4, ("latents", "latents, seed 1"), "held_out", {"inner_dice": 0.7}),
-    InterventionRecord("last_layer", "baseline", 4, ("last_layer",)),
+    InterventionRecord("last_layer", "baseline", 4, ("last_layer",), "held_out", {"inner_dice": 0.6}),
     InterventionRecord("whole_suffix", "ceiling", 99, ("whole_suffix",)),
 ]
 HITS = {"none": 40, "latents": 80, "latents, seed 1": 70, "last_layer": 60, "whole_suffix": 90}
@@ -57,6 +58,12 @@ def scores_of(hits, patients=6):
         for label, name in ((0, "background"), (1, "edema"))
     ]
     return Scores(pl.DataFrame(rows, schema=SCHEMA))
+
+
+def curve_of(hits, transfer="adult on pediatric", inner=None, **more):
+    """Rows of a curve; what is not given in ``inner`` has the same Dice there as its hits."""
+    own = {edit: count / 100 for edit, count in hits.items() if edit != "none"}
+    return curve_rows(scores_of(hits, **more), own | (inner or {}), transfer)
 
 
 @pytest.fixture(scope="module")
@@ -91,25 +98,63 @@ def test_the_curve_compares_at_equal_patients():
     for size, (edit, baseline) in {1: (50, 55), 5: (70, 60)}.items():
         hits |= {f"{size} {draw} latents": edit + draw for draw in (0, 2)}
         hits |= {f"{size} {draw} last_layer": baseline for draw in (0, 2)}
-    curve = curve_rows(scores_of(hits), "adult on pediatric")
-    edits = curve.filter(pl.col("side") == "edit")
+    curve = curve_of(hits)
+    edits = curve.filter(pl.col("policy") == "latents")
+    assert curve.filter(pl.col("policy") == "chosen edit")["improvement"].to_list() == edits["improvement"].to_list()
     assert dict(edits.select("labelled patients", "improvement").iter_rows()) == pytest.approx({1: -0.04, 5: 0.11})
     assert set(edits["draws"]) == {2}
 
 
-def test_where_few_patients_only_harm_the_untouched_network_is_the_best_baseline():
-    curve = curve_rows(scores_of({"none": 60, "1 0 latents": 50, "1 0 last_layer": 40}), "adult on pediatric")
+BOUND = "upper bound (best baseline on these patients)"
+
+
+def test_where_few_patients_only_harm_the_untouched_network_is_the_upper_bound():
+    curve = curve_of({"none": 60, "1 0 latents": 50, "1 0 last_layer": 40})
     edit = curve.row(by_predicate=pl.col("policy") == "latents", named=True)
-    assert (edit["best baseline"], edit["improvement"]) == ("none", pytest.approx(-0.1))
+    assert (edit["best baseline"], edit["improvement"]) == ("last_layer", pytest.approx(0.1))
+    assert (edit[BOUND], edit["improvement over the upper bound"]) == ("none", pytest.approx(-0.1))
+
+
+def test_with_few_patients_edit_and_baseline_are_chosen_draw_by_draw_and_not_by_who_is_judged():
+    hits = {"none": 40}
+    for draw, (latents, channels) in enumerate([(70, 50), (50, 60)]):
+        hits |= {f"1 {draw} latents": latents, f"1 {draw} last_layer": 55, f"1 {draw} channel_affine": channels}
+    inner = {"1 0 last_layer": 0.1, "1 0 channel_affine": 0.3, "1 1 last_layer": 0.4, "1 1 channel_affine": 0.2}
+    row = curve_of(hits, inner=inner).row(by_predicate=pl.col("policy") == "chosen edit", named=True)
+    assert row["best baseline"] == "channel_affine or last_layer"
+    assert row["improvement"] == pytest.approx(((0.7 - 0.5) + (0.5 - 0.55)) / 2)
+
+
+def test_the_best_of_many_chance_baselines_is_an_upper_bound_and_not_the_baseline():
+    """Ten baselines that are worth the same, each with its own luck on the patients judged on."""
+    chance = np.random.default_rng(0)
+    baselines = [f"b{number}" for number in range(10)]
+    records = [InterventionRecord("latents", "edit", 4, ("latents",), "held_out", {"inner_dice": 0.7})]
+    records += [
+        InterventionRecord(name, "baseline", 1, (name,), "held_out", {"inner_dice": 0.6 - 0.01 * place})
+        for place, name in enumerate(baselines)
+    ]
+    scores = scores_of(dict.fromkeys(("none", "latents", *baselines), 50), patients=12)
+    luck = {(name, f"p{patient}"): int(chance.integers(-20, 21)) for name in baselines for patient in range(12)}
+    hits = [tp + luck.get(key, 0) for *key, tp in scores.table.select("edit", "patient", "tp").iter_rows()
+            for key in [tuple(key)]]  # fmt: skip
+    scores = Scores(scores.table.with_columns(pl.Series("tp", hits, dtype=scores.table["tp"].dtype)))
+    rows = improvement_rows(policy_rows(scores, records, "d", "edema"))
+    (row,) = rows.filter((pl.col("class") == "foreground") & (pl.col("figure") == "dice_pooled")).iter_rows(named=True)
+    assert row["best baseline"] == "b0"
+    assert row[BOUND] != "b0"
+    assert row["low"] < 0 < row["high"], "the baseline that selection patients chose cannot be told from the edit"
+    assert row["improvement over the upper bound"] < row["improvement"]
+    assert row["bound low"] < row["improvement over the upper bound"]
 
 
 def test_the_words_say_which_way_it_falls(policies):
     hits = {"none": 40, "1 0 latents": 50, "1 0 last_layer": 55}
-    curve = curve_rows(scores_of(hits), "adult on pediatric")
+    curve = curve_of(hits)
     words = " ".join(paragraphs(improvement_rows(policies), curve, policies, 30))
     assert "(latents, 4 numbers) cannot be told from the best baseline (last_layer, 4): +0.150" in words
     assert "whole_suffix 0.900" in words
-    assert "1 labelled patient: latents against last_layer: -0.050" in words
+    assert "1 labelled patient: chosen edit against last_layer: -0.050" in words
     found = headlines(improvement_rows(policies), curve)
     assert found["improvement adult on pediatric"] == pytest.approx(0.15)
     assert found["improvement adult on pediatric, 1 patients"] == pytest.approx(-0.05)
@@ -247,14 +292,14 @@ def test_the_edit_is_chosen_by_the_inner_split_and_not_by_who_is_judged():
     rows = policy_rows(scores_of(hits), [*two, *CONTESTANTS[1:]], "adult on pediatric", "edema")
     improvements = improvement_rows(rows)
     assert set(improvements.filter("chosen")["edit"]) == {"chosen"}
-    curve = curve_rows(scores_of({"none": 40, "1 0 latents": 50, "1 0 last_layer": 55}), "adult on pediatric")
+    curve = curve_of({"none": 40, "1 0 latents": 50, "1 0 last_layer": 55})
     assert headlines(improvements, curve)["improvement adult on pediatric"] == pytest.approx(0.1)
 
 
 def test_how_much_the_draw_of_labelled_patients_matters_is_in_the_interval():
     hits = {"none": 40} | {f"1 {draw} last_layer": 50 for draw in range(4)}
-    steady = curve_rows(scores_of(hits | {f"1 {draw} latents": 70 for draw in range(4)}), "d")
-    shaky = curve_rows(scores_of(hits | {f"1 {draw} latents": 40 + 20 * draw for draw in range(4)}), "d")
+    steady = curve_of(hits | {f"1 {draw} latents": 70 for draw in range(4)}, "d")
+    shaky = curve_of(hits | {f"1 {draw} latents": 40 + 20 * draw for draw in range(4)}, "d")
     width = [
         table.filter(pl.col("policy") == "latents")
         .select(pl.col("improvement high") - pl.col("improvement low"))
@@ -266,8 +311,8 @@ def test_how_much_the_draw_of_labelled_patients_matters_is_in_the_interval():
 
 
 def test_one_evaluation_patient_has_no_interval_and_breaks_no_table():
-    curve = curve_rows(scores_of({"none": 40, "1 0 latents": 50, "1 0 last_layer": 55}, patients=1), "d")
-    others = curve_rows(scores_of({"none": 40, "1 0 latents": 50, "1 0 last_layer": 55}), "e")
+    curve = curve_of({"none": 40, "1 0 latents": 50, "1 0 last_layer": 55}, "d", patients=1)
+    others = curve_of({"none": 40, "1 0 latents": 50, "1 0 last_layer": 55}, "e")
     assert pl.concat([curve, others]).schema == others.schema
     assert curve["improvement low"].null_count() == curve.height
 

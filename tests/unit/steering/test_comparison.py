@@ -2,6 +2,7 @@ import pytest
 
 from seglens.dictionaries.lens import Lens
 from seglens.segmenters.scoring import evaluate
+from seglens.steering.adaptation import tune_on
 from seglens.steering.comparison import (
     FITTED,
     NEED_DEEP,
@@ -10,7 +11,8 @@ from seglens.steering.comparison import (
     fitted_methods,
     side_of,
 )
-from seglens.steering.interventions import evaluate_interventions
+from seglens.steering.fitted import inner_split
+from seglens.steering.interventions import evaluate_interventions, rule_intervention
 
 
 def test_the_constant_edit_and_the_rules_beside_it(segmenter, dictionary, selection, evaluation):
@@ -24,11 +26,25 @@ def test_the_constant_edit_and_the_rules_beside_it(segmenter, dictionary, select
         "drop_class",
         "predict_nothing",
     ]
+    assert all(0 <= one.chosen["inner_dice"] <= 1 for one in found[1:])
     edit = found[0].chosen["edit"]
     assert found[0].n_parameters == len(edit["latents"]) + 1 + (edit["gate"] is not None)
     scores = evaluate_interventions([one.interventions[0] for one in found], segmenter, evaluation)
     value = {name: scores.summary(name).dice_pooled["edema"] for name in scores.table["edit"].unique()}
     assert value["constant_edit"] > max(value[name] for name in ("none", "mean_ablation", "drop_class"))
+
+
+def test_rules_are_compared_on_slices_that_they_were_not_tuned_on(segmenter, dictionary, selection):
+    lens = Lens(segmenter, dictionary)
+    training, last = inner_split(selection)
+    assert not set(training.index["patient"]) & set(last.index["patient"])
+    assert len(training) + len(last) == len(selection)
+    rules = {one.name: one for one in constant_methods(lens, selection, target="edema")}
+    inner = tune_on(segmenter, training, target=None)["logit_bias"].rule
+    again = evaluate_interventions(
+        [rule_intervention("again", inner, n_parameters=2, supervision="held_out")], segmenter, last
+    )
+    assert rules["logit_bias"].chosen["inner_dice"] == pytest.approx(again.pooled_by_edit()["again"])
 
 
 def test_every_fitted_one_has_its_seeds_and_its_side(segmenter, dictionary, selection):
