@@ -5,9 +5,10 @@ from dataclasses import fields
 from typing import Any
 
 from seglens.diffing.records import AlignmentRecord, FunctionRecord
+from seglens.reports.verdicts import CONTROLS
 from seglens.segmenters.score_summary import FIGURES, ScoreCounts, ScoreSummary
 from seglens.steering.edits import LatentEdit
-from seglens.steering.records import Extent, FailureOutcome, FailureRecord, SteeringRecord
+from seglens.steering.records import Extent, FailureOutcome, FailureRecord, GainRecord, SteeringRecord
 from seglens.summaries import CohortRecord, DictionaryRecord, EffectRecord, SegmenterRecord, Summary
 
 
@@ -39,8 +40,22 @@ def scores(by_class: Mapping[str, float | None], **more: Any) -> ScoreSummary:
     )
 
 
+def gain(after: float | None, before: float | None, reach: float) -> GainRecord:
+    """A difference with an interval of ``reach`` to each side."""
+    if after is None or before is None:
+        return GainRecord(None, None, None)
+    return GainRecord(after - before, after - before - reach, after - before + reach)
+
+
 def steering(before: ScoreSummary, after: ScoreSummary, baselines: Mapping[str, ScoreSummary], **more: Any) -> Any:
-    """A held-out edit of edema, from adult to pediatric."""
+    """A held-out edit of edema, from adult to pediatric.
+
+    Args:
+        before: untouched.
+        after: edited.
+        baselines: name to scores; the best of them is the one that the selection patients chose.
+        more: other fields; ``reach`` is how far the intervals of the gains go to each side.
+    """
     edit = LatentEdit("stage3", "abcdef", (3, 8, 11), "multiply", 2.0)
     given = {
         "source": "adult",
@@ -61,6 +76,12 @@ def steering(before: ScoreSummary, after: ScoreSummary, baselines: Mapping[str, 
         "firing_rate": 0.02,
         "random_firing_rates": (0.02, 0.03),
     }
+    reach, name = more.pop("reach", 0.02), more.get("class_name", "edema")
+    values = {key: one.dice(name).value for key, one in {"none": before, **baselines}.items()}
+    final = after.dice(name).value
+    given["gains"] = {key: gain(final, value, reach) for key, value in values.items()}
+    outside = [key for key in baselines if key not in CONTROLS and values[key] is not None]
+    given["best_baseline"] = max(outside, key=lambda key: values[key], default=None)  # type: ignore[arg-type,return-value]
     return SteeringRecord(before=before, after=after, baselines=baselines, **(given | more))
 
 

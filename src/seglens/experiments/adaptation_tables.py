@@ -188,9 +188,9 @@ def curve_rows(scores: Scores, inner: Mapping[str, float | None], transfer: str)
     sizes = sorted({size for size, _ in named})
     best: dict[int, dict[str, str]] = {}
     for size in sizes:
-        own = {policy: edits for (other, policy), edits in named.items() if other == size}
-        best[size] = _chosen_by_draw(own, inner, "baseline")
-        if edits := _chosen_by_draw(own, inner, "edit"):
+        there = {policy: edits for (other, policy), edits in named.items() if other == size}
+        best[size] = _chosen_by_draw(there, inner, "baseline")
+        if edits := _chosen_by_draw(there, inner, "edit"):
             named[size, CHOSEN_EDIT] = edits
         named[size, UNEDITED] = {"": UNEDITED}
     figures = {key: resampled(scores, list(edits.values())) for key, edits in named.items()}
@@ -199,8 +199,8 @@ def curve_rows(scores: Scores, inner: Mapping[str, float | None], transfer: str)
     for (size, policy), (values, drawn) in sorted(figures.items()):
         baselines = [own for other, own in figures if other == size and _side(own) == "baseline"]
         highest = max(baselines, key=lambda own: float(figures[size, own][0].mean()))
-        bound = interval_over_fits(*(_less(a, b) for a, b in zip((values, drawn), figures[size, highest], strict=True)),
-                                   n_patients)  # fmt: skip
+        others, others_drawn = figures[size, highest]
+        bound = interval_over_fits(_less(values, others), _less(drawn, others_drawn), n_patients)
         own = interval_over_fits(values, drawn, n_patients)
         rows.append(
             {

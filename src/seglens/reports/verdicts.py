@@ -1,20 +1,23 @@
 """Judge an edit of a class, only against the numbers of its baselines and controls."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from seglens.reports.wording import number, pair_of, plain, signed
-from seglens.steering.records import SteeringRecord
+from seglens.reports.wording import number, pair_of, plain, plural, signed
+from seglens.steering.records import GainRecord, SteeringRecord
+from seglens.steering.sweep import UNEDITED
 from seglens.summaries import Summary
 
 RANDOM = {"random_latents": "random latents", "random_best": "the best draw of random latents"}
 CONTROLS = (*RANDOM, "reconstruct_only")
 """Entries among a steering's baselines that are controls of the edit, not baselines without latents."""
 STEP = 0.005
-"""Smallest difference of two Dice values that is called one: half of the last printed digit."""
+"""Smallest difference of two Dice values that is printed as one: half of the last digit. No verdict rests on it."""
 
 
 def baselines_of(entry: SteeringRecord, name: str) -> tuple[tuple[str, float] | None, dict[str, float]]:
     """The best baseline of an edit and its controls, by pooled Dice of one class.
+
+    The best baseline is the one that the selection patients chose, as they chose the edit.
 
     Args:
         entry: of a summary.
@@ -24,15 +27,24 @@ def baselines_of(entry: SteeringRecord, name: str) -> tuple[tuple[str, float] | 
         Name and value of the best baseline (None where there is none), and the controls' values by name: of the mean
         over the random draws and the draw that was best on the selection patients only the better one.
     """
-    values = {key: after.dice(name).value for key, after in entry.baselines.items()}
-    known = {key: value for key, value in values.items() if value is not None}
+    known = _known(entry, name)
     controls = {key: value for key, value in known.items() if key in CONTROLS}
     drawn = [key for key in RANDOM if key in controls]
     for key in sorted(drawn, key=lambda key: -controls[key])[1:]:
         del controls[key]
-    baselines = {key: value for key, value in known.items() if key not in CONTROLS}
-    best = max(baselines.items(), key=lambda item: item[1]) if baselines else None
-    return best, controls
+    best = entry.best_baseline
+    return ((best, known[best]) if best is not None and best in known else None), controls
+
+
+def upper_bound_of(entry: SteeringRecord, name: str) -> tuple[str, float] | None:
+    """The baseline with the highest value on the patients judged on: what nobody could have chosen."""
+    baselines = {key: value for key, value in _known(entry, name).items() if key not in CONTROLS}
+    return max(baselines.items(), key=lambda item: item[1]) if baselines else None
+
+
+def _known(entry: SteeringRecord, name: str) -> dict[str, float]:
+    values = {key: after.dice(name).value for key, after in entry.baselines.items()}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def named(key: str) -> str:
@@ -56,7 +68,6 @@ def steering_finding(entry: SteeringRecord) -> str:
     before, after = entry.before.dice(name).value, entry.after.dice(name).value
     assert before is not None and after is not None
     policy = plain(entry.policy)
-    verb = {1: "raised", 0: "left", -1: "lowered"}[compared(after, before)]
     where = f"{plain(name)}, {pair_of(entry)}"
     if unchanged(entry):
         return (
@@ -64,40 +75,62 @@ def steering_finding(entry: SteeringRecord) -> str:
             f"patients, so nothing was changed and pooled Dice stays at {number(before)}."
         )
     digits = 3 if max(before, after) < 0.1 else 2
-    if verb == "left":
+    gain = entry.gains[UNEDITED]
+    if compared(after, before) == 0:
         moved = f"left pooled Dice at {number(after, digits)} (before: {number(before, digits)})"
     else:
+        verb = {1: "raised", 0: "took", -1: "lowered"}[gain.sign]
         moved = f"{verb} pooled Dice from {number(before, digits)} to {number(after, digits)}"
-    text = f"{policy[0].upper()}{policy[1:]} steering ({where}) {moved}"
+    text = f"{policy[0].upper()}{policy[1:]} steering ({where}) {moved}, {_over_patients(gain, entry)}"
     best, controls = baselines_of(entry, name)
     beside = [f"{named(key)} gave {number(value, digits)}" for key, value in controls.items()]
     if best is not None:
-        beside.insert(0, f"the best baseline without latents, {plain(best[0])}, reached {number(best[1], digits)}")
+        bound = upper_bound_of(entry, name)
+        after_the_fact = (
+            f" (the best after the fact, {plain(bound[0])}, {number(bound[1], digits)})"
+            if bound is not None and bound[0] != best[0]
+            else ""
+        )
+        beside.insert(
+            0,
+            f"the best baseline without latents, {plain(best[0])}, reached {number(best[1], digits)}{after_the_fact}",
+        )
     if beside:
         text += f"; {', '.join(beside)}"
-    text += ". " + _verdict(after, before, best, controls)
+    text += ". " + _verdict(entry, best, controls)
     return text + _convention_warning(entry, name, compared(after, before))
 
 
-def _verdict(after: float, before: float, best: tuple[str, float] | None, controls: Mapping[str, float]) -> str:
-    gain = compared(after, before)
-    if gain < 0:
+def _over_patients(gain: GainRecord, entry: SteeringRecord) -> str:
+    """Interval of a gain in words."""
+    patients = plural(entry.evaluation.patients, "patient")
+    if gain.low is None or gain.high is None:
+        return f"over {patients} without an interval"
+    return f"[{signed(gain.low)}, {signed(gain.high)}] over {patients}"
+
+
+def _verdict(entry: SteeringRecord, best: tuple[str, float] | None, controls: Iterable[str]) -> str:
+    gain = entry.gains[UNEDITED]
+    if gain.sign < 0:
         return "So the edit made this class worse."
-    if gain == 0:
-        return "So the edit changed hardly anything."
+    if gain.sign == 0:
+        return "So the edit cannot be told from the untouched network."
     if best is None and not controls:
         return "Nothing was run beside it, so this says nothing about the latents yet."
-    lost = [named(key) for key, value in controls.items() if compared(after, value) <= 0]
+    lost = [named(key) for key in controls if entry.gains[key].sign <= 0]
     if lost:
-        return f"So the gain is not due to the chosen latents: {' and '.join(lost)} did as well."
+        return f"So the gain is not due to the chosen latents, as far as can be told: {' and '.join(lost)} did as well."
     if best is None:
         return "No baseline at the output was run beside it."
-    place = compared(after, best[1])
-    if place > 0:
-        return f"So it beats every baseline that was run, by {signed(after - best[1])}."
-    if place == 0:
-        return f"So it is level with {plain(best[0])}, which needs no latents."
-    return f"So it does not beat {plain(best[0])}, which needs no latents."
+    name, over = plain(best[0]), entry.gains[best[0]]
+    if over.sign > 0:
+        value = "" if over.value is None else f", by {signed(over.value)}"
+        return (
+            f"So it beats {name}, the baseline that the selection patients chose{value} {_over_patients(over, entry)}."
+        )
+    if over.sign == 0:
+        return f"So it cannot be told from {name}, which needs no latents."
+    return f"So it falls behind {name}, which needs no latents."
 
 
 def steering_findings(summary: Summary) -> Iterable[str]:

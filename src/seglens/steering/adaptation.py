@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, get_args
 
+import numpy as np
 import polars as pl
 import torch
 
-from seglens.artifacts import Artifact, Draft
+from seglens.artifacts import Artifact, Draft, finite
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.lens import Lens
 from seglens.runtime.progress import Progress, part_of, silent
 from seglens.segmenters.inference import all_batches
+from seglens.segmenters.intervals import interval_of, resampled
 from seglens.segmenters.score_summary import ScoreSummary
 from seglens.segmenters.scoring import Scores
 from seglens.segmenters.segmenter import Segmenter
@@ -33,7 +35,7 @@ from seglens.steering.baselines import (
 )
 from seglens.steering.edits import LatentEdit, change_of, check_edits
 from seglens.steering.policies import ALPHAS, N_LATENTS, choose_edit, label_of, oracle_scores
-from seglens.steering.records import Extent, Policy, SteeringRecord
+from seglens.steering.records import Extent, GainRecord, Policy, SteeringRecord
 from seglens.steering.searching import NEUTRAL, random_searches
 from seglens.steering.shared_codes import SharedCodes
 from seglens.steering.sweep import UNEDITED, RowChange, always, identity_edit, sweep_changes
@@ -165,7 +167,11 @@ def steer_between(
         for kind in ("chosen", *(f"random {draw}" for draw in range(random_draws))):
             among = [name for name in edits if name.startswith(f"{kind} {operation} ")]
             tables.append(oracle_scores(scores, among, target=label, name=f"oracle {kind} {operation}"))
+    on_selected = _evaluated(lens, selection, {}, label=label, tuned=tuned, batch_size=batch_size, progress=silent)
+    value_of = on_selected.pooled_by_edit(target)
+    best_baseline = max((name for name in (*tuned, *BASELINES) if name != RECONSTRUCTION), key=value_of.__getitem__)
     scores = Scores.merged(tables)
+    gains = _Gains(scores, target)
     summaries = scores.summaries()
     shared = {name: summaries[name] for name in summaries if name in (*tuned, *BASELINES)}
     results = []
@@ -183,13 +189,11 @@ def steer_between(
             else:
                 after = f"oracle chosen {operation}"
                 of_draws = [f"oracle random {draw} {operation}" for draw in range(random_draws)]
-            random = {}
+            random_edits: dict[str, list[str]] = {}
             if of_draws:
                 best = max(range(random_draws), key=lambda draw: on_selection[draw])
-                random = {
-                    "random_latents": ScoreSummary.mean([summaries[name] for name in of_draws]),
-                    "random_best": summaries[of_draws[best]],
-                }
+                random_edits = {"random_latents": of_draws, "random_best": [of_draws[best]]}
+            random = {name: ScoreSummary.mean([summaries[one] for one in own]) for name, own in random_edits.items()}
             results.append(
                 SteeringRecord(
                     source=source,
@@ -207,6 +211,9 @@ def steer_between(
                     before=summaries[UNEDITED],
                     after=summaries[after],
                     baselines=shared | random,
+                    best_baseline=best_baseline,
+                    gains={name: gains.over(after, [name]) for name in (UNEDITED, *shared)}
+                    | {name: gains.over(after, own) for name, own in random_edits.items()},
                     settings={name: rule.setting for name, rule in tuned.items()},
                     selection=_extent(selection),
                     evaluation=_extent(evaluation),
@@ -218,7 +225,28 @@ def steer_between(
 
 
 ORACLE_CHOICE = "held_out, best alpha a slice by that slice's own Dice"
-BASELINES = ("drop_class", "predict_nothing", "flip_augmentation", "mean_ablation", "reconstruct_only")
+RECONSTRUCTION = "reconstruct_only"
+"""Among `BASELINES`; a control of the edit, not something that stands without latents."""
+BASELINES = ("drop_class", "predict_nothing", "flip_augmentation", "mean_ablation", RECONSTRUCTION)
+
+
+class _Gains:
+    """Differences in pooled Dice of a class, all on the same draws of patients."""
+
+    def __init__(self, scores: Scores, target: str):
+        self._scores = scores
+        self._target = target
+        self._known: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def over(self, edit: str, others: Sequence[str]) -> GainRecord:
+        """Of an edit over the mean of others."""
+        for name in {edit, *others} - set(self._known):
+            self._known[name] = resampled(self._scores, [name], self._target)
+        (value, drawn), *rest = (self._known[name] for name in (edit, *others))
+        against = np.mean([one for one, _ in rest], axis=0), np.mean([draws for _, draws in rest], axis=0)
+        n_patients = self._scores.table["patient"].n_unique()
+        found = interval_of(float((value - against[0])[0]), (drawn - against[1])[0], n_patients)
+        return GainRecord(finite(found.value), finite(found.low), finite(found.high))
 
 
 def check_disjoint(selection: SliceSet, evaluation: SliceSet) -> None:
@@ -260,7 +288,7 @@ def whole_activation(lens: Lens) -> dict[str, RowChange]:
 
     return {
         "mean_ablation": always(to_mean),
-        "reconstruct_only": always(change_of(lens.dictionary, [identity_edit(lens, replace=True)])),
+        RECONSTRUCTION: always(change_of(lens.dictionary, [identity_edit(lens, replace=True)])),
     }
 
 

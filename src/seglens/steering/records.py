@@ -24,6 +24,28 @@ class Extent:
 
 
 @dataclass(frozen=True)
+class GainRecord:
+    """Gain of an edit in pooled Dice over something else on the same patients, with its 95% interval over patients.
+
+    Attributes:
+        value: difference; None where either is undefined. So are the ends, and those of a single patient.
+        low: lower end.
+        high: upper end.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the interval lies on one side of 0; 0 where it cannot be told."""
+        if self.low is None or self.high is None:
+            return 0
+        return 1 if self.low > 0 else -1 if self.high < 0 else 0
+
+
+@dataclass(frozen=True)
 class SteeringRecord:
     """Record of one policy and operation on a class.
 
@@ -43,6 +65,9 @@ class SteeringRecord:
         before: scores untouched.
         after: scores with the edit.
         baselines: scores of every baseline and control by name.
+        best_baseline: the one with the highest pooled Dice of the class on the selection slices, where the edit was
+            chosen too; None where none was run.
+        gains: of the edit over every baseline and control, and over the untouched network (``none``).
         settings: of the tuned ones.
         selection: what it was chosen on.
         evaluation: what it was judged on.
@@ -65,6 +90,8 @@ class SteeringRecord:
     before: ScoreSummary
     after: ScoreSummary
     baselines: Mapping[str, ScoreSummary]
+    best_baseline: str | None
+    gains: Mapping[str, GainRecord]
     settings: Mapping[str, Setting]
     selection: Extent
     evaluation: Extent

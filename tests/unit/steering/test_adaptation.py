@@ -5,11 +5,13 @@ from polars.testing import assert_frame_equal
 
 from seglens.artifacts import new_artifact, read_artifact
 from seglens.dictionaries.lens import Lens
-from seglens.segmenters.scoring import evaluate
-from seglens.steering.adaptation import SteeringResult, steer_between
+from seglens.segmenters.intervals import patient_bootstrap
+from seglens.segmenters.scoring import Scores, evaluate
+from seglens.steering.adaptation import SteeringResult, steer_between, tune_on
 from seglens.steering.edits import LatentEdit, steer
 from seglens.steering.policies import oracle_scores
 from seglens.steering.records import Extent
+from seglens.steering.sweep import sweep
 
 SETTINGS = {"target": "edema", "source": "adult", "n_latents": (1, 3), "random_draws": 2, "batch_size": 8}
 SETTINGS["alphas"] = {"multiply": (0.0, 2.0, 3.0), "add": (-1.0, 1.0)}
@@ -51,6 +53,23 @@ def test_figures_are_those_of_a_plain_steered_evaluation(segmenter, dictionary, 
     assert row.baselines["random_latents"].dice("edema").value < 1.0
 
 
+def test_gains_are_those_of_the_patient_bootstrap_and_the_baseline_is_chosen_on_the_selection(
+    segmenter, dictionary, selection, result
+):
+    row, scores = by(result, "held_out", "multiply"), Scores(result.scores)
+    assert set(row.gains) == {"none", *BASELINES}
+    for name in ("none", "logit_bias", "reconstruct_only"):
+        wanted = patient_bootstrap(scores, "chosen multiply 3", name, "edema")
+        assert (row.gains[name].value, row.gains[name].low) == pytest.approx((wanted.value, wanted.low))
+    drawn = [name for name in scores.table["edit"].unique() if name.startswith("random ") and "multiply" in name]
+    over = [patient_bootstrap(scores, "chosen multiply 3", name, "edema").value for name in drawn]
+    assert min(over) - 1e-9 <= row.gains["random_latents"].value <= max(over) + 1e-9
+    rules = {name: rule.rule for name, rule in tune_on(segmenter, selection, target=2).items()}
+    value = sweep(Lens(segmenter, dictionary), selection, {}, rules=rules).pooled_by_edit("edema")
+    assert value[row.best_baseline] == max(value[name] for name in rules)
+    assert row.gains["none"].sign == 1
+
+
 def test_the_oracle_is_no_worse_on_any_slice(result):
     row = by(result, "oracle", "add")
     assert row.alpha is None
@@ -58,8 +77,6 @@ def test_the_oracle_is_no_worse_on_any_slice(result):
         row.after.dice("edema", "slice_empty1").value
         >= by(result, "held_out", "add").after.dice("edema", "slice_empty1").value
     )
-    from seglens.segmenters.scoring import Scores
-
     edits = [name for name in result.scores["edit"].unique() if name.startswith("chosen add")]
     again = oracle_scores(Scores(result.scores), edits, target=2, name="again")
     # unique() gives another order of the edits, which may only matter for ties among edits

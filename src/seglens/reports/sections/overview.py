@@ -18,8 +18,9 @@ def findings_section(summary: Summary) -> Section:
             Bullets(tuple(findings)),
             Paragraph(
                 "These sentences are written by rules from the numbers below; nothing in them was expected beforehand. "
-                "Dice is pooled over all evaluated slices unless another convention is named. There are no confidence "
-                "intervals: over a handful of patients, a difference of a few hundredths may be chance.",
+                "Dice is pooled over all evaluated slices unless another convention is named. Brackets are 95% "
+                "intervals over patients, and an edit is said to raise Dice or to beat something only where they "
+                "exclude 0; what stands without one may be chance over a handful of patients.",
                 "note",
             ),
         )

@@ -9,7 +9,16 @@ from seglens.artifacts import finite
 from seglens.reports.blocks import Block, Cell, Chart, Fold, Heading, Key, Paragraph, Section, head, table
 from seglens.reports.charts import NARROW, Level, Series, line_chart
 from seglens.reports.palette import BLUE, DASHES, INK, MUTED, SERIES
-from seglens.reports.verdicts import CONTROLS, RANDOM, baselines_of, evaluated, named, steering_finding, unchanged
+from seglens.reports.verdicts import (
+    CONTROLS,
+    RANDOM,
+    baselines_of,
+    evaluated,
+    named,
+    steering_finding,
+    unchanged,
+    upper_bound_of,
+)
 from seglens.reports.wording import (
     CONVENTIONS,
     UNDEFINED,
@@ -184,10 +193,13 @@ def _outcomes(entries: list[SteeringRecord], name: str) -> Block:
         chosen = "" if entry.chosen else "not the policy's choice"
         rows.append((head(plain(entry.policy), chosen), head(*_edit(entry)), *_figures(entry.after, before, name)))
     best, _ = baselines_of(entries[0], name)
+    bound = upper_bound_of(entries[0], name)
     for key, after in entries[0].baselines.items():
         remark = "control" if key in CONTROLS else "baseline without latents"
         if best is not None and key == best[0]:
-            remark = "best baseline without latents"
+            remark = "best baseline without latents on the selection patients"
+        elif bound is not None and key == bound[0]:
+            remark = "upper bound: the best baseline on the patients judged on"
         setting = _setting(entries[0], key) or UNDEFINED
         rows.append((head(named(key), remark), head(setting), *_figures(after, before, name)))
     note = (

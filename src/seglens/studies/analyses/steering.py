@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from seglens.studies.stages import Study, Work
     from seglens.summaries import Summary
 
+VERSION = 2
+
 
 def units(settings: "StudySettings") -> list[Unit]:
     """Entries of ``steering``."""
@@ -60,7 +62,7 @@ def results_of(run: "Run", name: str) -> list[Any]:
 
 def inputs(study: "Study", name: str, cohort: str, label: str) -> dict[str, Any]:
     """The dictionary, both splits of the cohort and the class."""
-    return {"label": label} | corrected_inputs(study, name, cohort)
+    return {"label": label, "version": VERSION} | corrected_inputs(study, name, cohort)
 
 
 def run(study: "Study", work: "Work", name: str, cohort: str, label: str) -> None:

@@ -27,7 +27,7 @@ def test_the_table_holds_each_policy_and_baseline_with_its_difference(full_run: 
     assert {"untouched", "held-out", "oracle", "logit bias", "random latents", "reconstruction only"} <= set(by_name)
     assert (by_name["logit bias"][2].text, by_name["logit bias"][2].sub) == ("0.056", "+0.003")
     assert by_name["logit bias"][1].text == "bias 0.00, 0.50, −0.50"
-    assert by_name["whole activation at its mean"][0].sub == "best baseline without latents"
+    assert by_name["whole activation at its mean"][0].sub == "best baseline without latents on the selection patients"
     assert by_name["random latents"][0].sub == "control"
 
 
