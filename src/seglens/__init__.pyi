@@ -57,6 +57,8 @@ from .segmenters.architectures import build_segmenter as build_segmenter
 from .segmenters.intervals import Interval as Interval
 from .segmenters.intervals import patient_bootstrap as patient_bootstrap
 from .segmenters.intervals import patient_interval as patient_interval
+from .segmenters.opened import OpenedModel as OpenedModel
+from .segmenters.opened import open_model as open_model
 from .segmenters.prediction import predict_cohort as predict_cohort
 from .segmenters.scoring import Scores as Scores
 from .segmenters.scoring import evaluate as evaluate

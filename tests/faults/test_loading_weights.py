@@ -15,7 +15,7 @@ from seglens.artifacts import new_artifact, read_artifact
 from seglens.dictionaries.interchange import export_saelens, import_saelens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.foreign.tensors import MAX_HEADER_BYTES, WeightsError, check_safetensors, read_safetensors, read_weights
-from seglens.segmenters.segmenter import fit_weights
+from seglens.segmenters.weights import fit_weights
 
 
 class Evil:

@@ -1,4 +1,4 @@
-"""The turn between canonical volumes [x y z] (RAS+) and stacks of axial slices [D H W], and between their affines."""
+"""The turns between canonical volumes [x y z] (RAS+), stacks of axial slices [D H W] and the order of a file."""
 
 from typing import Any, TypeVar
 
@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Scalar = TypeVar("Scalar", bound=np.generic)
+_CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])
 
 
 def to_axial(volume: NDArray[Scalar]) -> NDArray[Scalar]:
@@ -19,6 +20,21 @@ def to_axial(volume: NDArray[Scalar]) -> NDArray[Scalar]:
 def from_axial(slices: NDArray[Scalar]) -> NDArray[Scalar]:
     """Turn slices [D H W] back into a canonical volume [x y z]: the inverse of `to_axial`, a view."""
     return slices.transpose(2, 1, 0)[::-1, ::-1, :]
+
+
+def to_file_order(volume: NDArray[Scalar], affine: NDArray[np.float64]) -> NDArray[Scalar]:
+    """Turn a canonical volume [x y z] into the order in which a file of that affine stores its voxels, a view."""
+    import nibabel
+
+    own = nibabel.io_orientation(affine)
+    return nibabel.apply_orientation(volume, nibabel.orientations.ornt_transform(_CANONICAL, own))
+
+
+def from_file_order(volume: NDArray[Scalar], affine: NDArray[np.float64]) -> NDArray[Scalar]:
+    """Turn a file's voxels into a canonical volume [x y z]: the inverse of `to_file_order`, a view."""
+    import nibabel
+
+    return nibabel.apply_orientation(volume, nibabel.io_orientation(affine))
 
 
 def axial_affine(affine: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:

@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seglens.cohorts.axial import from_axial
+from seglens.cohorts.axial import from_axial, to_file_order
 from seglens.cohorts.case import Case, ImageRef
 from seglens.cohorts.image2d import SUFFIXES, as_stored
 from seglens.cohorts.volumes import MAX_BYTES, read_header
-
-_CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])
 
 
 def mask_name(case: Case, like: ImageRef) -> str:
@@ -92,8 +90,7 @@ def _write_nifti(path: Path, values: NDArray[Any], like: ImageRef, max_bytes: in
     import nibabel
 
     own = read_header(like.path, max_bytes=max_bytes)
-    to_own = nibabel.orientations.ornt_transform(_CANONICAL, nibabel.io_orientation(own.affine))
-    data = nibabel.apply_orientation(from_axial(values), to_own)
+    data = to_file_order(from_axial(values), own.affine)
     if data.shape != own.shape:
         raise ValueError(f"{path.name}: the mask is {data.shape}, the image {like.path.name} {own.shape}")
     header = nibabel.Nifti1Header.from_fileobj(io.BytesIO(own.raw), check=False)

@@ -3,7 +3,7 @@
 import json
 import math
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +99,31 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         weights = read_safetensors(path)
     elif path.suffix in TORCH_SUFFIXES:
-        weights = _from_torch(path)
+        weights, _ = _from_torch(path, {})
     else:
         raise WeightsError(f"{path}: weights are read from .safetensors, .pt, .pth or .bin")
     refuse_non_finite(weights, str(path))
     return weights
+
+
+def read_checkpoint(path: Path, wanted: Mapping[str, Sequence[str]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights from a torch file, and plain values that stand beside them; no code in the file is run.
+
+    Args:
+        path: a ``.pt``, ``.pth`` or ``.bin``.
+        wanted: name to the keys that lead to a value, from the outermost.
+
+    Returns:
+        The weights, and those wanted values that are there.
+
+    Raises:
+        WeightsError: as `read_weights`, or a wanted value that is not of numbers and texts.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path} is not a file; give a checkpoint that torch.save wrote")
+    weights, beside = _from_torch(path, wanted)
+    refuse_non_finite(weights, str(path))
+    return weights, beside
 
 
 def refuse_non_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
@@ -176,11 +196,11 @@ def _unsound(path: Path, what: str) -> WeightsError:
     return WeightsError(f"{path}: not a sound safetensors file: {what}; get it again")
 
 
-def _from_torch(path: Path) -> dict[str, Tensor]:
-    from seglens.foreign.torch_files import read_torch
+def _from_torch(path: Path, wanted: Mapping[str, Sequence[str]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    from seglens.foreign.torch_files import read_torch_beside
 
     try:
-        return read_torch(path)
+        return read_torch_beside(path, wanted)
     except WeightsError:
         raise
     except Exception as fault:  # a damaged file fails in as many ways as pickle and zip have parts

@@ -9,7 +9,7 @@ import io
 import math
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +51,7 @@ _BY_NAME = {
     if isinstance(kind := getattr(torch, name, None), torch.dtype)
 } | {str(kind): kind for kind in _STORAGES.values()}
 Find = Callable[["_Storage"], bytearray]
+_ABSENT = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,25 @@ def read_torch(path: Path) -> dict[str, Tensor]:
         ValueError: it claims more than it holds, or is damaged; that raises other errors too, by where the damage is.
         WeightsError: it has no state dict of dense tensors within the file's size, or two keys of one name.
     """
+    return read_torch_beside(path, {})[0]
+
+
+def read_torch_beside(path: Path, wanted: Mapping[str, Sequence[str]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state dict as of `read_torch`, and plain values that stand beside it.
+
+    Args:
+        path: the file.
+        wanted: name to the keys that lead to a value, from the outermost.
+
+    Returns:
+        The state dict, and the wanted values by name: arrays, numbers, texts, and tuples, lists and dicts of them. What
+        is not there is not in it.
+
+    Raises:
+        ArrayError: as `read_torch`; also a wanted value that is not plain.
+        ValueError: as `read_torch`.
+        WeightsError: as `read_torch`.
+    """
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\3\4"
         file.seek(0)
@@ -104,7 +124,16 @@ def read_torch(path: Path) -> dict[str, Tensor]:
             for key in WHERE_WEIGHTS_ARE:
                 if isinstance(content, dict) and isinstance(content.get(key), dict):
                     content = content[key]
-            return _tensors(str(path), content, find, path.stat().st_size)
+            tensors = _tensors(str(path), content, find, path.stat().st_size)
+    machine = Machine(str(path), 0)
+    beside = {}
+    for name, keys in wanted.items():
+        value = left
+        for key in keys:
+            value = value.get(key, _ABSENT) if isinstance(value, dict) else _ABSENT
+        if value is not _ABSENT:
+            beside[name] = machine.plain(value)
+    return tensors, beside
 
 
 class _TorchMachine(Machine):

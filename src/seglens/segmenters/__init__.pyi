@@ -3,6 +3,8 @@ from .architectures import build_segmenter as build_segmenter
 from .intervals import Interval as Interval
 from .intervals import patient_bootstrap as patient_bootstrap
 from .intervals import patient_interval as patient_interval
+from .opened import OpenedModel as OpenedModel
+from .opened import open_model as open_model
 from .prediction import predict_cohort as predict_cohort
 from .scoring import Scores as Scores
 from .scoring import evaluate as evaluate

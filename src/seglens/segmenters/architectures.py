@@ -12,7 +12,8 @@ from torch import nn
 from seglens.entry_points import with_installed
 from seglens.runtime.suggestions import did_you_mean
 from seglens.segmenters.pretrained import encoder_weights
-from seglens.segmenters.segmenter import Hookpoint, Segmenter, fit_weights
+from seglens.segmenters.segmenter import Hookpoint, Segmenter
+from seglens.segmenters.weights import fit_weights
 from seglens.shapes import Extent
 
 ENTRY_POINTS = "seglens.architectures"

@@ -16,8 +16,8 @@ from seglens.artifacts import Artifact, Draft, hash_of, hash_tensors, new_artifa
 from seglens.cohorts.foreground import AUTO, RULES
 from seglens.cohorts.label_names import refuse_labels
 from seglens.cohorts.preprocessing import Preprocessing
-from seglens.foreign.tensors import refuse_non_finite
 from seglens.runtime.suggestions import did_you_mean
+from seglens.segmenters.weights import fit_weights
 from seglens.shapes import Extent, Images, Logits, Masks, extent_of, full_extent, plane_of
 
 KIND = "segmenter"
@@ -57,9 +57,10 @@ class Segmenter:
         sequences: the MR sequences that it expects, in channel order.
         labels: label value to class name; values 0..K-1, the channels of its logits.
         hookpoints: name to place.
-        size: of what it was made for: the side of square slices (pixels) of a two-dimensional network; slices, rows
-            and columns of a three-dimensional one.
+        size: of what it was made for: the side of square slices (pixels) of a two-dimensional network, or one slice,
+            rows and columns; slices, rows and columns of a three-dimensional one.
         preprocessing: how what it was trained on was made of files, and how files are prepared for it; None: not known.
+        regions: its logits are of the labels from 1 on, each a region of its own (sigmoid); later ones lie on top.
     """
 
     network: nn.Module
@@ -69,6 +70,7 @@ class Segmenter:
     hookpoints: Mapping[str, Hookpoint]
     size: int | Extent
     preprocessing: Preprocessing | None = None
+    regions: bool = False
 
     def __post_init__(self) -> None:
         if sorted(self.labels) != list(range(len(self.labels))) or len(self.labels) < 2:
@@ -124,7 +126,7 @@ class Segmenter:
     @property
     def spatial_dims(self) -> Literal[2, 3]:
         """2 for a network that sees planes, 3 for one that sees volumes."""
-        return 2 if isinstance(self.size, int) else 3
+        return 2 if self.extent[0] == 1 else 3
 
     @property
     def channels_first(self) -> Layout:
@@ -160,17 +162,19 @@ class Segmenter:
                 f"{', '.join(self.sequences)}"
             )
         logits = raw_logits(self.network, images, self.spatial_dims)
-        if logits.shape[1] != self.n_classes:
+        n_named = self.n_classes - self.regions
+        if logits.shape[1] != n_named:
             raise ValueError(
-                f"the network gives {logits.shape[1]} classes, labels name {self.n_classes}; "
-                "give one label for each channel of its output"
+                f"the network gives {logits.shape[1]} {'regions' if self.regions else 'classes'}, labels name "
+                f"{n_named}; give one label for each channel of its output"
             )
         return resized(logits, extent_of(images))
 
     def predict(self, images: Images) -> Masks:
-        """The most likely label of each pixel ``[B D H W]``, without gradients."""
+        """The label of each pixel ``[B D H W]``, without gradients: the most likely, or the last region that holds."""
         with torch.no_grad():
-            return most_likely(self.logits(images))
+            logits = self.logits(images)
+            return last_region(logits) if self.regions else most_likely(logits)
 
     def place(self, hookpoint: str) -> Hookpoint:
         """The :class:`Hookpoint` of that name.
@@ -218,6 +222,8 @@ class Segmenter:
             faults.append(f"its sequences are {', '.join(sequences)}, the segmenter's {', '.join(self.sequences)}")
         if labels is not None and dict(labels) != dict(self.labels):
             faults.append(f"its labels are {dict(labels)}, the segmenter's {dict(self.labels)}")
+        if self.regions:
+            faults.append("the segmenter says regions, which overlap, and samples are analysed by classes only")
         fix = "Prepare them with the same names and order"
         if not faults and self.preprocessing is not None and preprocessing is not None:
             faults = self.preprocessing.differences(preprocessing)
@@ -253,7 +259,7 @@ class Segmenter:
             ValueError: labels with gaps, no sequences, a hookpoint that is not in the network, or a preprocessing that
                 does not fit.
         """
-        first: Layout = "BCHW" if isinstance(size, int) else "BCDHW"
+        first: Layout = "BCHW" if isinstance(size, int) or size[0] == 1 else "BCDHW"
         places = {
             name: Hookpoint(place, first) if isinstance(place, str) else place for name, place in hookpoints.items()
         }
@@ -276,7 +282,8 @@ class Segmenter:
                 ],
                 "size": self.size,
                 "preprocessing": self.preprocessing and self.preprocessing.to_json(),
-            },
+            }
+            | ({"regions": True} if self.regions else {}),
         )
 
     @classmethod
@@ -316,6 +323,7 @@ class Segmenter:
             },
             size if isinstance(size := document["size"], int) else full_extent(size),
             Preprocessing.from_json(document["preprocessing"]),
+            document.get("regions", False),
         )
 
     def save(self, path: Path) -> Path:
@@ -334,6 +342,13 @@ def most_likely(logits: Logits) -> Masks:
     """The class with the largest logit, the first of equal ones: what the network itself says ``[B D H W]``."""
     # torch's argmax over a dimension that is not the last takes seven times as long on a CPU
     return logits.max(dim=1).indices.to(torch.uint8)
+
+
+def last_region(logits: Logits) -> Masks:
+    """Labels of overlapping regions ``[B D H W]``: 1 more than the last channel that is likelier than not, or 0."""
+    holds = logits.float().sigmoid() > 0.5
+    order = torch.arange(1, logits.shape[1] + 1, dtype=torch.uint8, device=logits.device)
+    return (holds * order[:, None, None, None]).amax(1)
 
 
 def raw_logits(network: nn.Module, images: Images, spatial_dims: int) -> Float[Tensor, "B K d h w"]:
@@ -357,24 +372,3 @@ def resized(logits: Float[Tensor, "B K d h w"], size: Extent) -> Logits:
         planes = functional.interpolate(plane_of(logits), size=size[1:], mode="bilinear", align_corners=False)
         return planes.unsqueeze(2)
     return functional.interpolate(logits, size=size, mode="trilinear", align_corners=False)
-
-
-def fit_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
-    """Load ``weights`` into ``network``, or say everything that does not fit.
-
-    Raises:
-        ValueError: missing or unknown names, other shapes, or values that are not finite.
-    """
-    own = network.state_dict()
-    faults = [f"{name} is missing" for name in own if name not in weights]
-    faults += [f"{name} is unknown" for name in weights if name not in own]
-    faults += [
-        f"{name} is {tuple(weights[name].shape)}, the network needs {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in weights and weights[name].shape != tensor.shape
-    ]
-    if faults:
-        shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
-        raise ValueError(f"{origin}: these weights are not of this network: {shown}")
-    refuse_non_finite(weights, origin)
-    network.load_state_dict(dict(weights))

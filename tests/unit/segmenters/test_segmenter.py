@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.toys import LABELS, TINY_SEGFORMER
@@ -8,7 +10,6 @@ from seglens.segmenters.architectures import build_segmenter
 from seglens.segmenters.segmenter import (
     Hookpoint,
     Segmenter,
-    fit_weights,
     most_likely,
     raw_logits,
     resized,
@@ -181,15 +182,30 @@ def test_device_and_number_of_classes():
     assert parameterless.device == torch.device("cpu")
 
 
-def test_many_faults_in_weights_are_cut_short():
-    big, empty = nn.ModuleList(nn.Linear(1, 1) for _ in range(6)), {"extra": torch.zeros(1)}
-    with pytest.raises(ValueError, match=r"0.weight is missing; .*and 5 more"):
-        fit_weights(big, empty, "file")
-
-
 @pytest.mark.parametrize("n_classes", [1, 2, 4])
 def test_most_likely_is_argmax_also_where_logits_are_equal_or_not_numbers(n_classes):
     logits = torch.randint(0, 3, (5, n_classes, 2, 7, 6), generator=torch.Generator().manual_seed(n_classes)).float()
     logits[0, 0, 0, 2:4] = float("nan")
     for kind in (logits, logits.to(memory_format=torch.channels_last_3d), torch.zeros_like(logits)):
         assert torch.equal(most_likely(kind), kind.argmax(dim=1).to(torch.uint8))
+
+
+def test_regions_are_outputs_of_their_own(tmp_path):
+    class Fixed(nn.Module):
+        def forward(self, images):
+            return images
+
+    labels = {0: "background", 1: "whole", 2: "core"}
+    plain = Segmenter.wrap(Fixed(), sequences=("a", "b"), labels=labels, hookpoints={}, size=(1, 1, 4))
+    segmenter = replace(plain, regions=True)
+    assert (segmenter.spatial_dims, segmenter.channels_first) == (2, "BCHW")
+    images = torch.tensor([[1.0, 1.0, -1.0, 0.0], [-1.0, 2.0, 3.0, 0.0]])[None, :, None, None]
+    assert segmenter.predict(images).flatten().tolist() == [1, 2, 2, 0]
+    with pytest.raises(ValueError, match="gives 2 classes, labels name 3"):
+        plain.predict(images)
+    with pytest.raises(ValueError, match="gives 2 regions, labels name 1"):
+        replace(segmenter, labels={0: "background", 1: "whole"}).predict(images)
+    with pytest.raises(ValueError, match="says regions, which overlap"):
+        segmenter.check_data("toy", ("a", "b"))
+    segmenter.save(tmp_path / "model")
+    assert Segmenter.load(tmp_path / "model", Fixed()).regions
