@@ -136,7 +136,7 @@ class OpenedModel:
         mean: Tensor | None = None
         for fold, segmenter in self.folds.items():
             logits = windowed_logits(
-                partial(_said_by, segmenter),
+                partial(_run_network, segmenter),
                 volume,
                 whole,
                 self.patch,
@@ -228,7 +228,7 @@ class OpenedModel:
         return table[volume.in_file_order(labels)]
 
 
-def _said_by(segmenter: Segmenter, images: Images) -> Logits:
+def _run_network(segmenter: Segmenter, images: Images) -> Logits:
     return raw_logits(segmenter.network, images, segmenter.spatial_dims)
 
 
