@@ -15,7 +15,7 @@ from seglens.shapes import Extent
 
 MAX_VOXELS = 2**31
 """Of a resampled volume, all channels together."""
-_SMALLEST = 1e-8
+MIN_SPREAD = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,18 +148,18 @@ def _normalise(channel: NDArray[np.float32], rule: Normalisation, inside: NDArra
     """Normalise a channel in its place, with statistics in float32 as nnU-Net has them."""
     if rule.scheme == "zscore" and rule.masked:
         values = channel[inside]
-        channel[inside] = (values - values.mean()) / max(values.std(), _SMALLEST)
+        channel[inside] = (values - values.mean()) / max(values.std(), MIN_SPREAD)
     elif rule.scheme == "zscore":
         mean, spread = channel.mean(), channel.std()
         channel -= mean
-        channel /= max(spread, _SMALLEST)
+        channel /= max(spread, MIN_SPREAD)
     elif rule.scheme == "ct":
         np.clip(channel, rule.low, rule.high, out=channel)
         channel -= rule.mean
-        channel /= max(rule.spread, _SMALLEST)
+        channel /= max(rule.spread, MIN_SPREAD)
     elif rule.scheme == "zero_to_one":
         channel -= channel.min()
-        channel /= max(channel.max(), _SMALLEST)
+        channel /= max(channel.max(), MIN_SPREAD)
     elif rule.scheme == "rgb":
         if channel.min() < 0 or channel.max() > 255:
             raise ValueError(
