@@ -117,7 +117,7 @@ def prepare_volume(volume: CaseVolume, plan: ModelPlan) -> PreparedVolume:
 
 
 def _filled(values: Float32[np.ndarray, "C D H W"]) -> NDArray[np.bool_]:
-    """What is not zero in some channel, with its holes filled."""
+    """Voxels that are not zero in some channel, with the holes among them."""
     from scipy import ndimage
 
     inside = values[0] != 0

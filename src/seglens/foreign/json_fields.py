@@ -113,7 +113,7 @@ class Field:
         return str(self.value)
 
     def one_of(self, table: Mapping[Any, T], fix: str | None = None) -> T:
-        """What the value stands for in a table; None may be a key."""
+        """Meaning of the value in a table; None may be a key."""
         if (self.value is not None and not isinstance(self.value, str)) or self.value not in table:
             self.refuse(", ".join(str(key) for key in table), fix)
         return table[self.value]

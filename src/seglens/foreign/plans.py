@@ -1,4 +1,4 @@
-"""What an nnU-Net v2 results folder says of its model: ``plans.json`` and ``dataset.json``, read as plain data."""
+"""Statements of an nnU-Net v2 results folder about its model: ``plans.json`` and ``dataset.json``, read as plain data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ class Interpolation:
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """What a configuration of a results folder expects, does and says. Axes are those of arrays, slices first.
+    """Expectations, steps and outputs of a configuration of a results folder. Axes are those of arrays, slices first.
 
     Attributes:
         dataset: name of the data set that it was trained on.
