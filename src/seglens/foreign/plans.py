@@ -1,4 +1,4 @@
-"""Statements of an nnU-Net v2 results folder about its model: ``plans.json`` and ``dataset.json``, read as plain data."""
+"""Statements of an nnU-Net v2 results folder about its model: ``plans.json`` and ``dataset.json``, as plain data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
