@@ -33,10 +33,10 @@ def ours(case: Mapping[str, Any], *, screen: str) -> Repeat:
     import torch
 
     from seglens.dictionaries.fitting import FitPlan, FitSettings, _Fit
-    from seglens.runtime.devices import fast_bf16
+    from seglens.runtime.devices import bf16_saves
 
-    if screen == "bf16" and not fast_bf16(torch.device("cpu")):
-        raise Unavailable("this processor has no AMX tiles")
+    if screen == "bf16" and not bf16_saves(case["d_in"]):
+        raise Unavailable("a bfloat16 product costs this processor no less")
     settings = FitSettings(
         k=case["k"], expansion=case["m"] // case["d_in"], batch_size=case["batch"], steps=20_000, dead_after=1.0
     )

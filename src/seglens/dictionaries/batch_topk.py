@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seglens.dictionaries.codes import Codes, pair_dots
-from seglens.runtime.devices import fast_bf16
+from seglens.runtime.devices import bf16_saves
 from seglens.runtime.distributed import gather_over_ranks, rank_and_size, sum_over_ranks
 
 Screen = Literal["auto", "fp32", "bf16"]
@@ -63,7 +63,7 @@ class BatchTopK:
     Attributes:
         threshold: the smallest value kept last time; None before.
         screen: how candidates are found: ``"fp32"``, ``"bf16"`` (of float32 tokens; others take fp32), or ``"auto"``,
-            bf16 for wide tokens on a CPU with AMX tiles.
+            bf16 for wide tokens on a CPU that is measured to save by it (see `bf16_saves`).
     """
 
     def __init__(self, k: int, threshold: float | None = None, screen: Screen = "auto"):
@@ -105,7 +105,7 @@ class BatchTopK:
 
     def _candidates(self, x: Tensor, encoder: Tensor, offset: Tensor, bound: float) -> tuple[Tensor, Tensor]:
         """Flat places, ascending, and values of all that is above the bound."""
-        auto = x.shape[1] >= BF16_CHANNELS and fast_bf16(x.device)
+        auto = x.device.type == "cpu" and x.shape[1] >= BF16_CHANNELS and bf16_saves(x.shape[1])
         bf16 = auto if self.screen == "auto" else self.screen == "bf16"
         if bf16 and bound > 0 and x.dtype == torch.float32 and x.device.type == "cpu":
             screened = self._screened(x, encoder, offset, bound)
