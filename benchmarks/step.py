@@ -30,7 +30,6 @@ class _Tokens:
 
 def ours(case: Mapping[str, Any], *, screen: str) -> Repeat:
     """`fit_dictionary`'s step: codes, loss, gradients, clipping, Adam, unit decoder rows."""
-    import torch
 
     from seglens.dictionaries.fitting import FitPlan, FitSettings, _Fit
     from seglens.runtime.devices import bf16_saves
