@@ -39,7 +39,7 @@ def fast_bf16(device: torch.device) -> bool:
 def bf16_saves(channels: int) -> bool:
     """Whether a bfloat16 matrix product costs the processor clearly less than a float32 one, as measured at first use.
 
-    What is compared is the time of the processor, not of the clock, so other work beside it decides nothing. Where torch
+    Times of the processor are compared, not of the clock, so other work beside it decides nothing. Where torch
     has no kernel for it nothing is measured: its stand-in takes a hundred times as long.
 
     Args:
