@@ -15,8 +15,9 @@ from seglens.runtime.signals import Stopped, asked_to_stop, heeding_signals
 from seglens.runtime.streams import lasting_streams
 from seglens.studies.table import analysis_table, verbs_of
 from seglens.verbs.analyses import verb_of
-from seglens.verbs.data import check, phantom, predict
+from seglens.verbs.data import check, phantom
 from seglens.verbs.foreign import convert_pkl, name, unpack
+from seglens.verbs.models import predict
 from seglens.verbs.options import DONE, FAULT, QUARANTINED, REFUSED
 from seglens.verbs.runs import doctor, explore, report
 from seglens.verbs.studies import demo, reproduce, run

@@ -114,7 +114,8 @@ def test_row_81_predict_refuses_a_damaged_segmenter(
     """`seglens predict` with a segmenter one bit of which turned is exit 2, names the file, and writes nothing."""
     root = write_cohort(tmp_path / "c", ["a"], n_sequences=1)
     flip(written(tmp_path, "segmenter") / "model.safetensors")
-    assert answer(monkeypatch, "predict", tmp_path / "segmenter", root, "--out", tmp_path / "masks") == cli.REFUSED
+    command = ("predict", root, "--model", tmp_path / "segmenter", "--out", tmp_path / "masks")
+    assert answer(monkeypatch, *command) == cli.REFUSED
     assert "model.safetensors differs from its sha256" in capsys.readouterr().err
     assert not (tmp_path / "masks").exists()
 

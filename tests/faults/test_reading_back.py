@@ -21,7 +21,7 @@ from seglens.cohorts.source_options import SourceOptions
 from seglens.segmenters.architectures import build_segmenter
 from seglens.segmenters.prediction import predict_cohort
 from seglens.segmenters.segmenter import Segmenter
-from seglens.verbs.data import predict
+from seglens.verbs.models import predict
 
 ALL_ORIENTATIONS = [
     "".join(letters) for axes in itertools.permutations(("LR", "PA", "IS")) for letters in itertools.product(*axes)
@@ -180,12 +180,12 @@ def test_predict_quarantines_steers_and_refuses(tmp_path: Path, capsys: pytest.C
     segmenter = replace(segmenter, preprocessing=Preprocessing(("T1",), 32, foreground="brain"))
     segmenter.save(tmp_path / "segmenter")
     network = tmp_path / "segmenter"
-    assert predict(network, root, out=tmp_path / "plain") == 3
+    assert predict(root, model=network, out=tmp_path / "plain") == 3
     assert "truncated" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "plain").glob("*.nii.gz")) == ["a.nii.gz"]
     assert read_artifact(tmp_path / "plain", verify=True).inputs["quarantined"] == ["b"]
     with pytest.raises(ValueError, match="strict"):
-        predict(network, root, out=tmp_path / "none", strict=True)
+        predict(root, model=network, out=tmp_path / "none", strict=True)
     d_in = 64
     dictionary = SparseAutoencoder(
         d_in=d_in, n_latents=128, k=4, seed=0, hookpoint="stage2", segmenter_hash=segmenter.hash, store_hash=""
@@ -196,21 +196,21 @@ def test_predict_quarantines_steers_and_refuses(tmp_path: Path, capsys: pytest.C
     edit = LatentEdit("stage2", dictionary.hash, tuple(range(64)), "add", 30.0)
     (tmp_path / "edits.json").write_text(json.dumps(edit.description()))
     given = {"edits": tmp_path / "edits.json", "dictionary": tmp_path / "dictionary"}
-    assert predict(network, root, out=tmp_path / "steered", **given) == 3
+    assert predict(root, model=network, out=tmp_path / "steered", **given) == 3
     steered = read_artifact(tmp_path / "steered")
     assert steered.inputs["steering"] == [edit.description()]
     plain, other = (np.asarray(nibabel.load(tmp_path / name / "a.nii.gz").dataobj) for name in ("plain", "steered"))
     assert (plain != other).any()
     with pytest.raises(ValueError, match="belong together"):
-        predict(network, root, out=tmp_path / "none", edits=given["edits"])
+        predict(root, model=network, out=tmp_path / "none", edits=given["edits"])
     (tmp_path / "edits.json").write_text('{"hookpoint": "stage2"}')
     with pytest.raises(ValueError, match="no file of edits"):
-        predict(network, root, out=tmp_path / "none", **given)
+        predict(root, model=network, out=tmp_path / "none", **given)
     (tmp_path / "edits.json").write_text("[]")
     with pytest.raises(
         ValueError, match=r"empty list, which steers nothing\); write LatentEdit\.description\(\) as JSON"
     ):
-        predict(network, root, out=tmp_path / "none", **given)
+        predict(root, model=network, out=tmp_path / "none", **given)
     assert not (tmp_path / "none").exists()
 
 
@@ -227,5 +227,5 @@ def test_predict_segments_a_test_folder_without_masks(tmp_path: Path) -> None:
     network = build_segmenter("segformer-b0", sequences=("T1",), labels=read_cohort(root).labels, size=32, seed=0)
     network = replace(network, preprocessing=Preprocessing(("T1",), 32, foreground="brain"))
     network.save(tmp_path / "segmenter")
-    assert predict(tmp_path / "segmenter", root, out=tmp_path / "out") == 0
+    assert predict(root, model=tmp_path / "segmenter", out=tmp_path / "out") == 0
     assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["a.nii.gz", "b.nii.gz"]

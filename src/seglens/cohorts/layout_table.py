@@ -8,6 +8,7 @@ LAYOUTS: Mapping[str, str] = {
     "nnunet": "seglens.cohorts.nnunet",
     "bids": "seglens.cohorts.bids",
     "brats": "seglens.cohorts.brats",
+    "flat": "seglens.cohorts.flat",
 }
 """Name to the module whose ``LAYOUT`` it is, a `seglens.cohorts.layouts.Layout`; imported when it is needed."""
 ENTRY_POINTS = "seglens.layouts"

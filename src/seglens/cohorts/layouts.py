@@ -146,6 +146,8 @@ def read_cohort(
     * ``bids``: ``sub-*/[ses-*]/anat`` with masks ``*_dseg.nii.gz`` beside the images or below ``derivatives``; the
       masks' values are named by a table ``dseg.tsv`` or by ``labels`` and ``mask_values``.
     * ``msd``: the decathlon's ``dataset.json``, which lists the files; the channels of 4-D images are named there.
+    * ``flat``: nnU-Net's folder of images to be segmented, ``case_0000.nii.gz``, a file a channel; the numbers are the
+      places in ``sequences``, or those of the option ``channels``.
     * ``folder``: 2-D PNG, JPEG, TIFF or NumPy files, found by the pattern ``images``; colour pictures are the three
       sequences R, G and B.
     * those of installed packages (entry points ``seglens.layouts``), see docs/extending.md.

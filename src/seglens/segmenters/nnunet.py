@@ -193,7 +193,7 @@ def each_once(weights: Mapping[str, Tensor], plan: NetworkPlan, origin: str) -> 
 def sequences_of(plan: ModelPlan) -> tuple[str, ...]:
     """The channels by the names that cohorts give them, each different."""
     names = [canonical_sequence(name) for name in plan.channels]
-    return tuple(names) if len(set(names)) == len(names) else plan.channels
+    return tuple(name if names.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(names))
 
 
 def labels_of(plan: ModelPlan) -> dict[int, str]:

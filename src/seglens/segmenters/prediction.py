@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from seglens.artifacts import Artifact, new_artifact, read_artifact
-from seglens.cohorts.case import Cohort
+from seglens.cohorts.case import Case, Cohort
 from seglens.cohorts.mask_files import file_codes, mask_name, write_mask
 from seglens.cohorts.normalisation_groups import GroupMember, groups_of, read_group
 from seglens.cohorts.normalising import from_square
@@ -88,7 +88,8 @@ def predict_cohort(
                 name = mask_name(part.case, like)
                 cap = part.case.reading.max_bytes
                 write_mask(draft.path / name, mask, codes[part.case.id], like, max_bytes=cap)
-                rows.append(_row(part, name, mask, codes[part.case.id], cohort))
+                row = prediction_row(part.case, name, mask, codes[part.case.id], cohort, sha256=part.sha256)
+                rows.append(row | {"foreground_seen": bool(part.foreground.any())})
             progress(number + 1, len(units), cases=float(len(rows)))
         draft.save_document(DOCUMENT, rows)
     return read_artifact(folder, KIND)
@@ -108,19 +109,24 @@ def preprocessing_of(segmenter: Segmenter) -> Preprocessing:
     return segmenter.preprocessing
 
 
-def _row(
-    part: GroupMember, name: str, mask: NDArray[np.uint8], codes: Mapping[int, int], cohort: Cohort
+def prediction_row(
+    case: Case,
+    file: str,
+    mask: NDArray[np.uint8],
+    codes: Mapping[int, int],
+    cohort: Cohort,
+    *,
+    sha256: Mapping[Path, str],
 ) -> dict[str, Any]:
     """Row of a case in ``cases.json``."""
-    paths = {sequence: part.case.images[sequence].path for sequence in cohort.sequences}
+    paths = {sequence: case.images[sequence].path for sequence in cohort.sequences}
     return {
-        "case": part.case.id,
-        "patient": part.case.patient,
-        "file": name,
+        "case": case.id,
+        "patient": case.patient,
+        "file": file,
         "values": {label: codes[value] for value, label in cohort.labels.items()},
         "voxels": {label: int(np.count_nonzero(mask == value)) for value, label in cohort.labels.items()},
-        "foreground_seen": bool(part.foreground.any()),
-        "sources": {sequence: {"file": path.name, "sha256": part.sha256[path]} for sequence, path in paths.items()},
+        "sources": {sequence: {"file": path.name, "sha256": sha256[path]} for sequence, path in paths.items()},
     }
 
 

@@ -1,8 +1,7 @@
-"""The verbs of a cohort's files as they lie: ``seglens phantom`` makes one, ``check`` and ``predict`` read one."""
+"""The verbs of a cohort's files as they lie: ``seglens phantom`` makes one, ``check`` reads one."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -164,56 +163,4 @@ def check(
         with quarantine_reported(out, sorted({found.name, *cohorts_of(out)})):
             remember(out, found, report.sha256, report, root=cohort)
     report.settle(strict=strict)
-    return QUARANTINED if report.quarantined else DONE
-
-
-def predict(
-    segmenter: Annotated[Path, Parameter(help="Folder of a segmenter, such as results/artifacts/segmenter-...")],
-    cohort: Annotated[Path, Parameter(help="The cohort's folder; masks are not needed.")],
-    *,
-    out: Annotated[Path, Parameter(help="Folder for the masks; must not exist.")],
-    files: FileOptions = DEFAULTS,
-    edits: Annotated[Path | None, Parameter(help="JSON file of latent edits to steer by.")] = None,
-    dictionary: Annotated[Path | None, Parameter(help="Folder of the dictionary that the edits are of.")] = None,
-    strict: Strict = False,
-) -> int:
-    """Write a mask for every case on its file's own grid, steered or not; exit 3 if a case is quarantined."""
-    from seglens.artifacts import read_artifact
-    from seglens.cohorts.checks import check_cohort
-    from seglens.dictionaries.lens import Lens
-    from seglens.dictionaries.sae import SparseAutoencoder
-    from seglens.segmenters.prediction import predict_cohort, preprocessing_of
-    from seglens.segmenters.segmenter import Segmenter
-    from seglens.steering.edit_files import read_edits
-    from seglens.steering.edits import steer
-    from seglens.terminal import StageDisplay
-
-    if (edits is None) != (dictionary is None):
-        raise ValueError("--edits and --dictionary belong together; give both or neither")
-    network = Segmenter.load(segmenter)
-    foreground = preprocessing_of(network).foreground
-    found = files.cohort(cohort, sequences=network.sequences, labels=network.labels, with_masks=False).with_splits({})
-    network.check_data(found.name, found.sequences, found.labels)
-    acting = [] if edits is None else read_edits(edits)
-    display = StageDisplay()
-    with ExitStack() as stack:
-        if dictionary is not None:
-            stack.enter_context(
-                steer(Lens(network, SparseAutoencoder.read(read_artifact(dictionary, "dictionary"))), *acting)
-            )
-        with display(f"check {found.name}") as progress:
-            report = check_cohort(found, with_masks=False, foreground=foreground, progress=progress)
-        if report.findings:
-            print(report.text())
-        report.settle(strict=strict)
-        with display(f"predict {found.name}") as progress:
-            predict_cohort(
-                network,
-                found,
-                folder=out,
-                quarantined=report.quarantined,
-                steering=[edit.description() for edit in acting],
-                progress=progress,
-            )
-    print(out)
     return QUARANTINED if report.quarantined else DONE

@@ -1,0 +1,120 @@
+"""The verbs of a trained model: ``seglens open`` says what it is, ``predict`` writes its masks."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from seglens.verbs.data import DEFAULTS, FileOptions
+from seglens.verbs.options import DONE, QUARANTINED, Strict
+
+if TYPE_CHECKING:
+    from seglens.segmenters.opened import OpenedModel
+    from seglens.segmenters.segmenter import Segmenter
+    from seglens.steering.edits import LatentEdit
+
+Fold = Annotated[
+    list[str] | None,
+    Parameter(help="Of an nnU-Net: 0, 1, ... or all; repeat it for an ensemble. All that are there by default."),
+]
+Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1, or auto: a GPU where there is one.")]
+
+
+def predict(
+    cohort: Annotated[
+        Path, Parameter(help="The cohort's folder, or nnU-Net's of case_0000.nii.gz; without masks too.")
+    ],
+    *,
+    model: Annotated[
+        Path, Parameter(help="A run's segmenter (results/artifacts/segmenter-...), or an nnU-Net's folder.")
+    ],
+    out: Annotated[Path, Parameter(help="Folder for the masks; must not exist.")],
+    files: FileOptions = DEFAULTS,
+    fold: Fold = None,
+    mirror: Annotated[bool, Parameter(help="Of an nnU-Net: also run each window turned round, as it does itself.")] = (
+        True
+    ),
+    precision: Annotated[
+        Literal["float16", "float32"], Parameter(help="Of an nnU-Net: in which windows are added up; its own: float16.")
+    ] = "float16",
+    device: Device = "auto",
+    edits: Annotated[Path | None, Parameter(help="JSON file of latent edits to steer by.")] = None,
+    dictionary: Annotated[Path | None, Parameter(help="Folder of the dictionary that the edits are of.")] = None,
+    strict: Strict = False,
+) -> int:
+    """Write a mask for every case on its file's own grid, steered or not; exit 3 if a case is quarantined."""
+    from seglens.artifacts import MANIFEST
+    from seglens.cohorts.checks import check_cohort
+    from seglens.runtime.devices import usable_device
+    from seglens.segmenters.opened import open_model
+    from seglens.segmenters.prediction import predict_cohort, preprocessing_of
+    from seglens.segmenters.segmenter import Segmenter
+    from seglens.segmenters.volume_prediction import predict_volumes
+    from seglens.steering.edit_files import read_edits
+    from seglens.terminal import StageDisplay
+
+    if (edits is None) != (dictionary is None):
+        raise ValueError("--edits and --dictionary belong together; give both or neither")
+    usable = usable_device(device)
+    network: Segmenter | OpenedModel
+    if (model / MANIFEST).is_file():
+        if fold is not None or not mirror or precision != "float16":
+            raise ValueError("--fold, --no-mirror and --precision are of an nnU-Net's folder; leave them out")
+        network = Segmenter.load(model).to(usable)
+        foreground = preprocessing_of(network).foreground
+    else:
+        network, foreground = open_model(model, fold=fold).to(usable), "none"
+        files = replace(files, mask_values=files.mask_values or {code: label for label, code in network.codes.items()})
+    found = files.cohort(cohort, sequences=network.sequences, labels=network.labels, with_masks=False).with_splits({})
+    acting = [] if edits is None else read_edits(edits)
+    steering = [edit.description() for edit in acting]
+    display = StageDisplay()
+    with ExitStack() as stack:
+        if dictionary is not None:
+            _steer(stack, network, dictionary, acting)
+        with display(f"check {found.name}") as progress:
+            report = check_cohort(found, with_masks=False, foreground=foreground, progress=progress)
+        if report.findings:
+            print(report.text())
+        report.settle(strict=strict)
+        with display(f"predict {found.name}") as progress:
+            if isinstance(network, Segmenter):
+                predict_cohort(
+                    network,
+                    found,
+                    folder=out,
+                    quarantined=report.quarantined,
+                    steering=steering,
+                    progress=progress,
+                )
+            else:
+                predict_volumes(
+                    network,
+                    found,
+                    folder=out,
+                    quarantined=report.quarantined,
+                    steering=steering,
+                    mirror=mirror,
+                    precision=precision,
+                    progress=progress,
+                )
+    print(out)
+    return QUARANTINED if report.quarantined else DONE
+
+
+def _steer(
+    stack: ExitStack, network: "Segmenter | OpenedModel", dictionary: Path, edits: "Sequence[LatentEdit]"
+) -> None:
+    """Put edits in force until the stack ends."""
+    from seglens.artifacts import read_artifact
+    from seglens.dictionaries.lens import Lens
+    from seglens.dictionaries.sae import SparseAutoencoder
+    from seglens.segmenters.segmenter import Segmenter
+    from seglens.steering.edits import steer
+
+    own = network if isinstance(network, Segmenter) else network.segmenter
+    read = SparseAutoencoder.read(read_artifact(dictionary, "dictionary")).to(own.device)
+    stack.enter_context(steer(Lens(own, read), *edits))
