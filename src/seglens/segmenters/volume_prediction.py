@@ -71,8 +71,8 @@ def predict_volumes(
         rows = []
         for number, case in enumerate(cases):
             volume = model.read(case)
-            told = partial(_tell, progress, number, len(cases))
-            mask = volume.axial(model.segment(volume, mirror=mirror, precision=precision, progress=told))
+            report = partial(_tell, progress, number, len(cases))
+            mask = volume.axial(model.segment(volume, mirror=mirror, precision=precision, progress=report))
             name = mask_name(case, volume.like)
             write_mask(draft.path / name, mask, model.codes, volume.like, max_bytes=case.reading.max_bytes)
             rows.append(prediction_row(case, name, mask, model.codes, cohort, sha256=volume.sha256))
