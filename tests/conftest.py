@@ -1,14 +1,20 @@
 """What several folders' tests need."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
+
+if TYPE_CHECKING:
+    from seglens.runs import Run
 
 Ended = list[subprocess.CompletedProcess[str]]
 STARTERS = {"run_ranks", "bare_python"}
@@ -21,6 +27,47 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if STARTERS & set(getattr(item, "fixturenames", ())):
             item.add_marker("processes")
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], Any]], Path]:
+    """Make a folder in the first of xdist's workers that asks for it; each worker gets a copy that it may change."""
+
+    def made(name: str, make: Callable[[Path], Any]) -> Path:
+        base = tmp_path_factory.getbasetemp()
+        shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"made-{name}"
+        done = Path(f"{shared}.done")
+        with FileLock(f"{shared}.lock"):
+            if not done.exists():
+                shutil.rmtree(shared, ignore_errors=True)
+                make(shared)
+                done.touch()
+        return Path(shutil.copytree(shared, tmp_path_factory.mktemp(name) / "copy"))
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def finished(made_once: Callable[[str, Callable[[Path], Any]], Path]) -> "Run":
+    """A study of pictures with its report: two segmenters of eight patients at 8 x 8 tokens, one of them also at 4 x 4.
+
+    Of every kind of analysis but phantoms and verdicts.
+    """
+    from tests.crash import smallest_study
+
+    from seglens.runs import Run
+    from seglens.studies.report import write_report
+    from seglens.studies.study import run_study
+
+    def make(folder: Path) -> None:
+        small = smallest_study(folder / "data")
+        longer = small.dictionaries.model_copy(update={"steps": 30})
+        first = small.segmenters["first"].model_copy(update={"hookpoints": ("stage1", "stage2")})
+        segmenters = {**small.segmenters, "first": first}
+        changes = {"hookpoints": ("stage1",), "segmenters": segmenters, "dictionaries": longer}
+        write_report(run_study(small.model_copy(update=changes), folder / "run"))
+
+    return Run(made_once("study", make) / "run")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A study of pictures, finished once: two segmenters of eight patients at 8 x 8 tokens, one of them also at 4 x 4."""
+"""The finished study of pictures, as the explorer opens it."""
 
 import json
 
@@ -8,24 +8,10 @@ from safetensors.numpy import load
 
 pytest.importorskip("fastapi")
 
-from tests.crash import smallest_study
-
 from seglens.activations.hooks import activations
 from seglens.explorer.names import Names
 from seglens.explorer.opened import OpenedRun
 from seglens.explorer.state import State
-from seglens.studies.study import run_study
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("explored")
-    small = smallest_study(folder / "data")
-    longer = small.dictionaries.model_copy(update={"steps": 30})
-    first = small.segmenters["first"].model_copy(update={"hookpoints": ("stage1", "stage2")})
-    segmenters = {**small.segmenters, "first": first}
-    settings = small.model_copy(update={"hookpoints": ("stage1",), "segmenters": segmenters, "dictionaries": longer})
-    return run_study(settings, folder / "run")
 
 
 @pytest.fixture(scope="session")
