@@ -1,8 +1,12 @@
-"""Toys that tests of several folders play on: small slices, segmenters and stores."""
+"""Toys that tests of several folders play on: small slices, segmenters and stores; and the command, answered here."""
+
+import sys
 
 import polars as pl
+import pytest
 import torch
 
+from seglens import cli
 from seglens.activations.extraction import extract
 from seglens.cohorts.slice_set import SliceSet
 from seglens.segmenters.architectures import build_segmenter
@@ -35,3 +39,12 @@ def tiny_segmenter(seed=0, sequences=("T1",)):
 def store_of(n):
     """Activations [n*64 8] at stage1."""
     return extract(tiny_segmenter(), slices_of(n), "stage1")
+
+
+def answer(monkeypatch, *arguments):
+    """The command in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["seglens", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code

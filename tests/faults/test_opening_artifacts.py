@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import polars as pl
 import pytest
 import torch
 from tests.faults.scans import write_cohort
-from tests.toys import slices_of, store_of, tiny_segmenter
+from tests.toys import answer, slices_of, store_of, tiny_segmenter
 
 from seglens import cli
 from seglens.activations.store import ActivationStore
@@ -21,15 +20,6 @@ from seglens.explorer.names import Names
 from seglens.runs import Run, Stage
 from seglens.segmenters.segmenter import Segmenter
 from seglens.studies.input_checksums import cohorts_of, quarantine_reported
-
-
-def answer(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """The command in this process; its exit code."""
-    monkeypatch.setattr(sys, "argv", ["seglens", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    assert isinstance(stopped.value.code, int)
-    return stopped.value.code
 
 
 def flip(file: Path, place: int = -3) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.faults.scans import write_cohort
+from tests.toys import answer
 from tests.unit.runtime.test_streams import unread_pipe
 
 from seglens import cli
@@ -19,15 +20,6 @@ from seglens.studies.study import run_stages
 
 LATIN = os.fsdecode(b"M\xfcller")
 """A name as a Latin-1 system wrote it."""
-
-
-def answer(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """The command in this process; its exit code."""
-    monkeypatch.setattr(sys, "argv", ["seglens", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    assert isinstance(stopped.value.code, int)
-    return stopped.value.code
 
 
 def damaged_cohort(folder: Path) -> Path:

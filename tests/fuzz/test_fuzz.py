@@ -11,21 +11,29 @@ from tests.fuzz.targets import TARGETS
 FOUND = [(file.parent.name, file) for file in sorted(CASES.glob("*/*"))]
 
 
+def finding(name: str, content: bytes) -> str | None:
+    """What a target says of an input that is a finding; None where it was read or refused as it must be."""
+    try:
+        TARGETS[name].read(content)
+    except Exception as error:  # whatever the reader lets out
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
 @pytest.mark.parametrize("name", TARGETS)
 def test_seeds_and_their_damaged_copies_are_read_or_refused(name):
-    target = TARGETS[name]
-    seeds = list(target.seeds())
+    seeds = list(TARGETS[name].seeds())
     assert seeds, "nothing to read"
-    for content in seeds:  # what a target may not raise ends the test
-        target.read(content)
+    for content in seeds:
+        assert finding(name, content) is None
         for place in range(0, len(content), max(1, len(content) // 20)):
-            target.read(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
-            target.read(content[:place])
+            assert finding(name, content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :]) is None
+            assert finding(name, content[:place]) is None
 
 
 @pytest.mark.parametrize(("name", "file"), FOUND, ids=[f"{name}-{file.name[:20]}" for name, file in FOUND])
 def test_what_the_fuzzer_found_stays_mended(name, file):
-    TARGETS[name].read(file.read_bytes())
+    assert finding(name, file.read_bytes()) is None
 
 
 @pytest.mark.processes
