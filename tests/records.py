@@ -129,7 +129,9 @@ def failure(recovered: int, random: float | None, **more: Any) -> FailureRecord:
     }
     given |= more
     given |= {key: float(given[key]) for key in ("random_worsened", "random_net") if given[key] is not None}
-    drawn = None if random is None else float(random)
+    drawn, net = None if random is None else float(random), given["random_net"]
+    reach = given.pop("reach", 0.02)
+    given.setdefault("over_random", None if net is None else gain(given["net"] / given["n"], net / given["n"], reach))
     return FailureRecord(recovered=recovered, random_recovered=drawn, **given)
 
 

@@ -154,7 +154,10 @@ def _failures(summary: Summary) -> Iterable[str]:
                 f"{where}, {policy} edits recovered none: nothing beat the untouched network on the selection patients"
             )
         else:
-            text = f"{where}, {policy} edits recovered {_some(entry.recovered)} ({percent(entry.recovered / n)})"
+            dice = f"mean Dice {number(entry.mean_before)}, best {number(entry.dice_of_best_failure)}"
+            text = (
+                f"{where} ({dice}), {policy} edits recovered {_some(entry.recovered)} ({percent(entry.recovered / n)})"
+            )
             text += _worse(entry.worsened)
         drawn = (
             (entry.random_recovered, entry.random_worsened, "as many random latents"),
@@ -170,8 +173,11 @@ def _failures(summary: Summary) -> Iterable[str]:
             continue
         net, control, worse, words = max(controls, key=lambda one: one[0])
         text += f"; {words} recovered {_some(control)} ({percent(control / n)}){_worse(worse)}"
-        if entry.net <= net and not entry.is_identity:
-            text += ", so the choice of latents did not help"
+        apart = entry.over_random is not None and entry.over_random.sign > 0
+        if not entry.is_identity and (entry.net <= net or not apart):
+            text += ", so the choice of latents did not help" + (
+                "" if entry.net <= net else ", as far as patients tell"
+            )
         baselines = {key: outcome for key, outcome in entry.baselines.items() if key not in CONTROLS}
         if baselines:
             best = max(baselines, key=lambda key: baselines[key].net)

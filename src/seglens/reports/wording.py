@@ -17,6 +17,7 @@ CONVENTIONS: dict[str, str] = {
 
 _PLAIN = {
     "ccf": "component filter (CCF)",
+    "ccf_untuned": "largest component (CCF, untuned)",
     "uf": "entropy filter (UF)",
     "logit_bias_foreground": "logit bias, tuned on the foreground",
     "flip_augmentation": "mirror test-time augmentation",

@@ -122,19 +122,45 @@ def share_interval(
 
     if len(patients) != len(hits) or not len(patients):
         raise ValueError(f"{len(patients)} patients and {len(hits)} hits; give one of each a slice, at least one")
-    _, owner = np.unique(np.asarray(patients), return_inverse=True)
-    n_patients = int(owner.max()) + 1
-    sums = np.bincount(owner, weights=np.asarray(hits, dtype=float), minlength=n_patients)
-    sizes = np.bincount(owner, minlength=n_patients).astype(float)
-    weights = _weights(n_patients, draws, seed)
-    share = float(sums.sum() / sizes.sum())
-    found = interval_of(share, (weights @ sums) / (weights @ sizes), n_patients, level=level)
+    found = mean_interval(patients, [float(hit) for hit in hits], draws=draws, seed=seed, level=level)
+    share, n_patients = found.value, found.n_patients
     low, high = max(found.low, 0.0), min(found.high, 1.0)
     if n_patients > 1 and share == 0:
         high = float(beta.ppf((1 + level) / 2, 1, n_patients))
     elif n_patients > 1 and share == 1:
         low = float(beta.ppf((1 - level) / 2, n_patients, 1))
     return replace(found, low=low, high=high)
+
+
+def mean_interval(
+    patients: Sequence[str],
+    values: Sequence[float],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """A mean over slices, such as that of a difference, with its interval over patients.
+
+    Args:
+        patients: of each slice.
+        values: one a slice.
+        draws: how often patients are drawn.
+        seed: of the draws.
+        level: share of such intervals that hold the truth, 0..1.
+
+    Raises:
+        ValueError: as many of both are needed, and at least one.
+    """
+    if len(patients) != len(values) or not len(patients):
+        raise ValueError(f"{len(patients)} patients and {len(values)} values; give one of each a slice, at least one")
+    _, owner = np.unique(np.asarray(patients), return_inverse=True)
+    n_patients = int(owner.max()) + 1
+    sums = np.bincount(owner, weights=np.asarray(values, dtype=float), minlength=n_patients)
+    sizes = np.bincount(owner, minlength=n_patients).astype(float)
+    weights = _weights(n_patients, draws, seed)
+    mean = float(sums.sum() / sizes.sum())
+    return interval_of(mean, (weights @ sums) / (weights @ sizes), n_patients, level=level)
 
 
 def resampled(

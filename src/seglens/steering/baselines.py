@@ -168,7 +168,8 @@ def tune_rules(
 ) -> dict[str, Tuned]:
     """Tune CCF, UF and the per-class logit bias on selection slices.
 
-    Each may also choose to do nothing, so none can look worse on the selection slices than the untouched network.
+    Each may also choose to do nothing, so none can look worse on the selection slices than the untouched network; but
+    ``ccf_untuned``, the paper's CCF (the largest component of each class, always), has nothing to choose.
 
     Args:
         logits: [B K D H W], of the untouched network.
@@ -177,12 +178,14 @@ def tune_rules(
         objective: what is raised instead: the very number that the baselines will be judged by.
 
     Returns:
-        ``ccf``, ``uf``, ``logit_bias``, for a single class also ``logit_bias_foreground`` (tuned on the pooled
-        foreground mean), without one ``drop_class`` (the class whose loss does best). Ties go to the mildest setting.
+        ``ccf``, ``ccf_untuned``, ``uf``, ``logit_bias``, for a single class also ``logit_bias_foreground`` (tuned on
+        the pooled foreground mean), without one ``drop_class`` (the class whose loss does best). Ties go to the mildest
+        setting.
     """
     score = objective or pooled_dice(target)
     tuned = {
         "ccf": _tune_components(logits, masks, score),
+        "ccf_untuned": _largest_component(logits, masks, score),
         "uf": _tune_entropy(logits, masks, score),
         "logit_bias": _tune_bias(logits, masks, target, score),
     }
@@ -201,16 +204,20 @@ def random_latents(
     seed: int,
     neighbours: int = 10,
     avoid: Sequence[int] = (),
+    masses: Float[Tensor, " m"] | None = None,
 ) -> list[tuple[int, ...]]:
-    """As many other latents that fire about as often: the control of every latent edit.
+    """As many other latents that fire about as often, and with as much mass: the control of every latent edit.
+
+    Latents that fire as often may do so a tenth as strongly, and then anything beats them.
 
     Args:
         firing_rates: [m] share of tokens at which each latent fires.
         latents: the latents to be matched.
         draws: how many sets to draw.
         seed: of the draws.
-        neighbours: each latent is matched by one of this many with the nearest log rate.
+        neighbours: each latent is matched by one of this many that are nearest in log rate and log mass.
         avoid: latents that are not drawn either, where enough others fire.
+        masses: [m] sum of each latent's codes, on any scale; None matches by firing rate alone.
 
     Raises:
         ValueError: there are fewer other live latents than needed.
@@ -225,14 +232,15 @@ def random_latents(
     others = pool.clone()
     others[list(avoid)] = False
     pool = others if int(others.sum()) >= len(latents) else pool
-    log_rates = firing_rates.double().clamp_min(1e-12).log()
+    known = [firing_rates] if masses is None else [firing_rates, masses]
+    logs = torch.stack([one.double().cpu().clamp_min(1e-12).log() for one in known], dim=1)
     generator = torch.Generator().manual_seed(seed)
     sets = []
     for _ in range(draws):
         free = pool.clone()
         drawn = []
         for latent in latents:
-            distance = (log_rates - log_rates[latent]).abs().masked_fill(~free, torch.inf)
+            distance = (logs - logs[latent]).norm(dim=1).masked_fill(~free, torch.inf)
             nearest = distance.sort(stable=True).indices[: min(neighbours, int(free.sum()))]
             chosen = int(nearest[int(torch.randint(len(nearest), (1,), generator=generator))])
             free[chosen] = False
@@ -251,6 +259,12 @@ def _tune_components(logits: Logits, masks: Masks, score: CountObjective) -> Tun
                 setting = {"kept": "largest" if minimum is None else f"at least {minimum} pixels", "scope": scope}
                 best = Tuned(component_filter(scope, minimum), setting, dice)
     return best
+
+
+def _largest_component(logits: Logits, masks: Masks, score: CountObjective) -> Tuned:
+    kept = keep_components(most_likely(logits), "class", None)
+    setting: Setting = {"kept": "largest", "scope": "class"}
+    return Tuned(component_filter("class"), setting, score(slice_counts(kept, masks, logits.shape[1])))
 
 
 def _tune_entropy(logits: Logits, masks: Masks, score: CountObjective) -> Tuned:

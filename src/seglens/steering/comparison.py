@@ -187,7 +187,12 @@ def constant_methods(
             {"edit": edit.description(), "chosen_by": chosen_by},
         )
     ]
-    counts = {"ccf": 2, "uf": 1, "logit_bias": lens.segmenter.n_classes - 1}  # the background keeps its logit
+    counts = {
+        "ccf": 2,
+        "ccf_untuned": 0,
+        "uf": 1,
+        "logit_bias": lens.segmenter.n_classes - 1,
+    }  # the background keeps its logit
 
     def rules(slices: SliceSet) -> list[Method]:
         tuned = tune_on(lens.segmenter, slices, target=None, batch_size=batch_size)

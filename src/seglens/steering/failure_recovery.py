@@ -10,21 +10,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from seglens.activations.replay import Replay
-from seglens.artifacts import Artifact, Draft
+from seglens.artifacts import Artifact, Draft, finite
 from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.lens import Lens
 from seglens.runtime.distributed import broadcast_from_main
 from seglens.runtime.progress import Progress, part_of, silent
-from seglens.segmenters.scoring import Scores, evaluate
-from seglens.segmenters.segmenter import Segmenter, most_likely
+from seglens.segmenters.intervals import mean_interval
+from seglens.segmenters.scoring import Scores
+from seglens.segmenters.segmenter import most_likely
 from seglens.semantics.atlas import LatentAtlas
 from seglens.shapes import Masks, flat, with_depth
 from seglens.steering.adaptation import check_disjoint, tune_on, whole_activation
 from seglens.steering.attribution import latent_attribution
 from seglens.steering.baselines import mean_slice_foreground, random_latents
 from seglens.steering.edits import LatentEdit, Operation, change_of, check_edits, slice_change
+from seglens.steering.failing_slices import MODE_RULE, error_mode, slice_activity, worst_slices
 from seglens.steering.policies import N_LATENTS, oracle_choice, oracle_scores
-from seglens.steering.records import FailureOutcome, FailureRecord, ModeOutcome, Policy, Setting
+from seglens.steering.records import FailureOutcome, FailureRecord, GainRecord, ModeOutcome, Policy, Setting
 from seglens.steering.searching import candidates_of, random_searches, search
 from seglens.steering.shared_codes import SharedCodes
 from seglens.steering.sweep import UNEDITED, RowChange, always, sweep, sweep_changes
@@ -32,8 +34,6 @@ from seglens.steering.sweep import UNEDITED, RowChange, always, sweep, sweep_cha
 Alphas = Mapping[Operation, tuple[float, ...]]
 PAPER_ALPHAS = (0.25, 0.5, 1.0, 2.0, 5.0)
 HELD_OUT_ALPHAS: Alphas = {"multiply": (0.25, 0.5, 2.0, 5.0), "add": (-1.0, -0.5, 0.5, 1.0)}
-MODE_RULE = "FP where at least two thirds of the errors are foreground that is predicted and not there, FN where at \
-most one third are; else mixed (a foreground pixel of a wrong class is one error of each kind)"
 N_EXAMPLES = 6
 OWN_COLUMNS = ("row", UNEDITED, *get_args(Policy))
 
@@ -159,7 +159,7 @@ def recover(
     mass, firing = slice_activity(lens, failing, batch_size)
     most = min(n_most_active, int((firing > 0).sum()) // 2)
     own = mass.sort(dim=1, descending=True, stable=True).indices[:, :most]
-    of_slices = _random_of_slices(firing, own, random_draws, seed)
+    of_slices = _random_of_slices(firing, mass.sum(0), own, random_draws, seed)
     changes: dict[str, RowChange] = {"held_out": always(change_of(lens.dictionary, [chosen.edit]))}
     changes |= {f"random {number}": always(change_of(lens.dictionary, [edit])) for number, edit in enumerate(controls)}
     for name, latents in [("oracle", own), *((f"random oracle {d}", each) for d, each in enumerate(of_slices))]:
@@ -183,6 +183,7 @@ def recover(
     table = _table(failing, rows, scores, dice, own)
     everywhere = sweep(lens, evaluation, {"held_out": chosen.edit}, batch_size=batch_size)
     untouched = dice[UNEDITED]
+    patients = failing.index["patient"].to_list()
     baselines = {
         name: _outcome(dice, name, minimum_gain, tuned[name].setting if name in tuned else {})
         for name in (*tuned, *whole_activation(lens))
@@ -192,7 +193,8 @@ def recover(
         policy: Policy, random: str, *, edit: str, operation: Operation, chosen_by: str, is_identity: bool
     ) -> FailureRecord:
         outcome = _outcome(dice, policy, minimum_gain)
-        controls = [_outcome(dice, f"{random} {number}", minimum_gain) for number in range(random_draws)]
+        of_draws = [f"{random} {number}" for number in range(random_draws)]
+        controls = [_outcome(dice, name, minimum_gain) for name in of_draws]
         return FailureRecord(
             segmenter=source,
             cohort=evaluation.name,
@@ -220,6 +222,7 @@ def recover(
             random_worsened=_mean([control.worsened for control in controls]),
             random_net=_mean([control.net for control in controls]),
             random_mean_after=_mean([control.mean_after for control in controls]),
+            over_random=_over_random(dice, policy, of_draws, patients, minimum_gain),
             random_recovered_draws=tuple(control.recovered for control in controls),
             random_worsened_draws=tuple(control.worsened for control in controls),
         )
@@ -260,54 +263,19 @@ def recover(
     return FailureResult([held_out, oracle], table, _examples(lens, failing, table, edit=chosen.edit, own=own))
 
 
-def worst_slices(
-    segmenter: Segmenter, slices: SliceSet, worst: int, batch_size: int = 16, progress: Progress = silent
-) -> tuple[SliceSet, list[int]]:
-    """The slices with a lesion and the lowest foreground Dice, and their rows; worst first.
-
-    Raises:
-        ValueError: no slice shows a lesion.
-    """
-    scores = evaluate(segmenter, slices, batch_size=batch_size, progress=progress)
-    dice = scores.slice_dice(convention="slice_present").sort("dice", "row")
-    if dice.is_empty():
-        raise ValueError(f"none of the {len(slices)} slices of {slices.name!r} shows a lesion; failures need some")
-    rows = dice["row"].head(worst).to_list()
-    return slices.select(rows), rows
-
-
-def error_mode(false_positive: int, false_negative: int) -> str:
-    """``FP``, ``FN`` or ``mixed``: see ``MODE_RULE``; ``none`` without any wrong pixel."""
-    wrong = false_positive + false_negative
-    if wrong == 0:
-        return "none"
-    return "FP" if 3 * false_positive >= 2 * wrong else "FN" if 3 * false_positive <= wrong else "mixed"
-
-
 def mean_slice_dice(scores: Scores) -> dict[str, float]:
     """Mean over slices of the foreground Dice, for each edit."""
     dice = scores.slice_dice(convention="slice_present")
     return dict(dice.group_by("edit", maintain_order=True).agg(pl.col("dice").mean()).iter_rows())
 
 
-def slice_activity(
-    lens: Lens, slices: SliceSet, batch_size: int = 16, progress: Progress = silent
-) -> tuple[Float[Tensor, "B m"], Float[Tensor, " m"]]:
-    """Sum of every latent's codes over each slice, and the share of all tokens at which it fires."""
-    masses, fired, n_tokens = [], torch.zeros(lens.dictionary.n_latents), 0
-    for view in lens.over(slices, batch_size=batch_size, progress=progress):
-        masses.append(view.mass())
-        fired += view.codes.firing_counts().cpu()
-        n_tokens += view.codes.n
-    return torch.cat(masses), fired / n_tokens
-
-
 def _random_of_slices(
-    firing: Float[Tensor, " m"], own: Int[Tensor, "B s"], draws: int, seed: int
+    firing: Float[Tensor, " m"], mass: Float[Tensor, " m"], own: Int[Tensor, "B s"], draws: int, seed: int
 ) -> list[Int[Tensor, "B s"]]:
-    """For each slice as many other latents that fire about as often, drawn anew for each slice."""
+    """For each slice as many other latents that fire about as often and as strongly, drawn anew for each slice."""
     sets = [
-        random_latents(firing, latents.tolist(), draws=draws, seed=seed + number) for number, latents in enumerate(own)
+        random_latents(firing, latents.tolist(), draws=draws, seed=seed + number, masses=mass)
+        for number, latents in enumerate(own)
     ]
     return [torch.tensor([of_slice[draw] for of_slice in sets]) for draw in range(draws)]
 
@@ -324,6 +292,22 @@ def _outcome(dice: pl.DataFrame, name: str, minimum_gain: float, setting: Settin
     gain = dice[name] - dice[UNEDITED]
     recovered, worsened = int((gain >= minimum_gain).sum()), int((gain <= -minimum_gain).sum())
     return FailureOutcome(recovered, worsened, recovered - worsened, float(dice[name].sum()) / len(dice), setting)
+
+
+def _over_random(
+    dice: pl.DataFrame, policy: Policy, draws: Sequence[str], patients: Sequence[str], minimum_gain: float
+) -> GainRecord | None:
+    """Net share recovered by a policy, less that of its draws of random latents, over patients."""
+    if not draws:
+        return None
+
+    def net(name: str) -> pl.Series:
+        gain = dice[name] - dice[UNEDITED]
+        return (gain >= minimum_gain).cast(pl.Float64) - (gain <= -minimum_gain).cast(pl.Float64)
+
+    others = [net(name) for name in draws]
+    found = mean_interval(patients, (net(policy) - sum(others) / len(draws)).to_list())
+    return GainRecord(found.value, finite(found.low), finite(found.high))
 
 
 def _mean(values: Sequence[float | int]) -> float | None:

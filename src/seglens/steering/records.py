@@ -155,6 +155,7 @@ class FailureRecord:
         mean_before: mean foreground Dice untouched.
         mean_after: the same with the edit.
         modes: the outcome by kind of error (FP, FN, mixed).
+        over_random: share of the slices recovered less worsened, above that of the random latents; None without draws.
         baselines: outcome of every baseline and control.
         random_recovered: mean over the draws of random latents; None without draws. So are the others.
         random_worsened: see there.
@@ -194,6 +195,7 @@ class FailureRecord:
     mean_after: float
     modes: Mapping[str, ModeOutcome]
     baselines: Mapping[str, FailureOutcome]
+    over_random: GainRecord | None
     random_recovered: float | None
     random_worsened: float | None
     random_net: float | None

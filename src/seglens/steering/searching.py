@@ -154,9 +154,9 @@ def random_searches(
     """The control of a search: the same search over random latents, once a draw.
 
     In each draw every set of latents that the search tried is replaced by one of other latents that fire about as
-    often (the chosen edit's own latents are avoided where enough others fire). So a draw has exactly the freedom of
-    the edit: as many sets, sizes and alphas, the same slices, the same finalists, and an identity where nothing beats
-    the untouched network.
+    often and with as much mass (the chosen edit's own latents are avoided where enough others fire). So a draw has
+    exactly the freedom of the edit: as many sets, sizes and alphas, the same slices, the same finalists, and an
+    identity where nothing beats the untouched network.
     """
     tried = []
     for draw in range(draws):
@@ -168,7 +168,9 @@ def random_searches(
             if key not in sets:
                 own = seed + 10_007 * draw + len(sets)
                 avoid = chosen.by_operation[edit.operation].latents
-                (sets[key],) = random_latents(chosen.effects.firing, edit.latents, draws=1, seed=own, avoid=avoid)
+                (sets[key],) = random_latents(
+                    chosen.effects.firing, edit.latents, draws=1, seed=own, avoid=avoid, masses=chosen.effects.mass
+                )
             candidates.append(Candidate(replace(edit, latents=sets[key]), "random"))
         tried.append(candidates)
     return _searches(

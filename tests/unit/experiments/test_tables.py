@@ -22,6 +22,7 @@ from seglens.experiments.pairs import DIFFERENT, SAME_RANDOM, TRAINED, pairs_ali
 from seglens.segmenters.scoring import SCHEMA, Scores
 from seglens.studies.demo import demo_settings
 from seglens.studies.settings import SegmenterSettings
+from seglens.studies.stages import Study
 
 
 class TestPairs:
@@ -125,6 +126,30 @@ class TestFailures:
         assert oracle["low"] <= 0.5 <= oracle["high"]
         assert rows["component filter (CCF)"]["recovered share"] == 0
 
+    def test_random_latents_are_the_mean_over_their_draws(self):
+        drawn = self.slices.with_columns(
+            pl.Series("dice_random oracle 0", [0.4, 0.4, 0.1, 0.3]),
+            pl.Series("dice_random oracle 1", [0.2, 0.4, 0.2, 0.3]),
+            pl.Series("dice_random oracle 0 2", [0.9, 0.9, 0.9, 0.9]),
+        )
+        rows = {row["method"]: row for row in recovered_failures.recovered(drawn).iter_rows(named=True)}
+        random = rows["random latents, oracle"]
+        assert random["recovered share"] == pytest.approx((0.25 + 0.25) / 2)
+        assert random["gain"] == pytest.approx((0.2 + 0.1) / 8)
+        curve = recovered_failures.recovery_curve(drawn)
+        assert set(curve["failures"]) == {"worst 60", "worst 60, Dice below 0.5"}
+        first = curve.row(0, named=True)
+        assert (first["policy"], first["threshold"], first["recovered share"]) == ("oracle", 0, 0.5)
+        assert first["random share"] == 0.25
+        found = recovered_failures.curve_headlines(curve.select(pl.lit("adult").alias("cohort"), pl.all()))
+        assert found["recovered share at any gain, random latents, oracle, adult"] == 0.25
+
+    def test_the_worst_of_good_slices_are_no_failures(self):
+        good = self.slices.with_columns(pl.col("dice_before") + 0.3, pl.col("dice_oracle") + 0.3)
+        curve = recovered_failures.recovery_curve(good).filter(threshold=0.05)
+        counts = dict(curve.select("failures", "slices").iter_rows())
+        assert counts == {"worst 60": 4, "worst 60, Dice below 0.5": 1}
+
     def test_alpha_1_is_the_untouched_network(self):
         rows = {row["alpha"]: row for row in recovered_failures.over_alpha(self.slices).iter_rows(named=True)}
         assert rows[1.0]["mean Dice"] == pytest.approx(0.25)
@@ -170,6 +195,72 @@ def test_failing_slices_and_how_edits_recover_each_kind():
     assert found["FN"]["worsened share"] == 1
     assert found["all"]["recovered share"] == 0.5
     assert "mixed" not in found
+
+
+def swept(rows):
+    """Scores of four slices, two with too much and two with too little, under the factors given by edit."""
+    kinds = [(10, 90, 20), (10, 90, 20), (10, 10, 90), (10, 10, 90)]
+    none = [("none", row, *counts) for row, counts in enumerate(kinds)]
+    return scores_of(none + [(edit, row, *counts) for edit, own in rows.items() for row, counts in enumerate(own)])
+
+
+def test_the_action_by_kind_of_failure_recovers_what_no_single_factor_does():
+    """Less where too much is predicted, more where too little: each factor alone harms the other half."""
+    less = [(18, 20, 20)] * 2 + [(0, 0, 90)] * 2
+    more = [(5, 180, 20)] * 2 + [(80, 90, 90)] * 2
+    idle = [(10, 90, 20)] * 2 + [(10, 10, 90)] * 2
+    edits = {"zeroed": less, "amplified (x 2)": more, "random 0, zeroed": idle, "random 0, amplified (x 2)": idle}
+    scores = swept(edits)
+    failing = classes.failing_slices(scores, 1)
+    single = classes.by_mode(scores, failing, 1).filter(
+        (pl.col("mode") == "all") & (pl.col("latents") == "of the class")
+    )
+    assert single["recovered share"].max() == 0.5
+    actions, taken = classes.by_action(scores, failing, scores, failing, 1)
+    every = actions.filter((pl.col("mode") == "all") & (pl.col("threshold") == 0.05))
+    assert every["recovered share"].to_list() == [1, 1]
+    assert every["random share"].to_list() == [0, 0]
+    assert set(every["action"]) == set(classes.ACTIONS)
+    own = {row["mode"]: row["action"] for row in taken.filter(latents="of the class").iter_rows(named=True)}
+    assert own == {"FP": "zeroed", "FN": "amplified (x 2)", "mixed": "none"}
+    assert "recovered by slice, by its own mask, any gain" in classes.action_headlines(actions)
+
+
+def test_an_action_is_chosen_on_other_slices_than_it_is_judged_on():
+    """On the val slices amplifying helps misses; on the test slices it harms: the choice must not see that."""
+    helps, harms = [(10, 90, 20)] * 2 + [(80, 90, 90)] * 2, [(10, 90, 20)] * 2 + [(0, 0, 90)] * 2
+    test, val = swept({"amplified (x 2)": harms}), swept({"amplified (x 2)": helps})
+    actions, _ = classes.by_action(test, classes.failing_slices(test, 1), val, classes.failing_slices(val, 1), 1)
+    rows = actions.filter((pl.col("mode") == "FN") & (pl.col("threshold") == 0))
+    share = dict(rows.select("action", "recovered share").iter_rows())
+    assert share[classes.ACTIONS[0]] == 0
+
+
+def test_the_weakest_class_is_chosen_on_val_patients(monkeypatch):
+    """On the test patients another class is the weaker one."""
+
+    class FakeStudy(Study):
+        def __init__(self):
+            pass
+
+        def segmenter(self, name):
+            return None
+
+        def own_slices(self, name, split):
+            return split
+
+    def evaluated(segmenter, split):
+        hits = {"val": {"core": 80, "edema": 30}, "test": {"core": 10, "edema": 90}}[split]
+        rows = [
+            scores_of([("none", 0, count, 100, 100)]).table.with_columns(
+                pl.lit(name).alias("class"), pl.lit(label, SCHEMA["label"]).alias("label")
+            )
+            for label, (name, count) in enumerate(hits.items(), 1)
+        ]
+        return Scores(pl.concat(rows))
+
+    monkeypatch.setattr(classes, "evaluate", evaluated)
+    assert classes.weakest_class(FakeStudy(), "adult") == ("edema", pytest.approx(0.3))
 
 
 LATENTS = pl.DataFrame(

@@ -143,3 +143,22 @@ def evaluation(world):
 @pytest.fixture
 def make_edit():
     return _edit
+
+
+@pytest.fixture(scope="session")
+def dices():
+    """Mean over the classes in the mask, slice by slice, with sets."""
+
+    def of_slices(slices, rows, masks):
+        found = []
+        for row, predicted in zip(rows, masks, strict=True):
+            truth = slices.masks([row])[0]
+            values = []
+            for label in (1, 2):
+                said, true = predicted == label, truth == label
+                if true.any():
+                    values.append(float(2 * (said & true).sum() / (said.sum() + true.sum())))
+            found.append(sum(values) / len(values) if values else None)
+        return found
+
+    return of_slices

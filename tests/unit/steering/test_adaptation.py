@@ -16,8 +16,8 @@ from seglens.steering.sweep import sweep
 SETTINGS = {"target": "edema", "source": "adult", "n_latents": (1, 3), "random_draws": 2, "batch_size": 8}
 SETTINGS["alphas"] = {"multiply": (0.0, 2.0, 3.0), "add": (-1.0, 1.0)}
 BASELINES = {
-    "ccf", "uf", "logit_bias", "logit_bias_foreground", "drop_class", "predict_nothing", "flip_augmentation",
-    "mean_ablation", "reconstruct_only", "random_latents", "random_best",
+    "ccf", "ccf_untuned", "uf", "logit_bias", "logit_bias_foreground", "drop_class", "predict_nothing",
+    "flip_augmentation", "mean_ablation", "reconstruct_only", "random_latents", "random_best",
 }  # fmt: skip
 
 

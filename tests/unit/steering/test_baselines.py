@@ -146,7 +146,13 @@ def test_tuning_finds_a_planted_bias():
     masks = logit_bias([0.0, 1.0, -2.0])(logits)
     for target in (1, None):
         tuned = tune_rules(logits, masks, target=target)
-        assert set(tuned) == {"ccf", "uf", "logit_bias", "logit_bias_foreground" if target else "drop_class"}
+        assert set(tuned) == {
+            "ccf",
+            "ccf_untuned",
+            "uf",
+            "logit_bias",
+            "logit_bias_foreground" if target else "drop_class",
+        }
         before = target_dice(pooled_counts(most_likely(logits), masks, 3), target)
         for name in ("ccf", "uf", "logit_bias"):
             assert tuned[name].dice >= before
@@ -246,6 +252,29 @@ def test_random_latents_fire_about_as_often():
     for drawn in draws:
         assert len(set(drawn)) == 3
         assert set(drawn) <= near
+
+
+def test_random_latents_have_as_much_mass_where_it_is_known():
+    """Half of the latents fire as often as the matched one, and with a hundredth of its mass."""
+    rates = torch.full((60,), 0.1)
+    masses = torch.ones(60)
+    masses[::2] = 100.0
+    drawn = random_latents(rates, [0, 2], draws=10, seed=0, masses=masses)
+    assert all(latent % 2 == 0 for latents in drawn for latent in latents)
+    by_rate = random_latents(rates, [0, 2], draws=10, seed=0)
+    assert any(latent % 2 for latents in by_rate for latent in latents)
+
+
+def test_the_untuned_filter_may_harm_and_the_tuned_one_may_not():
+    """Two lesions in one slice: keeping the largest component loses the other."""
+    masks = torch.zeros(1, 1, 16, 16, dtype=torch.uint8)
+    masks[..., 2:6, 2:6] = masks[..., 10:13, 10:13] = 1
+    logits = torch.nn.functional.one_hot(masks.long(), 2).movedim(-1, 1).float()
+    tuned = tune_rules(logits, masks, target=1)
+    assert tuned["ccf"].dice == 1.0
+    assert tuned["ccf_untuned"].setting == {"kept": "largest", "scope": "class"}
+    assert tuned["ccf_untuned"].dice == pytest.approx(2 * 16 / (16 + 25))
+    assert bool((tuned["ccf_untuned"].rule(logits)[..., 10:13, 10:13] == 0).all())
 
 
 def test_too_few_latents_to_match():

@@ -20,6 +20,7 @@ def test_the_constant_edit_and_the_rules_beside_it(segmenter, dictionary, select
     assert [one.name for one in found] == [
         "constant_edit",
         "ccf",
+        "ccf_untuned",
         "uf",
         "logit_bias",
         "mean_ablation",

@@ -6,12 +6,13 @@ from seglens.artifacts import new_artifact, read_artifact
 from seglens.dictionaries.lens import Lens
 from seglens.segmenters.scoring import evaluate
 from seglens.steering.edits import LatentEdit, slice_change, steer
-from seglens.steering.failure_recovery import FailureResult, error_mode, recover, slice_activity, worst_slices
+from seglens.steering.failing_slices import slice_activity, worst_slices
+from seglens.steering.failure_recovery import FailureResult, recover
 
 SETTINGS = {"worst": 10, "n_latents": (1, 3), "n_most_active": 2, "random_draws": 2, "batch_size": 4, "source": "adult"}
 
 
-BASELINES = {"ccf", "uf", "logit_bias", "drop_class", "mean_ablation", "reconstruct_only"}
+BASELINES = {"ccf", "ccf_untuned", "uf", "logit_bias", "drop_class", "mean_ablation", "reconstruct_only"}
 
 
 @pytest.fixture(scope="module")
@@ -19,39 +20,15 @@ def result(world):
     return recover(*world.parts, **SETTINGS)
 
 
-def dices(segmenter, slices, rows, masks):
-    """Mean over the classes in the mask, slice by slice, with sets."""
-    found = []
-    for row, predicted in zip(rows, masks, strict=True):
-        truth = slices.masks([row])[0]
-        values = []
-        for label in (1, 2):
-            said, true = predicted == label, truth == label
-            if true.any():
-                values.append(float(2 * (said & true).sum() / (said.sum() + true.sum())))
-        found.append(sum(values) / len(values) if values else None)
-    return found
-
-
-def test_worst_slices_are_the_worst(segmenter, evaluation):
-    predicted = segmenter.predict(evaluation.images())
-    everything = dices(segmenter, evaluation, range(len(evaluation)), predicted)
-    order = sorted((d, row) for row, d in enumerate(everything) if d is not None)
-    _, rows = worst_slices(segmenter, evaluation, 6)
-    assert [everything[row] for row in rows] == pytest.approx([d for d, _ in order[:6]])
-    _, rows = worst_slices(segmenter, evaluation, 1000)
-    assert len(rows) == len(order)
-
-
-def test_results_count_slices_that_gain_enough(segmenter, dictionary, evaluation, result):
+def test_results_count_slices_that_gain_enough(segmenter, dictionary, evaluation, result, dices):
     held_out, oracle = result.results
     assert [held_out.policy, oracle.policy] == ["held_out", "oracle"]
     _, rows = worst_slices(segmenter, evaluation, 10)
     assert result.slices["row"].to_list() == rows
-    before = dices(segmenter, evaluation, rows, segmenter.predict(evaluation.images(rows)))
+    before = dices(evaluation, rows, segmenter.predict(evaluation.images(rows)))
     edit = LatentEdit("here", dictionary.hash, tuple(held_out.latents), held_out.operation, held_out.alpha)
     with steer(Lens(segmenter, dictionary), edit):
-        after = dices(segmenter, evaluation, rows, segmenter.predict(evaluation.images(rows)))
+        after = dices(evaluation, rows, segmenter.predict(evaluation.images(rows)))
     assert result.slices["dice_before"].to_list() == pytest.approx(before)
     assert result.slices["dice_held_out"].to_list() == pytest.approx(after)
     assert held_out.recovered == sum(a - b >= 0.05 for a, b in zip(after, before, strict=True))
@@ -70,6 +47,8 @@ def test_results_count_slices_that_gain_enough(segmenter, dictionary, evaluation
     assert held_out.mean_after == pytest.approx(sum(after) / 10)
     for row in result.results:
         assert row.n == 10
+        assert row.over_random.value == pytest.approx((row.net - row.random_net) / 10)
+        assert row.over_random.low <= row.over_random.value <= row.over_random.high
         assert row.random_recovered == sum(row.random_recovered_draws) / 2
         assert set(row.baselines) == BASELINES
         assert row.random_worsened == sum(row.random_worsened_draws) / 2
@@ -80,7 +59,7 @@ def test_results_count_slices_that_gain_enough(segmenter, dictionary, evaluation
         assert sum(mode.recovered for mode in row.modes.values()) == row.recovered
 
 
-def test_the_oracle_takes_each_slices_best_alpha_of_its_own_latents(segmenter, dictionary, evaluation, result):
+def test_the_oracle_takes_each_slices_best_alpha_of_its_own_latents(segmenter, dictionary, evaluation, result, dices):
     from seglens.activations.hooks import edit
 
     mass, firing = slice_activity(Lens(segmenter, dictionary), evaluation, batch_size=3)
@@ -94,20 +73,20 @@ def test_the_oracle_takes_each_slices_best_alpha_of_its_own_latents(segmenter, d
         for alpha in (1.0, 0.25, 0.5, 2.0, 5.0):
             with edit(segmenter, "here", slice_change(dictionary, latents[None], alpha)):
                 predicted = segmenter.predict(evaluation.images([row["row"]]))
-            best[alpha] = dices(segmenter, evaluation, [row["row"]], predicted)[0]
+            best[alpha] = dices(evaluation, [row["row"]], predicted)[0]
         assert row["dice_oracle"] == pytest.approx(max(best.values()))
         assert best[row["oracle_alpha"]] == pytest.approx(max(best.values()))
     assert firing.shape == (dictionary.n_latents,)
 
 
-def test_examples_are_the_masks_of_their_rows(segmenter, dictionary, evaluation, result):
+def test_examples_are_the_masks_of_their_rows(segmenter, dictionary, evaluation, result, dices):
     examples = result.examples
     rows = examples["rows"].tolist()
     assert len(rows) == len(set(rows)) == 6
     assert torch.equal(examples["truth"], evaluation.masks(rows))
     assert torch.equal(examples["before"], segmenter.predict(evaluation.images(rows)))
     for name in ("held_out", "oracle"):
-        found = dices(segmenter, evaluation, rows, examples[name])
+        found = dices(evaluation, rows, examples[name])
         table = {row["row"]: row[f"dice_{name}"] for row in result.slices.iter_rows(named=True)}
         assert found == pytest.approx([table[row] for row in rows])
     table = {row["row"]: row["dice_held_out"] - row["dice_before"] for row in result.slices.iter_rows(named=True)}
@@ -137,14 +116,6 @@ def test_written_and_read(result, tmp_path):
     assert read.results == result.results
     assert_frame_equal(read.slices, result.slices)
     assert all(torch.equal(read.examples[name], result.examples[name]) for name in result.examples)
-
-
-@pytest.mark.parametrize(
-    ("false_positive", "false_negative", "mode"),
-    [(10, 0, "FP"), (2, 1, "FP"), (199, 100, "mixed"), (1, 1, "mixed"), (1, 2, "FN"), (0, 5, "FN"), (0, 0, "none")],
-)
-def test_error_modes(false_positive, false_negative, mode):
-    assert error_mode(false_positive, false_negative) == mode
 
 
 def test_slices_without_lesions_and_shared_patients_are_refused(segmenter, dictionary, atlas, selection, evaluation):

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from seglens.studies.stages import Study, Work
     from seglens.summaries import Summary
 
+VERSION = 2
+
 
 def units(settings: "StudySettings") -> list[Unit]:
     """Entries of ``failures``."""
@@ -28,7 +30,7 @@ def label(name: str, cohort: str, worst: int) -> str:
 
 def inputs(study: "Study", name: str, cohort: str, worst: int) -> dict[str, Any]:
     """The dictionary, both splits of the cohort and how many slices."""
-    return {"worst": worst} | corrected_inputs(study, name, cohort)
+    return {"worst": worst, "version": VERSION} | corrected_inputs(study, name, cohort)
 
 
 def run(study: "Study", work: "Work", name: str, cohort: str, worst: int) -> None:
