@@ -17,12 +17,12 @@ from seglens.studies.table import analysis_table, verbs_of
 from seglens.verbs.analyses import verb_of
 from seglens.verbs.data import check, phantom
 from seglens.verbs.foreign import convert_pkl, name, unpack
-from seglens.verbs.models import predict
+from seglens.verbs.models import open_, predict
 from seglens.verbs.options import DONE, FAULT, QUARANTINED, REFUSED
 from seglens.verbs.runs import doctor, explore, report
 from seglens.verbs.studies import demo, reproduce, run
 
-OWN = (demo, run, reproduce, report, explore, doctor, phantom, check, predict, unpack, convert_pkl, name)
+OWN = (demo, run, reproduce, report, explore, doctor, phantom, check, open_, predict, unpack, convert_pkl, name)
 """Verbs beside those of the table of analyses."""
 
 

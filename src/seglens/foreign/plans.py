@@ -87,6 +87,8 @@ class ModelPlan:
         images: how images are brought to the grid.
         logits: how logits are brought back.
         network: of the configuration.
+        median_extent: slices, rows and columns of the training set's median volume in the network's grid; None where
+            the plans do not say.
     """
 
     dataset: str
@@ -104,6 +106,7 @@ class ModelPlan:
     images: Interpolation
     logits: Interpolation
     network: NetworkPlan
+    median_extent: tuple[int, int, int] | None = None
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -174,7 +177,20 @@ def read_plan(folder: Path, configuration: str) -> ModelPlan:
         _interpolation(own, "data", 3),
         _interpolation(own, "probabilities", 1),
         network,
+        _median_extent(plans, own, n_axes),
     )
+
+
+def _median_extent(plans: Field, own: Field, n_axes: int) -> tuple[int, int, int] | None:
+    """Slices of a network of planes are those of the files."""
+    median, slices = own.get("median_image_size_in_voxels"), plans.get("original_median_shape_after_transp")
+    if median is None or (n_axes == 2 and slices is None):
+        return None
+    sides = median.items(n_axes)
+    if n_axes == 2 and slices is not None:
+        sides = [slices.items(3)[0], *sides]
+    depth, rows, columns = (max(1, round(side.number(0, 1e5))) for side in sides)
+    return depth, rows, columns
 
 
 def _plans(folder: Path) -> Field:

@@ -49,20 +49,16 @@ class OpenedFolder:
     trainer: str
 
 
-def results_folder(path: Path) -> Path:
-    """The folder of one trained configuration: itself, or the only one in a data set's folder.
+def results_folders(path: Path) -> list[Path]:
+    """Folders of trained configurations: itself, or those in a data set's folder.
 
     Raises:
-        ValueError: there is none, or several.
+        ValueError: no such folder.
     """
     if not path.is_dir():
         raise ValueError(f"{path} is not a folder; give nnU-Net's results folder, TRAINER__PLANS__CONFIGURATION")
     inside = sorted(one for one in path.iterdir() if one.name.count("__") == 2 and (one / PLANS).is_file())
-    if (path / PLANS).is_file() or not inside:
-        return path
-    if len(inside) > 1:
-        raise ValueError(f"{path} holds {', '.join(one.name for one in inside[:10])}; give the path of one of them")
-    return inside[0]
+    return [path] if (path / PLANS).is_file() or not inside else inside
 
 
 def open_folder(path: Path, folds: Sequence[str] | None = None, *, checkpoint: str = CHECKPOINT) -> OpenedFolder:
@@ -77,7 +73,10 @@ def open_folder(path: Path, folds: Sequence[str] | None = None, *, checkpoint: s
         ValueError: a folder, plans or checkpoint that cannot be used, folds that do not belong together, or weights
             that do not fit the plans.
     """
-    folder = results_folder(path)
+    inside = results_folders(path)
+    if len(inside) > 1:
+        raise ValueError(f"{path} holds {', '.join(one.name for one in inside[:10])}; give the path of one of them")
+    (folder,) = inside
     present = _folds(folder, checkpoint)
     chosen = list(dict.fromkeys(folds)) if folds is not None else [one for one in present if one != "all"] or present
     absent = [one for one in chosen if one not in present]

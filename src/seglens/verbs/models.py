@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from seglens.verbs.data import DEFAULTS, FileOptions
-from seglens.verbs.options import DONE, QUARANTINED, Strict
+from seglens.verbs.options import DONE, QUARANTINED, REFUSED, Strict
 
 if TYPE_CHECKING:
     from seglens.segmenters.opened import OpenedModel
@@ -21,6 +21,34 @@ Fold = Annotated[
     Parameter(help="Of an nnU-Net: 0, 1, ... or all; repeat it for an ensemble. All that are there by default."),
 ]
 Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1, or auto: a GPU where there is one.")]
+
+
+def open_(
+    model: Annotated[Path, Parameter(help="An nnU-Net's results folder, or a data set's folder with several.")],
+    *,
+    fold: Fold = None,
+    device: Device = "auto",
+) -> int:
+    """Say what a model of others expects, says and costs, and where it can be opened; nothing in it is run."""
+    from seglens.activations.model_summary import summarise_model
+    from seglens.runtime.devices import usable_device
+    from seglens.segmenters.nnunet import results_folders
+    from seglens.segmenters.opened import open_model
+
+    usable = usable_device(device)
+    folders = results_folders(model)
+    if len(folders) == 1:
+        print(summarise_model(open_model(folders[0], fold=fold).to(usable)).text())
+        return DONE
+    n_opened = 0
+    for folder in folders:
+        try:
+            text = summarise_model(open_model(folder, fold=fold).to(usable)).text()
+            n_opened += 1
+        except ValueError as error:
+            text = f"model          {folder.name}\ncannot be opened: {error}"
+        print(text, end="\n\n")
+    return DONE if n_opened else REFUSED
 
 
 def predict(

@@ -5,7 +5,7 @@ from tests.nnunet_folder import NAME, REGIONS, changed, network_of, plans, repea
 
 from seglens.foreign.plans import read_plan
 from seglens.foreign.tensors import WeightsError
-from seglens.segmenters.nnunet import codes_of, each_once, labels_of, open_folder, results_folder
+from seglens.segmenters.nnunet import codes_of, each_once, labels_of, open_folder, results_folders
 
 
 def test_a_folder_is_opened_as_it_is(tmp_path):
@@ -22,13 +22,14 @@ def test_a_folder_is_opened_as_it_is(tmp_path):
 
 def test_a_data_set_s_folder_with_one_configuration(tmp_path):
     folder = write_folder(tmp_path)
-    assert results_folder(folder.parent) == folder
+    assert results_folders(folder.parent) == results_folders(folder) == [folder]
+    assert open_folder(folder.parent).folder == folder
     folder.rename(folder.with_name("a__b__3d_small"))
     write_folder(tmp_path / "other").rename(folder)
     with pytest.raises(ValueError, match=f"holds a__b__3d_small, {NAME}; give the path of one"):
-        results_folder(folder.parent)
+        open_folder(folder.parent)
     with pytest.raises(ValueError, match="is not a folder; give nnU-Net's results folder"):
-        results_folder(tmp_path / "nowhere")
+        open_folder(tmp_path / "nowhere")
 
 
 def test_folds_that_are_not_there(tmp_path):

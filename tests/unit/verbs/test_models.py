@@ -70,3 +70,22 @@ def test_options_of_an_nnunet_are_refused_for_a_run_s_segmenter(tmp_path):
         draft.save_document("segmenter", {})
     with pytest.raises(ValueError, match="--fold, --no-mirror and --precision are of an nnU-Net's folder"):
         run("predict", "--model", tmp_path / "segmenter", tmp_path, "--out", tmp_path / "out", "--fold", "0")
+
+
+def test_open_says_what_a_model_is_and_what_cannot_be_opened(tmp_path, capsys):
+    folder = write_folder(tmp_path)
+    assert run("open", folder, "--device", "cpu") == 0
+    assert "hookpoint    module" in capsys.readouterr().out
+    other = folder.with_name("nnUNetTrainer__nnUNetPlans__3d_cascade_fullres")
+    other.mkdir()
+    (other / "plans.json").write_text("{}")
+    assert run("open", folder.parent, "--device", "cpu") == 0
+    said = capsys.readouterr().out
+    assert (
+        "3d_cascade_fullres\ncannot be opened: " in said and "there are no fold" in said and "3d_small (Plain" in said
+    )
+    (folder / "plans.json").write_text("{}")
+    assert run("open", folder.parent, "--device", "cpu") == 2
+    (other / "plans.json").unlink()
+    with pytest.raises(ValueError, match=r"plans\.json: it holds an object of 0; legal: configurations"):
+        run("open", folder.parent)
