@@ -111,6 +111,8 @@ ROWS: Mapping[int, str] = {
     87: "broken metadata in a SAELens folder",
     88: "pax header of a .tar that is absurd",
     89: "name or Host with characters that deceive",
+    90: "nnU-Net folder whose plans name code, lead round, are absurd or of another version",
+    91: "nnU-Net checkpoint that runs code, does not fit or says two things",
 }
 
 HEAD = """\

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tests.fuzz import checkpoint, dataset
+from tests.fuzz import checkpoint, dataset, plans
 
 MAX_VOLUME = 2**22
 
@@ -342,6 +342,11 @@ TARGETS: Mapping[str, Target] = {
             "json",
         ],
         dataset.seeds,
+    ),
+    "plans": Target(
+        plans.read,
+        ["seglens.foreign.plans", "seglens.foreign.plan_network", "seglens.foreign.json_fields", "json"],
+        plans.seeds,
     ),
     "safetensors": Target(safetensors, ["seglens.foreign.tensors"], _safetensors),
     "checkpoint": Target(
