@@ -21,10 +21,10 @@ from seglens.cohorts.slice_set import SliceSet
 from seglens.explorer import volumes
 from seglens.explorer.app import create_app
 from seglens.explorer.serving import explore
+from seglens.studies.segmenter_settings import SegmenterSettings
 from seglens.studies.settings import (
     CohortSettings,
     DictionarySettings,
-    SegmenterSettings,
     SourceSettings,
     SplitShares,
     StudySettings,

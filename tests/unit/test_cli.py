@@ -10,7 +10,7 @@ from tests.faults.scans import write_cohort
 from seglens import cli
 from seglens.cohorts.checks import check_cohort
 from seglens.cohorts.layouts import read_cohort
-from seglens.studies.example import EXAMPLE
+from seglens.studies.example import EXAMPLE, PAPER
 from seglens.studies.input_checksums import remember
 from seglens.verbs.data import FileOptions
 
@@ -41,6 +41,10 @@ def test_help_imports_nothing_heavy():
 def test_the_example_is_printed(monkeypatch, capsys):
     assert run(monkeypatch, "run", "--example") == cli.DONE
     assert yaml.safe_load(capsys.readouterr().out) == yaml.safe_load(EXAMPLE)
+    assert run(monkeypatch, "run", "--example", "paper") == cli.DONE
+    assert yaml.safe_load(capsys.readouterr().out) == yaml.safe_load(PAPER)
+    assert run(monkeypatch, "run", "--example", "papr") == cli.REFUSED
+    assert "no example 'papr'; did you mean 'paper'? there are study, paper" in capsys.readouterr().err
 
 
 def test_refusals_say_what_to_do_without_a_traceback(monkeypatch, capsys, tmp_path):

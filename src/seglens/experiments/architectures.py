@@ -9,7 +9,7 @@ from seglens.experiments.experiment import Experiment, ExperimentResult, Figure,
 from seglens.runtime.progress import Progress
 from seglens.semantics.atlas import LatentAtlas
 from seglens.semantics.describing import category_mass
-from seglens.studies.settings import SegmenterSettings
+from seglens.studies.segmenter_settings import SegmenterSettings
 from seglens.studies.stages import Study
 
 

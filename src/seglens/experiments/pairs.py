@@ -9,7 +9,8 @@ from seglens.dictionaries.lens import Lens
 from seglens.diffing.functional import common_grid
 from seglens.experiments.experiment import NotApplicableError
 from seglens.studies.compared import Compared, Probed, origin_of, probe_of, same_start
-from seglens.studies.settings import SegmenterSettings, StudySettings
+from seglens.studies.segmenter_settings import SegmenterSettings
+from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Study
 
 TRAINED, SAME_RANDOM, DIFFERENT = "one trained model", "the same random weights", "different random weights"

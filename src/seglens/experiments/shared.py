@@ -25,7 +25,7 @@ from seglens.experiments.pairs import DIFFERENT, TRAINED, pair_name, pairs_alike
 from seglens.runtime.progress import Progress
 from seglens.segmenters.segmenter import Segmenter
 from seglens.segmenters.training import train_segmenter
-from seglens.studies.analyses.segmenter import training_settings
+from seglens.studies.analyses.segmenter import identity, training_settings
 from seglens.studies.stages import Study
 from seglens.studies.variants import (
     PLAIN,
@@ -183,13 +183,13 @@ def _starts(study: Study, pair: tuple[str, str], shares: pl.DataFrame) -> tuple[
         train_segmenter(
             slices,
             architecture=anew.architecture,
-            settings=training_settings(anew),
+            settings=training_settings(anew, len(slices)),
             seed=seed,
             device=study.device,
             progress=progress,
         ).write(draft)
 
-    inputs = {"slices": slices.hash, "settings": anew.model_dump(mode="json"), "seed": seed}
+    inputs = {"slices": slices.hash, "settings": identity(anew), "seed": seed}
     segmenter = Segmenter.read(part(study, f"segmenter-anew/{target}", "segmenter", inputs, make)).to(study.device)
     store = live_activations(segmenter, slices, study.hookpoint(target))
     one = study.with_alive(source)

@@ -35,6 +35,7 @@ class Architecture:
         pretrained: takes over the encoder that a name stands for (a folder, or ``owner/model@commit``) into a module
             that ``build`` made; None where there is none to be had.
         spatial_dims: 2 for slices, 3 for volumes.
+        encoder: name of the module that may be trained at a rate of its own; None: there is none.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Architecture:
     multiple_of: int = 1
     pretrained: Callable[[nn.Module, str], None] | None = None
     spatial_dims: int = 2
+    encoder: str | None = None
 
     def describe(self, n_sequences: int, n_classes: int, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """All that `build_network` needs, JSON-able.
@@ -108,6 +110,7 @@ _segformer_row = partial(
     optional=_SEGFORMER_OPTIONS,
     multiple_of=32,
     pretrained=_take_over_encoder,
+    encoder="segformer",
 )
 # (widths of the stages, layers of the stages, width of the decoder): table 6 of the SegFormer paper (arXiv 2105.15203)
 _WIDE = (64, 128, 320, 512)

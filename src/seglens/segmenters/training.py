@@ -40,6 +40,7 @@ class TrainingSettings:
         steps: optimiser steps.
         batch_size: slices a step, over all processes together.
         learning_rate: peak, reached after the warm-up; falls to 0 on a half cosine.
+        encoder_learning_rate: peak for the encoder alone, where the architecture names one; None: ``learning_rate``.
         weight_decay: of AdamW, on matrices and convolutions only.
         warmup_share: share (0..1) of the steps in which the rate rises linearly.
         clip: largest norm of the gradient.
@@ -52,6 +53,7 @@ class TrainingSettings:
     steps: int = 350
     batch_size: int = 16
     learning_rate: float = 1e-3
+    encoder_learning_rate: float | None = None
     weight_decay: float = 0.01
     warmup_share: float = 0.1
     clip: float = 1.0
@@ -66,6 +68,7 @@ class TrainingSettings:
                 ("steps", self.steps, "at least 1", self.steps >= 1),
                 ("batch_size", self.batch_size, "at least 1", self.batch_size >= 1),
                 ("learning_rate", self.learning_rate, "above 0", self.learning_rate > 0),
+                ("encoder_learning_rate", self.encoder_learning_rate, "above 0", (self.encoder_learning_rate or 1) > 0),
                 ("weight_decay", self.weight_decay, "at least 0", self.weight_decay >= 0),
                 ("warmup_share", self.warmup_share, "0 or more, below 1", 0 <= self.warmup_share < 1),
                 ("clip", self.clip, "above 0", self.clip > 0),
@@ -139,6 +142,7 @@ def train_segmenter(
         segmenter.network,
         slices,
         spatial_dims=segmenter.spatial_dims,
+        encoder=_encoder(segmenter, settings),
         settings=settings,
         seed=seed,
         device=device,
@@ -195,6 +199,7 @@ def _optimised(
     slices: SliceSet,
     *,
     spatial_dims: int,
+    encoder: str | None,
     settings: TrainingSettings,
     seed: int,
     device: str,
@@ -223,7 +228,7 @@ def _optimised(
     with torch.random.fork_rng(devices=_forked(place)), pooled_batch_norm(network):
         run = {**run, "precision": _precision(settings, place)}
         network.to(place).train()
-        optimiser = _optimiser(network, settings)
+        optimiser = _optimiser(network, settings, encoder)
 
         def state() -> Checkpoint:
             found = None if checkpoint is None else newest_checkpoint(checkpoint, run)
@@ -248,7 +253,7 @@ def _optimised(
                 for step in range(start.step, settings.steps):
                     rate = rate_at(step, settings)
                     for group in optimiser.param_groups:
-                        group["lr"] = rate
+                        group["lr"] = rate * group["share"]
                     rows = batch_rows(len(slices), settings.batch_size, step, seed)
                     images, masks = slices.images(rows), slices.masks(rows)
                     if augmentation is not None:
@@ -323,12 +328,35 @@ def _mixed(seed: int, purpose: str, *numbers: int) -> int:
     return int(hash_of([seed, purpose, *numbers])[:15], 16)
 
 
-def _optimiser(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+def _encoder(segmenter: Segmenter, settings: TrainingSettings) -> str | None:
+    """Name of the module that is trained at a rate of its own.
+
+    Raises:
+        ValueError: such a rate is set, and the network has no such module.
+    """
+    if settings.encoder_learning_rate is None:
+        return None
+    described = segmenter.architecture
+    encoder = None if described is None else architecture_named(described["name"]).encoder
+    if encoder is None:
+        raise ValueError(
+            f"encoder_learning_rate is {settings.encoder_learning_rate:g}, but {segmenter} has no encoder with a name; "
+            "leave it out"
+        )
+    return encoder
+
+
+def _optimiser(network: nn.Module, settings: TrainingSettings, encoder: str | None) -> torch.optim.Optimizer:
+    """AdamW: matrices and convolutions with weight decay, all else without; the encoder's apart where it has a rate."""
+    apart = set() if encoder is None else set(network.get_submodule(encoder).parameters())
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    slow = (settings.encoder_learning_rate or settings.learning_rate) / settings.learning_rate
+    groups: list[dict[str, Any]] = []
+    for own, share in (([p for p in parameters if p not in apart], 1.0), ([p for p in parameters if p in apart], slow)):
+        groups += [
+            {"params": [p for p in own if p.ndim > 1], "weight_decay": settings.weight_decay, "share": share},
+            {"params": [p for p in own if p.ndim <= 1], "weight_decay": 0.0, "share": share},
+        ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate, fused=True)
 
 

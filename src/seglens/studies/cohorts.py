@@ -65,7 +65,7 @@ def find_files(settings: StudySettings, name: str, folder: Path, made: Artifact 
     """
     cohort = _read(settings, name) if made is None else _read_phantom(made, settings, name)
     settings.check_steered(name, list(cohort.labels.values()))
-    regions_of(cohort.labels, settings.regions)
+    regions_of(cohort.labels, settings.cohorts[name].regions)
     refuse_other_files(folder, cohort)
     sha256: dict[Path, str] = {}
     for path in files_of(cohort):

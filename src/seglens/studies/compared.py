@@ -19,7 +19,7 @@ from seglens.diffing.methods import alignment_methods
 from seglens.diffing.records import PairFigures, PairRecord
 from seglens.runtime.progress import Progress
 from seglens.shapes import Extent, grid_of
-from seglens.studies.settings import SegmenterSettings
+from seglens.studies.segmenter_settings import SegmenterSettings
 from seglens.studies.variants import REORDERED, RESEEDED, ROTATED
 
 PROBE_SLICES = 200

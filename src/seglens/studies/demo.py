@@ -1,11 +1,11 @@
 """The study that ``seglens demo`` runs: phantom cohorts, every stage."""
 
+from seglens.studies.segmenter_settings import SegmenterSettings
 from seglens.studies.settings import (
     CohortSettings,
     DictionarySettings,
     FailureSettings,
     PhantomSettings,
-    SegmenterSettings,
     SplitShares,
     SteeringSettings,
     StudySettings,
@@ -33,7 +33,6 @@ def _full(seed: int) -> StudySettings:
         seed=seed,
         sequences=["T1c", "FLAIR"],
         size=128,
-        regions=REGIONS,
         cohorts={name: _phantom(name, 56) for name in ("healthy", "adult", "pediatric", "ssa")},
         segmenters={
             "healthy": SegmenterSettings(cohort="healthy", steps=250),
@@ -57,7 +56,6 @@ def _quick(seed: int) -> StudySettings:
         seed=seed,
         sequences=["T1c", "FLAIR"],
         size=64,
-        regions=REGIONS,
         cohorts={name: _phantom(name, 10, slices=6) for name in ("adult", "pediatric")},
         segmenters={
             "adult": SegmenterSettings(cohort="adult", steps=40, batch_size=8),
@@ -75,4 +73,5 @@ def _phantom(population: str, subjects: int, slices: int = 10) -> CohortSettings
     return CohortSettings(
         phantom=PhantomSettings(population=population, subjects=subjects, slices=slices),  # type: ignore[arg-type]
         fractions=FRACTIONS,
+        regions=REGIONS,
     )

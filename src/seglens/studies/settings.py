@@ -6,34 +6,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from seglens.cohorts.foreground import AUTO, check_rule
 from seglens.cohorts.label_names import alike
 from seglens.cohorts.source_options import Flag, SourceOptions
 from seglens.foreign.yaml_text import MAX_CHARACTERS, Parsed, YamlError, parse_yaml
 from seglens.runtime.suggestions import did_you_mean
-from seglens.segmenters.pretrained import refuse_unpinned
 from seglens.studies.blocks import NO_SUCH_NAME, unknown, with_blocks
 from seglens.studies.entries import asked_twice, unknown_names
-from seglens.studies.hookpoints import hookpoints_or_auto
+from seglens.studies.segmenter_settings import SegmenterSettings
+from seglens.studies.setting_types import Count, CountOrAuto, Hookpoints, Label, Percentile, Rate, Share
 
-# strict: "yes" is not 1, and "10" in quotes is a text
-Share = Annotated[float, Field(strict=True, ge=0, le=1)]
-Count = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
-
-
-def _count_or_auto(value: Any) -> Any:
-    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ValueError(f"{value!r} is neither a whole number from 1 on nor auto")
-    return value
-
-
-Hookpoints = Annotated[tuple[str, ...] | Literal["auto"], BeforeValidator(hookpoints_or_auto)]
-CountOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_count_or_auto)]
-Label = Annotated[int, Field(strict=True, ge=1, lt=256)]
-Rate = Annotated[float, Field(strict=True, gt=0)]
-Percentile = Annotated[float, Field(strict=True, ge=0, le=100)]
 _NAME = re.compile(r"[^\W_][\w .+-]{0,59}")
 _MAX_NAME_BYTES = 60
 
@@ -108,6 +92,7 @@ class CohortSettings(_Strict):
         fractions: shares of the patients in each split.
         slices_per_volume: at most so many lesion slices a volume, evenly spaced; None takes all.
         lesion_free_share: share of the kept slices that show no lesion.
+        regions: name to label values that are also scored as one on whole volumes, such as ``{WT: [1, 2, 3]}``.
     """
 
     sources: list[SourceSettings] = []
@@ -115,51 +100,13 @@ class CohortSettings(_Strict):
     fractions: SplitShares = SplitShares()
     slices_per_volume: Count | None = None
     lesion_free_share: Share = 0.2
+    regions: dict[str, list[Label]] = {}
 
     @model_validator(mode="after")
     def _one_origin(self) -> "CohortSettings":
         if bool(self.sources) == (self.phantom is not None):
             raise ValueError("give either sources or phantom")
         return self
-
-
-class SegmenterSettings(_Strict):
-    """One model to train.
-
-    Attributes:
-        cohort: on whose ``train`` split.
-        architecture: ``segformer-b0`` to ``segformer-b5``, ``unet``, or one that an installed package adds.
-        steps: optimiser steps.
-        batch_size: slices a step.
-        learning_rate: peak; None takes the default of the training.
-        init_from: another segmenter of the study to start from, so that two cohorts' models share a start.
-        pretrained: a folder of pretrained weights, or a model of the Hugging Face hub and its commit, such as
-            ``nvidia/mit-b0@<commit>``; where the hub's cache does not have it, this one setting reaches the network.
-        hookpoints: where it is opened; None takes the study's.
-    """
-
-    cohort: str
-    architecture: str = "segformer-b0"
-    steps: Count = 2000
-    batch_size: Count = 16
-    learning_rate: Rate | None = None
-    init_from: str | None = None
-    pretrained: str | None = None
-    hookpoints: Hookpoints | None = None
-
-    @field_validator("architecture")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        from seglens.segmenters.architectures import architecture_named  # brings torch
-
-        return architecture_named(name).name
-
-    @field_validator("pretrained")
-    @classmethod
-    def _pinned(cls, name: str | None) -> str | None:
-        if name is not None:
-            refuse_unpinned(name)
-        return name
 
 
 class DictionarySettings(_Strict):
@@ -224,7 +171,6 @@ class StudySettings(_Strict):
         clip_percentiles: low and high, 0..100: intensities are clipped to these of the foreground's, volume by volume.
         foreground: which pixels are normalised and shown, for all cohorts alike: ``brain``, ``nonzero``, ``none`` (all
             of them); ``auto`` is ``brain`` where every volume of every cohort is a stripped brain, else ``none``.
-        regions: name to label values that are also scored as one on whole volumes, such as ``{WT: [1, 2, 3]}``.
         cohorts: by name, of letters, digits, spaces and ``. _ + -``.
         segmenters: by name, as those; each also gets a dictionary of its own, fitted on its own cohort.
         hookpoints: where segmenters are opened, one name or a list; each takes those that it has. Each hookpoint gets
@@ -255,7 +201,6 @@ class StudySettings(_Strict):
     size: Annotated[int, Field(strict=True, ge=32, multiple_of=32)] = 256
     clip_percentiles: tuple[Percentile, Percentile] = (0.5, 99.5)
     foreground: str = AUTO
-    regions: dict[str, list[Label]] = {}
     cohorts: Annotated[dict[str, CohortSettings], Field(min_length=1)]
     segmenters: Annotated[dict[str, SegmenterSettings], Field(min_length=1)]
     hookpoints: Hookpoints = "auto"

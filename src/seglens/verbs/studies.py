@@ -34,14 +34,20 @@ def run(
     out: Out = Path("results"),
     jobs: Jobs = None,
     strict: Strict = False,
-    example: Annotated[bool, Parameter(help="Print a commented study file and stop.", negative="")] = False,
+    example: Annotated[
+        bool, Parameter(help="Print a commented study file and stop; `--example paper`: the paper's.", negative="")
+    ] = False,
 ) -> int:
     """Every stage on your own cohorts, one HTML report."""
-    from seglens.studies.example import EXAMPLE
+    from seglens.runtime.suggestions import did_you_mean
+    from seglens.studies.example import EXAMPLES
     from seglens.studies.settings import SettingsError, StudySettings
 
     if example:
-        print(EXAMPLE, end="")
+        name = "study" if study is None else str(study)
+        if name not in EXAMPLES:
+            raise SettingsError(f"no example {name!r}; {did_you_mean(name, EXAMPLES)}there are {', '.join(EXAMPLES)}")
+        print(EXAMPLES[name], end="")
         return DONE
     if study is None:
         raise SettingsError("no study file given; write one with `seglens run --example > study.yaml`")

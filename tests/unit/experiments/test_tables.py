@@ -21,7 +21,7 @@ from seglens.experiments.interpretation import best_latents, latents_by_class
 from seglens.experiments.pairs import DIFFERENT, SAME_RANDOM, TRAINED, pairs_alike, start_of
 from seglens.segmenters.scoring import SCHEMA, Scores
 from seglens.studies.demo import demo_settings
-from seglens.studies.settings import SegmenterSettings
+from seglens.studies.segmenter_settings import SegmenterSettings
 from seglens.studies.stages import Study
 
 

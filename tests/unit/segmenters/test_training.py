@@ -156,6 +156,18 @@ def test_the_rate_rises_and_falls():
     assert rate_at(0, replace(settings, warmup_share=0.0)) == 1.0
 
 
+def test_an_encoder_is_trained_at_its_own_rate():
+    untrained = build_segmenter(sequences=("T1",), labels=LABELS, size=32, settings=TINY_SEGFORMER).network
+    slow = replace(SETTINGS, learning_rate=1e-2, encoder_learning_rate=1e-30, weight_decay=0.0)
+    moved = train_segmenter(slices_of(), settings=slow).network
+    for name, before in untrained.named_parameters():
+        after = moved.get_parameter(name)
+        assert torch.allclose(before, after, atol=1e-12) == name.startswith("segformer."), name
+    wrapped = Segmenter.wrap(nn.Conv2d(1, len(LABELS), 1), sequences=("T1",), labels=LABELS, hookpoints={}, size=32)
+    with pytest.raises(ValueError, match=r"encoder_learning_rate is 1e-30, but .* has no encoder"):
+        train_segmenter(slices_of(), init_from=wrapped, settings=slow)
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_spoilt(tmp_path):
     def poison(images, masks, generator):
         return images * float("nan"), masks

@@ -11,7 +11,7 @@ from seglens.diffing.records import PairRecord
 from seglens.diffing.sharing import align
 from seglens.runtime.progress import silent
 from seglens.studies.compared import PROBE_SLICES, Compared, compare, probe_of, same_start
-from seglens.studies.settings import SegmenterSettings
+from seglens.studies.segmenter_settings import SegmenterSettings
 from seglens.studies.variants import REORDERED, RESEEDED, ROTATED, alive_latents, variant_store
 
 FIT = FitSettings(steps=20, batch_size=128)

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from seglens.studies.demo import demo_settings
-from seglens.studies.example import EXAMPLE
+from seglens.studies.example import EXAMPLE, PAPER
 from seglens.studies.settings import SettingsError, StudySettings
 
 MINIMAL = {
@@ -21,6 +21,38 @@ def test_the_printed_example_is_a_study(tmp_path):
     assert list(settings.cohorts) == ["adult", "pediatric"]
     assert settings.cohorts["adult"].sources[0].path == tmp_path / "data" / "BraTS2021"
     assert settings.segmenters["pediatric"].init_from == "adult"
+
+
+def test_the_paper_s_study(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(PAPER)
+    settings = StudySettings.read(path)
+    assert list(settings.cohorts) == ["adult", "pediatric", "ssa", "healthy"]
+    assert {own.architecture for own in settings.segmenters.values()} == {"segformer-b4", "unet"}
+    assert all(own.init_from is None for own in settings.segmenters.values())
+    assert (settings.size, settings.dictionaries.k, settings.dictionaries.expansion) == (256, 32, 16)
+    (ixi,) = settings.cohorts["healthy"].sources
+    assert len(ixi.labels) == 9
+    assert set(ixi.mask_values.values()) == set(ixi.labels)
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"steps": 10, "epochs": 2}, "steps and epochs are both given; give one"),
+        ({"network": {"widths": [8]}}, "segformer-b0 has no settings widths; it has hidden_sizes"),
+        ({"architecture": "unet", "encoder_learning_rate": 1e-4}, "unet has no encoder of its own rate"),
+        (
+            {"init_from": "adult", "pretrained": "nvidia/mit-b0@" + 40 * "a"},
+            "pretrained is given, but all weights come from init_from",
+        ),
+        ({"init_from": "adult", "network": {"depths": [1, 1, 1, 1]}}, "the whole network comes from init_from"),
+    ],
+)
+def test_settings_of_a_segmenter_that_contradict_each_other(own, message):
+    content = {**MINIMAL, "segmenters": {**MINIMAL["segmenters"], "other": {"cohort": "adult", **own}}}
+    with pytest.raises(SettingsError, match=message):
+        StudySettings.parse(content, "study.yaml")
 
 
 def test_every_fault_is_named_with_its_place(tmp_path):

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from seglens.runs import Run
     from seglens.segmenters.segmenter import Segmenter
     from seglens.segmenters.training import TrainingSettings
-    from seglens.studies.settings import SegmenterSettings, StudySettings
+    from seglens.studies.segmenter_settings import SegmenterSettings
+    from seglens.studies.settings import StudySettings
     from seglens.studies.stages import Study, Work
     from seglens.summaries import SegmenterRecord
 
@@ -27,7 +28,7 @@ def inputs(study: "Study", name: str) -> dict[str, Any]:
     own = study.settings.segmenters[name]
     return {
         "slices": study.own_slices(name, "train").hash,
-        "settings": own.model_dump(mode="json", exclude={"hookpoints"}),  # where it is opened changes no weight
+        "settings": identity(own),
         "init_from": study.segmenter(own.init_from).hash if own.init_from else None,
         "seed": study.settings.seed,
     }
@@ -48,12 +49,13 @@ def run(study: "Study", work: "Work", name: str) -> None:
             size=study.settings.size,
             seed=seed,
             pretrained=own.pretrained,
+            settings=own.network,
         )
     trained = train_segmenter(
         slices,
         architecture=own.architecture,
         init_from=start,
-        settings=training_settings(own),
+        settings=training_settings(own, len(slices)),
         seed=seed,
         device=study.device,
         checkpoint=work.checkpoint,
@@ -63,13 +65,31 @@ def run(study: "Study", work: "Work", name: str) -> None:
         trained.write(draft)
 
 
-def training_settings(own: "SegmenterSettings") -> "TrainingSettings":
-    """A study's settings of one segmenter as the trainer takes them."""
+def identity(own: "SegmenterSettings") -> dict[str, Any]:
+    """What of the settings changes a weight: not where the network is opened; what is not given is left out."""
+    later = ("epochs", "encoder_learning_rate", "network")
+    return own.model_dump(mode="json", exclude={"hookpoints", *(name for name in later if not getattr(own, name))})
+
+
+def training_settings(own: "SegmenterSettings", n_slices: int) -> "TrainingSettings":
+    """A study's settings of one segmenter as the trainer takes them.
+
+    Args:
+        own: the settings.
+        n_slices: of the training split; an epoch is as many steps as show each of them once.
+    """
     from dataclasses import replace
+    from math import ceil
 
     from seglens.segmenters.training import TrainingSettings
 
-    settings = TrainingSettings(steps=own.steps, batch_size=own.batch_size)
+    steps = own.steps if own.epochs is None else ceil(own.epochs * n_slices / own.batch_size)
+    settings = TrainingSettings(
+        steps=steps,
+        batch_size=own.batch_size,
+        encoder_learning_rate=own.encoder_learning_rate,
+        architecture_settings=own.network,
+    )
     return settings if own.learning_rate is None else replace(settings, learning_rate=own.learning_rate)
 
 

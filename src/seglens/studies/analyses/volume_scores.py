@@ -31,7 +31,7 @@ def inputs(study: "Study", name: str, cohort: str) -> dict[str, Any] | None:
     return {
         "segmenter": segmenter.hash,
         "cohort": identity_of(test, study.result("check", cohort).sha256),
-        "regions": {region: sorted(values) for region, values in study.settings.regions.items()},
+        "regions": {region: sorted(values) for region, values in study.settings.cohorts[cohort].regions.items()},
         "version": VERSION,
     }
 
@@ -42,7 +42,8 @@ def run(study: "Study", work: "Work", name: str, cohort: str) -> None:
     from seglens.segmenters.volume_scores import evaluate_volumes
 
     test = _test_cases(study, name, cohort)
-    scores = evaluate_volumes(study.segmenter(name), test, regions=study.settings.regions, progress=work.progress)
+    regions = study.settings.cohorts[cohort].regions
+    scores = evaluate_volumes(study.segmenter(name), test, regions=regions, progress=work.progress)
     with work.draft() as draft:
         draft.save_table("volumes", scores.table)
         draft.save_record("summaries", scores.summaries(), list[VolumeSummary])

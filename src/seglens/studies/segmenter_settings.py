@@ -1,0 +1,72 @@
+"""Settings of one segmenter of a study."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+
+from seglens.segmenters.pretrained import refuse_unpinned
+from seglens.studies.setting_types import Count, Hookpoints, Rate
+
+
+class SegmenterSettings(BaseModel):
+    """One model to train.
+
+    Attributes:
+        cohort: on whose ``train`` split.
+        architecture: ``segformer-b0`` to ``segformer-b5``, ``unet``, or one that an installed package adds.
+        steps: optimiser steps.
+        epochs: passes over the training slices, instead of ``steps``.
+        batch_size: slices a step.
+        learning_rate: peak; None takes the default of the training.
+        encoder_learning_rate: peak for the encoder alone, such as 6e-5 beside 6e-4 for a pretrained one
+            (SegFormer, arXiv 2105.15203, section 4.1); None: ``learning_rate``.
+        network: parts of the architecture to change, such as ``{features: [32, 32, 64, 128, 256, 32]}`` of a U-Net.
+        init_from: another segmenter of the study to start from, so that two cohorts' models share a start.
+        pretrained: a folder of pretrained weights, or a model of the Hugging Face hub and its commit, such as
+            ``nvidia/mit-b0@<commit>``; where the hub's cache does not have it, this one setting reaches the network.
+        hookpoints: where it is opened; None takes the study's.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    cohort: str
+    architecture: str = "segformer-b0"
+    steps: Count = 2000
+    epochs: Rate | None = None
+    batch_size: Count = 16
+    learning_rate: Rate | None = None
+    encoder_learning_rate: Rate | None = None
+    network: dict[str, Any] = {}
+    init_from: str | None = None
+    pretrained: str | None = None
+    hookpoints: Hookpoints | None = None
+
+    @field_validator("architecture")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        from seglens.segmenters.architectures import architecture_named  # brings torch
+
+        return architecture_named(name).name
+
+    @field_validator("pretrained")
+    @classmethod
+    def _pinned(cls, name: str | None) -> str | None:
+        if name is not None:
+            refuse_unpinned(name)
+        return name
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SegmenterSettings":
+        from seglens.segmenters.architectures import architecture_named
+
+        row = architecture_named(self.architecture)
+        row.describe(1, 2, self.network)
+        if self.epochs is not None and "steps" in self.model_fields_set:
+            raise ValueError("steps and epochs are both given; give one")
+        if self.network and self.init_from is not None:
+            raise ValueError("network is given, but the whole network comes from init_from; leave out one")
+        if self.pretrained is not None and self.init_from is not None:
+            raise ValueError("pretrained is given, but all weights come from init_from; leave out one")
+        if self.encoder_learning_rate is not None and row.encoder is None:
+            raise ValueError(f"{row.name} has no encoder of its own rate; leave out encoder_learning_rate")
+        return self
