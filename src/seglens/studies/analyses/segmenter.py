@@ -66,7 +66,7 @@ def run(study: "Study", work: "Work", name: str) -> None:
 
 
 def identity(own: "SegmenterSettings") -> dict[str, Any]:
-    """What of the settings changes a weight: not where the network is opened; what is not given is left out."""
+    """Settings that change a weight: not where the network is opened; what is not given is left out."""
     later = ("epochs", "encoder_learning_rate", "network")
     return own.model_dump(mode="json", exclude={"hookpoints", *(name for name in later if not getattr(own, name))})
 
