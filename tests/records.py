@@ -145,7 +145,7 @@ def alignment(
         "target": "b",
         "ceiling_other_seed": 0.0,
         "calibrated": (shared - floor) / (ceiling - floor) if known else None,  # type: ignore[operator]
-        "functional": FunctionRecord(None, None, None, None),
+        "functional": FunctionRecord(None, None, None, None, True),
         "tau": 0.8,
     }
     return AlignmentRecord(shared=shared, floor=floor, ceiling=ceiling, **(given | more))

@@ -197,7 +197,7 @@ def failure_results(segmenter: str, cohort: str) -> list[FailureRecord]:
 
 def aligned(source: str, target: str, place: int) -> AlignmentRecord:
     """One pair; the U-Net is not comparable by weights."""
-    functional = FunctionRecord(0.04, 0.31, 0.12, 0.46)
+    functional = FunctionRecord(0.04, 0.31, 0.12, 0.46, True)
     if "unet" in source + target:
         functional = replace(functional, matched_by_weight=None)
         bounds = dict.fromkeys(("floor", "ceiling", "ceiling_other_seed", "tau"))

@@ -78,6 +78,23 @@ def functional_alignment(
     return FunctionalAlignment(pairs, mean, source.n, len(live_a), len(live_b))
 
 
+def calibrated_correlation(found: float, null: float, ceiling: float) -> float | None:
+    """A mean correlation by function between the null and the ceiling of its own pair.
+
+    The more latents there are to choose among, and the more tokens are averaged to a common grid, the higher is what an
+    optimal assignment finds in noise: raw figures of other widths and grids do not compare.
+
+    Args:
+        found: `FunctionalAlignment.mean_correlation` of the pair.
+        null: the same on tokens of other slices.
+        ceiling: the same of two dictionaries of one model.
+
+    Returns:
+        0 at the null, 1 at the ceiling; None where they do not part.
+    """
+    return (found - null) / (ceiling - null) if ceiling > null else None
+
+
 def pair_correlations(
     source: Codes, target: Codes, source_latents: Int64[Tensor, " p"], target_latents: Int64[Tensor, " p"]
 ) -> Float[Tensor, " p"]:

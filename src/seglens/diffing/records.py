@@ -38,6 +38,7 @@ class PairRecord:
         figures: of the pair.
         bounds_by_side: the floors and ceilings of which `figures` are means, source first.
         n_probe_slices: on which codes were compared.
+        same_shape: both have as many latents and the same token grid; only such pairs compare by raw correlation.
     """
 
     source: str
@@ -46,16 +47,35 @@ class PairRecord:
     figures: PairFigures
     bounds_by_side: Mapping[str, tuple[float, ...]]
     n_probe_slices: int
+    same_shape: bool
 
 
 @dataclass(frozen=True)
 class FunctionRecord:
-    """Mean correlation of codes: of pairs matched by weight and by function, and the latter's bounds."""
+    """Mean correlation of codes: of pairs matched by weight and by function, and the latter's bounds.
+
+    Attributes:
+        matched_by_weight: of the shared pairs; None where weights cannot be compared or nothing is shared.
+        matched_by_function: of the optimal assignment.
+        floor: the same with codes of other slices.
+        ceiling: the same of two dictionaries of one model.
+        same_shape: see `PairRecord`.
+    """
 
     matched_by_weight: float | None
     matched_by_function: float | None
     floor: float | None
     ceiling: float | None
+    same_shape: bool
+
+    @property
+    def calibrated(self) -> float | None:
+        """Correlation by function between the pair's own bounds: 0 the floor, 1 the ceiling; None without both."""
+        from seglens.diffing.functional import calibrated_correlation
+
+        if self.matched_by_function is None or self.floor is None or self.ceiling is None:
+            return None
+        return calibrated_correlation(self.matched_by_function, self.floor, self.ceiling)
 
 
 @dataclass(frozen=True)

@@ -130,19 +130,31 @@ def _read_share(calibrated: float) -> str:
 
 
 def _together(entries: Sequence[AlignmentRecord]) -> Iterable[str]:
-    by_weight = [entry.functional.matched_by_weight for entry in entries]
-    by_function = [entry.functional.matched_by_function for entry in entries]
-    nulls = [entry.functional.floor for entry in entries]
+    """Correlation of codes; raw figures only of pairs of one shape, for others start from another chance."""
+    alike = [entry.functional for entry in entries if entry.functional.same_shape]
     parts = []
-    if any(value is not None for value in by_weight):
-        parts.append(f"latents matched by weight fire together with a mean correlation of {span(by_weight, number)}")
-    if any(value is not None for value in by_function):
-        text = f"matched by function instead, {span(by_function, number)}"
-        null = span(nulls, number)
-        parts.append(text + (f" (null: {null})" if null != UNDEFINED else ""))
+    if any(one.matched_by_weight is not None for one in alike):
+        by_weight = span((one.matched_by_weight for one in alike), number)
+        parts.append(f"latents matched by weight fire together with a mean correlation of {by_weight}")
+    if any(one.matched_by_function is not None for one in alike):
+        text = f"matched by function instead, {span((one.matched_by_function for one in alike), number)}"
+        null = span((one.floor for one in alike), number)
+        text += f" (null: {null})" if null != UNDEFINED else ""
+        calibrated = span((one.calibrated for one in alike), number)
+        parts.append(text + (f", {calibrated} between null and one model twice" if calibrated != UNDEFINED else ""))
+    others = [entry for entry in entries if not entry.functional.same_shape]
+    over = [
+        f"{pair_of(entry)} {number(entry.functional.matched_by_function)} (null: {number(entry.functional.floor)})"
+        for entry in others
+        if entry.functional.matched_by_function is not None
+    ]
+    if over:
+        parts.append(
+            "of dictionaries of different width or grid, whose correlations compare with their own null alone and with "
+            f"no other pair's: {', '.join(over)}"
+        )
     if parts:
-        text = "; ".join(parts)
-        yield f"On the same slices, {text}."
+        yield f"On the same slices, {'; '.join(parts)}."
 
 
 def _failures(summary: Summary) -> Iterable[str]:

@@ -118,6 +118,7 @@ def compare(
         figures=figures,
         bounds_by_side={name: tuple(values) for name, values in bounds.items()},
         n_probe_slices=sum(len(slices) for slices in probes),
+        same_shape=seen[0].grid == seen[1].grid and codes[0].n_latents == codes[1].n_latents,
     )
     draft.save_record("pair", pair)
     progress(3, 3)

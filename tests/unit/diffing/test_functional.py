@@ -9,6 +9,7 @@ import torch
 from seglens.dictionaries.codes import Codes
 from seglens.diffing.alignment import Alignment
 from seglens.diffing.functional import (
+    calibrated_correlation,
     common_grid,
     firing_overlap,
     functional_alignment,
@@ -139,3 +140,21 @@ def test_refusals():
     for grid, to in (((1, 3, 3), (1, 1, 1)), ((1, 3, 4), (1, 4, 4)), ((1, 3, 4), (2, 3, 4))):
         with pytest.raises(ValueError, match="12 tokens"):
             pool_codes(a, grid, to)
+
+
+def test_a_wider_dictionary_finds_more_in_noise_and_no_more_when_calibrated():
+    """Codes that have nothing in common: sixteen times the latents to choose among look twice as alike."""
+    source = Codes.from_dense(random_codes(200, 10, 0))
+    raw, calibrated = [], []
+    for width in (10, 160):
+        found, null = (
+            functional_alignment(source, Codes.from_dense(random_codes(200, width, seed))).mean_correlation
+            for seed in (1, 2)
+        )
+        ceiling = functional_alignment(source, source).mean_correlation
+        raw.append(found)
+        calibrated.append(calibrated_correlation(found, null, ceiling))
+    assert raw[1] > raw[0] + 0.05
+    assert calibrated == pytest.approx([0, 0], abs=0.04)
+    assert calibrated_correlation(0.3, 0.2, 0.2) is None
+    assert calibrated_correlation(0.3, 0.2, 0.4) == pytest.approx(0.5)

@@ -8,13 +8,13 @@ from seglens.documents import from_document, to_document
 
 
 def test_a_pair_by_function_alone_says_nothing_of_weights():
-    pair = PairRecord("a", "b", False, PairFigures(0.3, None), {}, 24)
+    pair = PairRecord("a", "b", False, PairFigures(0.3, None), {}, 24, False)
     assert to_document(pair)["figures"] == {"functional": 0.3, "functional_floor": None}
     assert from_document(json.dumps(to_document(pair)), PairRecord, "pair.json") == pair
 
 
 def test_bounds_keep_their_sides():
-    pair = PairRecord("a", "b", True, PairFigures(0.3, 0.1, floor=0.5), {"floor": (0.4, 0.6)}, 24)
+    pair = PairRecord("a", "b", True, PairFigures(0.3, 0.1, floor=0.5), {"floor": (0.4, 0.6)}, 24, True)
     again = from_document(json.dumps(to_document(pair)), PairRecord, "pair.json")
     assert again.bounds_by_side["floor"] == (0.4, 0.6)
     assert again.figures.floor == 0.5

@@ -27,7 +27,7 @@ def test_each_pair_shows_floor_share_ceiling_in_their_places() -> None:
 
 
 def test_numbers_stand_beside_the_drawing() -> None:
-    functional = FunctionRecord(0.04, 0.31, 0.12, None)
+    functional = FunctionRecord(0.04, 0.31, 0.12, None, True)
     entry = alignment(0.58, functional=functional, same_segmenter_start=False, same_sae_seed=True)
     for width in (WIDE, NARROW):
         text = " ".join(words(range_chart(range_rows(summary(alignments=[entry])), width=width)))

@@ -51,10 +51,19 @@ def test_many_pairs_are_one_sentence_with_the_extremes() -> None:
 
 
 def test_what_fires_together_is_said_with_its_null() -> None:
-    functional = FunctionRecord(0.04, 0.31, 0.12, None)
+    functional = FunctionRecord(0.04, 0.31, 0.12, None, True)
     text = text_of(alignments=[alignment(0.8, 0.6, 0.9, functional=functional)])
     assert "matched by weight fire together with a mean correlation of 0.04" in text
     assert "by function instead, 0.31 (null: 0.12)" in text
+
+
+def test_correlations_of_other_widths_stand_in_no_range() -> None:
+    """A wider dictionary has more latents to choose among: .32 above a null of .30 is less than .20 above .09."""
+    wide, narrow = FunctionRecord(None, 0.32, 0.30, None, False), FunctionRecord(0.04, 0.20, 0.09, 0.31, True)
+    text = text_of(alignments=[alignment(None, functional=wide), alignment(0.8, 0.6, 0.9, functional=narrow)])
+    assert "by function instead, 0.20 (null: 0.09), 0.50 between null and one model twice" in text
+    assert "0.20 to 0.32" not in text
+    assert "0.32 (null: 0.30)" in text
 
 
 def test_recovered_failures_are_said_beside_random_ones() -> None:

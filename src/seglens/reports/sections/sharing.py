@@ -121,7 +121,8 @@ def _matrix(entries: Sequence[AlignmentRecord], where: str) -> Block:
 def _pair_cell(entry: AlignmentRecord) -> Cell:
     raw, calibrated = entry.shared, entry.calibrated
     if raw is None:
-        return Cell(UNDEFINED, f"by function {number(entry.functional.matched_by_function)}")
+        codes = entry.functional
+        return Cell(UNDEFINED, f"by function {number(codes.matched_by_function)} (its null {number(codes.floor)})")
     fill, ink = heat(calibrated) if calibrated is not None else ("", "")
     bounds = f"[{percent(entry.floor)} – {percent(entry.ceiling)}]"
     return Cell(number(calibrated), f"{percent(raw)} shared, {percent(1 - raw)} specific {bounds}", fill, ink)
@@ -132,7 +133,13 @@ def _numbers(entries: Sequence[AlignmentRecord]) -> Block:
     for entry in entries:
         shares = (entry.floor, entry.shared, entry.ceiling, entry.ceiling_other_seed)
         codes = entry.functional
-        together = (codes.matched_by_weight, codes.matched_by_function, codes.floor, codes.ceiling)
+        together = (
+            codes.matched_by_weight,
+            codes.matched_by_function,
+            codes.floor,
+            codes.ceiling,
+            codes.calibrated,
+        )
         rows.append(
             (
                 head(pair_of(entry), _circumstances(entry)),
@@ -144,12 +151,14 @@ def _numbers(entries: Sequence[AlignmentRecord]) -> Block:
         )
     columns = (
         "Pair", "Floor", "Raw share", "Ceiling", "Ceiling, other seed", "Calibrated", "Correlation, by weight",
-        "… by function", "… null", "… same model", "Dead left out",
+        "… by function", "… null", "… same model", "… calibrated", "Dead left out",
     )  # fmt: skip
     note = (
         "Shares are of the live latents of the narrower side; dead latents (source / target) are left out and counted. "
         "“Ceiling, other seed”: what the criterion finds between two dictionaries of one and the same model when only "
-        "their seed differs. “… same model”: correlation by function of those two."
+        "their seed differs. “… same model”: correlation by function of those two. "
+        "Correlations by function of dictionaries of different width or token grid start from different nulls: across "
+        "such pairs compare the calibrated ones (0 the null, 1 the same model)."
     )
     return table("Every pair in numbers", columns, rows, note)
 

@@ -44,6 +44,7 @@ def inputs(study: "Study", source: str, target: str) -> dict[str, Any]:
         "tau": study.settings.tau,
         "seed": study.settings.seed,
         "notes": _notes(study.settings, source, target),
+        "version": 2,
     }
 
 
@@ -108,7 +109,11 @@ def _record(artifact: "Artifact") -> "AlignmentRecord":
         ceiling_other_seed=figures.ceiling_other_seed,
         calibrated=None,
         functional=FunctionRecord(
-            figures.function, figures.functional, figures.functional_floor, figures.functional_ceiling
+            figures.function,
+            figures.functional,
+            figures.functional_floor,
+            figures.functional_ceiling,
+            pair.same_shape,
         ),
     )
     if not pair.comparable_by_weights:
