@@ -1,16 +1,30 @@
-"""Figure 3: on what the latents of two architectures spend their activation, trained and described on one cohort."""
+"""Figure 3: on what the latents of two architectures spend their activation, trained and described on one cohort.
 
-from collections.abc import Mapping
+Both are opened at the middle stage of their encoders, as the paper opens its networks, with a k that fits the width.
+The share of tumour latents is far from a middle stage at the first layer of a network with skip connections, and far
+from 0 in a network that has learnt nothing: the same with random weights stands beside each.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
-from seglens.dictionaries.quality import QualityRecord
-from seglens.experiments.experiment import Experiment, ExperimentResult, Figure, NotApplicableError, Published
+from seglens.activations.live import live_activations
+from seglens.artifacts import Draft
+from seglens.dictionaries.lens import Lens
+from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.experiments.experiment import Experiment, ExperimentResult, Figure, NotApplicableError, Published, part
 from seglens.runtime.progress import Progress
-from seglens.semantics.atlas import LatentAtlas
+from seglens.segmenters.architectures import build_segmenter
+from seglens.segmenters.segmenter import Segmenter
+from seglens.semantics.atlas import LatentAtlas, describe
 from seglens.semantics.describing import category_mass
 from seglens.studies.segmenter_settings import SegmenterSettings
 from seglens.studies.stages import Study
+from seglens.studies.variants import fit_to_store
+
+TRAINED, UNTRAINED = "trained", "untrained"
 
 
 def run(study: Study, progress: Progress) -> ExperimentResult:
@@ -20,25 +34,30 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
         raise NotApplicableError("needs two architectures trained on one cohort")
     rows, facts = [], []
     for number, name in enumerate(names):
-        own = study.settings.segmenters[name]
-        atlas = LatentAtlas.read(study.result("atlas", name))
-        quality = study.result("quality", name).record("quality", QualityRecord)
-        for category, share in category_mass(atlas.table, atlas.labels).items():
-            rows.append((own.cohort, name, own.architecture, category, share))
-        tumour = sum(rate for label, rate in atlas.base_rates.items() if label != atlas.labels[0])
-        facts.append(
-            {
-                "segmenter": name,
-                "architecture": own.architecture,
-                "hookpoint": study.hookpoint(name),
-                "live latents": int((~atlas.table["dead"]).sum()),
-                "foreground share of pixels": tumour,
-                "explained variance": quality.explained_variance,
-                "the same, untrained segmenter": quality.control_explained_variance,
-            }
-        )
+        own, trained = study.settings.segmenters[name], study.segmenter(name)
+        effects = study.result("effects", name).table("effects")
+        hookpoint = middle_stage(list(trained.hookpoints), dict(effects.select("hookpoint", "tokens").iter_rows()))
+        for weights in (TRAINED, UNTRAINED):
+            atlas, dictionary = _opened(study, name, hookpoint, weights)
+            for category, share in category_mass(atlas.table, atlas.labels).items():
+                rows.append((own.cohort, name, own.architecture, weights, category, share))
+            facts.append(
+                {
+                    "segmenter": name,
+                    "architecture": own.architecture,
+                    "weights": weights,
+                    "hookpoint": hookpoint,
+                    "width": dictionary.d_in,
+                    "k": dictionary.k,
+                    "latents": dictionary.n_latents,
+                    "dead share": float(atlas.table["dead"].sum()) / atlas.table.height,
+                    "foreground share of pixels": sum(
+                        rate for label, rate in atlas.base_rates.items() if label != atlas.labels[0]
+                    ),
+                }
+            )
         progress(number + 1, len(names))
-    columns = ("cohort", "segmenter", "architecture", "category", "share of activation mass")
+    columns = ("cohort", "segmenter", "architecture", "weights", "category", "share of activation mass")
     table = pl.DataFrame(rows, schema=columns, orient="row")
     return ExperimentResult(
         {"activation mass": table, "segmenters": pl.DataFrame(facts, infer_schema_length=None)},
@@ -47,10 +66,24 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
             "Each latent belongs to the category that its rule-based name gives it (tumour classes, boundary, "
             "background, or mixed where no class stands out); the bars are the share of all activation that lies in "
             "the latents of each category, on slices that the segmenter was not trained on.",
-            "The share depends on the hookpoint as much as on the architecture: the two are opened at the stages named "
-            "in the table, whose width and resolution differ. One segmenter an architecture is no sample of either.",
+            "Both architectures are opened at the middle stage of their encoders. The share depends on the stage as "
+            "much as on the architecture; and a network of the same architecture that has learnt nothing, with a "
+            "dictionary of its own, has one too: only what lies above that floor is learnt.",
+            *floor_words(table),
+            "One segmenter an architecture is no sample of either.",
         ],
     )
+
+
+def middle_stage(hookpoints: Sequence[str], tokens: Mapping[str, int]) -> str:
+    """The middle one of the stages down to the coarsest grid.
+
+    Args:
+        hookpoints: in the order in which a forward pass reaches them.
+        tokens: of a sample at each.
+    """
+    coarsest = min(range(len(hookpoints)), key=lambda place: (tokens[hookpoints[place]], place))
+    return hookpoints[(coarsest + 1) // 2]
 
 
 def comparable(segmenters: Mapping[str, SegmenterSettings]) -> list[str]:
@@ -67,9 +100,70 @@ def comparable(segmenters: Mapping[str, SegmenterSettings]) -> list[str]:
 
 
 def headlines(table: pl.DataFrame) -> dict[str, float | None]:
-    """Share of activation on tumour latents of each segmenter."""
-    rows = table.filter(pl.col("category") == "foreground").iter_rows(named=True)
-    return {f"tumour share, {row['segmenter']} ({row['architecture']})": row[table.columns[-1]] for row in rows}
+    """Share of activation on tumour latents of each segmenter, and of the same with random weights."""
+    found: dict[str, float | None] = {}
+    for row in table.filter(pl.col("category") == "foreground").iter_rows(named=True):
+        name = f"tumour share, {row['segmenter']} ({row['architecture']})"
+        found[name if row["weights"] == TRAINED else f"{name}, untrained"] = row["share of activation mass"]
+    return found
+
+
+def floor_words(table: pl.DataFrame) -> list[str]:
+    """One sentence a segmenter: its tumour share beside its floor."""
+    shares = table.filter(pl.col("category") == "foreground").pivot(
+        "weights", index=["segmenter", "architecture"], values="share of activation mass"
+    )
+    return [
+        f"{row['segmenter']} ({row['architecture']}): {row[TRAINED]:.1%} of the activation lies in tumour latents, "
+        f"{row[UNTRAINED]:.1%} untrained"
+        + ("." if row[TRAINED] > row[UNTRAINED] else ": nothing of it is learnt, as far as this share tells.")
+        for row in shares.iter_rows(named=True)
+    ]
+
+
+def _opened(study: Study, name: str, hookpoint: str, weights: str) -> tuple[LatentAtlas, SparseAutoencoder]:
+    """Atlas and dictionary of a stage, of the trained segmenter or of one with random weights."""
+    segmenter, seed = study.segmenter(name), study.settings.seed
+    if weights == UNTRAINED:
+        segmenter = _untrained(study, name)
+    slices, unseen = study.own_slices(name, "train"), study.unseen_slices(name)
+    settings = study.settings.dictionaries.model_copy(update={"k": "auto", "expansion": "auto"})
+
+    def fit(draft: Draft, progress: Progress) -> None:
+        store = live_activations(segmenter, slices, hookpoint)
+        fitted = fit_to_store(
+            store, settings, seeds=(seed, seed), device=study.device, checkpoint=None, progress=progress
+        )
+        fitted.write(draft)
+
+    inputs: dict[str, Any] = {
+        "segmenter": segmenter.hash,
+        "slices": slices.hash,
+        "hookpoint": hookpoint,
+        "settings": settings.model_dump(mode="json", exclude={"controls"}),
+        "seed": seed,
+    }
+    stage = f"{name}-{hookpoint}-{weights}"
+    dictionary = SparseAutoencoder.read(part(study, f"architecture-dictionary/{stage}", "dictionary", inputs, fit))
+
+    def make(draft: Draft, progress: Progress) -> None:
+        describe(Lens(segmenter, dictionary), unseen, top_k=study.settings.atlas_top_k, progress=progress).write(draft)
+
+    inputs = {"dictionary": dictionary.hash, "slices": unseen.hash, "top_k": study.settings.atlas_top_k}
+    return LatentAtlas.read(part(study, f"architecture-atlas/{stage}", "atlas", inputs, make)), dictionary
+
+
+def _untrained(study: Study, name: str) -> Segmenter:
+    """The same architecture with other random weights than the segmenter may have started from."""
+    trained, own = study.segmenter(name), study.settings.segmenters[name]
+    return build_segmenter(
+        own.architecture,
+        sequences=trained.sequences,
+        labels=trained.labels,
+        size=trained.size,
+        seed=study.settings.seed + 1,
+        settings=own.network,
+    ).to(trained.device)
 
 
 EXPERIMENT = Experiment(
@@ -84,12 +178,14 @@ EXPERIMENT = Experiment(
             "Share of activation by category of latents",
             x="category",
             y="share of activation mass",
-            series="architecture",
+            series="weights",
             panel="segmenter",
+            caption="Untrained: the same architecture with random weights, a dictionary of its own.",
         ),
     ),
     published={
         "tumour share, adult (segformer-b0)": Published(0.288, "section 4.2, SegFormer-B4, 100 BraTS adults"),
         "tumour share, adult-unet (unet)": Published(0.028, "section 4.2, U-Net, 100 BraTS adults"),
     },
+    version=2,
 )
