@@ -24,6 +24,9 @@ from seglens.foreign.tensors import WeightsError
 WHERE_WEIGHTS_ARE = ("state_dict", "model_state_dict", "network_weights", "model")
 MAX_STEPS = 1_000_000
 """Instructions; a tensor takes about thirty."""
+LONG_PROGRAM = 8
+"""A long program may have so many times `MAX_STEPS`, one for two of its bytes at most: in the log of a training, NumPy's
+numbers, an instruction takes three to four."""
 MAX_PROGRAM_BYTES = 2**26
 MAX_DIMENSIONS = 64
 MAX_TIMES = 16
@@ -143,7 +146,7 @@ class _TorchMachine(Machine):
 
     def __init__(self, origin: str, n_bytes: int):
         super().__init__(origin, n_bytes)
-        self.max_steps = self._spare_pairs = MAX_STEPS
+        self.max_steps = self._spare_pairs = max(MAX_STEPS, min(n_bytes // 2, LONG_PROGRAM * MAX_STEPS))
         self.functions = {**FUNCTIONS, **_TORCH_FUNCTIONS}
         self.storages: dict[str, _Storage] = {}
 

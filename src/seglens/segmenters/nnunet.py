@@ -12,7 +12,7 @@ from torch import Tensor
 from seglens.cohorts.label_names import BACKGROUND, FOREGROUND, spoken
 from seglens.cohorts.sequences import canonical_sequence
 from seglens.foreign.plan_network import NetworkPlan
-from seglens.foreign.plans import PLANS, ModelPlan, read_plan
+from seglens.foreign.plans import PLANS, ModelPlan, configurations, read_plan
 from seglens.foreign.tensors import WeightsError, read_checkpoint
 from seglens.segmenters.nnunet_network import NnunetNetwork, hookpoints_of
 from seglens.segmenters.segmenter import Segmenter
@@ -77,6 +77,7 @@ def open_folder(path: Path, folds: Sequence[str] | None = None, *, checkpoint: s
     if len(inside) > 1:
         raise ValueError(f"{path} holds {', '.join(one.name for one in inside[:10])}; give the path of one of them")
     (folder,) = inside
+    configurations(folder)  # another kind of folder is told by its plans
     present = _folds(folder, checkpoint)
     chosen = list(dict.fromkeys(folds)) if folds is not None else [one for one in present if one != "all"] or present
     absent = [one for one in chosen if one not in present]

@@ -3,11 +3,13 @@
 import zipfile
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from seglens.foreign.torch_files import read_torch
+from seglens.foreign.arrays import ArrayError
+from seglens.foreign.torch_files import read_torch, read_torch_beside
 
 
 def contents():
@@ -58,6 +60,17 @@ def test_as_torch_reads_it(tmp_path, name, zipped):
         for key, tensor in expected.items():
             assert (read[key].dtype, read[key].stride()) == (tensor.dtype, tensor.stride())
             assert read[key].tolist() == tensor.tolist()
+
+
+def test_a_long_log_of_numbers_may_stand_beside_the_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr("seglens.foreign.torch_files.MAX_STEPS", 1000)
+    log = [np.float64(number / 7) for number in range(200)]
+    torch.save({"network_weights": {"w": torch.ones(2)}, "logging": {"dice": log}, "epoch": 7}, tmp_path / "w.pt")
+    weights, beside = read_torch_beside(tmp_path / "w.pt", {"epoch": ("epoch",), "none": ("logging", "loss")})
+    assert weights["w"].tolist() == [1, 1] and beside == {"epoch": 7}
+    assert read_torch_beside(tmp_path / "w.pt", {"dice": ("logging", "dice")})[1] == {"dice": log}
+    with pytest.raises(ArrayError, match=r"holds a Storage|holds a View"):
+        read_torch_beside(tmp_path / "w.pt", {"weights": ("network_weights",)})
 
 
 def test_shared_storages_stay_shared(tmp_path):

@@ -78,7 +78,7 @@ def test_open_says_what_a_model_is_and_what_cannot_be_opened(tmp_path, capsys):
     assert "hookpoint    module" in capsys.readouterr().out
     other = folder.with_name("nnUNetTrainer__nnUNetPlans__3d_cascade_fullres")
     other.mkdir()
-    (other / "plans.json").write_text("{}")
+    (other / "plans.json").write_text((folder / "plans.json").read_text())
     assert run("open", folder.parent, "--device", "cpu") == 0
     said = capsys.readouterr().out
     assert (
