@@ -25,8 +25,8 @@ WHERE_WEIGHTS_ARE = ("state_dict", "model_state_dict", "network_weights", "model
 MAX_STEPS = 1_000_000
 """Instructions; a tensor takes about thirty."""
 LONG_PROGRAM = 8
-"""A long program may have so many times `MAX_STEPS`, one for two of its bytes at most: in the log of a training, NumPy's
-numbers, an instruction takes three to four."""
+"""A long program may have so many times `MAX_STEPS`, one for two of its bytes at most. In a training's log of NumPy's
+numbers an instruction takes three to four."""
 MAX_PROGRAM_BYTES = 2**26
 MAX_DIMENSIONS = 64
 MAX_TIMES = 16
