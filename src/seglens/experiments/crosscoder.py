@@ -2,39 +2,56 @@
 
 The criterion of the paper compares weights, and calls a common seed shared (``shared``). Here both segmenters see the
 same slices, and a latent is shared when one code decodes into both (`seglens.diffing.crosscoder`); the same is done
-where there is nothing to share, and where everything is.
+where there is nothing to share, and where everything is. An untrained network that sees the same slices shares a part
+of it too, so every share is calibrated between that and one model twice; what a latent does to the classes of both
+models (`seglens.diffing.crosscoder_effects`) is asked as well.
 
 Drawn: ``summary`` as bars with intervals, one panel a pair.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import polars as pl
+import torch
 
 from seglens.activations.store import ActivationStore
 from seglens.artifacts import Artifact, Draft, finite
 from seglens.cohorts.patients import other_slice_rows
+from seglens.dictionaries.controls import PIXELS, UNTRAINED_NETWORK
 from seglens.diffing.crosscoder import CROSSCODER_FIT, KIND, Crosscoder, fit_crosscoder
+from seglens.diffing.crosscoder_effects import effect_agreement
 from seglens.diffing.crosscoder_sharing import CrosscoderSharing, evaluate_crosscoder, linear_explained
 from seglens.diffing.nulls import NULLS
-from seglens.experiments.activation_cache import ActivationCache
+from seglens.experiments.activation_cache import ActivationCache, ModelSide
+from seglens.experiments.crosscoder_tables import (
+    EFFECTS,
+    LINEAR,
+    LONGER,
+    REAL,
+    SAME_POSITION,
+    SEEDS,
+    TWICE,
+    calibrated,
+    headlines,
+    ladders_of,
+    summarised,
+    words_of,
+)
 from seglens.experiments.experiment import Experiment, ExperimentResult, Figure, NotApplicableError, part
 from seglens.experiments.function import PROBE_SLICES, match_by_function
 from seglens.experiments.pairs import pair_name, start_of
+from seglens.reports.ladders import CONTROLS, ladder_rows
 from seglens.runtime.progress import Progress
 from seglens.studies.stages import Study
 from seglens.studies.variants import RESEEDED
 
-SEEDS = (0, 1, 2)
 MAX_PAIRS = 4
-LONGER = 3
-"""Times the usual steps, with one seed, to see what the length of the fit does."""
 TOKENS = {"train": 100_000, "test": 30_000}
 """Of each cohort, at most, in whole slices."""
-REAL, TWICE, SAME_POSITION = "same slices", "one model twice", "another slice at the same position"
-LINEAR = "linear prediction without the code"
+EFFECT_TOKENS = 10_000
+"""Of each cohort, at most, on which effects on the classes are measured."""
 AGAIN = "'"
 """Follows a model's name where it stands on both sides."""
 
@@ -67,9 +84,16 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
     longest = fits.filter(pl.col("pair") == first, pl.col("steps") != CROSSCODER_FIT.steps)
     starts = {pair_name(*pair): start_of(study.settings.segmenters, *pair) for pair in pairs}
     return ExperimentResult(
-        {"summary": summary, "functional": matched, "longer fits": longest, "fits": fits},
+        {
+            CONTROLS: ladder_rows(ladders_of(summary, first)),
+            "calibrated": calibrated(summary),
+            "summary": summary,
+            "functional": matched,
+            "longer fits": longest,
+            "fits": fits,
+        },
         headlines(summary, matched, longest, first),
-        _words(summary, matched, longest, starts),
+        words_of(summary, matched, longest, starts),
         left_out,
     )
 
@@ -105,13 +129,13 @@ def chosen_pairs(study: Study) -> tuple[list[Pair], list[str]]:
 
 
 def fits_of(pairs: Sequence[Pair]) -> list[Fit]:
-    """Every fit: all pairs with their hardest null; the first with all nulls, longer, and one model twice."""
+    """Every fit: all pairs with their hardest nulls; the first with all nulls, longer, and one model twice."""
     first, *others = pairs
-    plan = [(first, condition, seed, 1) for condition in (REAL, *NULLS, TWICE) for seed in SEEDS]
-    plan += [(first, condition, SEEDS[0], LONGER) for condition in (REAL, SAME_POSITION)]
-    return plan + [
-        (pair, condition, seed, 1) for pair in others for condition in (REAL, SAME_POSITION) for seed in SEEDS
-    ]
+    hardest = (REAL, SAME_POSITION, UNTRAINED_NETWORK)
+    every = (REAL, *NULLS, PIXELS, UNTRAINED_NETWORK, TWICE)
+    plan = [(first, condition, seed, 1) for condition in every for seed in SEEDS]
+    plan += [(first, condition, SEEDS[0], LONGER) for condition in hardest]
+    return plan + [(pair, condition, seed, 1) for pair in others for condition in hardest for seed in SEEDS]
 
 
 def figures_of(evaluated: CrosscoderSharing) -> dict[str, float | None]:
@@ -140,68 +164,47 @@ def figures_of(evaluated: CrosscoderSharing) -> dict[str, float | None]:
     }
 
 
-def summarised(fits: pl.DataFrame) -> pl.DataFrame:
-    """Of every pair, condition and figure: mean, its standard error over the fits, and mean less and plus that."""
-    value = pl.col("value")
-    return (
-        fits.group_by("pair", "condition", "figure", maintain_order=True)
-        .agg(
-            value.mean().alias("mean"),
-            (value.std() / value.count().sqrt()).alias("standard error"),
-            value.count().alias("fits"),
-        )
-        .with_columns(
-            (pl.col("mean") - pl.col("standard error")).alias("low"),
-            (pl.col("mean") + pl.col("standard error")).alias("high"),
-        )
-    )
-
-
-def errors_above_nulls(summary: pl.DataFrame, pair: str, figure: str = "shared") -> float | None:
-    """By how many standard errors of the difference a pair is above the highest of its nulls; None without an error."""
-    table = summary.filter(pl.col("pair") == pair, pl.col("figure") == figure).sort("mean")
-    real = table.filter(pl.col("condition") == REAL)
-    nulls = table.filter(pl.col("condition").is_in(list(NULLS)))
-    if not (real.height and nulls.height):
-        return None
-    difference = real["mean"][0] - nulls["mean"][-1]
-    error = ((real["standard error"][0] or 0.0) ** 2 + (nulls["standard error"][-1] or 0.0) ** 2) ** 0.5
-    return difference / error if error > 0 else None
-
-
-def headlines(
-    summary: pl.DataFrame, functional: pl.DataFrame, longest: pl.DataFrame, first: str
-) -> dict[str, float | None]:
-    """Shares and cross-reconstruction of the pairs, of the first pair's nulls and of one model twice."""
-    found: dict[str, float | None] = {}
-    for figure in ("shared", "shared after latent scaling", "cross-reconstruction", LINEAR):
-        for row in summary.filter(pl.col("figure") == figure).iter_rows(named=True):
-            if row["condition"] == REAL:
-                found[f"{figure}, {row['pair']}"] = row["mean"]
-            elif row["pair"] == first:
-                found[f"{figure}, {row['condition']}"] = row["mean"]
-    found["shared, highest null of any pair"] = _highest_null(summary, "shared")
-    above = [errors_above_nulls(summary, pair) for pair in summary["pair"].unique(maintain_order=True)]
-    known = [value for value in above if value is not None]
-    found["standard errors above the highest null, least of the pairs"] = min(known) if known else None
-    for row in longest.filter(pl.col("figure") == "shared").iter_rows(named=True):
-        found[f"shared, {row['condition']}, {LONGER} times the steps"] = row["value"]
-    for row in functional.filter(pl.col("pair") == first).iter_rows(named=True):
-        found[f"correlation matched by function, {row['compared']}"] = row["correlation"]
-    return found
-
-
-def _stores(study: Study, kept: ActivationCache, fit: Fit, split: str) -> dict[str, ActivationStore]:
-    """Both sides of a fit on a split, the second replaced as the condition says."""
-    pair, condition, seed, _ = fit
-    names = [pair[0]] if condition == TWICE else list(pair)
-    cohorts, grid = kept.cohorts(pair), kept.common_grid(pair)
-    stores = kept.stores(names, cohorts, split, grid=grid, most_tokens=TOKENS[split])
+def _sides(kept: ActivationCache, fit: Fit) -> tuple[ModelSide, ModelSide]:
+    """Both sides of a fit: what stands in the second's place follows from the condition."""
+    (one, other), condition, seed, _ = fit
+    first = kept.side(one)
     if condition == TWICE:
-        stores[names[0] + AGAIN] = stores[names[0]]
-    elif condition in NULLS:
-        stores[pair[1]] = NULLS[condition](stores[pair[1]], seed=2 * seed + list(TOKENS).index(split))
+        return first, replace(first, name=one + AGAIN)
+    if condition == UNTRAINED_NETWORK:
+        return first, kept.untrained(other, seed)
+    return first, kept.pixels(other) if condition == PIXELS else kept.side(other)
+
+
+def _stores(kept: ActivationCache, fit: Fit, split: str, most_tokens: int) -> dict[str, ActivationStore]:
+    """Activations of both sides of a fit on a split; those of the second are moved where the condition says so."""
+    pair, condition, seed, _ = fit
+    sides, grid = _sides(kept, fit), kept.common_grid(pair)
+    stores = kept.stores(sides, kept.cohorts(pair), split, grid=grid, most_tokens=most_tokens)
+    if condition in NULLS:
+        moved = sides[1].name
+        stores[moved] = NULLS[condition](stores[moved], seed=2 * seed + list(TOKENS).index(split))
     return stores
+
+
+def _effects(kept: ActivationCache, fit: Fit, fitted: Crosscoder) -> float | None:
+    """Agreement of the latents' effects on the classes that both sides have, or on the whole foreground.
+
+    None where the second side is no network on the same slices.
+    """
+    pair, condition, _, _ = fit
+    if condition not in (REAL, TWICE, UNTRAINED_NETWORK):
+        return None
+    sides, grid, cohorts = _sides(kept, fit), kept.common_grid(pair), kept.cohorts(pair)
+    named = [{name: value for value, name in side.segmenter.labels.items() if value} for side in sides]
+    common = [name for name in named[0] if name in named[1]]
+    stores = _stores(kept, fit, "test", EFFECT_TOKENS)
+    gradients = {}
+    for side, values in zip(sides, named, strict=True):
+        asked: list[int | None] = [values[name] for name in common] or [None]
+        grids = kept.gradients(side, asked, cohorts, "test", grid=grid, most_tokens=EFFECT_TOKENS)
+        gradients[side.name] = [one.flatten(0, 3) for one in grids]
+    tokens = {name: store.tokens(torch.arange(store.n_tokens)) for name, store in stores.items()}
+    return effect_agreement(fitted, tokens, gradients)
 
 
 def _fitted(study: Study, kept: ActivationCache, fit: Fit) -> Artifact:
@@ -211,19 +214,19 @@ def _fitted(study: Study, kept: ActivationCache, fit: Fit) -> Artifact:
     settings = replace(CROSSCODER_FIT, steps=longer * CROSSCODER_FIT.steps)
 
     def make(draft: Draft, progress: Progress) -> None:
-        training = _stores(study, kept, fit, "train")
+        training = _stores(kept, fit, "train", TOKENS["train"])
         crosscoder = fit_crosscoder(training, settings=settings, seed=seed, device=study.device, progress=progress)
-        evaluated = evaluate_crosscoder(crosscoder, _stores(study, kept, fit, "test"))
+        evaluated = evaluate_crosscoder(crosscoder, _stores(kept, fit, "test", TOKENS["test"]))
         crosscoder.write(draft)
         draft.save_table("latents", evaluated.latents())
         draft.save_table("explained", evaluated.explained)
-        draft.save_document("figures", figures_of(evaluated))
+        draft.save_document("figures", figures_of(evaluated) | {EFFECTS: finite(_effects(kept, fit, crosscoder))})
 
     inputs = {
         "segmenters": [study.segmenter(name).hash for name in names],
         "hookpoints": [study.hookpoint(name) for name in names],
         "slices": [study.slices(cohort).hash for cohort in cohorts],
-        "tokens": TOKENS,
+        "tokens": {**TOKENS, "effects": EFFECT_TOKENS},
         "condition": condition,
         "settings": asdict(settings),
         "seed": seed,
@@ -237,7 +240,7 @@ def _linear(study: Study, kept: ActivationCache, fit: Fit, fitted: Artifact) -> 
     """Cross-reconstruction without the code; it follows from the slices alone, so one seed of a condition is enough."""
 
     def make(draft: Draft, progress: Progress) -> None:
-        stores = _stores(study, kept, fit, "test")
+        stores = _stores(kept, fit, "test", TOKENS["test"])
         draft.save_document("linear", finite(linear_explained(Crosscoder.read(fitted), stores)))
 
     pair, condition, _, _ = fit
@@ -262,69 +265,12 @@ def _functional(study: Study, kept: ActivationCache, pair: Pair) -> list[dict[st
     return [{"pair": pair_name(*pair), **row} for row in table.to_dicts()]
 
 
-def _highest_null(summary: pl.DataFrame, figure: str) -> float | None:
-    nulls = summary.filter(pl.col("condition").is_in(list(NULLS)), pl.col("figure") == figure)["mean"].drop_nulls()
-    return float(nulls.to_numpy().max()) if len(nulls) else None
-
-
-def _words(
-    summary: pl.DataFrame, functional: pl.DataFrame, longest: pl.DataFrame, starts: Mapping[str, str]
-) -> list[str]:
-    """Say what was done and what it shows; ``starts``: each pair, the first one first, to its segmenters' starts."""
-    first = next(iter(starts))
-
-    def mean(condition: str, figure: str = "shared", pair: str = first) -> str:
-        found = summary.filter(pl.col("pair") == pair, pl.col("condition") == condition, pl.col("figure") == figure)[
-            "mean"
-        ]
-        return f"{100 * found[0]:.1f}%" if len(found) and found[0] is not None else "undefined"
-
-    above = {pair: errors_above_nulls(summary, pair) for pair in starts}
-    listed = "; ".join(
-        f"{pair}, from {start}, {mean(REAL, pair=pair)}"
-        + (f" ({above[pair]:.0f} standard errors above its highest null)" if above[pair] is not None else "")
-        for pair, start in starts.items()
-    )
-    nulls = ", ".join(f"{mean(null)} with {null}" for null in NULLS)
-    longer = {row["condition"]: row["value"] for row in longest.filter(pl.col("figure") == "shared").to_dicts()}
-    by_function = {row["compared"]: row for row in functional.filter(pl.col("pair") == first).to_dicts()}
-    matched = ", ".join(f"{row['correlation']:.2f} for {name}" for name, row in by_function.items())
-    return [
-        "Both segmenters see the slices of both training cohorts; their activations are whitened and put side by side, "
-        "and one BatchTopK code is fitted to both. At the start half of the latents decode into one segmenter only and "
-        "half into the other, so a latent is shared only if the fit made it so. It counts as shared where its relative "
-        "decoder norm is 0.3 to 0.7. Everything is judged on test patients, over latents that fire at more than 1 in "
-        f"1000 tokens; means over {len(SEEDS)} seeds of the fit.",
-        f"Where there is nothing to share ({first}, the second side replaced) the method calls shared: {nulls}. One "
-        f"model twice: {mean(TWICE)}. The real pairs: {listed}. Standard errors are over fits, not over segmenters.",
-        "The code of one segmenter alone, the other's activation first predicted from it linearly, explains of the "
-        f"other {mean(REAL, 'cross-reconstruction')} of the whitened variance for {first}, and "
-        f"{mean(SAME_POSITION, 'cross-reconstruction')} where the slices are another patient's. Without the code the "
-        f"linear prediction explains {mean(REAL, LINEAR)} and {mean(SAME_POSITION, LINEAR)}: cross-reconstruction "
-        "says how much of a linear relation the code keeps, not that the code found one.",
-        f"Of {first}, {mean(REAL, 'specific')} of the live latents are specific by their norm, and "
-        f"{mean(REAL, 'specific after latent scaling')} after latent scaling, which gives a row that was only shrunk "
-        "back: where the second is smaller, the rest was called specific for its shrinkage alone. Scaling finds more "
-        f"in nulls too: {mean(SAME_POSITION, 'shared after latent scaling')} shared with another slice at the same "
-        f"position, beside {mean(REAL, 'shared after latent scaling')}. By activation mass "
-        f"{mean(REAL, 'shared by activation mass')} are shared, by ablation gain "
-        f"{mean(REAL, 'shared by ablation gain')}. Longer fits merge more: after {LONGER} times the steps "
-        + ", ".join(f"{100 * value:.1f}% with {name}" for name, value in longer.items() if value is not None)
-        + ". So a share means something beside its nulls and at equal settings only.",
-        f"Matching the segmenters' own dictionaries by function (mean correlation of codes, {first}): {matched}. An "
-        "optimal matching finds something in noise too, and anatomy gives the same position something in common in "
-        "any two heads, so these figures count from their nulls up.",
-        "These are phantoms or few patients, small segmenters and short trainings; nothing here says how much two "
-        "clinical models share.",
-    ]
-
-
 EXPERIMENT = Experiment(
     name="crosscoder",
     title="One code for two segmenters, and what it calls shared where nothing is",
     paper="beyond the paper",
     run=run,
-    version=2,
+    version=3,
     figures=(
         Figure(
             "bars",
@@ -335,8 +281,9 @@ EXPERIMENT = Experiment(
             panel="pair",
             low="low",
             high="high",
-            caption="Mean over three seeds of the fit and its standard error, on test patients. The three nulls hold "
-            "nothing to share but, for the same position, anatomy.",
+            caption="Mean over three seeds of the fit and its standard error, on test patients. Permuted tokens, white "
+            "noise and another slice hold nothing to share but, for the same position, anatomy. Of the untrained "
+            "network every seed is another draw: what it shares is what the same image alone gives.",
             only={"figure": ("shared",)},
         ),
         Figure(
@@ -349,6 +296,19 @@ EXPERIMENT = Experiment(
             low="low",
             high="high",
             only={"figure": ("cross-reconstruction",)},
+        ),
+        Figure(
+            "bars",
+            "summary",
+            "Agreement of what latents do to the classes of both",
+            x="condition",
+            y="mean",
+            panel="pair",
+            low="low",
+            high="high",
+            caption="Cosine of the effects of the same latents on the same classes at the same tokens: 0 where a "
+            "network knows nothing of the classes.",
+            only={"figure": (EFFECTS,)},
         ),
         Figure("bars", "functional", "Matched by function", x="compared", y="correlation", panel="pair"),
     ),

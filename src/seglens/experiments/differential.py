@@ -8,8 +8,7 @@ Drawn: ``response`` as a heat map of methods x factors, and the false share of `
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -24,7 +23,6 @@ from seglens.diffing.differential import (
     differential_latents,
     false_discoveries,
     function_scores,
-    response_to_factor,
     specific_below,
     weight_scores,
 )
@@ -40,11 +38,14 @@ from seglens.experiments.differential_bench import (
     POPULATION,
     Bench,
     Sizes,
+    Specific,
     held_out_cohorts,
     open_bench,
     paired,
 )
+from seglens.experiments.differential_controls import Controls, ladders_of, summary_of, words_of
 from seglens.experiments.experiment import Experiment, ExperimentResult, Figure
+from seglens.reports.ladders import CONTROLS, ladder_rows
 from seglens.runtime.progress import Progress
 from seglens.studies.stages import Study
 from seglens.studies.variants import PLAIN, REORDERED, RESEEDED
@@ -56,23 +57,6 @@ RATE = 0.05
 PROBE_SLICES = 100
 SPLITS = 100
 TEST, EVERY = "differential test", "every live latent"
-
-
-@dataclass(frozen=True)
-class Specific:
-    """Latents that a method calls specific to one of two cohorts, among those that it looks at.
-
-    Attributes:
-        latents: those that it calls.
-        live: how many it could have called.
-        discovery: responses of the discovery patients without and with the factor.
-        held_out: of the held-out patients with the factor off and on.
-    """
-
-    latents: Sequence[int]
-    live: int
-    discovery: tuple[Responses, Responses]
-    held_out: tuple[Responses, Responses]
 
 
 @dataclass(frozen=True)
@@ -102,16 +86,27 @@ def evaluate_methods(study: Study, progress: Progress, *, sizes: Sizes, splits: 
         for factor in FACTORS:
             for method in METHODS if hookpoint == hookpoints[0] else (by_test,):
                 for name, found in method(bench, hookpoint, factor, thresholds).items():
-                    rows.append({"method": name, "hookpoint": hookpoint, "factor": factor, **_row(found, factor)})
+                    rows.append({"method": name, "hookpoint": hookpoint, "factor": factor, **found.row(factor)})
             done += 1
-            progress(done, len(hookpoints) * len(FACTORS))
+            progress(done, len(hookpoints) * len(FACTORS) + 1)
     response = pl.DataFrame(rows, infer_schema_length=None)
     null = pl.concat([_null_splits(bench, hookpoint, splits) for hookpoint in hookpoints])
     methods = summary(response, null)
+    controls = Controls(bench, hookpoints[0], RATE)
+    dice, beside = controls.dice(), controls.rows()
+    features = summary_of(beside, dice)
     return ExperimentResult(
-        {"methods": methods, "response": response, "splits of one population": null},
-        _headline(methods),
-        _words(bench, methods, null),
+        {
+            CONTROLS: ladder_rows(ladders_of(features)),
+            "methods": methods,
+            "features": features,
+            "cost of the factors": dice,
+            "response": response,
+            "response of the features": beside,
+            "splits of one population": null,
+        },
+        _headline(methods) | _beside(features),
+        [*words_of(features, dice), *_words(bench, methods, null)],
         ["Differences that the phantoms cannot have, and factors in combination."],
     )
 
@@ -219,13 +214,6 @@ def summary(response: pl.DataFrame, null: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _row(found: Specific, factor: str) -> dict[str, Any]:
-    answer = asdict(response_to_factor(found.latents, discovery=found.discovery, held_out=found.held_out))
-    called = answer.pop("called")
-    counts = {"called": called, "live": found.live, "called share": called / max(found.live, 1)}
-    return counts | (dict.fromkeys(answer) if factor == NONE else answer)
-
-
 def _below(
     bench: Bench, hookpoint: str, factor: str, scores: tuple[Scores, Scores], thresholds: Mapping[str, float]
 ) -> Mapping[str, Specific]:
@@ -294,6 +282,17 @@ def _headline(methods: pl.DataFrame) -> dict[str, float | None]:
     return found
 
 
+def _beside(features: pl.DataFrame) -> dict[str, float | None]:
+    """Factors found, and the order of their costs, by features; means over draws."""
+    found: dict[str, float | None] = {}
+    columns = ("found", "found that cost Dice", "within", "order of costs")
+    for (name,), own in features.group_by("features", maintain_order=True):
+        for column in columns:
+            known = own[column].drop_nulls().to_list()
+            found[f"{name}: {column}"] = sum(known) / len(known) if known else None
+    return found
+
+
 def _words(bench: Bench, methods: pl.DataFrame, null: pl.DataFrame) -> list[str]:
     patients, seen = bench.slices(OFF).index["patient"].n_unique(), null["patients"].to_list()[0]
     calling, scoring = bench.held_out_halves()
@@ -340,7 +339,7 @@ EXPERIMENT = Experiment(
     title="Planted truth: methods against known differences",
     paper="beyond the paper",
     run=run,
-    version=4,
+    version=5,
     figures=(
         Figure(
             kind="heat",
@@ -362,5 +361,5 @@ EXPERIMENT = Experiment(
             series="hookpoint",
         ),
     ),
-    folded=("response", "splits of one population"),
+    folded=("response", "response of the features", "splits of one population"),
 )

@@ -9,6 +9,7 @@ from functools import partial
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import polars as pl
 import torch
@@ -27,7 +28,7 @@ from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.crosscoder import CROSSCODER_FIT, Crosscoder, fit_crosscoder
 from seglens.diffing.crosscoder import KIND as CROSSCODER_KIND
 from seglens.diffing.crosscoder_sharing import evaluate_crosscoder
-from seglens.diffing.differential import Responses, patient_responses
+from seglens.diffing.differential import Responses, patient_responses, response_to_factor
 from seglens.experiments.experiment import NotApplicableError, part
 from seglens.phantoms.cohort import write_phantom_cohort
 from seglens.phantoms.subject import SEQUENCES
@@ -78,6 +79,30 @@ class Sizes:
     training_steps: int = 40
 
 
+@dataclass(frozen=True)
+class Specific:
+    """Latents that a method calls specific to one of two cohorts, among those that it looks at.
+
+    Attributes:
+        latents: those that it calls.
+        live: how many it could have called.
+        discovery: responses of the discovery patients without and with the factor.
+        held_out: of the held-out patients with the factor off and on.
+    """
+
+    latents: Sequence[int]
+    live: int
+    discovery: tuple[Responses, Responses]
+    held_out: tuple[Responses, Responses]
+
+    def row(self, factor: str) -> dict[str, Any]:
+        """Counts and, where a factor is planted, how the called latents answer to it, by column."""
+        answer = asdict(response_to_factor(self.latents, discovery=self.discovery, held_out=self.held_out))
+        called = answer.pop("called")
+        counts = {"called": called, "live": self.live, "called share": called / max(self.live, 1)}
+        return counts | (dict.fromkeys(answer) if factor == NONE else answer)
+
+
 @dataclass(frozen=True, eq=False)
 class Bench:
     """The cohorts and models of the experiment; each is made when it is first asked for.
@@ -108,7 +133,6 @@ class Bench:
         """A phantom cohort."""
         if cohort not in self._slices:
             held_out, factor = cohort.startswith("held out/"), cohort.rsplit("/", maxsplit=1)[-1]
-            base = self.study.segmenter(self.base)
             own = self.study.slices(self.study.settings.segmenters[self.base].cohort)
             most = self.sizes.held_out if held_out else self.sizes.discovery
             place = 0 if held_out or factor == OFF else 1 + list(FACTORS).index(factor)
@@ -116,8 +140,7 @@ class Bench:
                 factors=FACTORS.get(factor, {}),
                 subjects=min(most, own.index["patient"].n_unique()),
                 seed=1000 * self.study.settings.seed + (HELD_OUT_SEED if held_out else DISCOVERY_SEED) + place,
-                sequences=tuple(base.sequences),
-                size=self.study.settings.size,
+                preprocessing=own.preprocessing or Preprocessing(own.sequences, self.study.settings.size),
             )
             stage = f"planted-slices/{cohort.replace('/', '-').replace(' ', '-')}"
             made = part(self.study, stage, "slices", asdict(phantoms), partial(_render, cohort, phantoms))
@@ -328,8 +351,7 @@ class _Phantoms:
     factors: Mapping[str, str]
     subjects: int
     seed: int
-    sequences: tuple[str, ...]
-    size: int
+    preprocessing: Preprocessing
 
 
 def _render(name: str, phantoms: _Phantoms, draft: Draft, progress: Progress) -> None:
@@ -341,10 +363,11 @@ def _render(name: str, phantoms: _Phantoms, draft: Draft, progress: Progress) ->
             subjects=phantoms.subjects,
             seed=phantoms.seed,
             factors=phantoms.factors,
-            size=phantoms.size,
+            size=phantoms.preprocessing.size,
             slices=SLICES,
             workers=min(2, torch.get_num_threads()),
             progress=progress,
         )
-        cohort = read_cohort(folder, SourceOptions(layout="nnunet"), name=name, sequences=phantoms.sequences, seed=0)
-        prepare_slices(cohort, Preprocessing(phantoms.sequences, phantoms.size, foreground="brain")).write(draft)
+        sequences = phantoms.preprocessing.sequences
+        cohort = read_cohort(folder, SourceOptions(layout="nnunet"), name=name, sequences=sequences, seed=0)
+        prepare_slices(cohort, phantoms.preprocessing).write(draft)

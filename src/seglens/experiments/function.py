@@ -58,7 +58,7 @@ def match_by_function(study: Study, kept: ActivationCache, pair: tuple[str, str]
 def _probes(kept: ActivationCache, pair: tuple[str, str], name: str) -> ActivationStore:
     grid = kept.grid(name)
     most = PROBE_SLICES * prod(grid)
-    return kept.stores([name], kept.cohorts(pair), "test", grid=grid, most_tokens=most)[name]
+    return kept.stores([kept.side(name)], kept.cohorts(pair), "test", grid=grid, most_tokens=most)[name]
 
 
 def _matched(source: Codes, target: Codes) -> dict[str, float | int | None]:

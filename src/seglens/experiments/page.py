@@ -11,6 +11,7 @@ from seglens.experiments.reproduction import FILE as DOCUMENT
 from seglens.experiments.reproduction import finished, outcome_of
 from seglens.reports.blocks import Block, Bullets, Fold, Paragraph, Section, head, table
 from seglens.reports.experiment_figures import figure_blocks
+from seglens.reports.ladders import CONTROLS, ladder_table
 from seglens.reports.report import render
 from seglens.reports.sections.latent_steps import latent_blocks
 from seglens.reports.tables import table_block
@@ -86,7 +87,10 @@ def _section(run: Run, experiment: Experiment, cohorts: Mapping[str, str]) -> Se
             blocks += figure_blocks(figure, found.tables[figure.table])
     if experiment.name == "interpretation":
         blocks += latent_blocks(run, cohorts)
-    blocks += [table_block(name, rows, folded=name in experiment.folded) for name, rows in found.tables.items()]
+    for name, rows in found.tables.items():
+        blocks.append(
+            ladder_table(rows) if name == CONTROLS else table_block(name, rows, folded=name in experiment.folded)
+        )
     blocks += _left_out(found)
     seconds = run.timings.get(f"experiment/{experiment.name}")
     blocks.append(Paragraph(f"seglens reproduce {experiment.name}: {duration(seconds)} when it was computed.", "note"))

@@ -6,17 +6,19 @@ import pytest
 import torch
 
 from seglens.activations.hooks import activations
+from seglens.dictionaries.controls import LENS, PIXELS, RUNGS, UNTRAINED_NETWORK
 from seglens.diffing.functional import area_weights
 from seglens.diffing.nulls import NULLS
 from seglens.experiments import NotApplicableError, crosscoder
 from seglens.experiments.activation_cache import ActivationCache
-from seglens.experiments.crosscoder import (
+from seglens.experiments.crosscoder import chosen_pairs, fits_of
+from seglens.experiments.crosscoder_tables import (
+    EFFECTS,
     REAL,
     SAME_POSITION,
     TWICE,
-    chosen_pairs,
+    calibrated,
     errors_above_nulls,
-    fits_of,
     summarised,
 )
 from seglens.experiments.function import match_by_function
@@ -40,9 +42,10 @@ def study(tiny_settings, tmp_path_factory):
 def test_every_pair_has_its_hardest_null_and_the_first_all_controls():
     pairs = [("a", "b"), ("a", "c")]
     plan = fits_of(pairs)
-    assert len(set(plan)) == len(plan) == 2 * 2 * 3 + 3 * 3 + 2
-    assert {condition for pair, condition, _, _ in plan if pair == pairs[0]} == {REAL, TWICE, *NULLS}
-    assert {condition for pair, condition, _, _ in plan if pair == pairs[1]} == {REAL, SAME_POSITION}
+    assert len(set(plan)) == len(plan) == 7 * 3 + 3 * 3 + 3
+    every = {REAL, TWICE, *NULLS, PIXELS, UNTRAINED_NETWORK}
+    assert {condition for pair, condition, _, _ in plan if pair == pairs[0]} == every
+    assert {condition for pair, condition, _, _ in plan if pair == pairs[1]} == {REAL, SAME_POSITION, UNTRAINED_NETWORK}
 
 
 def table(values):
@@ -66,6 +69,20 @@ def test_errors_above_the_highest_null_are_those_of_the_difference():
     assert errors_above_nulls(table({REAL: [0.5], SAME_POSITION: [0.1]}), "a / b") is None
 
 
+def test_an_untrained_twin_that_shares_as_much_leaves_nothing():
+    """Half a standard error above the untrained network is no finding, however far permuted tokens are below."""
+    shares = {REAL: [0.30, 0.31, 0.32], TWICE: [0.8] * 3, UNTRAINED_NETWORK: [0.29, 0.31, 0.33]}
+    summary = table(shares | {"permuted tokens": [0.01, 0.0, 0.01]})
+    assert abs(errors_above_nulls(summary, "a / b")) < 1
+    (row,) = calibrated(summary).to_dicts()
+    assert row["calibrated"] == pytest.approx(0, abs=1e-9) and row["error"] > 0
+    grown = calibrated(table(shares | {REAL: [0.555] * 3})).row(0, named=True)
+    assert (grown["untrained"], grown["twice"]) == (pytest.approx(0.31), pytest.approx(0.8))
+    assert grown["calibrated"] == pytest.approx(0.5)
+    unknown = calibrated(table(shares | {TWICE: [0.2] * 3})).row(0, named=True)
+    assert unknown["calibrated"] is None
+
+
 def test_a_single_segmenter_cannot_carry_it(tiny_settings, tmp_path):
     with pytest.raises(NotApplicableError, match="two segmenters on the same slices; the study has squares"):
         chosen_pairs(Study(tiny_settings, Run(tmp_path), analysis_table()))
@@ -75,7 +92,9 @@ def test_activations_are_averaged_to_the_common_grid_and_name_patients(study):
     kept, names = ActivationCache(study), ("squares", "unet")
     grid = kept.common_grid(names)
     assert grid == min(kept.grid("squares"), kept.grid("unet")) != max(kept.grid("squares"), kept.grid("unet"))
-    stores = kept.stores(names, kept.cohorts(names), "test", grid=grid, most_tokens=4 * prod(grid))
+    stores = kept.stores(
+        [kept.side(name) for name in names], kept.cohorts(names), "test", grid=grid, most_tokens=4 * prod(grid)
+    )
     slices = study.own_slices("unet", "test").select([0, 2, 4, 6])
     with torch.no_grad():
         raw = activations(study.segmenter("unet"), study.hookpoint("unet"), slices.images())
@@ -102,13 +121,21 @@ def test_the_experiment_gives_its_figures_and_finds_its_fits_again(study, monkey
         crosscoder, "CROSSCODER_FIT", replace(crosscoder.CROSSCODER_FIT, k=4, expansion=1, steps=3, batch_size=256)
     )
     found = crosscoder.run(study, lambda *_: None)
-    assert set(found.tables) == {"summary", "functional", "longer fits", "fits"}
+    assert set(found.tables) == {"controls", "calibrated", "summary", "functional", "longer fits", "fits"}
+    ladder = found.tables["controls"].filter(pl.col("claim") == "squares / unet, shared")
+    assert ladder["features"].to_list() == [LENS, *RUNGS]
+    untrained = ladder.row(by_predicate=pl.col("features") == UNTRAINED_NETWORK, named=True)
+    fits = found.tables["fits"].filter(pl.col("condition") == UNTRAINED_NETWORK, pl.col("figure") == "shared")
+    assert untrained["mean"] == pytest.approx(fits.filter(pl.col("steps") == 3)["value"].mean())
+    effects = found.tables["summary"].filter(pl.col("figure") == EFFECTS).drop_nulls("mean")
+    assert set(effects["condition"]) == {REAL, TWICE, UNTRAINED_NETWORK}
+    assert effects["mean"].is_between(-1, 1).all() and effects["fits"].to_list() == [3] * 3
     assert found.tables["longer fits"]["steps"].unique().to_list() == [9]
     shared = found.tables["summary"].filter(pl.col("figure") == "shared")
-    assert set(shared["condition"]) == {REAL, TWICE, *NULLS}
-    assert shared["fits"].to_list() == [3] * 5
+    assert set(shared["condition"]) == {REAL, TWICE, *NULLS, PIXELS, UNTRAINED_NETWORK}
+    assert shared["fits"].to_list() == [3] * 7
     assert found.headline["shared, highest null of any pair"] == pytest.approx(
-        shared.filter(pl.col("condition").is_in(list(NULLS)))["mean"].max()
+        shared.filter(pl.col("condition").is_in([*NULLS, PIXELS, UNTRAINED_NETWORK]))["mean"].max()
     )
     assert len(study.run.stages("crosscoder/")) == len(fits_of([("squares", "unet")]))
     before = study.run.timings

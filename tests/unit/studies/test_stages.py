@@ -16,6 +16,7 @@ from seglens.studies.settings import AlignmentSettings, StudySettings
 from seglens.studies.stages import Study
 from seglens.studies.study import run_stages, run_study
 from seglens.studies.table import analysis_table
+from seglens.studies.untrained import untrained_segmenter
 from seglens.summaries import summary_of
 
 EVERY_LENS = ("first", "first@stage3", "second", "second@stage3")
@@ -156,3 +157,13 @@ def test_without_a_store_each_hookpoint_gets_a_dictionary(settings, finished, tm
     for stage in run.stages("dictionary/"):
         ours, stored = (SparseAutoencoder.read(one.artifact(stage)).state_dict() for one in (run, finished))
         assert all(torch.equal(ours[name], stored[name]) for name in stored)
+
+
+def test_each_untrained_network_is_another_draw_of_the_same_architecture(settings, finished):
+    study = Study(settings, finished, analysis_table())
+    with finished.writing(settings.model_dump(mode="json")):
+        trained, first, second = study.segmenter("second"), *(untrained_segmenter(study, "second", n) for n in range(2))
+        assert untrained_segmenter(study, "second@stage3") is first
+    shapes = [{name: one.shape for name, one in of.network.state_dict().items()} for of in (trained, first, second)]
+    assert shapes[0] == shapes[1] == shapes[2] and first.labels == trained.labels
+    assert len({trained.hash, first.hash, second.hash}) == 3

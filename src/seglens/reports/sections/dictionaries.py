@@ -1,7 +1,18 @@
 """How well each dictionary stands for the activation, beside the control that shows what that is worth."""
 
+from seglens.dictionaries.controls import (
+    DENSE,
+    PIXELS,
+    RANDOM_LATENTS,
+    SHUFFLED,
+    UNTRAINED_DICTIONARY,
+    UNTRAINED_NETWORK,
+    Ladder,
+    LeftOut,
+)
 from seglens.lens_names import segmenter_of
 from seglens.reports.blocks import Block, Cell, Paragraph, Section, head, table
+from seglens.reports.ladders import ladder_rows, ladder_table
 from seglens.reports.wording import count, number, percent, plain
 from seglens.summaries import Summary
 
@@ -41,4 +52,27 @@ def dictionaries_section(summary: Summary) -> Section:
         "test slices. “Effective dimensions” (participation ratio): with only a few of them, variance is easily "
         "explained."
     )
-    return Section("dictionaries", "Dictionaries", intro, (table("Quality on the test slices", columns, rows, note),))
+    quality = table("Quality on the test slices", columns, rows, note)
+    return Section("dictionaries", "Dictionaries", intro, (quality, ladder_table(ladder_rows(_ladders(summary)))))
+
+
+def _ladders(summary: Summary) -> list[Ladder[float | None]]:
+    """Explained variance of every dictionary beside its controls."""
+    every = LeftOut("explained variance chooses no latent and pairs nothing with another patient")
+    return [
+        Ladder(
+            f"{one.name}, variance explained",
+            one.explained_variance,
+            {
+                UNTRAINED_NETWORK: LeftOut("not asked for (dictionaries.controls)")
+                if one.control_explained_variance is None
+                else [one.control_explained_variance],
+                UNTRAINED_DICTIONARY: LeftOut("its rows are drawn, not fitted to explain anything"),
+                DENSE: [1.0],
+                PIXELS: LeftOut("pixels are another activation"),
+                SHUFFLED: every,
+                RANDOM_LATENTS: every,
+            },
+        )
+        for one in summary.dictionaries
+    ]

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from seglens.documents import to_document
-from seglens.lens_names import segmenter_of
 from seglens.studies.analysis import Analysis, same_unit
 from seglens.studies.hookpoints import each_lens
 
@@ -49,17 +48,11 @@ def run(study: "Study", work: "Work", name: str) -> None:
 def _control(study: "Study", name: str, scratch: "Path | None", progress: "Progress") -> float | None:
     """Variance that a dictionary of the untrained segmenter explains of its own activations."""
     from seglens.dictionaries.quality import dictionary_quality
-    from seglens.segmenters.architectures import build_segmenter
+    from seglens.studies.untrained import untrained_segmenter
     from seglens.studies.variants import activations_of, fit_to_store
 
-    trained, hookpoint, seed = study.segmenter(name), study.hookpoint(name), study.settings.seed
-    untrained = build_segmenter(
-        study.settings.segmenters[segmenter_of(name)].architecture,
-        sequences=trained.sequences,
-        labels=trained.labels,
-        size=trained.size,
-        seed=seed + 1,
-    ).to(trained.device)
+    hookpoint, seed = study.hookpoint(name), study.settings.seed
+    untrained = untrained_segmenter(study, name)
     training, test = study.own_slices(name, "train"), study.own_slices(name, "test")
     control = fit_to_store(
         activations_of(untrained, training, hookpoint, scratch and scratch / "control_training"),

@@ -17,3 +17,11 @@ def test_each_hookpoint_stands_under_its_name() -> None:
     entries = [dictionary("adult", hookpoint="stage3"), dictionary("adult@stage2", hookpoint="stage2")]
     table = dictionaries_section(summary(dictionaries=entries)).blocks[0]
     assert [(row[0].text, row[0].sub) for row in table.rows] == [("adult", "at stage3"), ("adult", "at stage2")]
+
+
+def test_explained_variance_stands_on_the_ladder() -> None:
+    entries = [dictionary("adult"), dictionary("ssa", control_explained_variance=None)]
+    printed = dictionaries_section(summary(dictionaries=entries)).blocks[1]
+    first, second = (dict(zip(printed.columns, (cell.text for cell in row), strict=True)) for row in printed.rows)
+    assert (first["the lens"], first["untrained network"], first["dense features"]) == ("0.93", "0.95", "1.00")
+    assert second["untrained network"] == "left out" and "not asked for" in printed.note

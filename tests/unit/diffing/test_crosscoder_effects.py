@@ -1,0 +1,74 @@
+"""A twin that sees the same image but knows nothing of the classes shares the code and not what it does."""
+
+import pytest
+import torch
+from tests.unit.diffing.planted_models import planted_models
+
+from seglens.dictionaries.fit_settings import FitSettings
+from seglens.diffing.crosscoder import fit_crosscoder
+from seglens.diffing.crosscoder_effects import effect_agreement
+from seglens.diffing.crosscoder_sharing import evaluate_crosscoder
+
+WIDTH, CLASSES = 32, 3
+
+
+@pytest.fixture(scope="module")
+def twins():
+    """Two models of the same image, in which all factors are the same: one code, nearly all of it shared."""
+    stores, _, _ = planted_models({"a": WIDTH, "b": WIDTH}, shared=24, own=1)
+    settings = FitSettings(k=3, expansion=2, steps=150, batch_size=1024)
+    crosscoder = fit_crosscoder(stores, settings=settings)
+    tokens = {name: store.tokens(torch.arange(1024)) for name, store in stores.items()}
+    return crosscoder, stores, tokens
+
+
+def of_factors(effects):
+    """Gradients of a model whose classes depend on the common factors alone, by these weights [classes factors]."""
+
+    def gradients(model_number):
+        directions = torch.randn(25, WIDTH, generator=torch.Generator().manual_seed(100 + model_number))
+        directions /= directions.norm(dim=1, keepdim=True)
+        dual = torch.linalg.pinv(directions[:24]).T  # moves one factor alone
+        return [(row @ dual).expand(1024, -1) for row in effects]
+
+    return gradients
+
+
+def test_the_untrained_twin_shares_the_code_and_not_the_effects(twins):
+    crosscoder, stores, tokens = twins
+    assert evaluate_crosscoder(crosscoder, stores).shared("mass") > 0.8
+    learnt = of_factors(torch.randn(CLASSES, 24, generator=torch.Generator().manual_seed(1)))
+    trained = effect_agreement(crosscoder, tokens, {"a": learnt(0), "b": learnt(1)})
+    untrained = [
+        effect_agreement(
+            crosscoder,
+            tokens,
+            {
+                "a": learnt(0),
+                "b": of_factors(torch.randn(CLASSES, 24, generator=torch.Generator().manual_seed(10 + seed)))(1),
+            },
+        )
+        for seed in range(5)
+    ]
+    assert trained > 0.5
+    assert abs(sum(untrained) / 5) < 0.15 and max(map(abs, untrained)) < trained / 2
+
+
+def test_it_equals_a_loop_over_tokens_latents_and_classes(twins):
+    crosscoder, _, tokens = twins
+    few = {name: values[:40] for name, values in tokens.items()}
+    generator = torch.Generator().manual_seed(3)
+    gradients = {name: [torch.randn(40, WIDTH, generator=generator) for _ in range(2)] for name in "ab"}
+    z = crosscoder.encode(few).to_dense()
+    effects = {name: [] for name in "ab"}
+    for latent in z.any(0).nonzero()[:, 0].tolist():
+        for token in z[:, latent].nonzero()[:, 0].tolist():
+            whole = crosscoder.dictionary.W_dec[latent] / crosscoder.dictionary.scale
+            for model in crosscoder.models:
+                own = whole[crosscoder.columns(model.name)] @ torch.linalg.inv(model.whitening)
+                effects[model.name] += [float(z[token, latent] * (own @ of[token])) for of in gradients[model.name]]
+    one, other = (torch.tensor(effects[name], dtype=torch.float64) for name in "ab")
+    expected = float(torch.nn.functional.cosine_similarity(one, other, dim=0))
+    assert effect_agreement(crosscoder, few, gradients) == pytest.approx(expected, abs=1e-4)
+    nothing = {"a": gradients["a"], "b": [torch.zeros(40, WIDTH)] * 2}
+    assert effect_agreement(crosscoder, few, nothing) is None
