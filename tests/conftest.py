@@ -62,7 +62,7 @@ def finished(made_once: Callable[[str, Callable[[Path], Any]], Path]) -> "Run":
     def make(folder: Path) -> None:
         small = smallest_study(folder / "data")
         longer = small.dictionaries.model_copy(update={"steps": 30})
-        first = small.segmenters["first"].model_copy(update={"hookpoints": ("stage1", "stage2")})
+        first = small.segmenters["first"].model_copy(update={"hookpoints": ("stage1", "stage2"), "network": {}})
         segmenters = {**small.segmenters, "first": first}
         changes = {"hookpoints": ("stage1",), "segmenters": segmenters, "dictionaries": longer}
         write_report(run_study(small.model_copy(update=changes), folder / "run"))

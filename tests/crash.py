@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.pictures import discs, study_of_pictures
+from tests.toys import TINY_SEGFORMER
 
 import seglens
 from seglens.artifacts import read_artifact
@@ -40,7 +41,7 @@ def smallest_study(folder: Path) -> StudySettings:
     fractions = {"train": 0.5, "val": 0.25, "test": 0.25}
     settings = study_of_pictures(folder, "discs", discs(0), patients=8, pictures=3, fractions=fractions) | {
         "segmenters": {
-            "first": {"cohort": "discs", "steps": 4, "batch_size": 4},
+            "first": {"cohort": "discs", "steps": 4, "batch_size": 4, "network": TINY_SEGFORMER},
             "second": {"cohort": "discs", "steps": 3, "batch_size": 4, "init_from": "first"},
         },
         "hookpoints": "stage4",

@@ -1,8 +1,15 @@
 """Settings of one segmenter of a study."""
 
+from collections.abc import Callable
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from seglens.segmenters.pretrained import refuse_unpinned
 from seglens.studies.setting_types import Count, Hookpoints, Rate
@@ -70,3 +77,9 @@ class SegmenterSettings(BaseModel):
         if self.encoder_learning_rate is not None and row.encoder is None:
             raise ValueError(f"{row.name} has no encoder of its own rate; leave out encoder_learning_rate")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, handler: Callable[["SegmenterSettings"], Any]) -> dict[str, Any]:
+        """Leave out steps that epochs stand for, so that what is written can be read."""
+        content: dict[str, Any] = handler(self)
+        return content if self.epochs is None else {name: own for name, own in content.items() if name != "steps"}

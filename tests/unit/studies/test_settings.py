@@ -34,6 +34,7 @@ def test_the_paper_s_study(tmp_path):
     (ixi,) = settings.cohorts["healthy"].sources
     assert len(ixi.labels) == 9
     assert set(ixi.mask_values.values()) == set(ixi.labels)
+    assert StudySettings.parse(settings.model_dump(mode="json"), "run.json") == settings
 
 
 @pytest.mark.parametrize(
