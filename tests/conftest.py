@@ -19,14 +19,30 @@ if TYPE_CHECKING:
 Ended = list[subprocess.CompletedProcess[str]]
 STARTERS = {"run_ranks", "bare_python"}
 """Fixtures whose users start processes."""
+LONGEST = (
+    "test_demo.py",
+    "test_running_signals.py",
+    "test_running_kills.py",
+    "test_extending.py",
+    "test_readme.py",
+    "test_parallel.py",
+    "test_study.py",
+)
+"""Files that take longest, in the order in which they are begun: so the last to end is a short one."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that start processes by way of a fixture."""
+    """Mark the tests that start processes by way of a fixture, and spare what takes longest the measuring.
+
+    Coverage is that of the tests which plain `pytest` runs: the others run once as long without its tracer.
+    """
     for item in items:
         if STARTERS & set(getattr(item, "fixturenames", ())):
             item.add_marker("processes")
+        if item.get_closest_marker("processes") or item.get_closest_marker("browser"):
+            item.add_marker("no_cover")
+    items.sort(key=lambda item: (*LONGEST, item.path.name).index(item.path.name))
 
 
 @pytest.fixture(scope="session")

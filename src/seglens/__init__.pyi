@@ -5,6 +5,7 @@ from .activations.extraction import extract as extract
 from .activations.hooks import capture as capture
 from .activations.hooks import edit as edit
 from .activations.store import ActivationStore as ActivationStore
+from .activations.volume_tokens import extract_volumes as extract_volumes
 from .cohorts.case import Case as Case
 from .cohorts.case import Cohort as Cohort
 from .cohorts.case import ImageRef as ImageRef
@@ -66,8 +67,10 @@ from .segmenters.segmenter import Hookpoint as Hookpoint
 from .segmenters.segmenter import Segmenter as Segmenter
 from .segmenters.training import TrainingSettings as TrainingSettings
 from .segmenters.training import train_segmenter as train_segmenter
+from .segmenters.volume_prediction import predict_volumes as predict_volumes
 from .segmenters.volume_scores import VolumeScores as VolumeScores
 from .segmenters.volume_scores import evaluate_volumes as evaluate_volumes
+from .segmenters.windows import window_pass as window_pass
 from .semantics.atlas import LatentAtlas as LatentAtlas
 from .semantics.atlas import describe as describe
 from .steering.adaptation import steer_between as steer_between

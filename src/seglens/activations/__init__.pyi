@@ -5,3 +5,4 @@ from .extraction import extract as extract
 from .hooks import capture as capture
 from .hooks import edit as edit
 from .store import ActivationStore as ActivationStore
+from .volume_tokens import extract_volumes as extract_volumes

@@ -287,7 +287,7 @@ class _OwnShards:
                 self._buffer = None
 
     def _finish(self, number: int, grids: Float[Tensor, "b d h w d_in"], rows: Sequence[int]) -> None:
-        shard, facts = _kept(grids, self._dtype, self._chunks)
+        shard, facts = kept_shard(grids, self._dtype, self._chunks)
         if not bool(facts.sums.isfinite().all()):
             self._forward.refuse_non_finite(self.hookpoint, shard, rows)
         if self._draft is not None:
@@ -316,7 +316,8 @@ def _require_resources(
         require_disk(drafts[written[0]].path, n_bytes, f"{what} (less as int8, none with `store: false`)")
 
 
-def _kept(grids: Float[Tensor, "b d h w d_in"], dtype: torch.dtype, chunks: Chunks) -> tuple[Shard, ShardFacts]:
+def kept_shard(grids: Float[Tensor, "b d h w d_in"], dtype: torch.dtype, chunks: Chunks) -> tuple[Shard, ShardFacts]:
+    """Tokens as a shard of a type, and what is measured of it."""
     shard = as_shard(grids, dtype)
     lost = 0.0 if dtype == torch.float32 else squared_error(shard, grids, chunks)
     return shard, ShardFacts(hash_tensors(shard.tensors()), shard.n_tokens, sums_of(shard, chunks), lost)

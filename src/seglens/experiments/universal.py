@@ -1,11 +1,17 @@
-"""Figure 5: steering universal, specific and random latents over alpha, on every cohort with the same labels."""
+"""Figure 5: steering universal, specific and random latents over alpha, on every cohort with the same labels.
 
+The paper's claim is an interaction: what specific latents do more than others on the segmenter's own cohort, they do
+not do elsewhere. So the sets carry as much activation, and the interaction is tested over patients.
+"""
+
+import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import polars as pl
 import torch
 
-from seglens.artifacts import Draft
+from seglens.artifacts import Draft, finite
 from seglens.cohorts.slice_set import SliceSet
 from seglens.diffing.alignment import Alignment
 from seglens.diffing.universal import specific_latents, universal_latents
@@ -13,6 +19,7 @@ from seglens.experiments.experiment import Experiment, ExperimentResult, Figure,
 from seglens.experiments.pairs import pairs_alike
 from seglens.experiments.segmenters import dice_columns, example_segmenter
 from seglens.runtime.progress import Progress
+from seglens.segmenters.intervals import interval_of, resampled
 from seglens.segmenters.scoring import Scores
 from seglens.semantics.atlas import LatentAtlas
 from seglens.steering.baselines import random_latents
@@ -22,7 +29,9 @@ from seglens.studies.stages import Study
 
 ALPHAS = (-2.0, 0.0, 0.5, 2.0, 5.0)
 MAX_LATENTS = 40
-"""Latents of each set, the heaviest; all sets have as many as the smallest."""
+"""Latents of each set, the heaviest pairs; all sets have as many."""
+CALIPER = math.log(2)
+"""Largest distance of a universal and a specific latent in log firing rate and log mass: a factor of two."""
 DRAWS = 2
 
 
@@ -44,22 +53,31 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
     cohorts = [
         cohort for cohort in study.settings.cohorts if dict(study.slices(cohort).labels) == dict(segmenter.labels)
     ]
-    tables = []
+    scores = {}
     for number, cohort in enumerate(cohorts):
-        slices = study.slices(cohort).split("test")
-        tables.append(_curves(_scores(study, name, slices, sets), sets, cohort))
+        scores[cohort] = _scores(study, name, study.slices(cohort).split("test"), sets)
         progress(number + 1, len(cohorts))
-    curves = pl.concat(tables)
+    curves = pl.concat([_curves(own, sets, cohort) for cohort, own in scores.items()])
     others = sorted(set(study.settings.cohorts) - set(cohorts))
     left_out = [f"Cohort {other}: its labels are not those of {name}." for other in others]
+    tested = interactions(scores, study.settings.segmenters[name].cohort, tuple(sets))
+    if tested.is_empty():
+        left_out.append("The interaction: no other cohort has the same labels.")
     size = len(sets["universal"])
     words = [
         f"{universal.height} latents of {name} are shared with every other segmenter of its architecture by the "
-        f"paper's rule; the rest it calls specific. Of each kind the {size} with the most activation are multiplied by "
-        f"alpha together, beside {DRAWS} draws of other latents that fire about as often as the specific ones.",
-        "Sets that carry more activation move the segmentation more, whatever they are called: the table of sets gives "
-        "the activation of each. A selective effect would be a curve of the specific set that leaves the random one on "
-        "the segmenter's own cohort and not on the others.",
+        f"paper's rule; the rest it calls specific. {size} pairs of a universal and a specific latent that fire about "
+        "as often and with as much mass are multiplied by alpha, each kind together, beside as many random latents "
+        f"({DRAWS} draws) matched alike.",
+        "Specific latents are selective where they cost more Dice than the others on the segmenter's own cohort and "
+        "not on the other cohorts: the interaction, own less others, is the mean over alphas that were fixed "
+        "beforehand, with its interval over patients of all cohorts.",
+        *(
+            f"Specific less {row['less']}: {row['interaction']:+.3f} "
+            + ("[no interval]" if row["low"] is None else f"[{row['low']:+.3f}, {row['high']:+.3f}]")
+            + f" Dice, so specific latents are {'' if row['selective'] else 'not shown to be '}selective."
+            for row in tested.filter(pl.col("alpha").is_null()).iter_rows(named=True)
+        ),
     ]
     facts = [
         {
@@ -70,32 +88,104 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
         }
         for kind, latents in sets.items()
     ]
-    return ExperimentResult({"steering": curves, "sets": pl.DataFrame(facts)}, headlines(curves), words, left_out)
+    tables_of = {"interaction": tested, "steering": curves, "sets": pl.DataFrame(facts)}
+    return ExperimentResult(tables_of, interaction_headlines(tested) | headlines(curves), words, left_out)
 
 
 def steered_sets(
     latents: pl.DataFrame, *, universal: Sequence[int], specific: Sequence[int], seed: int
 ) -> dict[str, tuple[int, ...]]:
-    """As many universal as specific latents, the heaviest of each, and random ones matched to the specific.
+    """As many universal as specific latents, in pairs of like firing rate and mass, and random ones matched alike.
+
+    Pairs are an optimal assignment in log firing rate and log mass; those within `CALIPER` are taken, heaviest first.
 
     Raises:
-        NotApplicableError: one of the kinds has no live latent.
+        NotApplicableError: no pair of latents is that much alike.
     """
+    from scipy.optimize import linear_sum_assignment
+
     live = latents.filter(~pl.col("dead"))
-
-    def heaviest(wanted: Sequence[int]) -> list[int]:
-        own = live.filter(pl.col("latent").is_in(list(wanted))).sort(["mass", "latent"], descending=[True, False])
-        return own["latent"].to_list()
-
-    kinds = {"universal": heaviest(universal), "specific": heaviest(specific)}
-    size = min(MAX_LATENTS, live.height // 4, *(len(own) for own in kinds.values()))
+    kinds = [live.filter(pl.col("latent").is_in(list(wanted))) for wanted in (universal, specific)]
+    places = [own.select(pl.col("firing_rate").log(), pl.col("mass").log()).to_numpy() for own in kinds]
+    distance = np.linalg.norm(places[0][:, None] - places[1][None], axis=2)
+    rows, columns = linear_sum_assignment(np.minimum(distance, CALIPER))
+    near = distance[rows, columns] <= CALIPER
+    pairs = pl.DataFrame(
+        {
+            "universal": kinds[0]["latent"].gather(rows[near]),
+            "specific": kinds[1]["latent"].gather(columns[near]),
+            "mass": kinds[0]["mass"].gather(rows[near]) + kinds[1]["mass"].gather(columns[near]),
+        }
+    ).sort(["mass", "universal"], descending=[True, False])
+    size = min(MAX_LATENTS, live.height // 4, pairs.height)
     if size == 0:
-        few = ", ".join(f"{len(own)} {kind}" for kind, own in kinds.items())
-        raise NotApplicableError(f"needs universal and specific latents that fire; there are {few}")
-    sets = {kind: tuple(own[:size]) for kind, own in kinds.items()}
-    firing = torch.tensor(latents.sort("latent")["firing_rate"].to_list())
-    drawn = random_latents(firing, sets["specific"], draws=DRAWS, seed=seed, avoid=sets["universal"])
+        raise NotApplicableError(
+            "needs universal and specific latents that fire about as often and as strongly; there are "
+            f"{kinds[0].height} universal, {kinds[1].height} specific and {pairs.height} such pairs"
+        )
+    sets = {kind: tuple(pairs[kind].head(size).to_list()) for kind in ("universal", "specific")}
+    firing, masses = (torch.tensor(latents.sort("latent")[column].to_list()) for column in ("firing_rate", "mass"))
+    drawn = random_latents(firing, sets["specific"], draws=DRAWS, seed=seed, avoid=sets["universal"], masses=masses)
     return sets | {f"random {draw}": own for draw, own in enumerate(drawn)}
+
+
+def interactions(scores: Mapping[str, Scores], own: str, sets: Sequence[str]) -> pl.DataFrame:
+    """How much more Dice specific latents cost than others on the own cohort than elsewhere, over patients.
+
+    Args:
+        scores: by cohort, with an edit ``<set> <alpha>`` for every set and alpha; no patient is in two cohorts.
+        own: cohort of the segmenter.
+        sets: names: ``universal``, ``specific`` and the draws of random latents.
+
+    Returns:
+        A row for each comparison (``universal``, ``random``) and alpha, and one over all alphas (null): less, alpha,
+        cost on the own cohort and elsewhere (the specific set's loss of pooled foreground Dice less the other's),
+        interaction, low, high, selective (the interval lies above 0). Empty without another cohort.
+    """
+    against = {"universal": ["universal"], "random": [name for name in sets if name.startswith("random")]}
+    cohorts = sorted(scores, key=lambda cohort: (cohort != own, cohort))
+    alphas = [alpha for alpha in ALPHAS if alpha != 1]
+    rows = []
+    for less, others in against.items() if own in scores and len(scores) > 1 else ():
+        costs = np.stack([_costs(scores[cohort], others, alphas, seed) for seed, cohort in enumerate(cohorts)])
+        n_patients = min(scores[cohort].table["patient"].n_unique() for cohort in cohorts)
+        for alpha, place in [*((alpha, [n]) for n, alpha in enumerate(alphas)), (None, list(range(len(alphas))))]:
+            cost = costs[:, place].mean(axis=1)  # [cohorts, 1 + draws]
+            elsewhere = cost[1:].mean(axis=0)
+            interaction = cost[0] - elsewhere
+            interval = interval_of(float(interaction[0]), interaction[1:], n_patients)
+            rows.append(
+                {
+                    "less": less,
+                    "alpha": alpha,
+                    "cost on the own cohort": finite(float(cost[0, 0])),
+                    "cost elsewhere": finite(float(elsewhere[0])),
+                    "interaction": finite(interval.value),
+                    "low": finite(interval.low),
+                    "high": finite(interval.high),
+                    "selective": interval.low > 0,
+                }
+            )
+    names = ("cost on the own cohort", "cost elsewhere", "interaction", "low", "high")
+    floats = dict.fromkeys(("alpha", *names), pl.Float64)
+    return pl.DataFrame(rows, schema={"less": pl.String, **floats, "selective": pl.Boolean})
+
+
+def _costs(scores: Scores, others: Sequence[str], alphas: Sequence[float], seed: int) -> np.ndarray:
+    """Dice that the specific set costs more than others ``[alphas, 1 + draws]``; draws are of the cohort's patients."""
+    sets = ("specific", *others)
+    value, drawn = resampled(scores, [f"{kind} {alpha:g}" for alpha in alphas for kind in sets], seed=seed)
+    both = np.concatenate([value[:, None], drawn], axis=1).reshape(len(alphas), len(sets), -1)
+    return np.asarray(both[:, 1:].mean(axis=1) - both[:, 0])
+
+
+def interaction_headlines(tested: pl.DataFrame) -> dict[str, float | None]:
+    """The interaction over all alphas, with its interval."""
+    found: dict[str, float | None] = {}
+    for row in tested.filter(pl.col("alpha").is_null()).iter_rows(named=True):
+        name = f"interaction, specific less {row['less']}"
+        found |= {name: row["interaction"], f"{name}, low": row["low"], f"{name}, high": row["high"]}
+    return found
 
 
 def _alignments(study: Study) -> list[Alignment]:
@@ -170,4 +260,5 @@ EXPERIMENT = Experiment(
             caption="Alpha 1 is the untouched segmenter.",
         ),
     ),
+    version=2,
 )

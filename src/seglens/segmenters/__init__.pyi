@@ -12,5 +12,7 @@ from .segmenter import Hookpoint as Hookpoint
 from .segmenter import Segmenter as Segmenter
 from .training import TrainingSettings as TrainingSettings
 from .training import train_segmenter as train_segmenter
+from .volume_prediction import predict_volumes as predict_volumes
 from .volume_scores import VolumeScores as VolumeScores
 from .volume_scores import evaluate_volumes as evaluate_volumes
+from .windows import window_pass as window_pass

@@ -1,5 +1,6 @@
 """The table logic of the experiments, on small input with a known answer."""
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -318,12 +319,50 @@ LATENTS = pl.DataFrame(
 )
 
 
-def test_steered_sets_are_equally_many_and_the_heaviest():
+def test_steered_sets_are_equally_many_and_alike_in_firing_and_mass():
+    """Latent 0 is the heaviest universal one by far; the heaviest of each kind would not be alike."""
     sets = universal.steered_sets(LATENTS, universal=[0, 4, 7], specific=[6, 5], seed=0)
-    assert (sets["universal"], sets["specific"]) == ((0,), (5,))
+    assert (sets["universal"], sets["specific"]) == ((4,), (5,))
     assert all(len(own) == 1 and 7 not in own for own in sets.values())
-    with pytest.raises(NotApplicableError, match="0 universal"):
+    with pytest.raises(NotApplicableError, match="0 universal, 1 specific and 0 such pairs"):
         universal.steered_sets(LATENTS, universal=[7], specific=[5], seed=0)
+    with pytest.raises(NotApplicableError, match="1 universal, 1 specific and 0 such pairs"):
+        universal.steered_sets(LATENTS, universal=[0], specific=[6], seed=0)
+
+
+def steered(hits, patients=12):
+    """Scores of a cohort in which each set leaves so many of 100 pixels right at every alpha, give or take three."""
+    chance = np.random.default_rng(0)
+    rows = [
+        (f"{kind} {alpha:g}", patient, count + int(chance.integers(-3, 4)), 100, 100)
+        for kind, count in hits.items()
+        for alpha in universal.ALPHAS
+        for patient in range(patients)
+    ]
+    table = scores_of(rows).table
+    return Scores(table.with_columns(("p" + pl.col("row").cast(pl.String)).alias("patient")))
+
+
+@pytest.mark.parametrize(
+    ("specific_elsewhere", "selective"),
+    [(60, False), (80, True)],  # as costly elsewhere as at home; costly at home alone
+)
+def test_selective_means_an_interaction_and_not_a_large_move(specific_elsewhere, selective):
+    sets = ("universal", "specific", "random 0", "random 1")
+    at_home = {"universal": 80, "specific": 60, "random 0": 79, "random 1": 81}
+    elsewhere = at_home | {"specific": specific_elsewhere}
+    tested = universal.interactions({"other": steered(elsewhere), "adult": steered(at_home)}, "adult", sets)
+    over_all = tested.filter(pl.col("alpha").is_null())
+    assert over_all["less"].to_list() == ["universal", "random"]
+    assert over_all["selective"].to_list() == [selective, selective]
+    assert over_all["cost on the own cohort"].to_list() == pytest.approx([0.2, 0.2], abs=0.02)
+    assert over_all["interaction"].to_list() == pytest.approx([0.2 * selective] * 2, abs=0.02)
+    found = universal.interaction_headlines(tested)
+    assert (found["interaction, specific less universal, low"] > 0) == selective
+
+
+def test_without_another_cohort_there_is_no_interaction():
+    assert universal.interactions({"adult": steered({"universal": 80})}, "adult", ("universal",)).is_empty()
 
 
 def test_largest_change_keeps_its_sign():
