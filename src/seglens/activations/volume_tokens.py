@@ -79,10 +79,15 @@ class _Lattice:
         for z, y, x in product(*(range(len(firsts)) for firsts in self.starts)):
             yield (self.starts[0][z], self.starts[1][y], self.starts[2][x]), (z, y, x)
 
-    def count(self, numbers: tuple[int, int, int]) -> int:
-        """Tokens that a window owns."""
+    def shape(self, numbers: tuple[int, int, int]) -> Extent:
+        """Tokens that a window owns, along each axis."""
         z, y, x = (len(self.owned[axis][number]) for axis, number in enumerate(numbers))
-        return z * y * x
+        return z, y, x
+
+    def places_of(self, numbers: tuple[int, int, int]) -> NDArray[np.float64]:
+        """Centres ``[n 3]`` of the tokens that a window owns."""
+        axes = np.meshgrid(*(self.places[axis][number] for axis, number in enumerate(numbers)), indexing="ij")
+        return np.stack([axis.reshape(-1) for axis in axes], 1)
 
 
 def extract_volumes(
@@ -91,6 +96,7 @@ def extract_volumes(
     hookpoint: str,
     *,
     tokens_per_volume: int = TOKENS_PER_VOLUME,
+    with_masks: bool = False,
     quarantined: Set[str] = frozenset(),
     folder: Path | None = None,
     dtype: torch.dtype | str = torch.float32,
@@ -99,15 +105,17 @@ def extract_volumes(
     """Read tokens of every case's volume at a hookpoint; each pass stops there, windows are not mirrored.
 
     Of a volume with more tokens a part is drawn, the same for the same case id, and windows without any are not run.
-    The index has a row a token: ``case``, ``patient``, ``split``, its ``window`` [3], its place ``voxel`` [3] in the
-    network's grid and ``mm`` [3], and ``weight``, tokens of the volume for each that was drawn. Centre and scale of the
-    store are those of all tokens, by these weights.
+    Where masks are read, up to half of it is of the foreground. The index has a row a token: ``case``, ``patient``,
+    ``split``, its ``window`` [3], its place ``voxel`` [3] in the network's grid and ``mm`` [3], the ``label`` there
+    (where masks are read), and ``weight``, tokens of the volume, of foreground or background, for each that was drawn.
+    Centre and scale of the store are those of all tokens, by these weights.
 
     Args:
         model: opened with one fold, on the device where it is to run.
-        cohort: of the model's sequences, in their order; masks are not used.
+        cohort: of the model's sequences, in their order; of its labels where masks are read.
         hookpoint: one of the model's.
-        tokens_per_volume: at most, at least 1.
+        tokens_per_volume: at most, at least 2.
+        with_masks: read masks, to draw half of the tokens from what they label.
         quarantined: ids of cases to leave out.
         folder: an artifact of kind ``"activations"`` is written there, shard by shard; None: kept in memory.
         dtype: how tokens are kept: float32, bfloat16, float16 or int8.
@@ -128,26 +136,32 @@ def extract_volumes(
             f"cohort {cohort.name} has the sequences {', '.join(cohort.sequences)}, the model "
             f"{', '.join(model.sequences)}; read it with sequences=model.sequences"
         )
-    if tokens_per_volume < 1:
-        raise ValueError(f"tokens_per_volume {tokens_per_volume} must be at least 1")
+    if with_masks and dict(cohort.labels) != dict(model.labels):
+        raise ValueError(
+            f"cohort {cohort.name} has the labels {dict(cohort.labels)}, the model {dict(model.labels)}; read it with "
+            "SourceOptions(labels=model.labels, mask_values=...)"
+        )
+    if tokens_per_volume < 2:
+        raise ValueError(f"tokens_per_volume {tokens_per_volume} must be at least 2")
     cases = [case for case in cohort.cases if case.id not in quarantined]
     if not cases:
         raise ValueError(f"{cohort.name}: none of {len(cohort.cases)} cases can be read; `seglens check` says why")
     kind = checked_dtype(dtype)
     split = cohort.split_of()
     asked = {"model": model.hash, "hookpoint": hookpoint, "tokens_per_volume": tokens_per_volume, "dtype": str(kind)}
+    asked |= {"with_masks": True} if with_masks else {}
     with ExitStack() as stack:
         inputs = asked | {"cohort": cohort.name, "cases": [case.id for case in cases]}
         draft = None if folder is None else stack.enter_context(new_artifact(folder, kind=KIND, inputs=inputs))
         kept = _Kept(kind, draft)
         rows, files = [], []
         for number, case in enumerate(cases):
-            volume = model.read(case)
+            volume = model.read(case, with_mask=with_masks)
             files.append(sorted(volume.sha256.values()))
             tokens, table = _tokens_of(model, volume, hookpoint, tokens_per_volume)
             if not bool(tokens.isfinite().all()):
                 raise ValueError(f"activations at {hookpoint!r} are not finite in case {case.id}; check its images")
-            kept.take(tokens, float(table["weight"][0]))
+            kept.take(tokens, torch.from_numpy(table["weight"].to_numpy().copy()))
             rows.append(_with_case(table, case, split.get(case.id)))
             progress(number + 1, len(cases), tokens=float(kept.n_tokens))
         store = kept.store(
@@ -181,31 +195,53 @@ def _tokens_of(
     first = grid_at((0, 0, 0))
     lattice = _Lattice.of(prepared.extent, patch, grid_of(first))
     windows = list(lattice.windows())
-    counts = [lattice.count(numbers) for _, numbers in windows]
-    total = sum(counts)
-    chosen = _drawn(volume.case, total, most)
+    labelled = [_labels_at(lattice.places_of(numbers), prepared, volume) for _, numbers in windows]
+    labels = np.concatenate(labelled)
+    chosen, weights = _drawn(volume.case, labels, most)
     tokens, starts, places = [], [], []
     before = 0
-    for (start, numbers), count in zip(windows, counts, strict=True):
-        own = chosen[(chosen >= before) & (chosen < before + count)] - before
-        before += count
+    for (start, numbers), all_labels in zip(windows, labelled, strict=True):
+        own = chosen[(chosen >= before) & (chosen < before + len(all_labels))] - before
+        before += len(all_labels)
         if not len(own):
             continue
-        shape = tuple(len(lattice.owned[axis][number]) for axis, number in enumerate(numbers))
-        at = np.unravel_index(own, shape)
+        at = np.unravel_index(own, lattice.shape(numbers))
         z, y, x = (torch.from_numpy(lattice.owned[axis][number][at[axis]]) for axis, number in enumerate(numbers))
         tokens.append((first if start == (0, 0, 0) else grid_at(start))[0, z, y, x])
-        places.append(np.stack([lattice.places[axis][number][at[axis]] for axis, number in enumerate(numbers)], 1))
+        places.append(lattice.places_of(numbers)[own])
         starts.append(np.tile(np.subtract(start, front), (len(own), 1)))
-    return torch.cat(tokens), _table(np.concatenate(starts), np.concatenate(places), prepared, volume, total)
+    table = _table(np.concatenate(starts), np.concatenate(places), prepared, volume)
+    found = labels[chosen] if volume.mask is not None else None
+    return torch.cat(tokens), table.with_columns(
+        pl.Series("label", found, dtype=pl.UInt8) if found is not None else pl.lit(None, pl.UInt8).alias("label"),
+        pl.Series("weight", weights),
+    )
 
 
-def _drawn(case: Case, total: int, most: int) -> NDArray[np.int64]:
-    """Numbers of the tokens that are kept, in order; of a case always the same."""
-    if total <= most:
-        return np.arange(total)
-    seed = int.from_bytes(hashlib.sha256(case.id.encode()).digest()[:8], "big")
-    return np.sort(np.random.default_rng(seed).choice(total, most, replace=False))
+def _labels_at(places: NDArray[np.float64], prepared: PreparedVolume, volume: CaseVolume) -> NDArray[np.uint8]:
+    """Label of the file's voxel at each place of the network's grid; 0 where there is no mask."""
+    if volume.mask is None:
+        return np.zeros(len(places), np.uint8)
+    own = np.floor(prepared.crop_places(places) + 0.5).astype(int)
+    z, y, x = np.clip(own, 0, np.subtract(volume.mask.shape, 1)).T
+    return volume.mask[z, y, x]
+
+
+def _drawn(case: Case, labels: NDArray[np.uint8], most: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Numbers of the tokens that are kept, in order, and their weights; of a case always the same."""
+    if len(labels) <= most:
+        return np.arange(len(labels)), np.ones(len(labels))
+    generator = np.random.default_rng(int.from_bytes(hashlib.sha256(case.id.encode()).digest()[:8], "big"))
+    foreground, background = np.flatnonzero(labels), np.flatnonzero(labels == 0)
+    n_background = min(len(background), most - min(len(foreground), most // 2))
+    n_foreground = most - n_background
+    numbers, weights = [], []
+    for group, n in ((foreground, n_foreground), (background, n_background)):
+        numbers.append(generator.choice(group, n, replace=False))
+        weights.append(np.full(n, len(group) / max(n, 1)))
+    joined = np.concatenate(numbers)
+    order = joined.argsort()
+    return joined[order], np.concatenate(weights)[order]
 
 
 def _table(
@@ -213,7 +249,6 @@ def _table(
     places: NDArray[np.float64],
     prepared: PreparedVolume,
     volume: CaseVolume,
-    total: int,
 ) -> pl.DataFrame:
     """A row a token."""
     own = prepared.crop_places(places)[:, ::-1]
@@ -224,7 +259,6 @@ def _table(
             "window": pl.Series(starts.astype(np.int32), dtype=pl.Array(pl.Int32, 3)),
             "voxel": pl.Series(places.astype(np.float32), dtype=three),
             "mm": pl.Series(mm.astype(np.float32), dtype=three),
-            "weight": pl.Series(np.full(len(places), total / len(places))),
         }
     )
 
@@ -246,13 +280,13 @@ class _Kept:
         self._weight = self._energy = 0.0
         self._sums: Tensor | float = 0.0
 
-    def take(self, tokens: Float[Tensor, "n d_in"], weight: float) -> None:
+    def take(self, tokens: Float[Tensor, "n d_in"], weights: Float[Tensor, " n"]) -> None:
         """Keep the tokens of a volume; full shards are done with."""
         exact = tokens.double()
         self.n_tokens += len(tokens)
-        self._weight += weight * len(tokens)
-        self._sums = self._sums + weight * exact.sum(0)
-        self._energy += weight * float(exact.square().sum())
+        self._weight += float(weights.sum())
+        self._sums = self._sums + weights @ exact
+        self._energy += float(weights @ exact.square().sum(1))
         self._waiting.append(tokens)
         size = max(1, SHARD_BYTES // (4 * tokens.shape[1]))
         while sum(map(len, self._waiting)) >= size:

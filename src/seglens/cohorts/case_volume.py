@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 from numpy.typing import NDArray
 
-from seglens.cohorts.axial import from_axial, from_file_order, to_axial, to_file_order
+from seglens.cohorts.axial import Scalar, from_axial, from_file_order, to_axial, to_file_order
 from seglens.cohorts.case import Case, ImageRef
 from seglens.cohorts.case_reader import read_case
 from seglens.cohorts.volumes import Header, VolumeError, read_header
@@ -31,6 +31,7 @@ class CaseVolume:
         like: the first channel's file.
         sha256: of each file.
         file_affine: [4 4] of the first channel's file.
+        mask: labels on the grid of ``values``; None where they were not asked for.
     """
 
     case: Case
@@ -41,6 +42,7 @@ class CaseVolume:
     like: ImageRef
     sha256: Mapping[Path, str]
     file_affine: NDArray[np.float64]
+    mask: UInt8[np.ndarray, "D H W"] | None = None
 
     def in_file_order(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """A mask on the grid of ``values`` as its file stores voxels [x y z]."""
@@ -54,7 +56,12 @@ class CaseVolume:
 
 
 def read_case_volume(
-    case: Case, sequences: Sequence[str], labels: Mapping[int, str], *, canonical: bool = False
+    case: Case,
+    sequences: Sequence[str],
+    labels: Mapping[int, str],
+    *,
+    canonical: bool = False,
+    with_mask: bool = False,
 ) -> CaseVolume:
     """Read a case's channels, with all checks of `read_case`.
 
@@ -63,19 +70,21 @@ def read_case_volume(
         sequences: the channels, in order; the first gives the grid.
         labels: of the cohort.
         canonical: turn the axes to RAS+.
+        with_mask: read the mask too.
 
     Raises:
         VolumeError: whatever is wrong with the files, or a picture, which has no place in space.
     """
-    content = read_case(case, sequences, labels, with_mask=False)
+    content = read_case(case, sequences, labels, with_mask=with_mask)
     like = case.images[sequences[0]]
     if content.stacks[sequences[0]].affine is None:
         raise VolumeError(like.path, "no_volume", "is a picture, the model takes volumes", "give NIfTI files")
     header = read_header(like.path, max_bytes=case.reading.max_bytes)
-    channels = []
-    for sequence in sequences:
-        volume = from_axial(content.stacks[sequence].values)
-        channels.append((volume if canonical else to_file_order(volume, header.affine)).transpose(2, 1, 0))
+
+    def placed(slices: NDArray[Scalar]) -> NDArray[Scalar]:
+        volume = from_axial(slices)
+        return (volume if canonical else to_file_order(volume, header.affine)).transpose(2, 1, 0)
+
     spacing = np.asarray(_spacing(header))
     affine = header.affine
     if canonical:
@@ -85,8 +94,18 @@ def read_case_volume(
         affine = header.affine @ nibabel.orientations.inv_ornt_aff(own, header.shape)
         spacing = spacing[np.argsort(own[:, 0])]
     first, second, third = (float(size) for size in spacing[::-1])
-    values = np.ascontiguousarray(np.stack(channels), np.float32)
-    return CaseVolume(case, values, (first, second, third), affine, canonical, like, content.sha256, header.affine)
+    channels = [placed(content.stacks[sequence].values) for sequence in sequences]
+    return CaseVolume(
+        case,
+        np.ascontiguousarray(np.stack(channels), np.float32),
+        (first, second, third),
+        affine,
+        canonical,
+        like,
+        content.sha256,
+        header.affine,
+        None if content.mask is None else placed(content.mask),
+    )
 
 
 def _spacing(header: Header) -> NDArray[np.float64]:

@@ -96,13 +96,17 @@ class OpenedModel:
             segmenter.to(device)
         return self
 
-    def read(self, case: Case) -> CaseVolume:
+    def read(self, case: Case, *, with_mask: bool = False) -> CaseVolume:
         """A case's channels in the order of voxels that the model takes.
+
+        Args:
+            case: of files.
+            with_mask: read its mask too.
 
         Raises:
             VolumeError: whatever is wrong with the files.
         """
-        return read_case_volume(case, self.sequences, self.labels, canonical=self.plan.canonical)
+        return read_case_volume(case, self.sequences, self.labels, canonical=self.plan.canonical, with_mask=with_mask)
 
     def prepare(self, volume: CaseVolume) -> PreparedVolume:
         """A volume as the networks are shown it.

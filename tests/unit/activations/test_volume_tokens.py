@@ -1,10 +1,12 @@
+import json
 import math
+from dataclasses import replace
 
 import nibabel
 import numpy as np
 import pytest
 import torch
-from tests.nnunet_folder import plans, write_case, write_folder
+from tests.nnunet_folder import dataset, plans, write_case, write_folder
 
 from seglens.activations.hooks import activations
 from seglens.activations.store import ActivationStore
@@ -117,6 +119,35 @@ def test_a_part_of_the_tokens_stands_for_all(model, cohort, tmp_path):
     assert again.index.equals(part.index) and torch.equal(again.tokens(torch.arange(9)), part.tokens(torch.arange(9)))
 
 
+def test_half_of_a_part_is_of_the_foreground(model, tmp_path):
+    paths = write_case(tmp_path / "imagesTr", "a", affine=TILTED)
+    image = nibabel.load(paths[0])
+    mask = np.zeros(image.shape, np.uint8)
+    mask[4:8, 5:9, 3:7] = 2
+    mask[4, 5, 3:7] = 1
+    (tmp_path / "labelsTr").mkdir()
+    nibabel.save(nibabel.Nifti1Image(mask, image.affine), tmp_path / "labelsTr/a.nii.gz")
+    (tmp_path / "dataset.json").write_text(json.dumps(dataset()))
+    cohort = read_cohort(tmp_path, SourceOptions(labels=model.labels), sequences=model.sequences)
+    whole = extract_volumes(model, cohort, "encoder0", with_masks=True)
+    n = int((mask > 0).sum())
+    assert whole.index["label"].value_counts().sort("label").rows()[1:] == [(1, 4), (2, n - 4)]
+    for row in whole.index.filter(whole.index["label"] > 0).iter_rows(named=True):
+        at = np.linalg.solve(image.affine, [*row["mm"], 1])[:3]
+        assert mask[tuple(np.round(at).astype(int))] == row["label"]
+    for most, foreground in ((100, 50), (400, n)):
+        part = extract_volumes(model, cohort, "encoder0", with_masks=True, tokens_per_volume=most).index
+        inside = part.filter(part["label"] > 0)
+        assert (len(part), len(inside)) == (most, foreground)
+        assert inside["weight"].sum() == pytest.approx(n)
+        assert part["weight"].sum() == pytest.approx(whole.n_tokens)
+    unlabelled = extract_volumes(model, cohort, "encoder0", tokens_per_volume=100).index
+    assert unlabelled["label"].null_count() == 100 and (unlabelled["weight"] == whole.n_tokens / 100).all()
+    other = replace(cohort, labels={0: "background", 1: "a", 2: "b"})
+    with pytest.raises(ValueError, match=r"has the labels .*'a'.* read it with SourceOptions\(labels=model\.labels"):
+        extract_volumes(model, other, "encoder0", with_masks=True)
+
+
 def test_a_network_of_planes_gives_tokens_of_every_slice(tmp_path):
     model = open_model(write_folder(tmp_path, described=plans(n_axes=2), mirrors=(0, 1)), fold=0)
     write_case(tmp_path / "images", "a")
@@ -142,8 +173,8 @@ def test_what_cannot_be_extracted_is_refused(model, cohort, tmp_path):
         extract_volumes(model, cohort, "encoder9")
     with pytest.raises(ValueError, match="has the sequences FLAIR, T1, the model T1, FLAIR"):
         extract_volumes(model, cohort.with_sequences(("FLAIR", "T1")), "encoder0")
-    with pytest.raises(ValueError, match="tokens_per_volume 0 must be at least 1"):
-        extract_volumes(model, cohort, "encoder0", tokens_per_volume=0)
+    with pytest.raises(ValueError, match="tokens_per_volume 1 must be at least 2"):
+        extract_volumes(model, cohort, "encoder0", tokens_per_volume=1)
     with pytest.raises(ValueError, match="none of 2 cases can be read"):
         extract_volumes(model, cohort, "encoder0", quarantined={"a", "b"}, folder=tmp_path / "store")
     assert not (tmp_path / "store").exists()
