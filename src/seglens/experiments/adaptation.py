@@ -15,7 +15,14 @@ import torch
 from seglens.artifacts import Artifact, Draft
 from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.lens import Lens
-from seglens.experiments.adaptation_latents import DEEP, deep_dictionary, differing_latents, untrained_like
+from seglens.experiments.adaptation_latents import (
+    DEEP,
+    PLAIN,
+    deep_dictionary,
+    differing_in_words,
+    differing_latents,
+    untrained_like,
+)
 from seglens.experiments.adaptation_tables import (
     ORACLE,
     class_headlines,
@@ -87,7 +94,7 @@ def run(
         steps: of every fit.
     """
     transfers = transfers_of(study)
-    policies, curves, alphas = [], [], []
+    policies, curves, alphas, words = [], [], [], []
     for number, transfer in enumerate(transfers):
         found = adapted(study, transfer, plan_of(transfer, seeds, sizes, draws, steps))
         policies.append(
@@ -98,6 +105,7 @@ def run(
                 transfer.label,
             )
         )
+        words += differing_in_words(found.table("differing"), transfer.name)
         if transfer.in_full:
             inner = dict(found.table("curve_inner").iter_rows())
             curves.append(curve_rows(Scores(found.table("curve")), inner, transfer.name))
@@ -114,7 +122,7 @@ def run(
             "alphas": pl.concat(alphas),
         },
         headlines(improvements, curve) | class_headlines(table),
-        paragraphs(improvements, curve, table, steps),
+        [*paragraphs(improvements, curve, table, steps), *words],
         left_out,
     )
 
@@ -151,7 +159,7 @@ def adapted(study: Study, transfer: Transfer, plan: Mapping[str, Any]) -> Artifa
         "in_full": transfer.in_full,
         "own": study.own_slices(transfer.segmenter, "val").hash,
         "deep": str(DEEP),
-        "version": 6,
+        "version": 7,
     }
 
     def make(draft: Draft, progress: Progress) -> None:
@@ -164,7 +172,9 @@ def adapted(study: Study, transfer: Transfer, plan: Mapping[str, Any]) -> Artifa
         known = {"deep": deep is not None, "untrained": deep is not None}
         names = possible(FULL if transfer.in_full else SHORT, segmenter, **known)
         lens = Lens(segmenter, dictionary)
-        specific = differing_latents(lens, own, selection)
+        differing = differing_latents(lens, own, selection)
+        draft.save_table("differing", differing)
+        specific = differing.filter(pl.col("compared") == PLAIN)["latent"].unique(maintain_order=True).to_list()
         unfitted_baselines = unfitted(
             segmenter, few_of(selection, UNLABELLED_SLICES), few_of(training, UNLABELLED_SLICES)
         )
@@ -307,7 +317,7 @@ EXPERIMENT = Experiment(
     paper="Table 5, Figure 8",
     run=run,
     parts=partial(by_transfer, one_transfer),
-    version=9,
+    version=10,
     figures=(
         Figure(
             kind="bars",

@@ -10,7 +10,8 @@ from seglens.dictionaries.calibration import calibrate
 from seglens.dictionaries.fitting import FitSettings, fit_dictionary
 from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.diffing.differential import differential_latents
+from seglens.diffing.differential import called_in_words, differential_latents
+from seglens.diffing.rank_test import strata_of
 from seglens.experiments.differential_bench import responses_of
 from seglens.experiments.experiment import part
 from seglens.experiments.label_free_policies import few_of
@@ -56,8 +57,12 @@ def untrained_like(dictionary: SparseAutoencoder, opened: Segmenter, slices: Sli
     return untrained.to(dictionary.W_enc.device)
 
 
-def differing_latents(lens: Lens, own: SliceSet, selection: SliceSet) -> list[int]:
-    """Latents that diffing calls specific: those that answer most differently in the two cohorts' patients first.
+PLAIN, OF_LIKE_SIZE = "all patients", "patients with lesions of like size"
+"""How patients of two cohorts are compared."""
+
+
+def differing_latents(lens: Lens, own: SliceSet, selection: SliceSet) -> pl.DataFrame:
+    """Latents that answer differently in two cohorts' patients, as a whole and within strata of lesion size.
 
     By the rank test that survives the planted truth (`differential_latents`), in the segmenter's one code, so that
     nothing that was trained on the patients judged on is asked.
@@ -68,14 +73,37 @@ def differing_latents(lens: Lens, own: SliceSet, selection: SliceSet) -> list[in
         selection: slices of the target cohort for choosing.
 
     Returns:
-        The tested latents; empty where a side has fewer than two patients with a lesion.
+        A row a test as `differential_latents` gives it, and whom it compares: the largest effects in `PLAIN` first.
+        Empty where a side has fewer than two patients with a lesion; without the strata where none has both.
     """
-    sides = []
+    sides, sizes = [], []
     for slices in (own, selection):
         seen = Probed(Compared(slices.name, lens, torch.zeros(0), slices), [slices])
         sides.append(responses_of(seen.codes(lens.dictionary, seen.grid), slices, seen.grid))
+        pixels = pl.Series("pixels", (slices.masks() > 0).flatten(1).sum(1).tolist())
+        by_patient = slices.index.select("patient").with_columns(pixels).group_by("patient").mean()
+        mean = dict(by_patient.iter_rows())
+        sizes.append([mean[patient] for patient in sides[-1].patients])
     if min(len(side.patients) for side in sides) < 2:
-        return []
+        return pl.DataFrame(schema={"compared": pl.String, "latent": pl.Int32})
+    strata = strata_of({"lesion size": (sizes[0], sizes[1])}, bins=2)
+    compared = {PLAIN: differential_latents(*sides)}
+    if set(strata[0]) & set(strata[1]):
+        compared[OF_LIKE_SIZE] = differential_latents(*sides, strata=strata)
     effect = (pl.col("auroc") - 0.5).abs()
-    ranked = differential_latents(*sides).sort(effect, "latent", "region", descending=[True, False, False])
-    return ranked["latent"].unique(maintain_order=True).to_list()
+    return pl.concat(
+        [
+            table.sort(effect, "latent", "region", descending=[True, False, False]).select(
+                pl.lit(who).alias("compared"), pl.all()
+            )
+            for who, table in compared.items()
+        ]
+    )
+
+
+def differing_in_words(table: pl.DataFrame, transfer: str) -> list[str]:
+    """One sentence for each way to compare: latents that were called, and the least effect that could have been."""
+    return [
+        f"{transfer}, latents that answer differently in the two cohorts, {who}: {called_in_words(rows)}."
+        for (who,), rows in table.group_by("compared", maintain_order=True)
+    ]

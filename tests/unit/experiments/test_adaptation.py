@@ -11,7 +11,7 @@ from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.experiments.adaptation import learning_curve
-from seglens.experiments.adaptation_latents import differing_latents, untrained_like
+from seglens.experiments.adaptation_latents import PLAIN, differing_in_words, differing_latents, untrained_like
 from seglens.experiments.adaptation_tables import (
     class_headlines,
     curve_rows,
@@ -273,14 +273,21 @@ def seen_through():
 
 def test_latents_of_what_differs_come_first():
     segmenter, dictionary = seen_through()
-    ranked = differing_latents(Lens(segmenter, dictionary), cohort("own", 0, 8, 0.0), cohort("target", 1, 8, 1.0))
+    table = differing_latents(Lens(segmenter, dictionary), cohort("own", 0, 8, 0.0), cohort("target", 1, 8, 1.0))
+    ranked = table.filter(compared=PLAIN)["latent"].unique(maintain_order=True).to_list()
     assert set(ranked[:2]) == {2, 3}
     assert set(ranked) == {0, 1, 2, 3}
+    assert set(table.filter(pl.col("differential"))["latent"]) == {2, 3}
+    plain, of_like_size = differing_in_words(table, "own on target")
+    assert "all patients: 2 of 4 latents called; the least effect" in plain
+    assert "patients with lesions of like size" in of_like_size
 
 
 def test_one_patient_differs_from_nobody():
     segmenter, dictionary = seen_through()
-    assert differing_latents(Lens(segmenter, dictionary), cohort("own", 0, 8, 0.0), cohort("target", 1, 1, 1.0)) == []
+    found = differing_latents(Lens(segmenter, dictionary), cohort("own", 0, 8, 0.0), cohort("target", 1, 1, 1.0))
+    assert found.is_empty()
+    assert differing_in_words(found, "own on target") == []
 
 
 def test_the_edit_is_chosen_by_the_inner_split_and_not_by_who_is_judged():
