@@ -85,6 +85,7 @@ def test_where_labels_are_permuted_nothing_is_found(found):
     assert summary.filter(pl.col("features") == SHUFFLED)["found"].sum() == 0
     random = rows.filter((pl.col("features") == RANDOM_LATENTS) & pl.col("factor").is_in(["noise", "contrast"]))
     assert random["called"].to_list() == [1] * 6 and random["within"].mean() < 0.8
+    assert rows.filter(pl.col("features") == RANDOM_LATENTS)["called"].sum() == 6  # as many as the lens has
 
 
 def test_every_rung_stands_in_the_ladder(found):
