@@ -81,7 +81,7 @@ def steering_finding(entry: SteeringRecord) -> str:
     else:
         verb = {1: "raised", 0: "took", -1: "lowered"}[gain.sign]
         moved = f"{verb} pooled Dice from {number(before, digits)} to {number(after, digits)}"
-    text = f"{policy[0].upper()}{policy[1:]} steering ({where}) {moved}, {_over_patients(gain, entry)}"
+    text = f"{policy[0].upper()}{policy[1:]} steering ({where}) {moved}, difference {_over_patients(gain, entry)}"
     best, controls = baselines_of(entry, name)
     beside = [f"{named(key)} gave {number(value, digits)}" for key, value in controls.items()]
     if best is not None:
@@ -105,7 +105,7 @@ def _over_patients(gain: GainRecord, entry: SteeringRecord) -> str:
     """Interval of a gain in words."""
     patients = plural(entry.evaluation.patients, "patient")
     if gain.low is None or gain.high is None:
-        return f"over {patients} without an interval"
+        return f"without an interval over {patients}"
     return f"[{signed(gain.low)}, {signed(gain.high)}] over {patients}"
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from seglens.artifacts import Artifact, Draft, finite
+from seglens.artifacts import Artifact, Draft
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.lens import Lens
 from seglens.runtime.progress import Progress, part_of, silent
@@ -245,8 +245,7 @@ class _Gains:
         (value, drawn), *rest = (self._known[name] for name in (edit, *others))
         against = np.mean([one for one, _ in rest], axis=0), np.mean([draws for _, draws in rest], axis=0)
         n_patients = self._scores.table["patient"].n_unique()
-        found = interval_of(float((value - against[0])[0]), (drawn - against[1])[0], n_patients)
-        return GainRecord(finite(found.value), finite(found.low), finite(found.high))
+        return GainRecord.of(interval_of(float((value - against[0])[0]), (drawn - against[1])[0], n_patients))
 
 
 def check_disjoint(selection: SliceSet, evaluation: SliceSet) -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from seglens.activations.replay import Replay
-from seglens.artifacts import Artifact, Draft, finite
+from seglens.artifacts import Artifact, Draft
 from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.lens import Lens
 from seglens.runtime.distributed import broadcast_from_main
@@ -306,8 +306,7 @@ def _over_random(
         return (gain >= minimum_gain).cast(pl.Float64) - (gain <= -minimum_gain).cast(pl.Float64)
 
     others = [net(name) for name in draws]
-    found = mean_interval(patients, (net(policy) - sum(others) / len(draws)).to_list())
-    return GainRecord(found.value, finite(found.low), finite(found.high))
+    return GainRecord.of(mean_interval(patients, (net(policy) - sum(others) / len(draws)).to_list()), bound=2.0)
 
 
 def _mean(values: Sequence[float | int]) -> float | None:

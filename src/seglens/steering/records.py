@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from seglens.artifacts import finite
+from seglens.segmenters.intervals import Interval
 from seglens.segmenters.score_summary import ScoreSummary
 from seglens.steering.edits import Operation
 
@@ -25,7 +27,7 @@ class Extent:
 
 @dataclass(frozen=True)
 class GainRecord:
-    """Gain of an edit in pooled Dice over something else on the same patients, with its 95% interval over patients.
+    """Gain of an edit over something else on the same patients, in Dice or a share, with its 95% interval over them.
 
     Attributes:
         value: difference; None where either is undefined. So are the ends, and those of a single patient.
@@ -36,6 +38,13 @@ class GainRecord:
     value: float | None
     low: float | None
     high: float | None
+
+    @classmethod
+    def of(cls, interval: Interval, bound: float = 1.0) -> "GainRecord":
+        """From an interval whose ends are cut at -bound and bound, beyond which no difference can lie."""
+        low, high = finite(interval.low), finite(interval.high)
+        ends = None if low is None else max(low, -bound), None if high is None else min(high, bound)
+        return cls(finite(interval.value), *ends)
 
     @property
     def sign(self) -> int:

@@ -62,9 +62,9 @@ def test_a_gain_whose_interval_holds_zero_is_none() -> None:
         steering_finding(steering(figures(0.30), figures(0.33), others, settings={}, reach=reach))
         for reach in (0.01, 0.08)
     )
-    assert "raised pooled Dice from 0.30 to 0.33, [+0.02, +0.04] over 11 patients" in sure
+    assert "raised pooled Dice from 0.30 to 0.33, difference [+0.02, +0.04] over 11 patients" in sure
     assert "beats logit bias" in sure
-    assert "took pooled Dice from 0.30 to 0.33, [−0.05, +0.11] over 11 patients" in unsure
+    assert "took pooled Dice from 0.30 to 0.33, difference [−0.05, +0.11] over 11 patients" in unsure
     assert "cannot be told from the untouched network" in unsure
     assert "beats" not in unsure
 

@@ -1,11 +1,13 @@
 import json
+import math
 
 import pytest
 from tests.records import failure, outcome, scores, steering
 
 from seglens.documents import DocumentError, from_document, to_document
+from seglens.segmenters.intervals import Interval
 from seglens.steering.edits import LatentEdit
-from seglens.steering.records import FailureRecord, SteeringRecord
+from seglens.steering.records import FailureRecord, GainRecord, SteeringRecord
 
 BEFORE, AFTER = scores({"edema": 0.3, "core": None}), scores({"edema": 0.4, "core": None})
 
@@ -41,3 +43,10 @@ def test_a_policy_or_a_count_that_there_is_not_is_refused():
     document[0] |= {"policy": "luck", "recovered": 2.5}
     with pytest.raises(DocumentError, match=r"0\.policy: .*'held_out' or 'oracle', got 'luck'; 0\.recovered: .*2\.5"):
         from_document(json.dumps(document), list[FailureRecord], "results.json")
+
+
+def test_a_gain_has_a_sign_where_its_interval_excludes_0_and_ends_where_dice_does():
+    signs = [GainRecord(0.1, low, high).sign for low, high in ((0.05, 0.2), (-0.1, 0.3), (-0.3, -0.1), (None, None))]
+    assert signs == [1, 0, -1, 0]
+    assert GainRecord.of(Interval(0.2, -1.98, 2.41, 2, 2000)) == GainRecord(0.2, -1.0, 1.0)
+    assert GainRecord.of(Interval(0.2, math.nan, math.nan, 1, 2000)) == GainRecord(0.2, None, None)
