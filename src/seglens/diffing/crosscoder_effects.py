@@ -5,6 +5,7 @@ it too. Here a latent counts by what it does to the segmentation in each model.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -18,10 +19,24 @@ Gradients = Sequence[Float[Tensor, "n d"]]
 """Of each class, by the raw tokens."""
 
 
+@dataclass(frozen=True)
+class EffectAgreement:
+    """Cosines between two models' effects of the same latents on the same classes at the same tokens.
+
+    Attributes:
+        signed: of the effects, -1..1; 0 in expectation where a model's gradients know nothing of the classes.
+        places: of their sizes, 0..1: whether they act in the same places, in whatever direction. It is above 0 by
+            chance, so it counts from what an untrained network gives.
+    """
+
+    signed: float | None
+    places: float | None
+
+
 @torch.no_grad()
 def effect_agreement(
     crosscoder: Crosscoder, tokens: Mapping[str, Tokens], gradients: Mapping[str, Gradients]
-) -> float | None:
+) -> EffectAgreement:
     """Cosine between two models' effects of the same latents on the same classes at the same tokens.
 
     The effect of ablating latent j at token t on class c of model p is, to first order, ``-z_tj d_pj . g_ptc`` with the
@@ -35,7 +50,7 @@ def effect_agreement(
         gradients: model to the gradients of classes that both have, in one order.
 
     Returns:
-        -1..1; None where a model's classes depend on no latent.
+        Both cosines; None where a model's classes depend on no latent.
     """
     codes = crosscoder.encode(tokens)
     rows = crosscoder.dictionary.W_dec / crosscoder.dictionary.scale
@@ -49,4 +64,6 @@ def effect_agreement(
         effects.append(torch.cat(of_classes).double())
     one, other = effects
     length = one.norm() * other.norm()
-    return float(one @ other / length) if float(length) > 0 else None
+    if not float(length) > 0:
+        return EffectAgreement(None, None)
+    return EffectAgreement(float(one @ other / length), float(one.abs() @ other.abs() / length))

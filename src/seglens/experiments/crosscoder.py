@@ -29,6 +29,7 @@ from seglens.experiments.crosscoder_tables import (
     EFFECTS,
     LINEAR,
     LONGER,
+    PLACES,
     REAL,
     SAME_POSITION,
     SEEDS,
@@ -186,14 +187,14 @@ def _stores(kept: ActivationCache, fit: Fit, split: str, most_tokens: int) -> di
     return stores
 
 
-def _effects(kept: ActivationCache, fit: Fit, fitted: Crosscoder) -> float | None:
+def _effects(kept: ActivationCache, fit: Fit, fitted: Crosscoder) -> dict[str, float | None]:
     """Agreement of the latents' effects on the classes that both sides have, or on the whole foreground.
 
-    None where the second side is no network on the same slices.
+    None where the second side is no network on the same slices; by the figure's name.
     """
     pair, condition, _, _ = fit
     if condition not in (REAL, TWICE, UNTRAINED_NETWORK):
-        return None
+        return {EFFECTS: None, PLACES: None}
     sides, grid, cohorts = _sides(kept, fit), kept.common_grid(pair), kept.cohorts(pair)
     named = [{name: value for value, name in side.segmenter.labels.items() if value} for side in sides]
     common = [name for name in named[0] if name in named[1]]
@@ -204,7 +205,8 @@ def _effects(kept: ActivationCache, fit: Fit, fitted: Crosscoder) -> float | Non
         grids = kept.gradients(side, asked, cohorts, "test", grid=grid, most_tokens=EFFECT_TOKENS)
         gradients[side.name] = [one.flatten(0, 3) for one in grids]
     tokens = {name: store.tokens(torch.arange(store.n_tokens)) for name, store in stores.items()}
-    return effect_agreement(fitted, tokens, gradients)
+    found = effect_agreement(fitted, tokens, gradients)
+    return {EFFECTS: finite(found.signed), PLACES: finite(found.places)}
 
 
 def _fitted(study: Study, kept: ActivationCache, fit: Fit) -> Artifact:
@@ -220,13 +222,13 @@ def _fitted(study: Study, kept: ActivationCache, fit: Fit) -> Artifact:
         crosscoder.write(draft)
         draft.save_table("latents", evaluated.latents())
         draft.save_table("explained", evaluated.explained)
-        draft.save_document("figures", figures_of(evaluated) | {EFFECTS: finite(_effects(kept, fit, crosscoder))})
+        draft.save_document("figures", figures_of(evaluated) | _effects(kept, fit, crosscoder))
 
     inputs = {
         "segmenters": [study.segmenter(name).hash for name in names],
         "hookpoints": [study.hookpoint(name) for name in names],
         "slices": [study.slices(cohort).hash for cohort in cohorts],
-        "tokens": {**TOKENS, "effects": EFFECT_TOKENS},
+        "tokens": {**TOKENS, "effects and places": EFFECT_TOKENS},
         "condition": condition,
         "settings": asdict(settings),
         "seed": seed,
@@ -270,7 +272,7 @@ EXPERIMENT = Experiment(
     title="One code for two segmenters, and what it calls shared where nothing is",
     paper="beyond the paper",
     run=run,
-    version=3,
+    version=4,
     figures=(
         Figure(
             "bars",
@@ -307,7 +309,7 @@ EXPERIMENT = Experiment(
             low="low",
             high="high",
             caption="Cosine of the effects of the same latents on the same classes at the same tokens: 0 where a "
-            "network knows nothing of the classes.",
+            "network knows nothing of the classes; in the table also of their sizes alone.",
             only={"figure": (EFFECTS,)},
         ),
         Figure("bars", "functional", "Matched by function", x="compared", y="correlation", panel="pair"),

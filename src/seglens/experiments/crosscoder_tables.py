@@ -25,7 +25,8 @@ LONGER = 3
 """Times the usual steps, with one seed, to see what the length of the fit does."""
 LINEAR = "linear prediction without the code"
 EFFECTS = "agreement of effects on the classes"
-CALIBRATED = ("shared", "shared by activation mass", "cross-reconstruction", EFFECTS)
+PLACES = "same places of effects on the classes"
+CALIBRATED = ("shared", "shared by activation mass", "cross-reconstruction", EFFECTS, PLACES)
 """Figures that are calibrated between the untrained network and one model twice."""
 
 
@@ -74,7 +75,7 @@ def ladders_of(summary: pl.DataFrame, first: str) -> list[Ladder[float | None]]:
 
     ladders = []
     for figure in CALIBRATED:
-        of_effects = figure == EFFECTS
+        of_effects = figure in (EFFECTS, PLACES)
         dense = mean(REAL, LINEAR) if figure == "cross-reconstruction" else LeftOut("channels have no common code")
         no_classes = LeftOut("pixels have no classes")
         no_network = LeftOut("the gradients of another patient's slice are no effects on this one's")
@@ -129,7 +130,7 @@ def headlines(
 ) -> dict[str, float | None]:
     """Shares and cross-reconstruction of the pairs, of the first pair's nulls and of one model twice."""
     found: dict[str, float | None] = {}
-    for figure in ("shared", "shared after latent scaling", "cross-reconstruction", LINEAR, EFFECTS):
+    for figure in ("shared", "shared after latent scaling", "cross-reconstruction", LINEAR, EFFECTS, PLACES):
         for row in summary.filter(pl.col("figure") == figure).iter_rows(named=True):
             if row["condition"] == REAL:
                 found[f"{figure}, {row['pair']}"] = row["mean"]
@@ -197,7 +198,9 @@ def words_of(
         "network that has learnt nothing shares this much because it looks at the same image, so a share says what "
         "two models have learnt in common only from there up. Calibrated between the untrained network (0) and one "
         f"model twice (1): {left}. Agreement of effects is the cosine, over tokens, latents and the classes that both "
-        "have, of what ablating a latent does to the expected pixels of a class in each model, to first order.",
+        "have, of what ablating a latent does to the expected pixels of a class in each model, to first order; that of "
+        "same places looks at the sizes of these effects alone. What the two models do with what they share is alike "
+        "only as far as these are above the untrained network's.",
         "The code of one segmenter alone, the other's activation first predicted from it linearly, explains of the "
         f"other {mean(REAL, 'cross-reconstruction')} of the whitened variance for {first}, and "
         f"{mean(SAME_POSITION, 'cross-reconstruction')} where the slices are another patient's. Without the code the "

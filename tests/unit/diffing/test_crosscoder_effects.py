@@ -6,7 +6,7 @@ from tests.unit.diffing.planted_models import planted_models
 
 from seglens.dictionaries.fit_settings import FitSettings
 from seglens.diffing.crosscoder import fit_crosscoder
-from seglens.diffing.crosscoder_effects import effect_agreement
+from seglens.diffing.crosscoder_effects import EffectAgreement, effect_agreement
 from seglens.diffing.crosscoder_sharing import evaluate_crosscoder
 
 WIDTH, CLASSES = 32, 3
@@ -38,7 +38,7 @@ def test_the_untrained_twin_shares_the_code_and_not_the_effects(twins):
     crosscoder, stores, tokens = twins
     assert evaluate_crosscoder(crosscoder, stores).shared("mass") > 0.8
     learnt = of_factors(torch.randn(CLASSES, 24, generator=torch.Generator().manual_seed(1)))
-    trained = effect_agreement(crosscoder, tokens, {"a": learnt(0), "b": learnt(1)})
+    trained = effect_agreement(crosscoder, tokens, {"a": learnt(0), "b": learnt(1)}).signed
     untrained = [
         effect_agreement(
             crosscoder,
@@ -47,7 +47,7 @@ def test_the_untrained_twin_shares_the_code_and_not_the_effects(twins):
                 "a": learnt(0),
                 "b": of_factors(torch.randn(CLASSES, 24, generator=torch.Generator().manual_seed(10 + seed)))(1),
             },
-        )
+        ).signed
         for seed in range(5)
     ]
     assert trained > 0.5
@@ -69,6 +69,9 @@ def test_it_equals_a_loop_over_tokens_latents_and_classes(twins):
                 effects[model.name] += [float(z[token, latent] * (own @ of[token])) for of in gradients[model.name]]
     one, other = (torch.tensor(effects[name], dtype=torch.float64) for name in "ab")
     expected = float(torch.nn.functional.cosine_similarity(one, other, dim=0))
-    assert effect_agreement(crosscoder, few, gradients) == pytest.approx(expected, abs=1e-4)
+    found = effect_agreement(crosscoder, few, gradients)
+    assert found.signed == pytest.approx(expected, abs=1e-4)
+    sizes = float(torch.nn.functional.cosine_similarity(one.abs(), other.abs(), dim=0))
+    assert found.places == pytest.approx(sizes, abs=1e-4)
     nothing = {"a": gradients["a"], "b": [torch.zeros(40, WIDTH)] * 2}
-    assert effect_agreement(crosscoder, few, nothing) is None
+    assert effect_agreement(crosscoder, few, nothing) == EffectAgreement(None, None)
