@@ -16,12 +16,11 @@ from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.experiments.experiment import Experiment, ExperimentResult, Figure, NotApplicableError, Published, part
 from seglens.runtime.progress import Progress
-from seglens.segmenters.architectures import build_segmenter
-from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas, describe
 from seglens.semantics.describing import category_mass
 from seglens.studies.segmenter_settings import SegmenterSettings
 from seglens.studies.stages import Study
+from seglens.studies.untrained import untrained_segmenter
 from seglens.studies.variants import fit_to_store
 
 TRAINED, UNTRAINED = "trained", "untrained"
@@ -125,7 +124,7 @@ def _opened(study: Study, name: str, hookpoint: str, weights: str) -> tuple[Late
     """Atlas and dictionary of a stage, of the trained segmenter or of one with random weights."""
     segmenter, seed = study.segmenter(name), study.settings.seed
     if weights == UNTRAINED:
-        segmenter = _untrained(study, name)
+        segmenter = untrained_segmenter(study, name)
     slices, unseen = study.own_slices(name, "train"), study.unseen_slices(name)
     settings = study.settings.dictionaries.model_copy(update={"k": "auto", "expansion": "auto"})
 
@@ -151,19 +150,6 @@ def _opened(study: Study, name: str, hookpoint: str, weights: str) -> tuple[Late
 
     inputs = {"dictionary": dictionary.hash, "slices": unseen.hash, "top_k": study.settings.atlas_top_k}
     return LatentAtlas.read(part(study, f"architecture-atlas/{stage}", "atlas", inputs, make)), dictionary
-
-
-def _untrained(study: Study, name: str) -> Segmenter:
-    """The same architecture with other random weights than the segmenter may have started from."""
-    trained, own = study.segmenter(name), study.settings.segmenters[name]
-    return build_segmenter(
-        own.architecture,
-        sequences=trained.sequences,
-        labels=trained.labels,
-        size=trained.size,
-        seed=study.settings.seed + 1,
-        settings=own.network,
-    ).to(trained.device)
 
 
 EXPERIMENT = Experiment(

@@ -20,14 +20,15 @@ def untrained_segmenter(study: "Study", name: str, number: int = 0) -> "Segmente
     from seglens.segmenters.architectures import build_segmenter
 
     def drawn() -> "Segmenter":
-        trained, own = study.segmenter(name), study.settings.segmenters[segmenter_of(name)]
+        trained = study.segmenter(name)
+        assert trained.architecture is not None  # a study trains what it can build
         return build_segmenter(
-            own.architecture,
+            trained.architecture["name"],
             sequences=trained.sequences,
             labels=trained.labels,
             size=trained.size,
             seed=study.settings.seed + 1 + number,
-            settings=own.network,
+            settings=trained.architecture["settings"],
         ).to(trained.device)
 
     untrained: Segmenter = study.once(drawn, "untrained", segmenter_of(name), number)
