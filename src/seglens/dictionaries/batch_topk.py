@@ -105,7 +105,7 @@ class BatchTopK:
 
     def _candidates(self, x: Tensor, encoder: Tensor, offset: Tensor, bound: float) -> tuple[Tensor, Tensor]:
         """Flat places, ascending, and values of all that is above the bound."""
-        auto = x.device.type == "cpu" and x.shape[1] >= BF16_CHANNELS and bf16_saves(x.shape[1])
+        auto = x.device.type == "cpu" and x.shape[1] >= BF16_CHANNELS and bf16_saves()
         bf16 = auto if self.screen == "auto" else self.screen == "bf16"
         if bf16 and bound > 0 and x.dtype == torch.float32 and x.device.type == "cpu":
             screened = self._screened(x, encoder, offset, bound)

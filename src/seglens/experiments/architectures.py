@@ -63,7 +63,8 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
         headlines(table),
         [
             "Each latent belongs to the category that its rule-based name gives it (tumour classes, boundary, "
-            "background, or mixed where no class stands out); the bars are the share of all activation that lies in "
+            "background, mixed where no class stands out, unreplicated where the class does not come back in both "
+            "halves of the patients); the bars are the share of all activation that lies in "
             "the latents of each category, on slices that the segmenter was not trained on.",
             "Both architectures are opened at the middle stage of their encoders. The share depends on the stage as "
             "much as on the architecture; and a network of the same architecture that has learnt nothing, with a "
@@ -108,14 +109,13 @@ def headlines(table: pl.DataFrame) -> dict[str, float | None]:
 
 
 def floor_words(table: pl.DataFrame) -> list[str]:
-    """One sentence a segmenter: its tumour share beside its floor."""
+    """One sentence a segmenter: its tumour share beside that of one untrained network, without a verdict on two numbers."""
     shares = table.filter(pl.col("category") == "foreground").pivot(
         "weights", index=["segmenter", "architecture"], values="share of activation mass"
     )
     return [
         f"{row['segmenter']} ({row['architecture']}): {row[TRAINED]:.1%} of the activation lies in tumour latents, "
-        f"{row[UNTRAINED]:.1%} untrained"
-        + ("." if row[TRAINED] > row[UNTRAINED] else ": nothing of it is learnt, as far as this share tells.")
+        f"{row[UNTRAINED]:.1%} in one draw of random weights."
         for row in shares.iter_rows(named=True)
     ]
 

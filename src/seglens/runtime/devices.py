@@ -6,7 +6,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-PROBE_TOKENS, PROBE_LATENTS, PROBES = 256, 1024, 5
+from seglens.runtime.distributed import broadcast_from_main
+
+PROBE_TOKENS, PROBE_CHANNELS, PROBE_LATENTS, PROBES = 256, 320, 1024, 5
 CLEARLY = 1.25
 """So many times less must a bfloat16 product cost: one that is about as fast would be chosen by chance."""
 
@@ -36,24 +38,26 @@ def fast_bf16(device: torch.device) -> bool:
 
 
 @cache
-def bf16_saves(channels: int) -> bool:
+def bf16_saves() -> bool:
     """Whether a bfloat16 matrix product costs the processor clearly less than a float32 one, as measured at first use.
 
-    Times of the processor are compared, not of the clock, so other work beside it decides nothing. Where torch
-    has no kernel for it nothing is measured: its stand-in takes a hundred times as long.
-
-    Args:
-        channels: width of the tokens that are multiplied.
+    Times of the process are compared, not of the clock, so other processes beside it decide nothing; the first process
+    of a group measures for all. Where torch has no kernel for it nothing is measured: its stand-in takes a hundred times
+    as long. What was found is part of each artifact's record (see `Provenance`).
     """
+    return broadcast_from_main(_measured)
+
+
+def _measured() -> bool:
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
-    tokens, latents = torch.ones(PROBE_TOKENS, channels), torch.ones(channels, PROBE_LATENTS)
+    tokens, latents = torch.ones(PROBE_TOKENS, PROBE_CHANNELS), torch.ones(PROBE_CHANNELS, PROBE_LATENTS)
     short = tokens.bfloat16(), latents.bfloat16()
     return CLEARLY * product_seconds(*short) < product_seconds(tokens, latents)
 
 
 def product_seconds(a: Tensor, b: Tensor) -> float:
-    """Seconds of the processor that a matrix product takes: the least of some, after one that makes ready."""
+    """Seconds of this process that a matrix product takes: the least of some, after one that makes ready."""
     torch.mm(a, b)
     taken = []
     for _ in range(PROBES):

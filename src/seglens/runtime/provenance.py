@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from seglens.runtime.devices import bf16_saves
+
 PACKAGES = ("med-seglens", "torch", "transformers", "monai", "numpy", "scipy", "lapx")
 """Packages whose arithmetic ends up in figures."""
 
@@ -22,7 +24,8 @@ class Provenance:
 
     Attributes:
         versions: package to version, "absent" where it is not installed.
-        instruction_set: of the CPU that torch's kernels use, such as "AVX2".
+        instruction_set: of the CPU that torch's kernels use, such as "AVX2"; with "bfloat16 products" where these
+            screen a dictionary's step.
         device: name of the GPU at hand, else "cpu".
         threads: of torch; sums over several threads round otherwise than over one.
     """
@@ -36,7 +39,8 @@ class Provenance:
     def current(cls) -> "Provenance":
         """Record of this process."""
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-        return cls(_versions(), torch.backends.cpu.get_cpu_capability(), device, torch.get_num_threads())
+        kernels = torch.backends.cpu.get_cpu_capability() + (", bfloat16 products" if bf16_saves() else "")
+        return cls(_versions(), kernels, device, torch.get_num_threads())
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Provenance":

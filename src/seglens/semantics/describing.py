@@ -31,9 +31,10 @@ from seglens.semantics.geometry import (
     slice_regions,
     spacing_of,
 )
-from seglens.semantics.naming import MIXED, side, top_class
+from seglens.semantics.naming import MIXED, UNREPLICATED, side, top_class
 from seglens.shapes import Extent
 
+CATEGORIES = ("foreground", "background", "boundary", MIXED, UNREPLICATED)
 SLICES_AT_ONCE = 2
 """Regions at full resolution of so many slices; of more, they leave the cache and take twice the time."""
 
@@ -235,9 +236,10 @@ def even_boundaries(measured: Measured, labels: Mapping[int, str]) -> dict[str, 
 
 
 def category_mass(table: pl.DataFrame, labels: Mapping[int, str]) -> dict[str, float]:
-    """Share of all activation mass in latents of each category: "foreground", "background", "boundary", "mixed".
+    """Share of all activation mass in latents of each category: those of `CATEGORIES`.
 
-    The paper's figure 3. A latent belongs to "boundary" where its name says so, else to its top class.
+    The paper's figure 3. A latent belongs to "boundary" where its name says so, else to its top class, and to none of
+    these where that class does not come back in both halves of the patients.
 
     Returns:
         Shares that sum to 1; all 0 where nothing fires.
@@ -246,8 +248,10 @@ def category_mass(table: pl.DataFrame, labels: Mapping[int, str]) -> dict[str, f
     category = (
         pl.when(pl.col("name").str.contains(", boundary"))
         .then(pl.lit("boundary"))
+        .when(pl.col("class_replicates").not_())
+        .then(pl.lit(UNREPLICATED))
         .when(pl.col("top_class") == MIXED)
-        .then(pl.lit("mixed"))
+        .then(pl.lit(MIXED))
         .when(pl.col("top_class") == background)
         .then(pl.lit("background"))
         .otherwise(pl.lit("foreground"))
@@ -259,10 +263,7 @@ def category_mass(table: pl.DataFrame, labels: Mapping[int, str]) -> dict[str, f
     )
     mass = dict(zip(sums["category"], sums["mass"], strict=True))
     total = sum(mass.values())
-    return {
-        name: mass.get(name, 0.0) / total if total else 0.0
-        for name in ("foreground", "background", "boundary", "mixed")
-    }
+    return {name: mass.get(name, 0.0) / total if total else 0.0 for name in CATEGORIES}
 
 
 def _means(latents: Int64[Tensor, " e"], values: Tensor, m: int) -> Float64[Tensor, " m"]:

@@ -3,6 +3,7 @@ import torch
 
 from seglens.dictionaries.batch_topk import BatchTopK
 from seglens.runtime import devices
+from seglens.runtime.provenance import Provenance
 
 
 @pytest.fixture(autouse=True)
@@ -28,15 +29,16 @@ def pretend(monkeypatch, *, supported, seconds):
 @pytest.mark.parametrize(("bf16", "saves"), [(0.018, True), (0.035, False), (0.041, False), (4.0, False)])
 def test_it_is_the_measured_cost_that_decides(monkeypatch, bf16, saves):
     measured = pretend(monkeypatch, supported=True, seconds={torch.float32: 0.041, torch.bfloat16: bf16})
-    assert devices.bf16_saves(320) is saves
-    assert devices.bf16_saves(320) is saves
+    assert devices.bf16_saves() is saves
+    assert devices.bf16_saves() is saves
+    assert Provenance.current().instruction_set.endswith("bfloat16 products") is saves
     shapes = (devices.PROBE_TOKENS, 320), (320, devices.PROBE_LATENTS)
-    assert measured == [(torch.bfloat16, *shapes), (torch.float32, *shapes)]  # once a width and process
+    assert measured == [(torch.bfloat16, *shapes), (torch.float32, *shapes)]  # once a process
 
 
 def test_nothing_is_measured_where_there_is_no_kernel(monkeypatch):
     measured = pretend(monkeypatch, supported=False, seconds={})
-    assert not devices.bf16_saves(320)
+    assert not devices.bf16_saves()
     assert measured == []
 
 

@@ -193,8 +193,13 @@ def test_peak_ranks_by_the_largest_code(dictionary, segmenter, slices, z):
 def test_mass_by_category_sums_to_one(atlas):
     shares = category_mass(atlas.table, LABELS)
     assert sum(shares.values()) == pytest.approx(1)
-    edema = atlas.table.filter((pl.col("top_class") == "edema") & ~pl.col("name").str.contains(", boundary"))
+    by_class = ~pl.col("name").str.contains(", boundary")
+    edema = atlas.table.filter((pl.col("top_class") == "edema") & by_class & pl.col("class_replicates"))
     assert shares["foreground"] == pytest.approx(edema["mass"].sum() / atlas.table["mass"].sum())
+    alone = atlas.table.with_columns(class_replicates=pl.lit(False))
+    shares = category_mass(alone, LABELS)
+    assert shares["foreground"] == 0
+    assert shares["unreplicated"] == pytest.approx(alone.filter(by_class)["mass"].sum() / alone["mass"].sum())
     assert set(category_mass(atlas.table.filter("dead"), LABELS).values()) == {0.0}
 
 

@@ -157,8 +157,8 @@ def _numbers(entries: Sequence[AlignmentRecord]) -> Block:
         "Shares are of the live latents of the narrower side; dead latents (source / target) are left out and counted. "
         "“Ceiling, other seed”: what the criterion finds between two dictionaries of one and the same model when only "
         "their seed differs. “… same model”: correlation by function of those two. "
-        "Correlations by function of dictionaries of different width or token grid start from different nulls: across "
-        "such pairs compare the calibrated ones (0 the null, 1 the same model)."
+        "Correlations by function of dictionaries of different width or token grid start from different nulls: each "
+        "compares with its own null alone, and none of them is calibrated (0 the null, 1 the same model)."
     )
     return table("Every pair in numbers", columns, rows, note)
 
