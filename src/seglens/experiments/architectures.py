@@ -109,7 +109,7 @@ def headlines(table: pl.DataFrame) -> dict[str, float | None]:
 
 
 def floor_words(table: pl.DataFrame) -> list[str]:
-    """One sentence a segmenter: its tumour share beside that of one untrained network, without a verdict on two numbers."""
+    """One sentence a segmenter: its tumour share beside that of one untrained network; two numbers are no verdict."""
     shares = table.filter(pl.col("category") == "foreground").pivot(
         "weights", index=["segmenter", "architecture"], values="share of activation mass"
     )

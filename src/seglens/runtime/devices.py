@@ -42,8 +42,8 @@ def bf16_saves() -> bool:
     """Whether a bfloat16 matrix product costs the processor clearly less than a float32 one, as measured at first use.
 
     Times of the process are compared, not of the clock, so other processes beside it decide nothing; the first process
-    of a group measures for all. Where torch has no kernel for it nothing is measured: its stand-in takes a hundred times
-    as long. What was found is part of each artifact's record (see `Provenance`).
+    of a group measures for all. Where torch has no kernel for it nothing is measured: its stand-in takes a
+    hundred times as long. What was found is part of each artifact's record (see `Provenance`).
     """
     return broadcast_from_main(_measured)
 
