@@ -71,6 +71,7 @@ class BatchTopK:
         self.threshold = threshold
         self.screen = screen
         self._buffer: Tensor | None = None
+        self._saves: bool | None = None
 
     def encode(
         self, x: Float[Tensor, "n d_in"], encoder: Float[Tensor, "m d_in"], offset: Float[Tensor, " m"]
@@ -96,6 +97,16 @@ class BatchTopK:
         kept, self.threshold = _keep_largest(values, wanted)
         return _codes(_taken(index, kept), _taken(values, kept), n, m)
 
+    def _by_bf16(self, x: Tensor) -> bool:
+        """Whether candidates are found by a bfloat16 product: in all processes alike."""
+        if self.screen != "auto":
+            return self.screen == "bf16"
+        if x.device.type != "cpu" or x.shape[1] < BF16_CHANNELS:
+            return False
+        if self._saves is None:
+            self._saves = broadcast_from_main(bf16_saves)
+        return self._saves
+
     def _estimate(self, x: Tensor, encoder: Tensor, offset: Tensor) -> float:
         """Roughly the threshold, from the first rows, the same in every process."""
         sample = torch.addmm(offset, x[:SAMPLE_ROWS], encoder.T).reshape(-1)
@@ -105,9 +116,7 @@ class BatchTopK:
 
     def _candidates(self, x: Tensor, encoder: Tensor, offset: Tensor, bound: float) -> tuple[Tensor, Tensor]:
         """Flat places, ascending, and values of all that is above the bound."""
-        auto = x.device.type == "cpu" and x.shape[1] >= BF16_CHANNELS and bf16_saves()
-        bf16 = auto if self.screen == "auto" else self.screen == "bf16"
-        if bf16 and bound > 0 and x.dtype == torch.float32 and x.device.type == "cpu":
+        if self._by_bf16(x) and bound > 0 and x.dtype == torch.float32 and x.device.type == "cpu":
             screened = self._screened(x, encoder, offset, bound)
             if screened is not None:
                 return screened

@@ -6,8 +6,6 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from seglens.runtime.distributed import broadcast_from_main
-
 PROBE_TOKENS, PROBE_CHANNELS, PROBE_LATENTS, PROBES = 256, 320, 1024, 5
 CLEARLY = 1.25
 """So many times less must a bfloat16 product cost: one that is about as fast would be chosen by chance."""
@@ -41,14 +39,10 @@ def fast_bf16(device: torch.device) -> bool:
 def bf16_saves() -> bool:
     """Whether a bfloat16 matrix product costs the processor clearly less than a float32 one, as measured at first use.
 
-    Times of the process are compared, not of the clock, so other processes beside it decide nothing; the first process
-    of a group measures for all. Where torch has no kernel for it nothing is measured: its stand-in takes a
-    hundred times as long. What was found is part of each artifact's record (see `Provenance`).
+    Times of the process are compared, not of the clock, so other processes beside it decide nothing. Where torch has no
+    kernel for it nothing is measured: its stand-in takes a hundred times as long. What was found is part of each
+    artifact's record (see `Provenance`).
     """
-    return broadcast_from_main(_measured)
-
-
-def _measured() -> bool:
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
     tokens, latents = torch.ones(PROBE_TOKENS, PROBE_CHANNELS), torch.ones(PROBE_CHANNELS, PROBE_LATENTS)
