@@ -9,7 +9,7 @@ from torch import Tensor
 
 from seglens.dictionaries.codes import Codes, pair_dots
 from seglens.runtime.devices import bf16_saves
-from seglens.runtime.distributed import gather_over_ranks, rank_and_size, sum_over_ranks
+from seglens.runtime.distributed import broadcast_from_main, gather_over_ranks, rank_and_size, sum_over_ranks
 
 Screen = Literal["auto", "fp32", "bf16"]
 
