@@ -48,8 +48,8 @@ def test_row_29_hookpoints_of_a_study(refused):
 def test_row_51_unknown_key(refused):
     """An unknown name is refused with its line and the nearest legal one."""
     assert (
-        "line 9: segmenters.adult.learnin_rate: unknown; did you mean 'learning_rate'? legal are cohort, "
-        in refused(STUDY + "    learnin_rate: 0.1\n")
+        "line 9: segmenters.adult.learnin_rate: unknown; did you mean 'learning_rate' or 'encoder_learning_rate'? "
+        "legal are cohort, " in refused(STUDY + "    learnin_rate: 0.1\n")
     )
     assert "line 4: cohorts.adult.phantom.subject: unknown; did you mean 'subjects'? legal are population," in refused(
         STUDY.replace("subjects:", "subject:")

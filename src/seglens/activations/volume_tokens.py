@@ -124,10 +124,6 @@ def extract_volumes(
     Raises:
         VolumeError: a case that is not quarantined cannot be read.
         ValueError: several folds, an unknown hookpoint, other sequences, no case, or tokens that are not finite.
-
-    Example:
-        >>> store = extract_volumes(model, cohort, "encoder3")
-        >>> dictionary = fit_dictionary(store)
     """
     segmenter = model.segmenter
     segmenter.module_at(hookpoint)

@@ -38,10 +38,6 @@ class OpenedModel:
         folds: name to network; several are an ensemble, their logits' mean counts.
         mirror_axes: axes of space that each window is turned round along.
         trainer: what trained it.
-
-    Example:
-        >>> model = open_model("Dataset501_Glioma/nnUNetTrainer__nnUNetPlans__3d_fullres", fold=0)
-        >>> mask = model.predict(["case_0000.nii.gz", "case_0001.nii.gz"])
     """
 
     folder: Path
@@ -248,10 +244,6 @@ def open_model(
 
     Raises:
         ValueError: what cannot be opened, with the key or file, what is legal and what to do.
-
-    Example:
-        >>> model = open_model("Dataset501_Glioma/nnUNetTrainer__nnUNetPlans__3d_fullres", fold=0)
-        >>> model.segmenter.hookpoints
     """
     given = [fold] if isinstance(fold, int | str) else fold
     folds = None if given is None else [str(one) for one in given]

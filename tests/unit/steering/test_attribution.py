@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import polars as pl
 import pytest
 import torch
@@ -113,10 +115,8 @@ def test_association_demands_mass_and_lift(atlas):
         if not row["dead"] and row["lift_edema"] >= 2 and row["mass"] >= 0.1 * atlas.table["mass"].mean()
     ]
     assert ranked == expected
-    weak = type(atlas)(
-        atlas.table.with_columns(pl.when(pl.col("latent") == 23).then(0.01).otherwise(pl.col("mass")).alias("mass")),
-        atlas.exemplars, atlas.maps, atlas.labels, atlas.base_rates, atlas.context,
-    )  # fmt: skip
+    light = pl.when(pl.col("latent") == 23).then(0.01).otherwise(pl.col("mass"))
+    weak = replace(atlas, table=atlas.table.with_columns(mass=light))
     assert ranked[0] == 23
     assert 23 not in associated_latents(weak, "edema")
 
