@@ -84,6 +84,7 @@ def test_row_90_plans_that_inherit_in_a_circle(tmp_path, n):
         ("patch_size", [2048, 2048, 2048]),
         ("patch_size", [0, 12, 12]),
         ("patch_size", [7, 12, 12]),
+        ("median_image_size_in_voxels", [1e5, 1e5, 1e5]),
         ("spacing", [1e-300, 1.0, 1.0]),
         ("architecture.arch_kwargs.features_per_stage", [10**12] * 3),
         ("architecture.arch_kwargs.n_conv_per_stage", [10**9] * 3),
@@ -92,7 +93,7 @@ def test_row_90_plans_that_inherit_in_a_circle(tmp_path, n):
     ],
 )
 def test_row_90_absurd_sizes(tmp_path, key, value):
-    """Absurd patches, spacings, widths, kernels and strides are refused by their key before anything is allocated."""
+    """Absurd patches, medians, spacings, widths, kernels and strides are refused by key before anything is allocated."""
     folder = with_plans(write_folder(tmp_path), changed(plans(), f"configurations.3d_small.{key}", value))
     with pytest.raises(FieldError, match=re.escape(f"configurations.3d_small.{key}")):
         read_plan(folder, "3d_small")

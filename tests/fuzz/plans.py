@@ -18,7 +18,7 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 def read(content: bytes) -> None:
     """`read_plan` of every configuration of plans.json; after a zero byte comes dataset.json."""
     from seglens.foreign.json_fields import FieldError
-    from seglens.foreign.plans import MAX_PATCH_VOXELS, configurations, read_plan
+    from seglens.foreign.plans import MAX_MEDIAN_VOXELS, MAX_PATCH_VOXELS, configurations, read_plan
 
     described, _, data = content.partition(b"\0")
     root = Path(_folder().name)
@@ -36,7 +36,9 @@ def read(content: bytes) -> None:
             _must_help(error, root)
             continue
         assert 2 <= len(plan.network.features) == len(plan.network.kernels) == len(plan.network.strides)
-        assert 0 < math.prod(plan.patch) <= MAX_PATCH_VOXELS
+        assert 0 < math.prod(plan.patch) <= MAX_PATCH_VOXELS and min(plan.patch) > 1
+        assert 0 < math.prod(plan.median_extent or (1,)) <= MAX_MEDIAN_VOXELS
+        assert set(plan.network.strides[0]) == {1}
         assert len(plan.normalisation) == len(plan.channels) == len(set(plan.channels))
         assert all(math.isfinite(size) and size > 0 for size in plan.spacing)
         assert plan.heads

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from seglens.activations.hooks import activations_at
+from seglens.runtime.streams import printable
 from seglens.segmenters.opened import OpenedModel
 from seglens.segmenters.segmenter import Segmenter
-from seglens.segmenters.windows import mirrors, padding_of, windows_of
+from seglens.segmenters.windows import mirrors, n_windows, padding_of
 from seglens.shapes import Extent, Images, grid_of
 
 MIN_TOKENS = 256
@@ -96,7 +97,7 @@ class ModelSummary:
                 f"{one.name:<12} {one.module:<20} {one.width:>5} {_sizes(one.grid):>16} {_listed(one.block_mm):>16} "
                 f"{one.tokens:>15,} {one.n_bytes / 1e6:>11.1f}{'  proposed' if one.name == self.proposed else ''}"
             )
-        return "\n".join(lines)
+        return "\n".join(printable(line) for line in lines)
 
 
 @torch.no_grad()
@@ -115,7 +116,7 @@ def summarise_model(model: OpenedModel, volume: Extent | None = None) -> ModelSu
     size = volume or model.plan.median_extent or patch
     front, behind = padding_of(size, patch)
     depth, rows, columns = (n + one + other for n, one, other in zip(size, front, behind, strict=True))
-    windows = len(windows_of("", (depth, rows, columns), patch, ()))
+    windows = n_windows((depth, rows, columns), patch)
     passes = windows * len(mirrors(model.mirror_axes)) * len(model.folds)
     blank = torch.zeros(1, len(model.sequences), *patch, device=segmenter.device)
     names = list(segmenter.hookpoints)

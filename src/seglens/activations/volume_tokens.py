@@ -30,7 +30,7 @@ from seglens.cohorts.case_volume import CaseVolume
 from seglens.cohorts.volume_preprocessing import PreparedVolume
 from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.opened import OpenedModel
-from seglens.segmenters.windows import Placement, padding_of, window_starts
+from seglens.segmenters.windows import Placement, WindowPass, padding_of, passing, window_starts
 from seglens.shapes import Extent, grid_of
 
 TOKENS_PER_VOLUME = 20_000
@@ -181,12 +181,14 @@ def _tokens_of(
     front, behind = padding_of(prepared.extent, patch)
     margins = [size for pair in zip(reversed(front), reversed(behind), strict=True) for size in pair]
     padded = functional.pad(torch.from_numpy(np.ascontiguousarray(prepared.values)), margins)
+    fold = next(iter(model.folds))
 
     @torch.no_grad()
     def grid_at(start: Extent) -> Tensor:
-        box = Placement(prepared.case, start, patch, prepared.spacing_mm).box
-        images = padded[(slice(None), *box)][None].contiguous().to(segmenter.device)
-        return activations(segmenter, hookpoint, images).cpu()
+        place = Placement(prepared.case, start, patch, prepared.spacing_mm)
+        images = padded[(slice(None), *place.box)][None].contiguous().to(segmenter.device)
+        with passing(WindowPass(place.moved((-front[0], -front[1], -front[2])), (), fold)):
+            return activations(segmenter, hookpoint, images).cpu()
 
     first = grid_at((0, 0, 0))
     lattice = _Lattice.of(prepared.extent, patch, grid_of(first))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from seglens.artifacts import write_text_whole
 from seglens.cohorts.blanking import BlankedLabel, blanked_json, blanked_text, read_blanked
+from seglens.runtime.streams import printable
 
 Severity = Literal["note", "quarantine", "refuse"]
 """The case is kept; it is left out and the rest goes on; nothing goes on before somebody has decided."""
@@ -129,11 +130,6 @@ def write_quarantine(folder: Path, reports: Sequence[CheckReport]) -> None:
     document = {"cohorts": [report.to_json() for report in reports]}
     write_text_whole(folder / "quarantine.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     write_text_whole(folder / "quarantine.txt", "\n".join(report.text() for report in reports) + "\n")
-
-
-def printable(text: str) -> str:
-    """Control characters (newlines, terminal commands) as escapes, so that a name cannot pass for something else."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _listed(findings: Sequence[Finding], most: int = 10) -> str:

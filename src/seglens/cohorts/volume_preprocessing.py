@@ -82,7 +82,7 @@ def prepare_volume(volume: CaseVolume, plan: ModelPlan) -> PreparedVolume:
     if len(volume.values) != len(plan.channels):
         raise ValueError(
             f"case {volume.case.id}: {len(volume.values)} channels; the model expects {len(plan.channels)}: "
-            f"{', '.join(plan.channels)}"
+            f"{', '.join(plan.channels)}; read it with OpenedModel.read, from a case of these sequences"
         )
     forward = plan.transpose_forward
     # a view of the file's order to the end: in which order numbers are added up decides a mean's last bits

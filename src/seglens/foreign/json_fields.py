@@ -8,6 +8,7 @@ from typing import Any, NoReturn, TypeVar
 
 from seglens.foreign.json_text import read_json
 from seglens.foreign.plain_numbers import is_whole
+from seglens.runtime.streams import printable
 
 T = TypeVar("T")
 MAX_ITEMS = 4096
@@ -24,7 +25,7 @@ class Field:
 
     Attributes:
         file: where it stands, for messages.
-        keys: that lead to it, with dots between them; empty for the whole file.
+        keys: that lead to it, with dots between them, control characters as escapes; empty for the whole file.
         value: as JSON gives it.
         fix: what to do where it cannot be used.
     """
@@ -75,7 +76,8 @@ class Field:
         if not isinstance(self.value, dict) or len(self.value) > MAX_ITEMS:
             self.refuse(f"an object of at most {MAX_ITEMS} keys")
         start = f"{self.keys}." if self.keys else ""
-        return {key: Field(self.file, f"{start}{key[:80]}", value, self.fix) for key, value in self.value.items()}
+        named = {key: f"{start}{printable(key[:80])}" for key in self.value}
+        return {key: Field(self.file, named[key], value, self.fix) for key, value in self.value.items()}
 
     def items(self, n: int | None = None) -> list["Field"]:
         """The values of a list, ``n`` where that is given."""

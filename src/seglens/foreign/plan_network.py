@@ -199,12 +199,16 @@ def _plan(
     sizes = _sizes(kernels, n_stages, spatial_dims, MAX_KERNEL)
     if any(size % 2 == 0 for stage in sizes for size in stage):
         kernels.refuse("odd sizes")
+    steps = _sizes(strides, n_stages, spatial_dims, MAX_STRIDE)
+    if set(steps[0]) != {1}:
+        first = strides.items()[0] if isinstance(strides.value, list) else strides
+        first.refuse("1 along each axis: the first stage is of the image's own grid", _OPEN_OTHERWISE)
     return NetworkPlan(
         kind,
         2 if spatial_dims == 2 else 3,
         features,
         sizes,
-        _sizes(strides, n_stages, spatial_dims, MAX_STRIDE),
+        steps,
         n_blocks,
         _numbers(decoder, n_stages - 1, MAX_BLOCKS),
         bias,

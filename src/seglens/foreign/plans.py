@@ -7,12 +7,15 @@ from typing import Literal
 
 from seglens.foreign.json_fields import Field, FieldError
 from seglens.foreign.plan_network import NetworkPlan, read_network
+from seglens.runtime.streams import printable
 
 PLANS = "plans.json"
 DATASET = "dataset.json"
 Scheme = Literal["zscore", "ct", "none", "zero_to_one", "rgb"]
+MIN_PATCH_SIDE = 2
 MAX_PATCH_SIDE = 2048
 MAX_PATCH_VOXELS = 2**27
+MAX_MEDIAN_VOXELS = 2**31
 MAX_CHANNELS = 64
 MAX_LABELS = 256
 MAX_INHERITANCE = 16
@@ -25,8 +28,13 @@ _SCHEMES: Mapping[str, Scheme] = {
     "RGBTo01Normalization": "rgb",
 }
 _READERS: Mapping[str, bool] = {"SimpleITKIO": False, "NibabelIO": False, "NibabelIOWithReorient": True}
+_RESAMPLING_KEYS = ("is_seg", "order", "order_z", "force_separate_z", "separate_z_anisotropy_threshold")
 _RESAMPLINGS = {"resample_data_or_seg_to_shape": None}
 _PREPROCESSORS = {"DefaultPreprocessor": None}
+_LABEL_MANAGERS = {"LabelManager": None}
+_ENDINGS = {".nii.gz": None, ".nii": None}
+_ANISOTROPY = 3
+"""Of spacings, above which slices are resampled each for itself."""
 _INTENSITIES = ("foreground_intensity_properties_per_channel", "foreground_intensity_properties_by_modality")
 
 
@@ -77,7 +85,6 @@ class ModelPlan:
         channels: names, in order.
         labels: name to value or values, in the file's order, ``background`` and ``ignore`` among them.
         class_order: value that each region is written as, later ones over earlier ones; None for plain labels.
-        file_ending: of images and masks.
         canonical: images are turned to RAS+ first; else the file's own order of voxels is kept.
         transpose_forward: the network's axes among the file's.
         transpose_backward: the inverse.
@@ -96,7 +103,6 @@ class ModelPlan:
     channels: tuple[str, ...]
     labels: Mapping[str, tuple[int, ...]]
     class_order: tuple[int, ...] | None
-    file_ending: str
     canonical: bool
     transpose_forward: tuple[int, int, int]
     transpose_backward: tuple[int, int, int]
@@ -146,7 +152,7 @@ def read_plan(folder: Path, configuration: str) -> ModelPlan:
     n_axes = len(own["patch_size"].items())
     if n_axes not in (2, 3):
         own["patch_size"].refuse("two or three sides")
-    patch = own["patch_size"].wholes(n_axes, 1, MAX_PATCH_SIDE)
+    patch = own["patch_size"].wholes(n_axes, MIN_PATCH_SIDE, MAX_PATCH_SIDE)
     network = read_network(own, n_axes)
     voxels = 1
     for side, multiple in zip(patch, network.shrinks, strict=True):
@@ -162,20 +168,22 @@ def read_plan(folder: Path, configuration: str) -> ModelPlan:
     dataset = Field.of(folder / DATASET, _FIX)
     channels = _channels(dataset)
     labels, class_order = _labels(dataset)
+    dataset["file_ending"].one_of(_ENDINGS, "convert its images to .nii.gz")
+    if "label_manager" in plans:
+        plans["label_manager"].one_of(_LABEL_MANAGERS, "train it by nnU-Net v2's own class")
     return ModelPlan(
         plans["dataset_name"].text(),
         configuration,
         channels,
         labels,
         class_order,
-        dataset["file_ending"].one_of({".nii.gz": ".nii.gz", ".nii": ".nii"}, "convert its images to .nii.gz"),
         plans["image_reader_writer"].one_of(_READERS, "convert the images to NIfTI, and train on those"),
         *turns,
         patch,
         tuple(item.number(1e-4, 1e4) for item in own["spacing"].items(n_axes)),
         _normalisation(plans, own, len(channels)),
-        _interpolation(own, "data", 3),
-        _interpolation(own, "probabilities", 1),
+        _interpolation(own, "data"),
+        _interpolation(own, "probabilities"),
         network,
         _median_extent(plans, own, n_axes),
     )
@@ -190,6 +198,8 @@ def _median_extent(plans: Field, own: Field, n_axes: int) -> tuple[int, int, int
     if n_axes == 2 and slices is not None:
         sides = [slices.items(3)[0], *sides]
     depth, rows, columns = (max(1, round(side.number(0, 1e5))) for side in sides)
+    if depth * rows * columns > MAX_MEDIAN_VOXELS:
+        median.refuse(f"at most {MAX_MEDIAN_VOXELS} voxels together, not {depth} x {rows} x {columns}")
     return depth, rows, columns
 
 
@@ -215,11 +225,12 @@ def _inherited(configurations: Field, name: str) -> Field:
     while following is not None:
         if following in chain or len(chain) > MAX_INHERITANCE:
             raise FieldError(
-                f"{configurations.file}: configurations.{name[:80]}.inherits_from leads round: "
-                f"{' -> '.join(step[:80] for step in (*chain[:8], following))}; legal: a chain that ends; {_FIX}"
+                f"{configurations.file}: configurations.{printable(name[:80])}.inherits_from leads round: "
+                f"{' -> '.join(printable(step[:80]) for step in (*chain[:8], following))}; legal: a chain that ends; "
+                f"{_FIX}"
             )
         if following not in configurations:
-            known = ", ".join(key[:80] for key in list(configurations.entries())[:20])
+            known = ", ".join(printable(key[:80]) for key in list(configurations.entries())[:20])
             raise FieldError(
                 f"{configurations.file}: there is no configuration {following[:80]!r}; legal: {known}; name one of them"
             )
@@ -227,7 +238,7 @@ def _inherited(configurations: Field, name: str) -> Field:
         own = configurations[following].entries()
         merged = {key: entry.value for key, entry in own.items()} | merged
         following = own["inherits_from"].text() if "inherits_from" in own else None
-    return Field(configurations.file, f"configurations.{name}", merged, configurations.fix)
+    return Field(configurations.file, f"configurations.{printable(name[:80])}", merged, configurations.fix)
 
 
 def _permutation(field: Field) -> tuple[int, int, int]:
@@ -259,6 +270,9 @@ def _labels(dataset: Field) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...]
         if not values:
             entry.refuse("a value, or some")
         labels[name] = values
+    if "background" not in entries:
+        field.refuse("background among them, which is 0")
+    entries["background"].whole(0, 0)
     if all(len(values) == 1 for values in labels.values()):
         own = sorted(values[0] for name, values in labels.items() if name != "ignore")
         if own != list(range(len(own))) or len(own) < 2:
@@ -288,16 +302,20 @@ def _normalisation(plans: Field, own: Field, n_channels: int) -> tuple[Normalisa
     return tuple(found)
 
 
-def _interpolation(own: Field, what: str, order: int) -> Interpolation:
-    name = f"resampling_fn_{what}"
-    if name in own:
-        own[name].one_of(_RESAMPLINGS)
-    if f"{name}_kwargs" not in own:
-        return Interpolation(order)
-    settings = own[f"{name}_kwargs"]
-    wanted, along, separate = (settings.get(key) for key in ("order", "order_z", "force_separate_z"))
+def _interpolation(own: Field, what: str) -> Interpolation:
+    """What is not said is as nnU-Net's function has it; null leaves it to the spacings whether slices are apart."""
+    own[f"resampling_fn_{what}"].one_of(_RESAMPLINGS)
+    settings = own[f"resampling_fn_{what}_kwargs"].entries()
+    for key, entry in settings.items():
+        if key not in _RESAMPLING_KEYS:
+            entry.refuse(f"no such setting; known are {', '.join(_RESAMPLING_KEYS)}")
+    if "is_seg" in settings and settings["is_seg"].truth():
+        settings["is_seg"].refuse("false, as for images and logits")
+    if "separate_z_anisotropy_threshold" in settings:
+        settings["separate_z_anisotropy_threshold"].number(_ANISOTROPY, _ANISOTROPY)
+    separate = settings.get("force_separate_z")
     return Interpolation(
-        order if wanted is None else wanted.whole(0, 5),
-        0 if along is None else along.whole(0, 5),
-        None if separate is None else separate.truth(),
+        settings["order"].whole(0, 5) if "order" in settings else 3,
+        settings["order_z"].whole(0, 5) if "order_z" in settings else 0,
+        False if separate is None else None if separate.value is None else separate.truth(),
     )

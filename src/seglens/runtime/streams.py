@@ -79,3 +79,8 @@ def lasting_streams() -> Iterator[LastingStream]:
             out.flush()
             error.flush()
             sys.stdout, sys.stderr = before
+
+
+def printable(text: str) -> str:
+    """Control characters (newlines, terminal commands) as escapes, so that a name cannot pass for something else."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

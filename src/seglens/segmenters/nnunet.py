@@ -9,24 +9,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seglens.artifacts import hash_of
 from seglens.cohorts.label_names import BACKGROUND, FOREGROUND, spoken
 from seglens.cohorts.sequences import canonical_sequence
+from seglens.documents import to_document
 from seglens.foreign.plan_network import NetworkPlan
 from seglens.foreign.plans import PLANS, ModelPlan, configurations, read_plan
 from seglens.foreign.tensors import WeightsError, read_checkpoint
+from seglens.runtime.streams import printable
 from seglens.segmenters.nnunet_network import NnunetNetwork, hookpoints_of
 from seglens.segmenters.segmenter import Segmenter
 from seglens.segmenters.weights import fit_weights
 from seglens.shapes import Extent
 
 CHECKPOINT = "checkpoint_final.pth"
+MAX_TRAINER = 200
+"""Characters of a trainer's name."""
 _WANTED = {
     "trainer": ("trainer_name",),
     "configuration": ("init_args", "configuration"),
     "mirrors": ("inference_allowed_mirroring_axes",),
 }
 _HEAD = re.compile(r"decoder\.seg_layers\.(\d{1,2})\.weight")
-_REPEATED = re.compile(r"\.all_modules\.(\d{1,2})\.")
+_WITHOUT_DROPOUT = re.compile(r"\.(?:conv2|skip\.\d)\.all_modules\.")
+"""Of a residual block: there is a dropout in its first convolution only."""
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
 
 
@@ -88,18 +94,17 @@ def open_folder(path: Path, folds: Sequence[str] | None = None, *, checkpoint: s
             "another checkpoint"
         )
     read = {one: read_checkpoint(folder / f"fold_{one}" / checkpoint, _WANTED) for one in chosen}
-    trainers = {str(beside.get("trainer", "")) for _, beside in read.values()}
+    trainers = {_trainer(folder, beside) for _, beside in read.values()}
     names = {_configuration(folder, beside) for _, beside in read.values()}
     if len(names) > 1 or len(trainers) > 1:
-        raise ValueError(
-            f"{folder}: its folds are of several configurations or trainers ({', '.join(sorted(names | trainers))}); "
-            "open one fold"
-        )
+        said = printable(", ".join(name[:200] for name in sorted(names | trainers)))
+        raise ValueError(f"{folder}: its folds are of several configurations or trainers ({said}); open one fold")
     (trainer,) = trainers
     plan = read_plan(folder, names.pop())
     mirrored = [_mirror_axes(folder, beside.get("mirrors"), plan.network.spatial_dims) for _, beside in read.values()]
+    shown = printable(trainer) or "not named"
     networks = {
-        one: _segmenter(plan, weights, f"{folder / f'fold_{one}' / checkpoint} (trainer {trainer or 'not named'})")
+        one: _segmenter(plan, weights, f"{folder / f'fold_{one}' / checkpoint} (trainer {shown})")
         for one, (weights, _) in read.items()
     }
     return OpenedFolder(folder, plan, networks, mirrored[0], trainer)
@@ -125,6 +130,18 @@ def _configuration(folder: Path, beside: Mapping[str, Any]) -> str:
     return name
 
 
+def _trainer(folder: Path, beside: Mapping[str, Any]) -> str:
+    """As the checkpoint says; "" where it does not."""
+    name = beside.get("trainer", "")
+    if not isinstance(name, str) or len(name) > MAX_TRAINER:
+        got = f"a text of {len(name)} characters" if isinstance(name, str) else type(name).__name__
+        raise ValueError(
+            f"{folder}: trainer_name in its checkpoint is {got}; legal: a text of at most {MAX_TRAINER} characters; "
+            "take the checkpoint as nnU-Net v2 wrote it"
+        )
+    return name
+
+
 def _mirror_axes(folder: Path, axes: Any, spatial_dims: int) -> tuple[int, ...]:
     """Axes of space, three whatever the network; those of a network of planes are its rows and columns."""
     given = () if axes is None else axes
@@ -141,10 +158,10 @@ def _segmenter(plan: ModelPlan, weights: Mapping[str, Tensor], origin: str) -> S
     """The network with its weights, each tensor once, and what it says of itself."""
     own = each_once(weights, plan.network, origin)
     last = len(plan.network.features) - 2
-    heads = [int(match[1]) for name in own if (match := _HEAD.fullmatch(name))]
-    legal = sorted(head for head in heads if head <= last)
+    found = [int(match[1]) for name in own if (match := _HEAD.fullmatch(name))]
+    heads = sorted({*(head for head in found if head <= last), last})
     with torch.device("meta"):  # no memory before the sizes are known to be those of the file
-        network = NnunetNetwork(plan.network, len(plan.channels), len(plan.heads), legal or [last])
+        network = NnunetNetwork(plan.network, len(plan.channels), len(plan.heads), heads)
     fit_weights(network, own, origin, assign=True)
     labels = labels_of(plan)
     size: int | Extent = (1, *plan.patch) if len(plan.patch) == 2 else plan.patch  # type: ignore[assignment]
@@ -156,6 +173,7 @@ def _segmenter(plan: ModelPlan, weights: Mapping[str, Tensor], origin: str) -> S
         hookpoints_of(plan.network),
         size,
         regions=plan.class_order is not None,
+        identity=hash_of(to_document(plan)),
     )
 
 
@@ -172,11 +190,11 @@ def each_once(weights: Mapping[str, Tensor], plan: NetworkPlan, origin: str) -> 
     """
     found: dict[str, Tensor] = {}
     first: dict[str, str] = {}
-    norm = 2 if plan.dropout else 1
     for name, tensor in weights.items():
         bare = _WRAPPERS.sub("", name)
         direct = bare.removeprefix("decoder.") if bare.startswith("decoder.encoder.") else bare
-        own = _REPEATED.sub(lambda match: {0: ".conv.", norm: ".norm."}.get(int(match[1]), match[0]), direct)
+        norm = 2 if plan.dropout and not _WITHOUT_DROPOUT.search(direct) else 1
+        own = direct.replace(".all_modules.0.", ".conv.").replace(f".all_modules.{norm}.", ".norm.")
         if own not in found:
             found[own], first[own] = tensor.float() if tensor.is_floating_point() else tensor, name
             continue

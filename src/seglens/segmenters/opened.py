@@ -22,7 +22,7 @@ from seglens.foreign.plans import ModelPlan
 from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.nnunet import CHECKPOINT, codes_of, open_folder
 from seglens.segmenters.segmenter import Segmenter, raw_logits
-from seglens.segmenters.windows import Placement, Precision, windowed_logits
+from seglens.segmenters.windows import Placement, Precision, refuse_infinite, require_sums, windowed_logits
 from seglens.shapes import Extent, Images, Logits
 
 
@@ -129,8 +129,18 @@ class OpenedModel:
             progress: told after each window.
 
         Raises:
-            ValueError: logits that are not finite.
+            InsufficientResourcesError: the memory does not hold the sums.
+            ValueError: logits that are not finite, or too many windows.
         """
+        require_sums(
+            prepared.case,
+            len(prepared.values),
+            len(self.plan.heads),
+            prepared.extent,
+            self.patch,
+            precision=precision,
+            n_folds=len(self.folds),
+        )
         whole = Placement(prepared.case, (0, 0, 0), prepared.extent, prepared.spacing_mm)
         volume = torch.from_numpy(np.ascontiguousarray(prepared.values))
         mean: Tensor | None = None
@@ -149,7 +159,10 @@ class OpenedModel:
             )
             mean = logits if mean is None else mean.add_(logits)
         assert mean is not None
-        return mean.div_(len(self.folds)) if len(self.folds) > 1 else mean
+        if len(self.folds) > 1:
+            refuse_infinite(mean, prepared.case, precision)  # each fold's are finite, their sum may not be
+            mean.div_(len(self.folds))
+        return mean
 
     def labels_on_file_grid(
         self, logits: Float[Tensor, "K d h w"], prepared: PreparedVolume

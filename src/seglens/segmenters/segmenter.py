@@ -61,6 +61,8 @@ class Segmenter:
             rows and columns; slices, rows and columns of a three-dimensional one.
         preprocessing: how what it was trained on was made of files, and how files are prepared for it; None: not known.
         regions: its logits are of the labels from 1 on, each a region of its own (sigmoid); later ones lie on top.
+        identity: of all else that decides what the network is shown and says, such as a hash of the plans of a model of
+            others; it is part of the hash. "" for none.
     """
 
     network: nn.Module
@@ -71,6 +73,7 @@ class Segmenter:
     size: int | Extent
     preprocessing: Preprocessing | None = None
     regions: bool = False
+    identity: str = ""
 
     def __post_init__(self) -> None:
         if sorted(self.labels) != list(range(len(self.labels))) or len(self.labels) < 2:
@@ -109,8 +112,9 @@ class Segmenter:
 
     @cached_property
     def hash(self) -> str:
-        """Identity (sha256) of weights and architecture, computed once: do not train the network after that."""
-        return hash_of({"weights": hash_tensors(self.network.state_dict()), "architecture": self.architecture})
+        """Identity (sha256) of weights, architecture and ``identity``, computed once: do not train it after that."""
+        own = {"weights": hash_tensors(self.network.state_dict()), "architecture": self.architecture}
+        return hash_of(own | ({"identity": self.identity} if self.identity else {}))
 
     @property
     def device(self) -> torch.device:
@@ -283,7 +287,8 @@ class Segmenter:
                 "size": self.size,
                 "preprocessing": self.preprocessing and self.preprocessing.to_json(),
             }
-            | ({"regions": True} if self.regions else {}),
+            | ({"regions": True} if self.regions else {})
+            | ({"identity": self.identity} if self.identity else {}),
         )
 
     @classmethod
@@ -324,6 +329,7 @@ class Segmenter:
             size if isinstance(size := document["size"], int) else full_extent(size),
             Preprocessing.from_json(document["preprocessing"]),
             document.get("regions", False),
+            document.get("identity", ""),
         )
 
     def save(self, path: Path) -> Path:

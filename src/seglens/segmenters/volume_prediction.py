@@ -14,6 +14,9 @@ from seglens.segmenters.opened import OpenedModel
 from seglens.segmenters.prediction import DOCUMENT, KIND, MASK_SHARE, prediction_row
 from seglens.segmenters.windows import Precision
 
+REASON = "quarantined"
+"""Key of a case's row in ``cases.json``: why it has no mask."""
+
 
 def predict_volumes(
     model: OpenedModel,
@@ -24,12 +27,14 @@ def predict_volumes(
     steering: Sequence[Mapping[str, Any]] = (),
     mirror: bool = True,
     precision: Precision = "float16",
+    strict: bool = False,
     progress: Progress = silent,
 ) -> Artifact:
     """Segment every case's volume, and write each mask on the grid of its first sequence's file.
 
     The masks are those that the model's own software writes: the same numbers, voxels in the file's own order, its
-    affine.
+    affine. A case that cannot be segmented is quarantined: it has no mask, and its row in ``cases.json`` says why under
+    ``quarantined``.
 
     Args:
         model: may be steered by a context around this call.
@@ -39,12 +44,13 @@ def predict_volumes(
         steering: descriptions of the edits that are in force, for the manifest.
         mirror: also run each window turned round, where the model was trained for it.
         precision: in which windows and folds are added up.
+        strict: stop where a case would be quarantined.
         progress: told of each window, in cases.
 
     Raises:
-        VolumeError: a case that is not quarantined cannot be read.
         InsufficientResourcesError: the disk has no room for the masks.
-        ValueError: other sequences or labels than the model's, no case, or logits that are not finite.
+        ValueError: other sequences or labels than the model's, no case, or none that can be segmented; ``strict``, and
+            one that cannot.
         ArtifactError: ``folder`` exists.
     """
     if cohort.sequences != model.sequences or dict(cohort.labels) != dict(model.labels):
@@ -68,15 +74,25 @@ def predict_volumes(
     n_bytes = sum(case.images[cohort.sequences[0]].path.stat().st_size for case in cases)
     require_disk(folder, int(MASK_SHARE * n_bytes), f"masks of {len(cases)} cases")
     with new_artifact(folder, kind=KIND, inputs=inputs) as draft:
-        rows = []
+        rows: list[dict[str, Any]] = []
         for number, case in enumerate(cases):
-            volume = model.read(case)
             report = partial(_tell, progress, number, len(cases))
-            mask = volume.axial(model.segment(volume, mirror=mirror, precision=precision, progress=report))
-            name = mask_name(case, volume.like)
-            write_mask(draft.path / name, mask, model.codes, volume.like, max_bytes=case.reading.max_bytes)
-            rows.append(prediction_row(case, name, mask, model.codes, cohort, sha256=volume.sha256))
+            try:
+                volume = model.read(case)
+                mask = volume.axial(model.segment(volume, mirror=mirror, precision=precision, progress=report))
+            except ValueError as error:
+                if strict:
+                    raise
+                rows.append({"case": case.id, "patient": case.patient, REASON: str(error)})
+            else:
+                name = mask_name(case, volume.like)
+                write_mask(draft.path / name, mask, model.codes, volume.like, max_bytes=case.reading.max_bytes)
+                rows.append(prediction_row(case, name, mask, model.codes, cohort, sha256=volume.sha256))
             progress(number + 1, len(cases))
+        if all(REASON in row for row in rows):
+            raise ValueError(
+                f"{cohort.name}: none of {len(cases)} cases can be segmented; the first: {rows[0][REASON]}"
+            )
         draft.save_document(DOCUMENT, rows)
     return read_artifact(folder, KIND)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from seglens.runtime.progress import Progress, silent
+from seglens.runtime.resources import require_memory
 from seglens.shapes import Extent, Images, Logits, TokenGrid
 
 Precision = Literal["float16", "float32"]
@@ -27,6 +28,8 @@ STEP = 0.5
 PEAK = 10.0
 SIGMA = 1 / 8
 """Of a window's side."""
+MAX_WINDOWS = 2**22
+"""Of a volume."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ def window_pass() -> WindowPass:
 
 
 @contextmanager
-def _passing(current: WindowPass) -> Iterator[None]:
+def passing(current: WindowPass) -> Iterator[None]:
+    """Say which window is being run, to `window_pass`, until the context ends."""
     token = _CURRENT.set(current)
     try:
         yield
@@ -108,12 +112,25 @@ def window_starts(n: int, side: int, step: float = STEP) -> list[int]:
         side: of a window.
         step: share of the side, above 0 and at most 1.
     """
-    count = math.ceil((n - side) / (side * step)) + 1
+    count = _along(n, side, step)
     apart = (n - side) / (count - 1) if count > 1 else 0.0
     return [int(np.round(apart * place)) for place in range(count)]
 
 
-def windows_of(case: str, extent: Extent, patch: Extent, spacing_mm: tuple[float, ...]) -> list[Placement]:
+def _along(n: int, side: int, step: float = STEP) -> int:
+    """Number of windows along an axis."""
+    return math.ceil((n - side) / (side * step)) + 1
+
+
+def n_windows(extent: Extent, patch: Extent) -> int:
+    """Number of the windows of a grid (`windows_of`), none of which is made."""
+    return math.prod(
+        n if axis == 0 and side == 1 else _along(n, side)
+        for axis, (n, side) in enumerate(zip(extent, patch, strict=True))
+    )
+
+
+def windows_of(case: str, extent: Extent, patch: Extent, spacing_mm: tuple[float, ...]) -> Iterator[Placement]:
     """All windows of a grid that is at least as large as the patch, slices outermost.
 
     A patch of one slice is laid on every slice.
@@ -122,7 +139,8 @@ def windows_of(case: str, extent: Extent, patch: Extent, spacing_mm: tuple[float
         list(range(n)) if axis == 0 and side == 1 else window_starts(n, side)
         for axis, (n, side) in enumerate(zip(extent, patch, strict=True))
     ]
-    return [Placement(case, (z, y, x), patch, spacing_mm) for z, y, x in product(*axes)]
+    for z, y, x in product(*axes):
+        yield Placement(case, (z, y, x), patch, spacing_mm)
 
 
 def padding_of(extent: Extent, patch: Extent) -> tuple[Extent, Extent]:
@@ -149,6 +167,57 @@ def window_weights(patch: Extent, precision: Precision) -> Float[Tensor, "D H W"
 def mirrors(axes: Sequence[int]) -> list[tuple[int, ...]]:
     """Every subset of axes, the empty one first."""
     return [chosen for n in range(len(axes) + 1) for chosen in combinations(axes, n)]
+
+
+def require_sums(
+    case: str,
+    n_channels: int,
+    n_heads: int,
+    extent: Extent,
+    patch: Extent,
+    *,
+    precision: Precision = "float16",
+    n_folds: int = 1,
+) -> None:
+    """Refuse a volume whose windows cannot be added up, before anything is made for them.
+
+    Args:
+        case: what the volume is called in the message.
+        n_channels: of the volume.
+        n_heads: logits a voxel.
+        extent: of the volume in the network's grid.
+        patch: of the network.
+        precision: of the sums.
+        n_folds: networks; the mean of several is held beside the sums of one.
+
+    Raises:
+        InsufficientResourcesError: the memory does not hold the sums, the padded volume and a window's logits.
+        ValueError: more than `MAX_WINDOWS` windows.
+    """
+    whole = (max(extent[0], patch[0]), max(extent[1], patch[1]), max(extent[2], patch[2]))
+    if (count := n_windows(whole, patch)) > MAX_WINDOWS:
+        raise ValueError(
+            f"case {case}: {count} windows of {_sizes(patch)} voxels lie in {_sizes(whole)}; legal are at most "
+            f"{MAX_WINDOWS}; cut the volume smaller"
+        )
+    voxels, size = math.prod(whole), 2 if precision == "float16" else 4
+    sums = voxels * size * (n_heads * min(n_folds, 2) + 1)
+    window = 4 * math.prod(patch) * (2 * n_channels + 4 * n_heads)
+    require_memory(
+        sums + 4 * n_channels * voxels + window,
+        f"case {case}: logits of {n_heads} classes or regions in {_sizes(whole)} voxels (less in float16, of one fold, "
+        "and of a volume cut smaller)",
+    )
+
+
+def refuse_infinite(logits: Float[Tensor, "K D H W"], case: str, precision: Precision) -> None:
+    """Refuse logits that are not finite, head by head: of 117 there is no room for a copy.
+
+    Raises:
+        ValueError: sums beyond float16, or a network that says no numbers.
+    """
+    if not all(bool(head.isfinite().all()) for head in logits):
+        raise ValueError(f"case {case}: the logits are not finite in {precision}; add the windows up in float32")
 
 
 @torch.no_grad()
@@ -191,18 +260,16 @@ def windowed_logits(
     total = torch.zeros(depth, rows, columns, dtype=kind)
     weights = window_weights(patch, precision)
     places = windows_of(placement.case, (depth, rows, columns), patch, placement.spacing_mm)
+    count = n_windows((depth, rows, columns), patch)
     z, y, x = (-first for first in front)
     for number, place in enumerate(places):
         images = padded[(slice(None), *place.box)][None].contiguous().to(device or "cpu")
         mean = _over_mirrors(run, images, place.moved((z, y, x)), mirror_axes, fold)
         sums[(slice(None), *place.box)] += mean.cpu().mul_(weights)
         total[place.box] += weights
-        progress(number + 1, len(places))
+        progress(number + 1, count)
     sums /= total
-    if not all(bool(head.isfinite().all()) for head in sums):  # head by head: of 117 there is no room for a copy
-        raise ValueError(
-            f"case {placement.case}: the logits are not finite in {precision}; add the windows up in float32"
-        )
+    refuse_infinite(sums, placement.case, precision)
     own = (slice(first, first + n) for first, n in zip(front, placement.extent, strict=True))
     return sums[(slice(None), *own)]
 
@@ -215,11 +282,15 @@ def _over_mirrors(
     subsets = mirrors(axes)
     for subset in subsets:
         turned = [axis + 2 for axis in subset]
-        with _passing(WindowPass(placement, subset, fold)):
+        with passing(WindowPass(placement, subset, fold)):
             logits = run(torch.flip(images, turned) if turned else images)
         if mean is None:
             mean = logits.clone()
         else:
             mean += torch.flip(logits, turned)
     assert mean is not None
-    return (mean / len(subsets) if len(subsets) > 1 else mean)[0].float()
+    return (mean.div_(len(subsets)) if len(subsets) > 1 else mean)[0].float()
+
+
+def _sizes(sizes: Extent) -> str:
+    return " x ".join(map(str, sizes))

@@ -77,10 +77,11 @@ def predict(
     from seglens.artifacts import MANIFEST
     from seglens.cohorts.checks import check_cohort
     from seglens.runtime.devices import usable_device
+    from seglens.runtime.streams import printable
     from seglens.segmenters.opened import open_model
-    from seglens.segmenters.prediction import predict_cohort, preprocessing_of
+    from seglens.segmenters.prediction import DOCUMENT, predict_cohort, preprocessing_of
     from seglens.segmenters.segmenter import Segmenter
-    from seglens.segmenters.volume_prediction import predict_volumes
+    from seglens.segmenters.volume_prediction import REASON, predict_volumes
     from seglens.steering.edit_files import read_edits
     from seglens.terminal import StageDisplay
 
@@ -95,11 +96,17 @@ def predict(
         foreground = preprocessing_of(network).foreground
     else:
         network, foreground = open_model(model, fold=fold).to(usable), "none"
+        if edits is not None and len(network.folds) > 1:
+            raise ValueError(
+                f"--edits are of one network, and {model} was opened with the folds {', '.join(network.folds)}; give "
+                f"--fold {next(iter(network.folds))}"
+            )
         files = replace(files, mask_values=files.mask_values or {code: label for label, code in network.codes.items()})
     found = files.cohort(cohort, sequences=network.sequences, labels=network.labels, with_masks=False).with_splits({})
     acting = [] if edits is None else read_edits(edits)
     steering = [edit.description() for edit in acting]
     display = StageDisplay()
+    lost: list[str] = []
     with ExitStack() as stack:
         if dictionary is not None:
             _steer(stack, network, dictionary, acting)
@@ -119,7 +126,7 @@ def predict(
                     progress=progress,
                 )
             else:
-                predict_volumes(
+                done = predict_volumes(
                     network,
                     found,
                     folder=out,
@@ -127,10 +134,14 @@ def predict(
                     steering=steering,
                     mirror=mirror,
                     precision=precision,
+                    strict=strict,
                     progress=progress,
                 )
-    print(out)
-    return QUARANTINED if report.quarantined else DONE
+                rows = [row for row in done.document(DOCUMENT) if REASON in row]
+                lost = [printable(f"{row['case']} was quarantined: {row[REASON]}") for row in rows]
+    for line in (*lost, out):
+        print(line)
+    return QUARANTINED if report.quarantined or lost else DONE
 
 
 def _steer(

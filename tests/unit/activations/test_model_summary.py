@@ -46,3 +46,15 @@ def test_without_a_median_the_figures_are_for_a_window(tmp_path):
             tmp_path / "odd",
             described=changed(plans(), "configurations.3d_fullres.median_image_size_in_voxels", [1.0]),
         )
+
+
+def test_text_of_others_cannot_move_the_cursor(tmp_path):
+    labels = {"background": 0, "a\x1b[2J\nfolds": 1, "é": 2}
+    text = summarise_model(open_model(write_folder(tmp_path, labels=labels))).text()
+    assert "1 a\\x1b[2J\\nfolds, 2 é" in text
+    assert all(line.isprintable() for line in text.split("\n"))
+
+
+def test_a_median_volume_of_any_size_is_counted_not_listed(tmp_path):
+    found = summarise_model(open_model(write_folder(tmp_path)), (10**5, 10**5, 10**5))
+    assert found.windows == 24999 * 16666**2

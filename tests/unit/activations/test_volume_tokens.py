@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.nnunet_folder import dataset, plans, write_case, write_folder
 
-from seglens.activations.hooks import activations
+from seglens.activations.hooks import activations, edit
 from seglens.activations.store import ActivationStore
 from seglens.activations.volume_tokens import extract_volumes
 from seglens.artifacts import read_artifact
@@ -18,7 +18,7 @@ from seglens.dictionaries.fit_settings import FitSettings
 from seglens.dictionaries.fitting import fit_dictionary
 from seglens.dictionaries.lens import Lens
 from seglens.segmenters.opened import open_model
-from seglens.segmenters.windows import padding_of, window_starts
+from seglens.segmenters.windows import padding_of, window_pass, window_starts
 from seglens.steering.edits import LatentEdit, steer
 
 TILTED = np.array([[0, -1.0, 0.1, 5], [0.02, 0, 2.0, 1], [1.25, 0, 0, -4], [0, 0, 0, 1.0]])
@@ -178,3 +178,18 @@ def test_what_cannot_be_extracted_is_refused(model, cohort, tmp_path):
     with pytest.raises(ValueError, match="none of 2 cases can be read"):
         extract_volumes(model, cohort, "encoder0", quarantined={"a", "b"}, folder=tmp_path / "store")
     assert not (tmp_path / "store").exists()
+
+
+def test_a_hook_knows_the_window_while_tokens_are_read(model, cohort):
+    passes = []
+
+    def look(tokens):
+        passes.append(window_pass())
+        return tokens
+
+    with edit(model.segmenter, "encoder0", look):
+        store = extract_volumes(model, cohort, "encoder1")
+    assert {(one.fold, one.mirrored) for one in passes} == {("0", ())}
+    rows = store.index.select("case", "window").unique().iter_rows()
+    assert {(case, tuple(window)) for case, window in rows} <= {(p.placement.case, p.placement.start) for p in passes}
+    assert {one.placement.extent for one in passes} == {model.patch}

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from seglens.cohorts.findings import CheckReport, Finding, printable, write_quarantine
+from seglens.cohorts.findings import CheckReport, Finding, write_quarantine
 
 NOTE = Finding("a", Path("/data/a.nii"), "resampled", "was resampled", "nothing", "note")
 BAD = Finding("b", Path("/data/b\n.nii"), "truncated", "holds 3 bytes", "download it again")
@@ -47,7 +47,3 @@ def test_json_and_text(tmp_path: Path) -> None:
     assert "a (/data/a.nii): was resampled [resampled, kept]" in text
     assert "b (/data/b\\n.nii): holds 3 bytes [truncated]\n    download it again" in text
     assert "adults: 3 cases, nothing wrong" in text
-
-
-def test_printable() -> None:
-    assert printable("é\n\x1b[2J\u202e") == "é\\n\\x1b[2J\\u202e"

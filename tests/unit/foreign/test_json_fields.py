@@ -49,3 +49,8 @@ def test_anything_else_is_refused_by_its_keys(value, read, said):
     with pytest.raises(FieldError, match=said) as caught:
         read(field(value))
     assert str(caught.value).startswith("a.json: ") and len(str(caught.value)) < 400
+
+
+def test_keys_of_others_are_printed_with_escapes():
+    with pytest.raises(FieldError, match=r"x\.y\.a\\x1b\[2J\\nb is 'c'; legal: true or false"):
+        field({"a\x1b[2J\nb": "c"})["a\x1b[2J\nb"].truth()

@@ -76,6 +76,12 @@ def test_one_number_stands_for_all_stages_and_axes(tmp_path):
         ("architecture.arch_kwargs.features_per_stage", [4, 4, 10**9], r"features_per_stage\.2 is 1000000000"),
         ("architecture.arch_kwargs.kernel_sizes", [2, 3, 3], "legal: odd sizes"),
         ("architecture.arch_kwargs.strides", [[1, 1, 1], [0, 1, 1], [1, 1, 1]], r"strides\.1\.0 is 0; legal"),
+        (
+            "architecture.arch_kwargs.strides",
+            [[2, 2, 2], [1, 1, 1], [1, 1, 1]],
+            r"strides\.0 is a list of 3; legal: 1 al",
+        ),
+        ("architecture.arch_kwargs.strides", 2, r"strides is 2; legal: 1 along each axis"),
         ("architecture.arch_kwargs.conv_bias", "yes", "conv_bias is 'yes'; legal: true or false"),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from seglens.runtime.streams import LastingStream, lasting_streams
+from seglens.runtime.streams import LastingStream, lasting_streams, printable
 
 
 def unread_pipe(encoding: str = "utf-8") -> io.TextIOWrapper:
@@ -75,3 +75,7 @@ def test_inside_both_streams_last_and_afterwards_they_are_what_they_were(monkeyp
         assert sys.stderr is not None and not sys.stderr.isatty()
     assert (sys.stdout, sys.stderr) == (out, None)
     assert out.getvalue() == "seen\n"
+
+
+def test_printable() -> None:
+    assert printable("é\n\x1b[2J\u202e") == "é\\n\\x1b[2J\\u202e"

@@ -105,3 +105,44 @@ def test_dropout_counts_in_the_numbers_of_names(tmp_path):
     many = {name.replace(".norm.", ".all_modules.2."): value for name, value in weights.items()}
     assert set(each_once(many, plan.network, "here")) == set(weights)
     assert np.prod(plan.patch) == 8 * 12 * 12
+
+
+def test_dropout_of_a_residual_block_is_in_its_first_convolution_only(tmp_path):
+    described = changed(
+        plans(kind="residual"), "configurations.3d_small.architecture.arch_kwargs.dropout_op", "torch.nn.Dropout3d"
+    )
+    plan = read_plan(write_folder(tmp_path, described=described), "3d_small")
+    weights = network_of(plan, 0).state_dict()
+    many = {}
+    for name, value in weights.items():
+        number = 1 if ".conv2." in name or ".skip." in name else 2
+        many[name.replace(".conv.", ".all_modules.0.").replace(".norm.", f".all_modules.{number}.")] = value
+    assert sum(".skip.1.all_modules.1." in name for name in many) == 2
+    assert set(each_once(many, plan.network, "here")) == set(weights)
+
+
+def test_a_checkpoint_without_its_last_head_says_so(tmp_path):
+    folder = write_folder(tmp_path)
+    plan = read_plan(folder, "3d_small")
+    own = network_of(plan, 0).state_dict()
+    for name in ("weight", "bias"):
+        del own[f"decoder.seg_layers.1.{name}"]
+    write_checkpoint(folder / "fold_0", network_of(plan, 0), mirrors=None, network_weights=own)
+    with pytest.raises(ValueError, match=r"decoder\.seg_layers\.1\.\w+ is missing"):
+        open_folder(folder)
+
+
+@pytest.mark.parametrize(("name", "said"), [("x" * 201, "a text of 201 characters"), (["a"], "list"), (7, "int")])
+def test_trainers_that_are_no_names(tmp_path, name, said):
+    folder = write_folder(tmp_path)
+    plan = read_plan(folder, "3d_small")
+    write_checkpoint(folder / "fold_0", network_of(plan, 0), mirrors=None, trainer_name=name)
+    with pytest.raises(ValueError, match=f"trainer_name in its checkpoint is {said}; legal: a text of at most 200"):
+        open_folder(folder)
+
+
+def test_names_of_trainers_are_printed_with_escapes(tmp_path):
+    folder = write_folder(tmp_path)
+    write_checkpoint(folder / "fold_0", torch.nn.Linear(2, 2), mirrors=None, trainer_name="a\x1b[2J\nb")
+    with pytest.raises(ValueError, match=r"\(trainer a\\x1b\[2J\\nb\)"):
+        open_folder(folder)

@@ -10,7 +10,9 @@ from scipy import ndimage
 from tests.nnunet_folder import LABELS, PATCH, REGIONS, changed, plans, write_case, write_folder
 
 from seglens.activations.hooks import edit
+from seglens.runtime.resources import InsufficientResourcesError
 from seglens.segmenters.opened import open_model
+from seglens.segmenters.segmenter import Segmenter
 from seglens.segmenters.windows import window_pass
 
 
@@ -202,3 +204,34 @@ def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(ValueError, match="1 files; the model takes 2, one each for T1, FLAIR"):
         model.predict(write_case(tmp_path / "images", "a")[:1])
     assert len(model.hash) == 64 and model.to("cpu") is model and set(LABELS) == set(model.labels.values())
+
+
+def test_sums_that_the_memory_cannot_hold_are_refused_before_a_window_is_run(tmp_path, monkeypatch):
+    model = open_model(write_folder(tmp_path), fold=0)
+    paths = write_case(tmp_path / "images", "a")
+    monkeypatch.setattr("seglens.runtime.resources.free_memory", lambda: 1000)
+    monkeypatch.setattr("seglens.segmenters.opened._run_network", lambda *_: pytest.fail("it was run"))
+    with pytest.raises(InsufficientResourcesError, match=r"case a_0000: logits of 3 classes .* are free"):
+        model.predict(paths)
+
+
+def test_a_sum_of_folds_beyond_float16_is_refused(tmp_path, monkeypatch):
+    model = open_model(write_folder(tmp_path, folds=("0", "1")))
+    prepared = model.prepare(model.read(case_of(model, write_case(tmp_path / "images", "a"))))
+    large = torch.full((3, 2, 2, 2), 40000.0, dtype=torch.float16)
+    monkeypatch.setattr("seglens.segmenters.opened.windowed_logits", lambda *_, **__: large.clone())
+    with pytest.raises(ValueError, match="the logits are not finite in float16; add the windows up in float32"):
+        model.logits(prepared)
+
+
+def test_a_fold_s_identity_is_of_its_weights_and_plans(tmp_path):
+    """Equal tensors that are shown other images are two models to a dictionary."""
+    one = open_model(write_folder(tmp_path / "one"), fold=0).segmenter
+    same = open_model(write_folder(tmp_path / "same"), fold=0).segmenter
+    coarse = changed(plans(), "configurations.3d_fullres.spacing", [4.0, 2.0, 2.0])
+    other = open_model(write_folder(tmp_path / "other", described=coarse), fold=0).segmenter
+    rule = open_model(write_folder(tmp_path / "rule", described=plans(scheme="NoNormalization")), fold=0).segmenter
+    assert one.hash == same.hash and len({one.hash, other.hash, rule.hash}) == 3
+    assert all(torch.equal(value, other.network.state_dict()[name]) for name, value in one.network.state_dict().items())
+    read = Segmenter.load(one.save(tmp_path / "kept"), network=other.network)
+    assert read.hash == one.hash

@@ -5,7 +5,7 @@ import torch
 from tests.toys import LABELS, TINY_SEGFORMER
 from torch import nn
 
-from seglens.artifacts import ArtifactError
+from seglens.artifacts import ArtifactError, hash_of, hash_tensors
 from seglens.segmenters.architectures import build_segmenter
 from seglens.segmenters.segmenter import (
     Hookpoint,
@@ -209,3 +209,11 @@ def test_regions_are_outputs_of_their_own(tmp_path):
         segmenter.check_data("toy", ("a", "b"))
     segmenter.save(tmp_path / "model")
     assert Segmenter.load(tmp_path / "model", Fixed()).regions
+
+
+def test_an_identity_is_part_of_the_hash_and_none_changes_nothing():
+    network = nn.Conv2d(1, 2, 1)
+    plain = Segmenter.wrap(network, sequences=("a",), labels={0: "background", 1: "b"}, hookpoints={}, size=8)
+    assert plain.hash == hash_of({"weights": hash_tensors(network.state_dict()), "architecture": None})
+    one, other = (replace(plain, identity=identity) for identity in ("one", "other"))
+    assert len({plain.hash, one.hash, other.hash}) == 3

@@ -70,3 +70,20 @@ def test_other_cohorts_are_refused(tmp_path, model):
     with pytest.raises(ValueError, match="none of 1 cases can be read"):
         predict_volumes(model, cohort, folder=tmp_path / "out", quarantined={"a"})
     assert plans()["dataset_name"] == "Dataset900_Toy" and not (tmp_path / "out").exists()
+
+
+def test_a_case_that_cannot_be_segmented_costs_no_other_mask(tmp_path, model):
+    for seed, case in enumerate("abc"):
+        tiny = np.diag([0.01, 0.01, 0.01, 1.0])  # mm; not one voxel of the model's grid
+        write_case(tmp_path / "images", case, seed=seed, affine=tiny if case == "b" else None)
+    cohort = cohort_of(tmp_path / "images", model)
+    done = predict_volumes(model, cohort, folder=tmp_path / "out", mirror=False)
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["a.nii.gz", "c.nii.gz"]
+    rows = done.document("cases")
+    assert [row["case"] for row in rows] == ["a", "b", "c"]
+    assert set(rows[1]) == {"case", "patient", "quarantined"} and "makes 0 x 0 x 0" in rows[1]["quarantined"]
+    with pytest.raises(ValueError, match="case b: the model's spacing"):
+        predict_volumes(model, cohort, folder=tmp_path / "strict", mirror=False, strict=True)
+    with pytest.raises(ValueError, match="none of 1 cases can be segmented; the first: case b: the model's spacing"):
+        predict_volumes(model, cohort, folder=tmp_path / "none", quarantined={"a", "c"})
+    assert not (tmp_path / "strict").exists() and not (tmp_path / "none").exists()

@@ -7,7 +7,9 @@ import torch
 from seglens.segmenters.windows import (
     Placement,
     mirrors,
+    n_windows,
     padding_of,
+    require_sums,
     window_starts,
     window_weights,
     windowed_logits,
@@ -27,7 +29,7 @@ def test_windows_are_spread_from_edge_to_edge(n, side, starts):
 
 
 def test_a_patch_of_one_slice_is_laid_on_each():
-    places = windows_of("a", (3, 4, 6), (1, 4, 4), (2.0, 1.0, 1.0))
+    places = list(windows_of("a", (3, 4, 6), (1, 4, 4), (2.0, 1.0, 1.0)))
     assert [place.start for place in places] == [(z, 0, x) for z, x in product(range(3), (0, 2))]
     assert places[-1].box == (slice(2, 3), slice(0, 4), slice(2, 6))
     assert places[-1].moved((-1, 0, 5)).start == (1, 0, 7)
@@ -95,3 +97,25 @@ def test_progress_counts_windows():
         lambda i: i, torch.ones(1, 4, 4, 12), whole(4, 4, 12), (4, 4, 8), n_heads=1, progress=lambda *n: told.append(n)
     )
     assert told == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("extent", "patch"), [((31, 16, 40), (16, 16, 24)), ((9, 30, 13), (1, 8, 8)), ((8, 8, 8), (8, 8, 8))]
+)
+def test_windows_are_counted_without_being_made(extent, patch):
+    assert n_windows(extent, patch) == len(list(windows_of("a", extent, patch, ())))
+    assert n_windows((10**5, 10**5, 10**5), (8, 8, 8)) == 24999**3
+
+
+def test_the_memory_that_sums_need_is_asked_for_before(monkeypatch):
+    asked = []
+    monkeypatch.setattr("seglens.segmenters.windows.require_memory", lambda n, what: asked.append((n, what)))
+    for more in ({}, {"n_folds": 2}, {"n_folds": 5}, {"precision": "float32"}):
+        require_sums("a", 2, 3, (4, 4, 2), (4, 4, 4), **more)
+    voxels = 4 * 4 * 4  # padded to the patch
+    one, two, five, exact = (n for n, _ in asked)
+    assert one > voxels * (3 + 1) * 2 + voxels * 2 * 4
+    assert two - one == voxels * 3 * 2 and five == two and exact - one == voxels * (3 + 1) * 2
+    assert "case a: logits of 3 classes or regions in 4 x 4 x 4 voxels (less in float16" in asked[0][1]
+    with pytest.raises(ValueError, match=r"case a: \d+ windows of 2 x 2 x 2 voxels .* at most 4194304; cut the volume"):
+        require_sums("a", 2, 3, (300, 300, 300), (2, 2, 2))

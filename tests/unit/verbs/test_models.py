@@ -8,7 +8,7 @@ from tests.nnunet_folder import REGIONS, dataset, write_case, write_folder
 from seglens.artifacts import new_artifact, read_artifact
 from seglens.cli import app
 from seglens.dictionaries.sae import SparseAutoencoder
-from seglens.segmenters.opened import open_model
+from seglens.segmenters.opened import OpenedModel, open_model
 from seglens.steering.edits import LatentEdit
 
 
@@ -89,3 +89,33 @@ def test_open_says_what_a_model_is_and_what_cannot_be_opened(tmp_path, capsys):
     (other / "plans.json").unlink()
     with pytest.raises(ValueError, match=r"plans\.json: it holds an object of 0; legal: configurations"):
         run("open", folder.parent)
+
+
+def test_predict_ends_with_3_where_a_case_cannot_be_segmented(tmp_path, monkeypatch, capsys):
+    folder = write_folder(tmp_path)
+    for case in ("a", "b"):
+        write_case(tmp_path / "images", case)
+    own = OpenedModel.segment
+
+    def segment(model, volume, **options):
+        if volume.case.id == "a":
+            raise ValueError("case a: too many windows\x1b[2J")
+        return own(model, volume, **options)
+
+    monkeypatch.setattr(OpenedModel, "segment", segment)
+    command = ("predict", "--model", folder, tmp_path / "images", "--device", "cpu", "--no-mirror")
+    assert run(*command, "--out", tmp_path / "out") == 3
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "a was quarantined: case a: too many windows\\x1b[2J",
+        str(tmp_path / "out"),
+    ]
+    assert mask(tmp_path / "out", "b").any() and not (tmp_path / "out/a.nii.gz").exists()
+    with pytest.raises(ValueError, match="case a: too many windows"):
+        run(*command, "--out", tmp_path / "strict", "--strict")
+
+
+def test_edits_are_of_one_fold(tmp_path):
+    folder = write_folder(tmp_path, folds=("0", "1"))
+    given = ("--edits", tmp_path / "edits.json", "--dictionary", tmp_path / "dictionary")
+    with pytest.raises(ValueError, match=r"opened with the folds 0, 1; give --fold 0"):
+        run("predict", "--model", folder, tmp_path, "--device", "cpu", *given, "--out", tmp_path / "out")
