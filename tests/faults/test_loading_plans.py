@@ -93,7 +93,7 @@ def test_row_90_plans_that_inherit_in_a_circle(tmp_path, n):
     ],
 )
 def test_row_90_absurd_sizes(tmp_path, key, value):
-    """Absurd patches, medians, spacings, widths, kernels and strides are refused by key before anything is allocated."""
+    """Absurd patches, medians, spacings, widths, kernels and strides are refused by their key before any allocation."""
     folder = with_plans(write_folder(tmp_path), changed(plans(), f"configurations.3d_small.{key}", value))
     with pytest.raises(FieldError, match=re.escape(f"configurations.3d_small.{key}")):
         read_plan(folder, "3d_small")
