@@ -6,10 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from seglens.foreign.plans import Interpolation
-
-ANISOTROPIC = 3.0
-"""Where the largest spacing is more than so many times the smallest, slices are resampled each for itself."""
+from seglens.foreign.plans import ANISOTROPIC, Interpolation
 
 
 def resampled_shape(shape: Sequence[int], spacing: Sequence[float], wanted: Sequence[float]) -> tuple[int, int, int]:

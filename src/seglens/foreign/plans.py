@@ -19,6 +19,8 @@ MAX_MEDIAN_VOXELS = 2**31
 MAX_CHANNELS = 64
 MAX_LABELS = 256
 MAX_INHERITANCE = 16
+ANISOTROPIC = 3.0
+"""Where the largest spacing is more than so many times the smallest, slices are resampled each for itself."""
 _FIX = "take the file as nnU-Net v2 wrote it"
 _SCHEMES: Mapping[str, Scheme] = {
     "ZScoreNormalization": "zscore",
@@ -33,8 +35,6 @@ _RESAMPLINGS = {"resample_data_or_seg_to_shape": None}
 _PREPROCESSORS = {"DefaultPreprocessor": None}
 _LABEL_MANAGERS = {"LabelManager": None}
 _ENDINGS = {".nii.gz": None, ".nii": None}
-_ANISOTROPY = 3
-"""Of spacings, above which slices are resampled each for itself."""
 _INTENSITIES = ("foreground_intensity_properties_per_channel", "foreground_intensity_properties_by_modality")
 
 
@@ -312,7 +312,7 @@ def _interpolation(own: Field, what: str) -> Interpolation:
     if "is_seg" in settings and settings["is_seg"].truth():
         settings["is_seg"].refuse("false, as for images and logits")
     if "separate_z_anisotropy_threshold" in settings:
-        settings["separate_z_anisotropy_threshold"].number(_ANISOTROPY, _ANISOTROPY)
+        settings["separate_z_anisotropy_threshold"].number(ANISOTROPIC, ANISOTROPIC)
     separate = settings.get("force_separate_z")
     return Interpolation(
         settings["order"].whole(0, 5) if "order" in settings else 3,
