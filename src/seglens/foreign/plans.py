@@ -303,7 +303,7 @@ def _normalisation(plans: Field, own: Field, n_channels: int) -> tuple[Normalisa
 
 
 def _interpolation(own: Field, what: str) -> Interpolation:
-    """What is not said is as nnU-Net's function has it; null leaves it to the spacings whether slices are apart."""
+    """Orders and slices: an absent key is as nnU-Net's function has it; null leaves slices to the spacings."""
     own[f"resampling_fn_{what}"].one_of(_RESAMPLINGS)
     settings = own[f"resampling_fn_{what}_kwargs"].entries()
     for key, entry in settings.items():

@@ -97,8 +97,8 @@ def open_folder(path: Path, folds: Sequence[str] | None = None, *, checkpoint: s
     trainers = {_trainer(folder, beside) for _, beside in read.values()}
     names = {_configuration(folder, beside) for _, beside in read.values()}
     if len(names) > 1 or len(trainers) > 1:
-        said = printable(", ".join(name[:200] for name in sorted(names | trainers)))
-        raise ValueError(f"{folder}: its folds are of several configurations or trainers ({said}); open one fold")
+        listed = printable(", ".join(name[:200] for name in sorted(names | trainers)))
+        raise ValueError(f"{folder}: its folds are of several configurations or trainers ({listed}); open one fold")
     (trainer,) = trainers
     plan = read_plan(folder, names.pop())
     mirrored = [_mirror_axes(folder, beside.get("mirrors"), plan.network.spatial_dims) for _, beside in read.values()]
