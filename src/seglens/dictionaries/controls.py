@@ -15,7 +15,7 @@ know nothing of the model, does not say it too. In a fixed order:
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -24,7 +24,6 @@ from torch import Tensor
 from seglens.activations.cells import cell_shares
 from seglens.activations.hooks import activations
 from seglens.activations.store import ActivationStore
-from seglens.cohorts.patients import other_slice_rows
 from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.calibration import calibrate
 from seglens.dictionaries.codes import Codes
@@ -97,21 +96,9 @@ class Ladder(Generic[T]):
             yield rung, self.rungs[rung]
 
 
-@runtime_checkable
-class FeatureSource(Protocol):
-    """Non-negative features of tokens: a lens's latents, or a control in their place."""
-
-    @property
-    def n_latents(self) -> int:
-        """How many features."""
-
-    def over(self, slices: SliceSet, *, batch_size: int = 32, progress: Progress = silent) -> Iterator[View]:
-        """All slices, batch by batch, in order."""
-
-
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Features from any tokens of images: the same face as `Lens.over`.
+    """Non-negative features of any tokens of images, in a lens's place: the same face as `Lens.over`.
 
     Attributes:
         segmenter: whose sequences the slices must have, and on whose device the images come.
@@ -137,33 +124,6 @@ class Features:
             view, self.segmenter, slices, batch_size=batch_size, what="features", progress=progress
         ):
             yield seen
-
-
-@dataclass(frozen=True, eq=False)
-class Shuffled:
-    """Features of another patient's slice at the same place, for every slice: nothing of its own is left.
-
-    Attributes:
-        source: of the features.
-        seed: of who gets whose.
-    """
-
-    source: FeatureSource
-    seed: int = 0
-
-    @property
-    def n_latents(self) -> int:
-        """How many features."""
-        return self.source.n_latents
-
-    def over(self, slices: SliceSet, *, batch_size: int = 32, progress: Progress = silent) -> Iterator[View]:
-        """As the source's, of exchanged slices under the rows of the others.
-
-        Raises:
-            ValueError: a patient with more than half of the slices.
-        """
-        others = slices.select(other_slice_rows(slices.index, seed=self.seed))
-        return self.source.over(others, batch_size=batch_size, progress=progress)
 
 
 def lens_features(lens: Lens) -> Features:

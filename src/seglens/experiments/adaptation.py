@@ -12,16 +12,18 @@ from typing import Any
 import polars as pl
 import torch
 
+from seglens.activations.live import live_activations
 from seglens.artifacts import Artifact, Draft
 from seglens.cohorts.slice_set import SliceSet
+from seglens.dictionaries.controls import untrained_dictionary
 from seglens.dictionaries.lens import Lens
 from seglens.experiments.adaptation_latents import (
     DEEP,
+    DEEP_SLICES,
     PLAIN,
     deep_dictionary,
     differing_in_words,
     differing_latents,
-    untrained_like,
 )
 from seglens.experiments.adaptation_tables import (
     ORACLE,
@@ -167,7 +169,11 @@ def adapted(study: Study, transfer: Transfer, plan: Mapping[str, Any]) -> Artifa
         opened = {segmenter.place(name).module for name in (dictionary.hookpoint, LAST_HIDDEN)}
         deep = deep_dictionary(study, transfer.segmenter, segmenter) if len(opened) == 2 else None
         own, training = study.own_slices(transfer.segmenter, "val"), study.own_slices(transfer.segmenter, "train")
-        untrained = [] if deep is None else [untrained_like(one, segmenter, training) for one in (dictionary, deep)]
+        seen = few_of(training, DEEP_SLICES)
+        untrained = [
+            untrained_dictionary(one, live_activations(segmenter, seen, one.hookpoint))
+            for one in ([] if deep is None else [dictionary, deep])
+        ]
         common: dict[str, Any] = {"target": transfer.label, "deep": deep, "steps": plan["steps"]}
         known = {"deep": deep is not None, "untrained": deep is not None}
         names = possible(FULL if transfer.in_full else SHORT, segmenter, **known)

@@ -6,7 +6,6 @@ import torch
 from seglens.activations.live import live_activations
 from seglens.artifacts import Draft
 from seglens.cohorts.slice_set import SliceSet
-from seglens.dictionaries.calibration import calibrate
 from seglens.dictionaries.fitting import FitSettings, fit_dictionary
 from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
@@ -38,23 +37,6 @@ def deep_dictionary(study: Study, name: str, opened: Segmenter) -> SparseAutoenc
         fit_dictionary(store, settings=DEEP, seed=seed, device=study.device, progress=progress).write(draft)
 
     return SparseAutoencoder.read(part(study, f"adaptation/{name}-last-hidden", "dictionary", inputs, make))
-
-
-def untrained_like(dictionary: SparseAutoencoder, opened: Segmenter, slices: SliceSet) -> SparseAutoencoder:
-    """A dictionary as it is drawn, of the same size and normalisation, with as many active latents a token.
-
-    Args:
-        dictionary: fitted, of one of the segmenter's hookpoints.
-        opened: the segmenter.
-        slices: of its own cohort; the threshold is set on some of them.
-    """
-    width, m = dictionary.W_enc.shape
-    untrained = SparseAutoencoder(width, m, k=dictionary.k, seed=dictionary.seed, hookpoint=dictionary.hookpoint)
-    untrained.segmenter_hash = dictionary.segmenter_hash
-    untrained.centre.copy_(dictionary.centre.cpu())
-    untrained.scale.copy_(dictionary.scale.cpu())
-    calibrate(untrained, live_activations(opened, few_of(slices, DEEP_SLICES), dictionary.hookpoint), n_tokens=50_000)
-    return untrained.to(dictionary.W_enc.device)
 
 
 PLAIN, OF_LIKE_SIZE = "all patients", "patients with lesions of like size"

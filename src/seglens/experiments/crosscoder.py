@@ -26,9 +26,13 @@ from seglens.diffing.crosscoder_sharing import CrosscoderSharing, evaluate_cross
 from seglens.diffing.nulls import NULLS
 from seglens.experiments.activation_cache import ActivationCache, ModelSide
 from seglens.experiments.crosscoder_tables import (
+    EFFECT_CONTROLS,
     EFFECTS,
+    GRADIENTS,
     LINEAR,
     LONGER,
+    PERMUTED,
+    PERMUTED_PLACES,
     PLACES,
     REAL,
     SAME_POSITION,
@@ -80,13 +84,14 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
         functional += _functional(study, kept, pair)
         progress(len(plan) + number + 1, len(plan) + len(pairs))
     fits = pl.DataFrame(rows, schema_overrides={"value": pl.Float64})
-    summary = summarised(fits.filter(pl.col("steps") == CROSSCODER_FIT.steps))
+    usual = fits.filter(pl.col("steps") == CROSSCODER_FIT.steps)
+    summary = summarised(usual)
     matched = pl.DataFrame(functional, infer_schema_length=None)
     longest = fits.filter(pl.col("pair") == first, pl.col("steps") != CROSSCODER_FIT.steps)
     starts = {pair_name(*pair): start_of(study.settings.segmenters, *pair) for pair in pairs}
     return ExperimentResult(
         {
-            CONTROLS: ladder_rows(ladders_of(summary, first)),
+            CONTROLS: ladder_rows(ladders_of(usual, first)),
             "calibrated": calibrated(summary),
             "summary": summary,
             "functional": matched,
@@ -188,13 +193,13 @@ def _stores(kept: ActivationCache, fit: Fit, split: str, most_tokens: int) -> di
 
 
 def _effects(kept: ActivationCache, fit: Fit, fitted: Crosscoder) -> dict[str, float | None]:
-    """Agreement of the latents' effects on the classes that both sides have, or on the whole foreground.
+    """Agreement of the latents' effects on the classes that both sides have, or on the whole foreground; its controls.
 
     None where the second side is no network on the same slices; by the figure's name.
     """
     pair, condition, _, _ = fit
     if condition not in (REAL, TWICE, UNTRAINED_NETWORK):
-        return {EFFECTS: None, PLACES: None}
+        return dict.fromkeys((EFFECTS, PLACES, *EFFECT_CONTROLS))
     sides, grid, cohorts = _sides(kept, fit), kept.common_grid(pair), kept.cohorts(pair)
     named = [{name: value for value, name in side.segmenter.labels.items() if value} for side in sides]
     common = [name for name in named[0] if name in named[1]]
@@ -206,7 +211,13 @@ def _effects(kept: ActivationCache, fit: Fit, fitted: Crosscoder) -> dict[str, f
         gradients[side.name] = [one.flatten(0, 3) for one in grids]
     tokens = {name: store.tokens(torch.arange(store.n_tokens)) for name, store in stores.items()}
     found = effect_agreement(fitted, tokens, gradients)
-    return {EFFECTS: finite(found.signed), PLACES: finite(found.places)}
+    return {
+        EFFECTS: finite(found.signed),
+        PLACES: finite(found.places),
+        PERMUTED: finite(found.permuted),
+        PERMUTED_PLACES: finite(found.permuted_places),
+        GRADIENTS: finite(found.gradients),
+    }
 
 
 def _fitted(study: Study, kept: ActivationCache, fit: Fit) -> Artifact:
@@ -228,7 +239,7 @@ def _fitted(study: Study, kept: ActivationCache, fit: Fit) -> Artifact:
         "segmenters": [study.segmenter(name).hash for name in names],
         "hookpoints": [study.hookpoint(name) for name in names],
         "slices": [study.slices(cohort).hash for cohort in cohorts],
-        "tokens": {**TOKENS, "effects and places": EFFECT_TOKENS},
+        "tokens": {**TOKENS, "effects, places and their controls": EFFECT_TOKENS},
         "condition": condition,
         "settings": asdict(settings),
         "seed": seed,
@@ -272,7 +283,7 @@ EXPERIMENT = Experiment(
     title="One code for two segmenters, and what it calls shared where nothing is",
     paper="beyond the paper",
     run=run,
-    version=4,
+    version=5,
     figures=(
         Figure(
             "bars",
@@ -309,7 +320,7 @@ EXPERIMENT = Experiment(
             low="low",
             high="high",
             caption="Cosine of the effects of the same latents on the same classes at the same tokens: 0 where a "
-            "network knows nothing of the classes; in the table also of their sizes alone.",
+            "network knows nothing of the classes; in the table also of sizes alone, and both with permuted rows.",
             only={"figure": (EFFECTS,)},
         ),
         Figure("bars", "functional", "Matched by function", x="compared", y="correlation", panel="pair"),

@@ -26,6 +26,10 @@ LONGER = 3
 LINEAR = "linear prediction without the code"
 EFFECTS = "agreement of effects on the classes"
 PLACES = "same places of effects on the classes"
+PERMUTED, PERMUTED_PLACES = f"{EFFECTS}, permuted rows", f"{PLACES}, permuted rows"
+GRADIENTS = "same places of the gradients alone"
+EFFECT_CONTROLS = (PERMUTED, PERMUTED_PLACES, GRADIENTS)
+"""Of the effects, where the second model's rows are dealt to other latents, and without any latent."""
 CALIBRATED = ("shared", "shared by activation mass", "cross-reconstruction", EFFECTS, PLACES)
 """Figures that are calibrated between the untrained network and one model twice."""
 
@@ -66,30 +70,38 @@ def calibrated(summary: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={"pair": pl.String, "figure": pl.String, **numbers})
 
 
-def ladders_of(summary: pl.DataFrame, first: str) -> list[Ladder[float | None]]:
-    """Figures of the first pair, each beside every control."""
+def ladders_of(fits: pl.DataFrame, first: str) -> list[Ladder[float | None]]:
+    """Figures of the first pair, each beside every control.
 
-    def mean(condition: str, figure: str) -> list[float | None]:
-        own = summary.filter(pl.col("pair") == first, pl.col("condition") == condition, pl.col("figure") == figure)
-        return own["mean"].to_list() or [None]
+    Args:
+        fits: a row a pair, condition, seed and figure, of one length of the fit.
+        first: name of the pair.
+    """
 
+    def values(condition: str, figure: str) -> list[float | None]:
+        own = fits.filter(pl.col("pair") == first, pl.col("condition") == condition, pl.col("figure") == figure)
+        return own["value"].to_list() or [None]
+
+    no_code, none_chosen = LeftOut("channels have no common code"), LeftOut("every live latent counts, none is chosen")
+    dense = {"cross-reconstruction": values(REAL, LINEAR), PLACES: values(REAL, GRADIENTS)}
+    permuted = {EFFECTS: values(REAL, PERMUTED), PLACES: values(REAL, PERMUTED_PLACES)}
     ladders = []
     for figure in CALIBRATED:
         of_effects = figure in (EFFECTS, PLACES)
-        dense = mean(REAL, LINEAR) if figure == "cross-reconstruction" else LeftOut("channels have no common code")
+        known = [value for value in values(REAL, figure) if value is not None]
         no_classes = LeftOut("pixels have no classes")
         no_network = LeftOut("the gradients of another patient's slice are no effects on this one's")
         ladders.append(
             Ladder(
                 f"{first}, {figure}",
-                mean(REAL, figure)[0],
+                sum(known) / len(known) if known else None,
                 {
-                    UNTRAINED_NETWORK: mean(UNTRAINED_NETWORK, figure),
+                    UNTRAINED_NETWORK: values(UNTRAINED_NETWORK, figure),
                     UNTRAINED_DICTIONARY: LeftOut("as it is drawn every latent decodes into one model"),
-                    DENSE: dense,
-                    PIXELS: no_classes if of_effects else mean(PIXELS, figure),
-                    SHUFFLED: no_network if of_effects else mean(SAME_POSITION, figure),
-                    RANDOM_LATENTS: LeftOut("every live latent counts, none is chosen"),
+                    DENSE: dense.get(figure, no_code),
+                    PIXELS: no_classes if of_effects else values(PIXELS, figure),
+                    SHUFFLED: no_network if of_effects else values(SAME_POSITION, figure),
+                    RANDOM_LATENTS: permuted.get(figure, none_chosen),
                 },
             )
         )
@@ -130,7 +142,8 @@ def headlines(
 ) -> dict[str, float | None]:
     """Shares and cross-reconstruction of the pairs, of the first pair's nulls and of one model twice."""
     found: dict[str, float | None] = {}
-    for figure in ("shared", "shared after latent scaling", "cross-reconstruction", LINEAR, EFFECTS, PLACES):
+    figures = ("shared", "shared after latent scaling", "cross-reconstruction", LINEAR, EFFECTS, PLACES)
+    for figure in (*figures, *EFFECT_CONTROLS):
         for row in summary.filter(pl.col("figure") == figure).iter_rows(named=True):
             if row["condition"] == REAL:
                 found[f"{figure}, {row['pair']}"] = row["mean"]
@@ -160,11 +173,18 @@ def words_of(
     """Say what was done and what it shows; ``starts``: each pair, the first one first, to its segmenters' starts."""
     first = next(iter(starts))
 
+    def value(condition: str, figure: str, pair: str) -> float | None:
+        own = summary.filter(pl.col("pair") == pair, pl.col("condition") == condition, pl.col("figure") == figure)
+        found: list[float | None] = own["mean"].to_list()
+        return found[0] if found else None
+
     def mean(condition: str, figure: str = "shared", pair: str = first) -> str:
-        found = summary.filter(pl.col("pair") == pair, pl.col("condition") == condition, pl.col("figure") == figure)[
-            "mean"
-        ]
-        return f"{100 * found[0]:.1f}%" if len(found) and found[0] is not None else "undefined"
+        found = value(condition, figure, pair)
+        return "undefined" if found is None else f"{100 * found:.1f}%"
+
+    def cosine(condition: str, figure: str, pair: str) -> str:
+        found = value(condition, figure, pair)
+        return "undefined" if found is None else f"{found:.2f}"
 
     above = {pair: errors_above_nulls(summary, pair) for pair in starts}
     listed = "; ".join(
@@ -175,7 +195,13 @@ def words_of(
     nulls = ", ".join(f"{mean(null)} with {null}" for null in (*NULLS, PIXELS))
     untrained = "; ".join(
         f"{pair}: {mean(UNTRAINED_NETWORK, pair=pair)}, and by effects on the classes "
-        f"{mean(REAL, EFFECTS, pair)} beside {mean(UNTRAINED_NETWORK, EFFECTS, pair)}"
+        f"{cosine(REAL, EFFECTS, pair)} beside {cosine(UNTRAINED_NETWORK, EFFECTS, pair)}"
+        for pair in starts
+    )
+    moved = "; ".join(
+        f"{pair}: effects {cosine(REAL, EFFECTS, pair)} beside {cosine(REAL, PERMUTED, pair)}, places "
+        f"{cosine(REAL, PLACES, pair)} beside {cosine(REAL, PERMUTED_PLACES, pair)}, and "
+        f"{cosine(REAL, GRADIENTS, pair)} of the gradients alone"
         for pair in starts
     )
     left = "; ".join(
@@ -199,8 +225,11 @@ def words_of(
         "two models have learnt in common only from there up. Calibrated between the untrained network (0) and one "
         f"model twice (1): {left}. Agreement of effects is the cosine, over tokens, latents and the classes that both "
         "have, of what ablating a latent does to the expected pixels of a class in each model, to first order; that of "
-        "same places looks at the sizes of these effects alone. What the two models do with what they share is alike "
-        "only as far as these are above the untrained network's.",
+        "same places looks at the sizes of these effects alone. Both models are given one code, and gradients of any "
+        "two networks are large at the same borders, so sizes agree in part whatever the latents do. Beside the same "
+        "with the second model's decoder rows dealt to other latents, and beside the lengths of the gradients without "
+        f"any latent: {moved}. What the two models do with what they share is alike only as far as it is above all of "
+        "these and the untrained network's.",
         "The code of one segmenter alone, the other's activation first predicted from it linearly, explains of the "
         f"other {mean(REAL, 'cross-reconstruction')} of the whitened variance for {first}, and "
         f"{mean(SAME_POSITION, 'cross-reconstruction')} where the slices are another patient's. Without the code the "

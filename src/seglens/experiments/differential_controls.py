@@ -19,7 +19,7 @@ from seglens.activations.cells import cell_shares
 from seglens.activations.live import live_activations
 from seglens.activations.sensitivity import class_gradients
 from seglens.activations.store import ActivationStore
-from seglens.artifacts import Draft, finite
+from seglens.artifacts import Draft
 from seglens.dictionaries.codes import Codes, pair_dots
 from seglens.dictionaries.controls import (
     DENSE,
@@ -31,8 +31,6 @@ from seglens.dictionaries.controls import (
     UNTRAINED_NETWORK,
     UNTRAINED_SEEDS,
     Features,
-    Ladder,
-    LeftOut,
     channels,
     lens_features,
     pixels,
@@ -95,6 +93,7 @@ class Controls:
     rate: float
     _sources: dict[str, Features] = field(default_factory=dict)
     _responses: dict[tuple[str, str], Responses] = field(default_factory=dict)
+    _uses: dict[str, tuple[Tensor, Tensor, int]] = field(default_factory=dict)
 
     def rows(self) -> pl.DataFrame:
         """A row for features, factor and draw: what the test calls, and how that answers in held-out patients."""
@@ -104,10 +103,11 @@ class Controls:
                 found.append(self._row(name, factor, self._tested(name, factor)))
             for name in (LENS + WEIGHTED, CHANNELS + WEIGHTED, PIXELS + WEIGHTED):
                 found.append(self._row(name, factor, self._tested(name, factor)))
-            lens = self._tested(LENS, factor)
-            for draw in range(DRAWS):
-                found.append(self._row(SHUFFLED, factor, self._shuffled(factor, draw), draw))
-                found.append(self._row(RANDOM_LATENTS, factor, self._matched(lens, draw), draw))
+            for how in ("", WEIGHTED):
+                lens = self._tested(LENS + how, factor)
+                for draw in range(DRAWS):
+                    found.append(self._row(SHUFFLED + how, factor, self._shuffled(lens, draw), draw))
+                    found.append(self._row(RANDOM_LATENTS + how, factor, self._matched(lens, factor, draw), draw))
         return pl.DataFrame(found, infer_schema_length=None)
 
     def dice(self) -> pl.DataFrame:
@@ -147,24 +147,29 @@ class Controls:
         called = table.filter("differential")["latent"].unique().sort().to_list()
         return Specific(called, table["latent"].n_unique(), discovery, held_out)
 
-    def _shuffled(self, factor: str, draw: int) -> Specific:
+    def _shuffled(self, lens: Specific, draw: int) -> Specific:
         """The test where the discovery patients are dealt to the cohorts at random."""
-        lens = self._tested(LENS, factor)
         pool = Responses.pooled(lens.discovery)
         order = np.random.default_rng(draw).permutation(len(pool.patients))
         half = len(lens.discovery[0].patients)
         sides = [pool.of([pool.patients[place] for place in places]) for places in (order[:half], order[half:])]
         return self._called((sides[0], sides[1]), lens.held_out)
 
-    def _matched(self, lens: Specific, draw: int) -> Specific:
-        """Other latents that fire as often and as strongly as those called, as many of them as there are others for."""
-        values = lens.discovery[0].values
-        firing, mass = (torch.from_numpy(of.mean((0, 1))) for of in (values > 0, values))
-        firing[list(lens.latents)] = 0
-        called = lens.latents[: int((firing > 0).sum())]
-        firing[list(called)] = torch.from_numpy((values > 0).mean((0, 1)))[list(called)]
-        (drawn,) = random_latents(firing, called, draws=1, seed=draw, masses=mass)
+    def _matched(self, lens: Specific, factor: str, draw: int) -> Specific:
+        """Live latents, called ones too, that fire in as many tokens and as strongly as those called."""
+        drawn = matched_latents(*self._use(factor), lens.latents, seed=draw)
         return Specific(drawn, lens.live, lens.discovery, lens.held_out)
+
+    def _use(self, factor: str) -> tuple[Tensor, Tensor]:
+        """Of every latent the share of tokens at which it fires, and its mean code, over both discovery cohorts."""
+        (fired, summed, tokens), (more, further, others) = (self._used_in(cohort) for cohort in (OFF, factor))
+        return (fired + more) / (tokens + others), (summed + further) / (tokens + others)
+
+    def _used_in(self, cohort: str) -> tuple[Tensor, Tensor, int]:
+        if cohort not in self._uses:
+            views = self._source(LENS).over(self.bench.slices(cohort), batch_size=BATCH)
+            self._uses[cohort] = use_of(Codes.concatenate([view.codes.to("cpu") for view in views]))
+        return self._uses[cohort]
 
     def _response(self, name: str, cohort: str) -> Responses:
         if name == LENS:
@@ -190,6 +195,8 @@ class Controls:
     def _made(self, name: str) -> Features:
         base, store = self.bench.segmenter(BASE), self._store
         dictionary = self.bench.dictionary(BASE, self.hookpoint)[0].to(base.device)
+        if name == LENS:
+            return lens_features(Lens(base, dictionary))
         if name == UNTRAINED_DICTIONARY:
             return lens_features(Lens(base, untrained_dictionary(dictionary, store)))
         if name in (CHANNELS, PRINCIPAL):
@@ -225,6 +232,31 @@ class Controls:
             if t.any():
                 found[patient] = 2 * float((p & t).sum()) / float(p.sum() + t.sum())
         return found
+
+
+def use_of(codes: Codes) -> tuple[Tensor, Tensor, int]:
+    """At how many tokens each latent fires, the sum of its codes there, and how many tokens there are."""
+    summed = torch.bincount(codes.latents, weights=codes.values.double(), minlength=codes.n_latents)
+    return codes.firing_counts(), summed, codes.n
+
+
+def matched_latents(rates: Tensor, masses: Tensor, latents: Sequence[int], *, seed: int) -> tuple[int, ...]:
+    """As many latents of like firing rate and mass, drawn from all that fire: what the choice of these is worth.
+
+    Without the chosen ones in the draw it would be one of latents that a test rejected, and lose to anything.
+
+    Args:
+        rates: [m] share of tokens at which each latent fires.
+        masses: [m] mean code.
+        latents: the chosen ones; they fire.
+        seed: of the draw.
+    """
+    chosen = torch.tensor(latents, dtype=torch.int64)
+    beside = torch.zeros_like(rates)
+    beside[chosen] = rates[chosen]  # a second copy of them is matched, so that the first can be drawn
+    copies = (chosen + len(rates)).tolist()
+    (drawn,) = random_latents(torch.cat([rates, beside]), copies, draws=1, seed=seed, masses=torch.cat([masses] * 2))
+    return drawn
 
 
 def weighted(lens: Lens, centre: Tensor, name: str) -> Features:
@@ -263,107 +295,3 @@ def weighted(lens: Lens, centre: Tensor, name: str) -> Features:
 
     n = {PIXELS: len(segmenter.sequences), CHANNELS: d}.get(name, dictionary.n_latents)
     return Features(segmenter, n, of_pixels if name == PIXELS else tokens, encode)
-
-
-def summary_of(rows: pl.DataFrame, dice: pl.DataFrame) -> pl.DataFrame:
-    """One row for features and draw: factors found, of those that cost Dice and of the others, and how they answer.
-
-    Args:
-        rows: of `Controls.rows`.
-        dice: of `Controls.dice`.
-
-    Returns:
-        Columns features, draw, found, found that cost Dice, found that do not, called where nothing differs, within,
-        between (means over the factors, 0.5 for one that is not found), and order of costs: Spearman's correlation,
-        over the factors, of how far the called features answer (|between - 0.5|) with what the factor costs in Dice.
-    """
-    from scipy.stats import spearmanr
-
-    costs = rows.filter(pl.col("factor") != NONE).join(dice, on="factor", how="left", maintain_order="left")
-    nothing = {
-        (row["features"], row["draw"]): row["called"] for row in rows.filter(pl.col("factor") == NONE).to_dicts()
-    }
-    found = []
-    for (features, draw), own in costs.group_by("features", "draw", maintain_order=True):
-        hit, answer = own["called"] > 0, (own["between"] - 0.5).abs().to_numpy()
-        varied = own.height > 2 and np.ptp(answer) > 0
-        found.append(
-            {
-                "features": features,
-                "draw": draw,
-                "found": int(hit.sum()),
-                "found that cost Dice": int((hit & own["costs Dice"]).sum()),
-                "found that do not": int((hit & ~own["costs Dice"]).sum()),
-                "called where nothing differs": nothing.get((features, draw)),
-                "within": own["within"].mean(),
-                "between": own["between"].mean(),
-                "order of costs": finite(spearmanr(answer, own["cost"].to_numpy()).statistic) if varied else None,
-            }
-        )
-    return pl.DataFrame(found, infer_schema_length=None)
-
-
-def ladders_of(summary: pl.DataFrame) -> list[Ladder[float | None]]:
-    """The claims that the lens finds factors, that what it finds answers, and that it orders them by cost."""
-
-    def values(features: Sequence[str], column: str) -> list[float | None]:
-        found: list[float | None] = summary.filter(pl.col("features").is_in(list(features)))[column].to_list()
-        return [None if value is None else float(value) for value in found]
-
-    ladders = []
-    for column in ("found", "found that cost Dice", "within", "between", "order of costs"):
-        rungs: dict[str, Sequence[float | None] | LeftOut] = {
-            rung: values([name for name, of in RUNG_OF.items() if of == rung], column)
-            for rung in dict.fromkeys(RUNG_OF.values())
-        }
-        rungs[SHUFFLED] = values([SHUFFLED], column)
-        matched = LeftOut("they are matched to what was found")
-        rungs[RANDOM_LATENTS] = matched if column.startswith("found") else values([RANDOM_LATENTS], column)
-        ladders.append(Ladder(f"planted factors, {column}", values([LENS], column)[0], rungs))
-    by_effect = [values([features + WEIGHTED], "order of costs") for features in (LENS, CHANNELS, PIXELS)]
-    no_gradient = LeftOut("not computed by effect")
-    ladders.append(
-        Ladder(
-            f"planted factors, order of costs{WEIGHTED}",
-            by_effect[0][0],
-            {
-                UNTRAINED_NETWORK: LeftOut("it segments nothing that an effect could be on"),
-                UNTRAINED_DICTIONARY: no_gradient,
-                DENSE: by_effect[1],
-                PIXELS: by_effect[2],
-                SHUFFLED: no_gradient,
-                RANDOM_LATENTS: no_gradient,
-            },
-        )
-    )
-    return ladders
-
-
-def words_of(summary: pl.DataFrame, dice: pl.DataFrame) -> list[str]:
-    """Say what the controls find beside the lens."""
-    alone = summary.group_by("features", maintain_order=True).agg(
-        pl.col("found", "found that cost Dice", "found that do not", "within", "between", "order of costs").mean()
-    )
-    by_name = {row["features"]: row for row in alone.iter_rows(named=True)}
-    lens, rest = by_name[LENS], by_name[PIXELS]
-    listed = ", ".join(
-        f"{name} {row['found']:.1f} ({row['within']:.2f} within patients)" for name, row in by_name.items()
-    )
-    costly = dice.filter("costs Dice")["factor"].to_list()
-    as_well = rest["found"] >= lens["found"] and rest["within"] >= lens["within"] - 0.05
-    verdict = (
-        "Pixel statistics do as well as the latents: that a test finds these factors says that the two populations of "
-        "images differ, and nothing of the model."
-        if as_well
-        else "Pixel statistics find less than the latents do; only what is beyond them says something of the model."
-    )
-    order = [
-        f"{name} {row['order of costs']:.2f}" for name, row in by_name.items() if row["order of costs"] is not None
-    ]
-    return [
-        f"The same test on what knows less of the model, factors found of {len(FACTORS) - 1}: {listed}. {verdict}",
-        f"What the model's output depends on: {', '.join(costly) or 'none'} of the factors cost the segmenter Dice in "
-        "held-out patients (signed-rank test); over the factors, Spearman's correlation of how far the called features "
-        f"answer with what the factor costs: {', '.join(order)}. With so few factors such a correlation is coarse: "
-        "below 0.79 it is no more than chance.",
-    ]

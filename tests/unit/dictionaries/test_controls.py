@@ -10,7 +10,6 @@ from seglens.dictionaries.controls import (
     RUNGS,
     Ladder,
     LeftOut,
-    Shuffled,
     both_signs,
     channels,
     lens_features,
@@ -82,7 +81,6 @@ def test_every_source_has_the_face_of_a_lens(lens, slices, store):
         channels(lens.segmenter, store),
         channels(lens.segmenter, store, principal=True),
         pixels(lens.segmenter, (1, 4, 4)),
-        Shuffled(lens_features(lens)),
     ]
     for source in sources:
         views = list(source.over(slices, batch_size=4))
@@ -113,16 +111,12 @@ def test_pixels_are_mean_spread_and_roughness_of_a_token_s_cell(lens, slices):
     torch.testing.assert_close(dense[:, 0] - dense[:, 6], found.flatten(0, 3)[:, 0])
 
 
-def test_shuffled_features_are_those_of_another_patient(lens, slices):
-    own = codes_of(lens_features(lens), slices).view(N, -1)
-    moved = codes_of(Shuffled(lens_features(lens), seed=1), slices).view(N, -1)
-    patients = slices.index["patient"].to_list()
-    for row in range(N):
-        (other,) = [number for number in range(N) if torch.equal(own[number], moved[row])]
-        assert patients[other] != patients[row]
-
-
 def test_an_untrained_dictionary_is_as_sparse(lens, store):
-    untrained = untrained_dictionary(lens.dictionary, store)
+    fitted = SparseAutoencoder(4, 16, k=2, seed=1, hookpoint="middle", segmenter_hash=lens.segmenter.hash)
+    with torch.no_grad():
+        fitted.W_dec.neg_()
+        fitted.centre.fill_(0.1)
+    untrained = untrained_dictionary(fitted, store)
     tokens = store.tokens(torch.arange(store.n_tokens))
-    assert untrained.encode(tokens).l0 == pytest.approx(lens.dictionary.k, rel=0.1)
+    assert untrained.encode(tokens).l0 == pytest.approx(fitted.k, rel=0.1)
+    assert not torch.equal(untrained.W_dec, fitted.W_dec) and torch.equal(untrained.centre, fitted.centre)

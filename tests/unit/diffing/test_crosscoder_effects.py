@@ -51,6 +51,8 @@ def test_the_untrained_twin_shares_the_code_and_not_the_effects(twins):
         for seed in range(5)
     ]
     assert trained > 0.5
+    dealt = effect_agreement(crosscoder, tokens, {"a": learnt(0), "b": learnt(1)}).permuted
+    assert abs(dealt) < trained / 2
     assert abs(sum(untrained) / 5) < 0.15 and max(map(abs, untrained)) < trained / 2
 
 
@@ -74,4 +76,17 @@ def test_it_equals_a_loop_over_tokens_latents_and_classes(twins):
     sizes = float(torch.nn.functional.cosine_similarity(one.abs(), other.abs(), dim=0))
     assert found.places == pytest.approx(sizes, abs=1e-4)
     nothing = {"a": gradients["a"], "b": [torch.zeros(40, WIDTH)] * 2}
-    assert effect_agreement(crosscoder, few, nothing) == EffectAgreement(None, None)
+    assert effect_agreement(crosscoder, few, nothing) == EffectAgreement(*[None] * 5)
+
+
+def test_gradients_that_lie_at_the_same_places_are_no_agreement_of_latents(twins):
+    """One code and the same borders make places agree far above 0; with other latents' rows they agree as well."""
+    crosscoder, _, tokens = twins
+    border, gradients = torch.rand(1024, 1, generator=torch.Generator().manual_seed(5)) < 0.05, {}
+    for number, name in enumerate("ab"):
+        generator = torch.Generator().manual_seed(number)
+        gradients[name] = [(0.01 + border) * torch.randn(1024, WIDTH, generator=generator) for _ in range(CLASSES)]
+    found = effect_agreement(crosscoder, tokens, gradients)
+    assert found.places > 0.4 and abs(found.signed) < 0.2
+    assert found.permuted_places == pytest.approx(found.places, abs=0.1)
+    assert found.gradients > 0.9

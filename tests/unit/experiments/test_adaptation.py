@@ -11,7 +11,7 @@ from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.experiments.adaptation import learning_curve
-from seglens.experiments.adaptation_latents import PLAIN, differing_in_words, differing_latents, untrained_like
+from seglens.experiments.adaptation_latents import PLAIN, differing_in_words, differing_latents
 from seglens.experiments.adaptation_tables import (
     class_headlines,
     curve_rows,
@@ -322,13 +322,3 @@ def test_one_evaluation_patient_has_no_interval_and_breaks_no_table():
     others = curve_of({"none": 40, "1 0 latents": 50, "1 0 last_layer": 55}, "e")
     assert pl.concat([curve, others]).schema == others.schema
     assert curve["improvement low"].null_count() == curve.height
-
-
-def test_an_untrained_twin_has_as_many_active_latents():
-    segmenter, dictionary = seen_through()
-    slices = cohort("own", 0, 40, 0.0)
-    untrained = untrained_like(dictionary, segmenter, slices)
-    tokens = slices.images().movedim(1, -1).reshape(-1, 2)
-    assert untrained.encode(tokens).l0 == pytest.approx(dictionary.k, rel=0.05)
-    assert not torch.equal(untrained.W_dec, dictionary.W_dec)
-    assert torch.equal(untrained.centre, dictionary.centre)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.controls import DENSE, LENS, PIXELS, RANDOM_LATENTS, RUNGS, SHUFFLED, UNTRAINED_NETWORK
 from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
@@ -16,11 +17,11 @@ from seglens.experiments.differential_controls import (
     RUNG_OF,
     WEIGHTED,
     Controls,
-    ladders_of,
-    summary_of,
+    matched_latents,
+    use_of,
     weighted,
-    words_of,
 )
+from seglens.experiments.differential_tables import ladders_of, summary_of
 from seglens.reports.ladders import ladder_rows
 from seglens.segmenters.segmenter import Hookpoint, Segmenter
 
@@ -45,6 +46,9 @@ class Planted(Controls):
             values[:, 0, 0] += 1.0
         return Responses(tuple(f"p{number}" for number in range(PATIENTS)), ("rest",), values)
 
+    def _use(self, factor):
+        return torch.full((LATENTS,), 0.5), torch.ones(LATENTS)
+
     def _lesion_dice(self, cohort):
         lost = 0.3 if cohort.endswith("noise") else 0.0
         return {f"p{number}": 0.8 - lost - 0.001 * number for number in range(PATIENTS)}
@@ -59,15 +63,10 @@ def found():
 
 
 def test_pixels_that_find_as_much_leave_no_claim_about_the_model(found):
-    _, dice, summary = found
+    summary = found[2]
     by_name = {row["features"]: row for row in summary.filter(pl.col("draw") == 0).iter_rows(named=True)}
     assert (by_name[LENS]["found"], by_name[PIXELS]["found"], by_name[CHANNELS]["found"]) == (2, 2, 0)
     assert by_name[LENS]["within"] == pytest.approx((2 * 1.0 + 5 * 0.5) / 7)
-    assert "Pixel statistics do as well as the latents" in " ".join(words_of(summary, dice))
-    fewer = summary.with_columns(
-        pl.when(pl.col("features") == PIXELS).then(0).otherwise(pl.col("found")).alias("found")
-    )
-    assert "Pixel statistics find less" in " ".join(words_of(fewer, dice))
 
 
 def test_only_by_effect_the_factor_that_costs_dice_is_told_from_the_other(found):
@@ -86,6 +85,50 @@ def test_where_labels_are_permuted_nothing_is_found(found):
     random = rows.filter((pl.col("features") == RANDOM_LATENTS) & pl.col("factor").is_in(["noise", "contrast"]))
     assert random["called"].to_list() == [1] * 6 and random["within"].mean() < 0.8
     assert rows.filter(pl.col("features") == RANDOM_LATENTS)["called"].sum() == 6  # as many as the lens has
+    by_effect = rows.filter((pl.col("features") == RANDOM_LATENTS + WEIGHTED) & (pl.col("factor") == "noise"))
+    assert by_effect["called"].to_list() == [1] * 3
+    assert summary.filter(pl.col("features") == SHUFFLED + WEIGHTED)["found"].sum() == 0
+
+
+class EveryLatentAnswers(Planted):
+    """A factor to which all latents answer, so that none of them is worth choosing."""
+
+    def _response(self, name, cohort):
+        responses = super()._response(name, cohort)
+        if cohort.endswith("noise"):
+            responses.values[:] += 1.0
+        return responses
+
+
+def test_where_every_latent_answers_random_ones_answer_as_those_that_were_called():
+    rows = EveryLatentAnswers(_NoBench(), "early", 0.05).rows().filter(pl.col("factor") == "noise")
+    lens, random = (rows.filter(pl.col("features") == name) for name in (LENS, RANDOM_LATENTS))
+    assert lens["called"].to_list() == [LATENTS] and random["called"].to_list() == [LATENTS] * 3
+    assert random["within"].to_list() == lens["within"].to_list() * 3 == [1.0] * 3
+
+
+@pytest.mark.parametrize("by", ["rate", "mass"])
+def test_random_latents_are_like_those_chosen_in_tokens_and_mass_and_may_be_them(by):
+    unlike = torch.where(torch.arange(30) < 15, 0.5, 0.001)
+    alike = torch.full((30,), 0.3)
+    rates, masses = (unlike, alike) if by == "rate" else (alike, unlike)
+    draws = [set(matched_latents(rates, masses, (0, 1, 2), seed=seed)) for seed in range(20)]
+    assert all(len(draw) == 3 and max(draw) < 15 for draw in draws)
+    assert any(draw & {0, 1, 2} for draw in draws) and any(draw - {0, 1, 2} for draw in draws)
+    assert matched_latents(rates, masses, range(30), seed=0) == tuple(range(30))
+    silent = torch.where(torch.arange(30) < 3, rates, 0.0)
+    assert set(matched_latents(silent, masses, (0, 2), seed=0)) <= {0, 1, 2}
+
+
+def test_firing_and_mass_are_over_the_tokens_of_both_cohorts():
+    dense = torch.tensor([[0.0, 2.0], [1.0, 2.0], [0.0, 0.0]])
+    fired, summed, tokens = use_of(Codes.from_dense(dense))
+    assert (fired.tolist(), summed.tolist(), tokens) == ([1, 2], [1.0, 4.0], 3)
+    controls = Controls(_NoBench(), "early", 0.05)
+    controls._uses.update({OFF: (fired, summed, tokens), "noise": (torch.tensor([6, 0]), torch.tensor([12.0, 0.0]), 7)})
+    rates, masses = controls._use("noise")
+    torch.testing.assert_close(rates, torch.tensor([0.7, 0.2]))
+    torch.testing.assert_close(masses, torch.tensor([1.3, 0.4]), check_dtype=False)
 
 
 def test_every_rung_stands_in_the_ladder(found):

@@ -47,9 +47,9 @@ def dictionaries_section(summary: Summary) -> Section:
     )  # fmt: skip
     note = (
         "“… of an untrained network” is the control: a dictionary of the same size, fitted to the same network with "
-        "random weights. Where it explains as much, explained variance proves nothing. “Dice kept”: 0 % is the "
-        "network with the activation at its mean, 100 % is the untouched network. “Dead” latents never fire on the "
-        "test slices. “Effective dimensions” (participation ratio): with only a few of them, variance is easily "
+        "random weights, drawn once. Where it explains as much, explained variance proves nothing. “Dice kept”: 0 % is "
+        "the network with the activation at its mean, 100 % is the untouched network. “Dead” latents never fire on "
+        "the test slices. “Effective dimensions” (participation ratio): with only a few of them, variance is easily "
         "explained."
     )
     quality = table("Quality on the test slices", columns, rows, note)
@@ -59,6 +59,8 @@ def dictionaries_section(summary: Summary) -> Section:
 def _ladders(summary: Summary) -> list[Ladder[float | None]]:
     """Explained variance of every dictionary beside its controls."""
     every = LeftOut("explained variance chooses no latent and pairs nothing with another patient")
+    untrained = LeftOut("not computed in a study (dictionary_quality of dictionaries.controls.untrained_dictionary)")
+    dense = LeftOut("all channels are the activation itself; what k principal components explain is not stored")
     return [
         Ladder(
             f"{one.name}, variance explained",
@@ -67,8 +69,8 @@ def _ladders(summary: Summary) -> list[Ladder[float | None]]:
                 UNTRAINED_NETWORK: LeftOut("not asked for (dictionaries.controls)")
                 if one.control_explained_variance is None
                 else [one.control_explained_variance],
-                UNTRAINED_DICTIONARY: LeftOut("its rows are drawn, not fitted to explain anything"),
-                DENSE: [1.0],
+                UNTRAINED_DICTIONARY: untrained,
+                DENSE: dense,
                 PIXELS: LeftOut("pixels are another activation"),
                 SHUFFLED: every,
                 RANDOM_LATENTS: every,

@@ -23,5 +23,14 @@ def test_explained_variance_stands_on_the_ladder() -> None:
     entries = [dictionary("adult"), dictionary("ssa", control_explained_variance=None)]
     printed = dictionaries_section(summary(dictionaries=entries)).blocks[1]
     first, second = (dict(zip(printed.columns, (cell.text for cell in row), strict=True)) for row in printed.rows)
-    assert (first["the lens"], first["untrained network"], first["dense features"]) == ("0.93", "0.95", "1.00")
+    assert (first["the lens"], first["untrained network"]) == ("0.93", "0.95")
     assert second["untrained network"] == "left out" and "not asked for" in printed.note
+
+
+def test_what_was_not_computed_is_no_figure_and_is_left_out_for_that_reason() -> None:
+    quality, printed = dictionaries_section(summary(dictionaries=[dictionary("adult")])).blocks
+    texts = dict(zip(printed.columns, (cell.text for cell in printed.rows[0]), strict=True))
+    assert texts["dense features"] == texts["untrained dictionary"] == "left out"
+    assert "dense features: all channels are the activation itself" in printed.note
+    assert "untrained dictionary: not computed in a study" in printed.note
+    assert "random weights, drawn once" in quality.note
