@@ -66,15 +66,15 @@ def effect_agreement(
     """
     codes = crosscoder.encode(tokens)
     rows = crosscoder.dictionary.W_dec / crosscoder.dictionary.scale
-    dealt = _dealt(codes.firing_counts().cpu() > 0).to(rows.device)
+    order = _permuted_order(codes.firing_counts().cpu() > 0).to(rows.device)
 
-    def effects(model: CrosscoderModel, order: Tensor | slice = slice(None)) -> Float64[Tensor, " n"]:
-        along = (model.raw(rows[:, crosscoder.columns(model.name)]) - model.centre)[order]
+    def effects(model: CrosscoderModel, rows_of: Tensor | slice = slice(None)) -> Float64[Tensor, " n"]:
+        along = (model.raw(rows[:, crosscoder.columns(model.name)]) - model.centre)[rows_of]
         dots = [pair_dots(one.float(), along, codes.offsets, codes.latents) for one in gradients[model.name]]
         return torch.cat([codes.values * one for one in dots]).double()
 
     first, second = crosscoder.models
-    one, other, moved = effects(first), effects(second), effects(second, dealt)
+    one, other, moved = effects(first), effects(second), effects(second, order)
     lengths = [
         torch.cat([gradient.float().norm(dim=1) for gradient in gradients[model.name]]).double()
         for model in crosscoder.models
@@ -88,7 +88,7 @@ def effect_agreement(
     )
 
 
-def _dealt(firing: Bool[Tensor, " m"]) -> Int64[Tensor, " m"]:
+def _permuted_order(firing: Bool[Tensor, " m"]) -> Int64[Tensor, " m"]:
     """For each latent the one whose rows it gets: those that fire change round among themselves."""
     order, known = torch.arange(len(firing)), firing.nonzero()[:, 0]
     order[known] = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(SEED))]

@@ -162,8 +162,8 @@ class Controls:
 
     def _use(self, factor: str) -> tuple[Tensor, Tensor]:
         """Of every latent the share of tokens at which it fires, and its mean code, over both discovery cohorts."""
-        (fired, summed, tokens), (more, further, others) = (self._used_in(cohort) for cohort in (OFF, factor))
-        return (fired + more) / (tokens + others), (summed + further) / (tokens + others)
+        (fired, mass, tokens), (more, further, others) = (self._used_in(cohort) for cohort in (OFF, factor))
+        return (fired + more) / (tokens + others), (mass + further) / (tokens + others)
 
     def _used_in(self, cohort: str) -> tuple[Tensor, Tensor, int]:
         if cohort not in self._uses:
@@ -236,8 +236,8 @@ class Controls:
 
 def use_of(codes: Codes) -> tuple[Tensor, Tensor, int]:
     """At how many tokens each latent fires, the sum of its codes there, and how many tokens there are."""
-    summed = torch.bincount(codes.latents, weights=codes.values.double(), minlength=codes.n_latents)
-    return codes.firing_counts(), summed, codes.n
+    mass = torch.bincount(codes.latents, weights=codes.values.double(), minlength=codes.n_latents)
+    return codes.firing_counts(), mass, codes.n
 
 
 def matched_latents(rates: Tensor, masses: Tensor, latents: Sequence[int], *, seed: int) -> tuple[int, ...]:
