@@ -1,5 +1,7 @@
 """The slices that a segmenter gets worst, the kind of their errors, and what fires in them."""
 
+from math import prod
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -40,11 +42,12 @@ def error_mode(false_positive: int, false_negative: int) -> str:
 
 def slice_activity(
     lens: Lens, slices: SliceSet, batch_size: int = 16, progress: Progress = silent
-) -> tuple[Float[Tensor, "B m"], Float[Tensor, " m"]]:
-    """Sum of every latent's codes over each slice, and the share of all tokens at which it fires."""
-    masses, fired, n_tokens = [], torch.zeros(lens.dictionary.n_latents), 0
+) -> tuple[Float[Tensor, "B m"], Float[Tensor, "B m"]]:
+    """Sum of every latent's codes over each slice, and the share of the slice's tokens at which it fires, 0..1."""
+    masses, firing, m = [], [], lens.dictionary.n_latents
     for view in lens.over(slices, batch_size=batch_size, progress=progress):
+        n_slices, n_tokens = len(view.tokens), prod(view.grid)
+        place = view.codes.token_rows() // n_tokens * m + view.codes.latents
         masses.append(view.mass())
-        fired += view.codes.firing_counts().cpu()
-        n_tokens += view.codes.n
-    return torch.cat(masses), fired / n_tokens
+        firing.append(torch.bincount(place, minlength=n_slices * m).view(n_slices, m).cpu() / n_tokens)
+    return torch.cat(masses), torch.cat(firing)

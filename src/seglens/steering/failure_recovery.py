@@ -93,8 +93,8 @@ def recover(
     ``oracle`` multiplies each slice's own most active latents by the best of 0.25, 0.5, 1, 2, 5 for that slice's mask
     (the paper). ``held_out`` takes one edit, chosen on the worst slices of the selection patients for their mean
     foreground Dice. Random latents follow the same policy: for ``held_out`` they are searched as freely as the edit,
-    for ``oracle`` drawn anew for each slice, with the same alphas. The baselines are tuned on what they are judged by:
-    the mean foreground Dice of the worst selection slices.
+    for ``oracle`` drawn anew for each slice among those that fire in it as often and as strongly, with the same alphas.
+    The baselines are tuned on what they are judged by: the mean foreground Dice of the worst selection slices.
 
     Args:
         lens: a segmenter through the dictionary of one of its hookpoints.
@@ -157,9 +157,9 @@ def recover(
     tuned = tune_on(lens.segmenter, chosen_from, target=None, objective=mean_slice_foreground, batch_size=batch_size)
 
     mass, firing = slice_activity(lens, failing, batch_size)
-    most = min(n_most_active, int((firing > 0).sum()) // 2)
+    most = min(n_most_active, int((firing > 0).any(0).sum()) // 2)
     own = mass.sort(dim=1, descending=True, stable=True).indices[:, :most]
-    of_slices = _random_of_slices(firing, mass.sum(0), own, random_draws, seed)
+    of_slices = _random_of_slices(firing, mass, own, random_draws, seed)
     changes: dict[str, RowChange] = {"held_out": always(change_of(lens.dictionary, [chosen.edit]))}
     changes |= {f"random {number}": always(change_of(lens.dictionary, [edit])) for number, edit in enumerate(controls)}
     for name, latents in [("oracle", own), *((f"random oracle {d}", each) for d, each in enumerate(of_slices))]:
@@ -270,13 +270,23 @@ def mean_slice_dice(scores: Scores) -> dict[str, float]:
 
 
 def _random_of_slices(
-    firing: Float[Tensor, " m"], mass: Float[Tensor, " m"], own: Int[Tensor, "B s"], draws: int, seed: int
+    firing: Float[Tensor, "B m"], mass: Float[Tensor, "B m"], own: Int[Tensor, "B s"], draws: int, seed: int
 ) -> list[Int[Tensor, "B s"]]:
-    """For each slice as many other latents that fire about as often and as strongly, drawn anew for each slice."""
-    sets = [
-        random_latents(firing, latents.tolist(), draws=draws, seed=seed + number, masses=mass)
-        for number, latents in enumerate(own)
-    ]
+    """For each slice as many other latents that fire in it about as often and as strongly, drawn anew for each slice.
+
+    Where too few others fire in a slice it takes them all, and for the rest such as match over all slices.
+    """
+    sets = []
+    for number, latents in enumerate(own.tolist()):
+        inside, masses, wanted = firing[number], mass[number], latents
+        others = sorted(set(inside.nonzero()[:, 0].tolist()) - set(latents))
+        if len(others) < len(latents):
+            inside, masses, wanted = firing.mean(0), mass.sum(0), latents[len(others) :]
+        else:
+            others = []
+        avoid = [*latents, *others]
+        drawn = random_latents(inside, wanted, draws=draws, seed=seed + number, avoid=avoid, masses=masses)
+        sets.append([(*others, *one) for one in drawn])
     return [torch.tensor([of_slice[draw] for of_slice in sets]) for draw in range(draws)]
 
 

@@ -7,7 +7,7 @@ from seglens.dictionaries.lens import Lens
 from seglens.segmenters.scoring import evaluate
 from seglens.steering.edits import LatentEdit, slice_change, steer
 from seglens.steering.failing_slices import slice_activity, worst_slices
-from seglens.steering.failure_recovery import FailureResult, recover
+from seglens.steering.failure_recovery import FailureResult, _random_of_slices, recover
 
 SETTINGS = {"worst": 10, "n_latents": (1, 3), "n_most_active": 2, "random_draws": 2, "batch_size": 4, "source": "adult"}
 
@@ -76,7 +76,26 @@ def test_the_oracle_takes_each_slices_best_alpha_of_its_own_latents(segmenter, d
             best[alpha] = dices(evaluation, [row["row"]], predicted)[0]
         assert row["dice_oracle"] == pytest.approx(max(best.values()))
         assert best[row["oracle_alpha"]] == pytest.approx(max(best.values()))
-    assert firing.shape == (dictionary.n_latents,)
+        fires = (dictionary.encode(grid.flatten(0, 2)).to_dense() > 0).float().mean(0)
+        assert torch.allclose(firing[row["row"]], fires)
+    assert firing.shape == mass.shape
+
+
+def test_a_latent_that_is_heavy_elsewhere_and_silent_in_the_slice_is_not_drawn_for_it():
+    """Over both slices latent 1 is the nearest match of latent 0; in the first it cannot do anything."""
+    firing = torch.tensor([[0.5, 0.0, 0.1, 0.1, 0.1], [0.1, 0.6, 0.1, 0.1, 0.1]])
+    own = torch.tensor([[0], [0]])
+    drawn = torch.stack(_random_of_slices(firing, 10 * firing, own, draws=40, seed=0))
+    assert set(drawn[:, 0, 0].tolist()) == {2, 3, 4}
+    assert set(drawn[:, 1, 0].tolist()) == {1, 2, 3, 4}
+
+
+def test_a_slice_with_too_few_latents_takes_those_that_fire_and_fills_up():
+    firing = torch.tensor([[0.5, 0.4, 0.1, 0.0, 0.0, 0.0], [0.1, 0.1, 0.1, 0.3, 0.3, 0.0], [0.0] * 6])
+    own = torch.tensor([[0, 1], [3, 4], [0, 1]])
+    drawn = torch.stack(_random_of_slices(firing, firing, own, draws=20, seed=0))
+    assert {tuple(sorted(one)) for one in drawn[:, 0].tolist()} == {(2, 3), (2, 4)}
+    assert all(len({*one} - {0, 1, 5}) == 2 for one in drawn[:, 2].tolist())
 
 
 def test_examples_are_the_masks_of_their_rows(segmenter, dictionary, evaluation, result, dices):

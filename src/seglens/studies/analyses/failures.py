@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from seglens.studies.stages import Study, Work
     from seglens.summaries import Summary
 
-VERSION = 2
+VERSION = 3
 
 
 def units(settings: "StudySettings") -> list[Unit]:
