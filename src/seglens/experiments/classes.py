@@ -97,7 +97,9 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
         "An action by kind of failure needs to know the kind, and one by slice its mask: both are the paper's reading "
         "and no deployment. Random latents choose their actions in the same way on the same slices.",
         "Where too much is predicted, whatever predicts less helps, and the other way round. What counts is the net "
-        "over all slices of a choice that was made on other patients, beside the logit bias.",
+        "over all slices of a choice that was made on other patients, beside the logit bias. The largest share of any "
+        "factor on the test slices is an upper bound, that nobody could have chosen; of random latents it is the mean "
+        "over the draws of each draw's own largest.",
     ]
     tables = {"failure modes": modes, "chosen actions": actions, "actions taken": taken, "all test slices": overall}
     return ExperimentResult(tables, headlines(modes, overall, weakest) | action_headlines(actions), words)
@@ -174,7 +176,10 @@ def failing_slices(scores: Scores, label: int) -> pl.DataFrame:
 
 
 def by_mode(scores: Scores, failing: pl.DataFrame, label: int) -> pl.DataFrame:
-    """Of every failure mode and edit the mean Dice of the class before and after, and the recovered share."""
+    """Of every failure mode and edit the mean Dice of the class before and after, and the recovered share.
+
+    The column ``draw`` tells the draws of random latents apart; it is null for everything else.
+    """
     dice = Scores(scores.table.filter(pl.col("label") == label)).slice_dice()
     rows: list[dict[str, Any]] = []
     for mode in ("FP", "FN", "mixed", "all"):
@@ -193,6 +198,7 @@ def by_mode(scores: Scores, failing: pl.DataFrame, label: int) -> pl.DataFrame:
                     "slices": own.height,
                     "edit": action_of(edit),
                     "latents": kind_of(edit),
+                    "draw": int(edit.split(", ", 1)[0].removeprefix(RANDOM)) if edit.startswith(RANDOM) else None,
                     "mean Dice before": float(after["dice"].sum()) / own.height,
                     "mean Dice after": float(after["dice_after"].sum()) / own.height,
                     "recovered share": share.value,
@@ -201,8 +207,8 @@ def by_mode(scores: Scores, failing: pl.DataFrame, label: int) -> pl.DataFrame:
                     "worsened share": float((gain <= -MIN_GAIN).sum()) / own.height,
                 }
             )
-    schema = None if rows else {"mode": pl.String, "latents": pl.String, "recovered share": pl.Float64}
-    return pl.DataFrame(rows, schema=schema)
+    columns = {"mode": pl.String, "latents": pl.String, "draw": pl.Int64, "recovered share": pl.Float64}
+    return pl.DataFrame(rows, schema=None if rows else columns, schema_overrides={"draw": pl.Int64})
 
 
 ACTIONS = ("by kind of failure, chosen on val patients", "by slice, by its own mask")
@@ -299,7 +305,11 @@ def _overall(scores: Scores, weakest: str, chosen: FactorRecord) -> pl.DataFrame
 
 
 def headlines(modes: pl.DataFrame, overall: pl.DataFrame, weakest: str) -> dict[str, float | None]:
-    """Dice of the weakest class and with background, and the best recovered share of each mode."""
+    """Dice of the weakest class and with background, and of each mode an upper bound of the recovered share.
+
+    The bound is the largest share of any factor on the slices judged on; of random latents the mean over the draws of
+    each draw's largest, so that both choose among as many factors.
+    """
     found: dict[str, float | None] = {}
     for row in overall.iter_rows(named=True):
         found[f"{weakest} Dice (pooled), {row['method']}"] = row[f"{weakest} Dice, pooled"]
@@ -309,9 +319,10 @@ def headlines(modes: pl.DataFrame, overall: pl.DataFrame, weakest: str) -> dict[
 
 
 def _best(modes: pl.DataFrame, kind: str) -> dict[str, float | None]:
-    best = modes.group_by("mode", maintain_order=True).agg(pl.col("recovered share").max())
+    of_draw = modes.group_by("mode", "draw", maintain_order=True).agg(pl.col("recovered share").max())
+    best = of_draw.group_by("mode", maintain_order=True).agg(pl.col("recovered share").mean())
     rows: Sequence[tuple[str, float]] = best.rows()
-    return {f"largest recovered share, {kind}{mode}": share for mode, share in rows}
+    return {f"upper bound of the recovered share, {kind}{mode}": share for mode, share in rows}
 
 
 _TABLE_4 = "Table 4 (its caption says failure cases, but those are chosen for an edema Dice below 0.5)"
@@ -344,5 +355,5 @@ EXPERIMENT = Experiment(
         ),
     },
     folded=("failure modes", "actions taken"),
-    version=4,
+    version=5,
 )

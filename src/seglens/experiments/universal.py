@@ -1,7 +1,8 @@
 """Figure 5: steering universal, specific and random latents over alpha, on every cohort with the same labels.
 
 The paper's claim is an interaction: what specific latents do more than others on the segmenter's own cohort, they do
-not do elsewhere. So the sets carry as much activation, and the interaction is tested over patients.
+not do elsewhere. So the sets carry as much activation, and the interaction is tested over patients; costs are shares of
+the untouched Dice, for where that is higher there is more to lose.
 """
 
 import math
@@ -70,12 +71,15 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
         "as often and with as much mass are multiplied by alpha, each kind together, beside as many random latents "
         f"({DRAWS} draws) matched alike.",
         "Specific latents are selective where they cost more Dice than the others on the segmenter's own cohort and "
-        "not on the other cohorts: the interaction, own less others, is the mean over alphas that were fixed "
+        "not on the other cohorts. Costs are shares of the cohort's untouched Dice: a segmenter does best on its own, "
+        "and has most to lose there. The interaction, own less others, is the mean over alphas that were fixed "
         "beforehand, with its interval over patients of all cohorts.",
         *(
-            f"Specific less {row['less']}: {row['interaction']:+.3f} "
+            f"Specific less {row['less']}: "
+            + ("undefined " if row["interaction"] is None else f"{row['interaction']:+.3f} ")
             + ("[no interval]" if row["low"] is None else f"[{row['low']:+.3f}, {row['high']:+.3f}]")
-            + f" Dice, so specific latents are {'' if row['selective'] else 'not shown to be '}selective."
+            + " of the untouched Dice, so specific latents are "
+            + f"{'' if row['selective'] else 'not shown to be '}selective."
             for row in tested.filter(pl.col("alpha").is_null()).iter_rows(named=True)
         ),
     ]
@@ -89,7 +93,7 @@ def run(study: Study, progress: Progress) -> ExperimentResult:
         for kind, latents in sets.items()
     ]
     tables_of = {"interaction": tested, "steering": curves, "sets": pl.DataFrame(facts)}
-    return ExperimentResult(tables_of, interaction_headlines(tested) | headlines(curves), words, left_out)
+    return ExperimentResult(tables_of, interaction_headlines(tested), words, left_out)
 
 
 def steered_sets(
@@ -132,15 +136,20 @@ def steered_sets(
 def interactions(scores: Mapping[str, Scores], own: str, sets: Sequence[str]) -> pl.DataFrame:
     """How much more Dice specific latents cost than others on the own cohort than elsewhere, over patients.
 
+    A cost is a share of the cohort's untouched Dice in the same draw of patients: a set that takes a tenth of the Dice
+    everywhere costs more points where there are more, and is not selective.
+
     Args:
-        scores: by cohort, with an edit ``<set> <alpha>`` for every set and alpha; no patient is in two cohorts.
+        scores: by cohort, with ``none`` and an edit ``<set> <alpha>`` for every set and alpha; no patient is in two
+            cohorts.
         own: cohort of the segmenter.
         sets: names: ``universal``, ``specific`` and the draws of random latents.
 
     Returns:
         A row for each comparison (``universal``, ``random``) and alpha, and one over all alphas (null): less, alpha,
-        cost on the own cohort and elsewhere (the specific set's loss of pooled foreground Dice less the other's),
-        interaction, low, high, selective (the interval lies above 0). Empty without another cohort.
+        cost on the own cohort and elsewhere (the specific set's loss of pooled foreground Dice less the other's, as a
+        share of the untouched one; null where that is 0), interaction, low, high, selective (the interval lies above
+        0). Empty without another cohort.
     """
     against = {"universal": ["universal"], "random": [name for name in sets if name.startswith("random")]}
     cohorts = sorted(scores, key=lambda cohort: (cohort != own, cohort))
@@ -172,11 +181,17 @@ def interactions(scores: Mapping[str, Scores], own: str, sets: Sequence[str]) ->
 
 
 def _costs(scores: Scores, others: Sequence[str], alphas: Sequence[float], seed: int) -> np.ndarray:
-    """Dice that the specific set costs more than others ``[alphas, 1 + draws]``; draws are of the cohort's patients."""
+    """What the specific set costs more than others, of the untouched Dice ``[alphas, 1 + draws]``; NaN where it is 0.
+
+    Draws are of the cohort's patients, the same for both.
+    """
     sets = ("specific", *others)
-    value, drawn = resampled(scores, [f"{kind} {alpha:g}" for alpha in alphas for kind in sets], seed=seed)
-    both = np.concatenate([value[:, None], drawn], axis=1).reshape(len(alphas), len(sets), -1)
-    return np.asarray(both[:, 1:].mean(axis=1) - both[:, 0])
+    edits = [UNEDITED, *(f"{kind} {alpha:g}" for alpha in alphas for kind in sets)]
+    value, drawn = resampled(scores, edits, seed=seed)
+    untouched, *edited = np.concatenate([value[:, None], drawn], axis=1)
+    both = np.reshape(edited, (len(alphas), len(sets), -1))
+    base = np.where(untouched > 0, untouched, np.nan)
+    return np.asarray((both[:, 1:].mean(axis=1) - both[:, 0]) / base)
 
 
 def interaction_headlines(tested: pl.DataFrame) -> dict[str, float | None]:
@@ -232,17 +247,6 @@ def _curves(scores: Scores, sets: Mapping[str, tuple[int, ...]], cohort: str) ->
     return table.group_by("cohort", "latents", "alpha", maintain_order=True).mean()
 
 
-def headlines(curves: pl.DataFrame) -> dict[str, float | None]:
-    """The largest move of pooled Dice that each set makes on each cohort."""
-    column = "foreground Dice, pooled"
-    found: dict[str, float | None] = {}
-    for (cohort, kind), rows in curves.group_by("cohort", "latents", maintain_order=True):
-        untouched = rows.filter(pl.col("alpha") == 1)[column][0]
-        moves = [value - untouched for value in rows[column].to_list() if value is not None and untouched is not None]
-        found[f"largest change, {kind}, {cohort}"] = max(moves, key=abs) if moves else None
-    return found
-
-
 EXPERIMENT = Experiment(
     "universal",
     "Steering universal and specific latents",
@@ -260,5 +264,5 @@ EXPERIMENT = Experiment(
             caption="Alpha 1 is the untouched segmenter.",
         ),
     ),
-    version=2,
+    version=3,
 )
