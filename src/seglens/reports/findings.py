@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from seglens.cohorts.label_names import FOREGROUND
 from seglens.diffing.records import AlignmentRecord
 from seglens.lens_names import segmenter_of
-from seglens.reports.verdicts import CONTROLS, compared, steering_findings
+from seglens.reports.verdicts import CONTROLS, steering_findings
 from seglens.reports.wording import (
     UNDEFINED,
     count,
@@ -59,10 +59,8 @@ def _segmentation(summary: Summary) -> Iterable[str]:
         away = {cohort: value for cohort, value in everywhere.items() if cohort != own and value is not None}
         if away:
             worst = min(away, key=lambda cohort: away[cohort])
-            if compared(away[worst], home) < 0:
-                text += f" and {number(away[worst])} on {plain(worst)}, where it does worst"
-            else:
-                text += f" and no less on any other (lowest: {plain(worst)}, {number(away[worst])})"
+            text += f" and {number(away[worst])} on {plain(worst)}"
+            text += ", the lowest on another" if len(away) > 1 else ""
         yield text + "."
 
 
@@ -193,8 +191,9 @@ def _failures(summary: Summary) -> Iterable[str]:
         baselines = {key: outcome for key, outcome in entry.baselines.items() if key not in CONTROLS}
         if baselines:
             best = max(baselines, key=lambda key: baselines[key].net)
-            recovered = _some(baselines[best].recovered)
-            text += f"; {plain(best)}, without latents, recovered {recovered}{_worse(baselines[best].worsened)}"
+            outcome = baselines[best]
+            text += f"; {plain(best)}, the best after the fact without latents, recovered {_some(outcome.recovered)}"
+            text += _worse(outcome.worsened)
         oracle = " The oracle saw each slice's own mask." if entry.policy == "oracle" else ""
         yield f"{text}.{oracle}"
 

@@ -1,6 +1,6 @@
 """Judge an edit of a class, only against the numbers of its baselines and controls."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from seglens.reports.wording import number, pair_of, plain, plural, signed
 from seglens.steering.records import GainRecord, SteeringRecord
@@ -11,7 +11,10 @@ RANDOM = {"random_latents": "random latents", "random_best": "the best draw of r
 CONTROLS = (*RANDOM, "reconstruct_only")
 """Entries among a steering's baselines that are controls of the edit, not baselines without latents."""
 STEP = 0.005
-"""Smallest difference of two Dice values that is printed as one: half of the last digit. No verdict rests on it."""
+"""Smallest difference of two Dice values that is printed as one: half of the last digit.
+
+It chooses words for printed figures; whether an edit gained or beats something follows from intervals alone.
+"""
 
 
 def baselines_of(entry: SteeringRecord, name: str) -> tuple[tuple[str, float] | None, dict[str, float]]:
@@ -74,9 +77,9 @@ def steering_finding(entry: SteeringRecord) -> str:
             f"{policy[0].upper()}{policy[1:]} steering ({where}): nothing beat the untouched network on the selection "
             f"patients, so nothing was changed and pooled Dice stays at {number(before)}."
         )
-    digits = 3 if max(before, after) < 0.1 else 2
-    gain = entry.gains[UNEDITED]
-    if compared(after, before) == 0:
+    gain, alike = entry.gains[UNEDITED], compared(after, before) == 0
+    digits = 3 if max(before, after) < 0.1 or (alike and gain.sign) else 2
+    if alike and gain.sign == 0:
         moved = f"left pooled Dice at {number(after, digits)} (before: {number(before, digits)})"
     else:
         verb = {1: "raised", 0: "took", -1: "lowered"}[gain.sign]
@@ -97,7 +100,7 @@ def steering_finding(entry: SteeringRecord) -> str:
         )
     if beside:
         text += f"; {', '.join(beside)}"
-    text += ". " + _verdict(entry, best, controls)
+    text += ". " + _verdict(entry, best, [key for key in CONTROLS if key in _known(entry, name)])
     return text + _convention_warning(entry, name, compared(after, before))
 
 
@@ -109,7 +112,8 @@ def _over_patients(gain: GainRecord, entry: SteeringRecord) -> str:
     return f"[{signed(gain.low)}, {signed(gain.high)}] over {patients}"
 
 
-def _verdict(entry: SteeringRecord, best: tuple[str, float] | None, controls: Iterable[str]) -> str:
+def _verdict(entry: SteeringRecord, best: tuple[str, float] | None, controls: Sequence[str]) -> str:
+    """What follows from the intervals alone; every control that was run must fall behind, not only the printed one."""
     gain = entry.gains[UNEDITED]
     if gain.sign < 0:
         return "So the edit made this class worse."
@@ -124,13 +128,17 @@ def _verdict(entry: SteeringRecord, best: tuple[str, float] | None, controls: It
         return "No baseline at the output was run beside it."
     name, over = plain(best[0]), entry.gains[best[0]]
     if over.sign > 0:
-        value = "" if over.value is None else f", by {signed(over.value)}"
-        return (
-            f"So it beats {name}, the baseline that the selection patients chose{value} {_over_patients(over, entry)}."
-        )
+        text = f"So it beats {name}, the baseline that the selection patients chose{_by(over)}"
+        text += f" {_over_patients(over, entry)}"
+        drawn = [f"{named(key)}{_by(entry.gains[key])}" for key in controls if key in RANDOM]
+        return f"{text}, and {' and '.join(drawn)}." if drawn else f"{text}; no random latents were run beside it."
     if over.sign == 0:
         return f"So it cannot be told from {name}, which needs no latents."
     return f"So it falls behind {name}, which needs no latents."
+
+
+def _by(gain: GainRecord) -> str:
+    return "" if gain.value is None else f", by {signed(gain.value)}"
 
 
 def steering_findings(summary: Summary) -> Iterable[str]:
@@ -158,7 +166,8 @@ def _convention_warning(entry: SteeringRecord, name: str, pooled: int) -> str:
     if before is None or after is None or compared(after, before) == pooled:
         return ""
     return (
-        f" Counting slices without the class as 1 would have told another story: {number(before)} to {number(after)}."
+        " Counting slices without the class as 1, the printed figures read differently (of this no interval was "
+        f"recorded): {number(before)} to {number(after)}."
     )
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -72,7 +73,7 @@ def test_recovered_failures_are_said_beside_random_ones() -> None:
     assert "did not help" in text_of(failures=[failure(15, 15)])
     assert "no random latents were run" in text_of(failures=[failure(15, None)])
     baseline = text_of(failures=[failure(23, 15, baselines={"ccf": outcome(30), "uf": outcome(2)})])
-    assert "component filter (CCF), without latents, recovered 30" in baseline
+    assert "component filter (CCF), the best after the fact without latents, recovered 30" in baseline
     assert "own mask" in text_of(failures=[failure(23, 15, policy="oracle")])
 
 
@@ -82,7 +83,7 @@ def test_what_edits_worsened_is_said_and_counts() -> None:
     text = text_of(failures=[failure(23, 15, **more)])
     assert "recovered 23 (38%) and worsened 20; as many random latents recovered 15 (25%) and worsened 2" in text
     assert "did not help" in text
-    assert "entropy filter (UF), without latents, recovered 12 and worsened 1" in text
+    assert "entropy filter (UF), the best after the fact without latents, recovered 12 and worsened 1" in text
     best = text_of(failures=[failure(23, 15, random_best_recovered=30, random_best_worsened=1, **more)])
     assert "the best draw of random latents recovered 30 (50%) and worsened 1" in best
     nothing = text_of(failures=[failure(0, 5, is_identity=True)])
@@ -99,7 +100,11 @@ def test_segmenters_are_compared_with_themselves_elsewhere() -> None:
     assert "0.80 foreground pooled Dice on its own cohort (a; weakest class: y, 0.70) and 0.40 on b" in text_of(
         segmenters=[trained(0.8, 0.4)]
     )
-    assert "no less on any other (lowest: b, 0.90)" in text_of(segmenters=[trained(0.8, 0.9)])
+    higher = text_of(segmenters=[trained(0.8, 0.9)])
+    assert "and 0.90 on b." in higher
+    assert "no less" not in higher, "no interval of this difference is recorded"
+    three = replace(trained(0.8, 0.9), scores=trained(0.8, 0.9).scores | {"c": scores({"x": 0.7, "y": 0.3})})
+    assert "and 0.50 on c, the lowest on another." in text_of(segmenters=[three])
 
 
 def test_a_weak_hookpoint_is_called_weak() -> None:

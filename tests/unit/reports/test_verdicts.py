@@ -5,7 +5,7 @@ from tests.records import scores, steering, summary
 
 from seglens.reports.verdicts import baselines_of, compared, steering_finding, steering_findings
 from seglens.segmenters.score_summary import ScoreSummary
-from seglens.steering.records import SteeringRecord
+from seglens.steering.records import GainRecord, SteeringRecord
 
 
 def figures(pooled: float | None, empty1: float | None = None) -> ScoreSummary:
@@ -69,6 +69,25 @@ def test_a_gain_whose_interval_holds_zero_is_none() -> None:
     assert "beats" not in unsure
 
 
+def test_an_edit_beats_nothing_while_one_kind_of_random_latents_comes_within_its_interval() -> None:
+    """Edit .50, random latents .45, logit bias .13: ahead of the bias by .37, and perhaps of no random draw."""
+    one = entry(0.30, 0.50, logit_bias=0.13, random_latents=0.46, random_best=0.45)
+    sure = one.gains | {"random_best": GainRecord(0.05, 0.02, 0.08)}
+    text = steering_finding(replace(one, gains=sure))
+    assert "beats logit bias, the baseline that the selection patients chose, by +0.37 [+0.35, +0.39]" in text
+    assert text.endswith("and random latents, by +0.04 and the best draw of random latents, by +0.05.")
+    unsure = one.gains | {"random_best": GainRecord(0.05, -0.02, 0.12)}
+    text = steering_finding(replace(one, gains=unsure))
+    assert "beats" not in text
+    assert "the best draw of random latents did as well" in text
+    assert "no random latents were run beside it" in steering_finding(entry(0.30, 0.50, logit_bias=0.13))
+
+
+def test_a_small_gain_whose_interval_excludes_zero_is_one() -> None:
+    text = steering_finding(steering(figures(0.3), figures(0.304), {}, settings={}, reach=0.002))
+    assert "raised pooled Dice from 0.300 to 0.304" in text
+
+
 def test_the_baseline_is_the_one_that_was_chosen_and_the_best_after_the_fact_stands_beside_it() -> None:
     text = steering_finding(replace(entry(0.30, 0.45, ccf=0.31, uf=0.44, flip=0.32), best_baseline="ccf"))
     assert "component filter (CCF), reached 0.31 (the best after the fact, entropy filter (UF), 0.44)" in text
@@ -100,11 +119,12 @@ def test_the_better_of_the_random_controls_counts() -> None:
     assert baselines_of(mean, "edema")[1] == {"random_latents": 0.33}
 
 
-def test_a_convention_that_tells_another_story_is_named() -> None:
+def test_a_convention_that_reads_differently_is_named_without_a_verdict() -> None:
     story = replace(entry(0.05, 0.0, drop_class=0.0), before=figures(0.05, 0.48), after=figures(0.0, 0.65))
-    assert "another story: 0.48 to 0.65" in steering_finding(story)
+    text = steering_finding(story)
+    assert "read differently (of this no interval was recorded): 0.48 to 0.65" in text
     same = replace(entry(0.3, 0.5), before=figures(0.3, 0.3), after=figures(0.5, 0.5))
-    assert "another story" not in steering_finding(same)
+    assert "read differently" not in steering_finding(same)
 
 
 def test_the_best_baseline_is_no_control() -> None:
