@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
+from typing import TypeGuard
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -92,15 +94,16 @@ def rank_test(
 def strata_of(covariates: Mapping[str, Covariate], *, bins: int = 3) -> Strata:
     """Strata of patients who are alike in what is known about them: lesion size, age, scanner.
 
-    Numbers are cut at quantiles of both groups together, so what differs within a bin is not removed; texts are taken
-    as they are. None and NaN are a stratum of their own.
+    Numbers are cut at quantiles of both groups together, so what differs within a bin is not removed; texts and truth
+    values are taken as they are. None and NaN are a stratum of their own.
 
     Args:
         covariates: name to the values of the first and of the second group's patients.
         bins: of a number; more bins remove more and leave fewer patients to compare.
 
     Raises:
-        ValueError: no covariate, fewer than 2 bins, or covariates of different numbers of patients.
+        ValueError: no covariate, fewer than 2 bins, covariates of different numbers of patients, a value that is
+            neither number nor text, or numbers that all fall into one bin, which removes nothing.
     """
     sizes = {tuple(len(side) for side in both) for both in covariates.values()}
     if len(sizes) != 1 or bins < 2:
@@ -109,23 +112,40 @@ def strata_of(covariates: Mapping[str, Covariate], *, bins: int = 3) -> Strata:
             "one covariate, a value for every patient of both groups, and 2 bins or more"
         )
     ((first, _),) = sizes
-    columns = [_binned([*off, *on], bins) for off, on in covariates.values()]
+    columns = [_binned(name, [*off, *on], bins) for name, (off, on) in covariates.items()]
     labels = ["; ".join(words) for words in zip(*columns, strict=True)]
     return labels[:first], labels[first:]
 
 
-def _binned(values: Sequence[Known], bins: int) -> list[str]:
-    numbers = [float(value) for value in values if isinstance(value, float | int) and not np.isnan(value)]
+def _binned(name: str, values: Sequence[Known], bins: int) -> list[str]:
+    numbers = [float(value) for value in values if _is_number(value) and not np.isnan(value)]
     edges = np.quantile(numbers, np.arange(1, bins) / bins) if numbers else np.empty(0)
-    found = []
+    found, taken = [], set()
     for value in values:
-        if isinstance(value, str):
-            found.append(value)
-        elif value is None or np.isnan(value):
+        if isinstance(value, str | bool | np.bool_):
+            found.append(str(value))
+        elif value is None or (_is_number(value) and np.isnan(value)):
             found.append(UNKNOWN)
-        else:
+        elif _is_number(value):
             found.append(str(int(np.searchsorted(edges, value, side="right"))))
+            taken.add(found[-1])
+        else:
+            raise ValueError(
+                f"covariate {name!r} holds a {type(value).__name__}; legal are numbers, texts and None, so give plain "
+                "values (an array's or tensor's by .tolist())"
+            )
+    if len(numbers) > 1 and len(taken) == 1:
+        raise ValueError(
+            f"covariate {name!r}: its {len(numbers)} numbers, {min(numbers):g} to {max(numbers):g}, all fall into one "
+            f"of {bins} bins, which removes nothing; legal are numbers that their quantiles part: give more bins, "
+            "texts with groups of your own, or leave the covariate out"
+        )
     return found
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a real number, numpy's included, and no truth value."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,28 @@ def test_strata_are_bins_of_numbers_and_texts_as_they_are():
     assert on == ["1; b", "1; unknown", "unknown; a"]
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.float32, np.float64])
+def test_numbers_of_numpy_are_binned_as_others(dtype):
+    """Taken for anything but numbers, every patient would fall into one bin without a word."""
+    off, on = list(np.array([1, 2, 30], dtype)), list(np.array([40, 3, 9], dtype))
+    assert strata_of({"age": (off, on)}, bins=2) == strata_of({"age": ([1, 2, 30], [40, 3, 9])}, bins=2)
+    assert strata_of({"age": (off, [*on[:2], np.float32("nan")])}, bins=2)[1] == ["1", "1", "unknown"]
+
+
+def test_truth_values_are_taken_as_they_are():
+    found = strata_of({"contrast": ([True, np.bool_(False)], [False, None])})
+    assert found == (["True", "False"], ["False", "unknown"])
+
+
+def test_a_covariate_that_parts_nobody_is_refused():
+    with pytest.raises(ValueError, match="'age': its 5 numbers, 7 to 7, all fall into one of 3 bins"):
+        strata_of({"age": ([7, 7, None], [7, 7, 7])})
+    with pytest.raises(ValueError, match="'age': its 4 numbers, 0 to 5, all fall into one of 2 bins"):
+        strata_of({"scanner": (["a", "b"], ["a", "b"]), "age": ([0, 0], [0, 5])}, bins=2)
+    with pytest.raises(ValueError, match="'age' holds a ndarray; legal are numbers, texts and None"):
+        strata_of({"age": ([np.zeros(1), 1], [2, 3])})
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="strata of 2 and 3 patients for groups of 3 and 3"):
         rank_test(np.zeros((3, 1)), np.zeros((3, 1)), (["a"] * 2, ["a"] * 3))
