@@ -13,7 +13,7 @@ MAX_EXACT = 50
 UNKNOWN = "unknown"
 Strata = tuple[Sequence[str], Sequence[str]]
 """Stratum of each patient of the first and of the second group."""
-Known = float | int | str | None
+Known = float | int | str | np.generic | None
 Covariate = tuple[Sequence[Known], Sequence[Known]]
 
 
