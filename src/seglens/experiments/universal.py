@@ -181,7 +181,7 @@ def interactions(scores: Mapping[str, Scores], own: str, sets: Sequence[str]) ->
 
 
 def _costs(scores: Scores, others: Sequence[str], alphas: Sequence[float], seed: int) -> np.ndarray:
-    """What the specific set costs more than others, of the untouched Dice ``[alphas, 1 + draws]``; NaN where it is 0.
+    """Cost of the specific set beyond that of others, of the untouched Dice ``[alphas, 1 + draws]``; NaN where it is 0.
 
     Draws are of the cohort's patients, the same for both.
     """

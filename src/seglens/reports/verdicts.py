@@ -113,7 +113,7 @@ def _over_patients(gain: GainRecord, entry: SteeringRecord) -> str:
 
 
 def _verdict(entry: SteeringRecord, best: tuple[str, float] | None, controls: Sequence[str]) -> str:
-    """What follows from the intervals alone; every control that was run must fall behind, not only the printed one."""
+    """Verdict from the intervals alone; every control that was run must fall behind, not only the printed one."""
     gain = entry.gains[UNEDITED]
     if gain.sign < 0:
         return "So the edit made this class worse."
