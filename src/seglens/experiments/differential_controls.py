@@ -99,12 +99,11 @@ class Controls:
         """A row for features, factor and draw: what the test calls, and how that answers in held-out patients."""
         found = []
         for factor in FACTORS:
-            for name in (LENS, *RUNG_OF):
-                found.append(self._row(name, factor, self._tested(name, factor)))
-            for name in (LENS + WEIGHTED, CHANNELS + WEIGHTED, PIXELS + WEIGHTED):
-                found.append(self._row(name, factor, self._tested(name, factor)))
+            names = (LENS, *RUNG_OF, LENS + WEIGHTED, CHANNELS + WEIGHTED, PIXELS + WEIGHTED)
+            tested = {name: self._tested(name, factor) for name in names}
+            found += [self._row(name, factor, one) for name, one in tested.items()]
             for how in ("", WEIGHTED):
-                lens = self._tested(LENS + how, factor)
+                lens = tested[LENS + how]
                 for draw in range(DRAWS):
                     found.append(self._row(SHUFFLED + how, factor, self._shuffled(lens, draw), draw))
                     found.append(self._row(RANDOM_LATENTS + how, factor, self._matched(lens, factor, draw), draw))
