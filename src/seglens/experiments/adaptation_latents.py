@@ -1,5 +1,7 @@
 """Dictionaries and rankings of latents that the experiment `adaptation` brings to its comparison."""
 
+from contextlib import suppress
+
 import polars as pl
 import torch
 
@@ -68,10 +70,15 @@ def differing_latents(lens: Lens, own: SliceSet, selection: SliceSet) -> pl.Data
         sizes.append([mean[patient] for patient in sides[-1].patients])
     if min(len(side.patients) for side in sides) < 2:
         return pl.DataFrame(schema={"compared": pl.String, "latent": pl.Int32})
-    strata = strata_of({"lesion size": (sizes[0], sizes[1])}, bins=2)
     compared = {PLAIN: differential_latents(*sides)}
-    if set(strata[0]) & set(strata[1]):
-        compared[OF_LIKE_SIZE] = differential_latents(*sides, strata=strata)
+    if len({*sizes[0], *sizes[1]}) == 1:
+        compared[OF_LIKE_SIZE] = compared[PLAIN]
+    else:
+        strata: tuple[list[str], list[str]] | None = None
+        with suppress(ValueError):  # the median parts nobody: no group is of like size
+            strata = strata_of({"lesion size": (sizes[0], sizes[1])}, bins=2)
+        if strata is not None and set(strata[0]) & set(strata[1]):
+            compared[OF_LIKE_SIZE] = differential_latents(*sides, strata=strata)
     effect = (pl.col("auroc") - 0.5).abs()
     return pl.concat(
         [
