@@ -12,7 +12,7 @@ from seglens.dictionaries.fitting import FitSettings, fit_dictionary
 from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.diffing.differential import called_in_words, differential_latents
-from seglens.diffing.rank_test import strata_of
+from seglens.diffing.rank_test import Strata, strata_of
 from seglens.experiments.differential_bench import responses_of
 from seglens.experiments.experiment import part
 from seglens.experiments.label_free_policies import few_of
@@ -74,7 +74,7 @@ def differing_latents(lens: Lens, own: SliceSet, selection: SliceSet) -> pl.Data
     if len({*sizes[0], *sizes[1]}) == 1:
         compared[OF_LIKE_SIZE] = compared[PLAIN]
     else:
-        strata: tuple[list[str], list[str]] | None = None
+        strata: Strata | None = None
         with suppress(ValueError):  # the median parts nobody: no group is of like size
             strata = strata_of({"lesion size": (sizes[0], sizes[1])}, bins=2)
         if strata is not None and set(strata[0]) & set(strata[1]):
