@@ -15,9 +15,10 @@ from seglens.activations.hooks import Change, capture
 from seglens.activations.replay import Replay, record_together
 from seglens.cohorts.slices import SliceSet
 from seglens.runtime.progress import Progress, part_of, silent
+from seglens.segmenters.decision import most_likely
 from seglens.segmenters.inference import all_batches, each_batch
 from seglens.segmenters.scoring import Counts, count_scores, pooled_dice
-from seglens.segmenters.segmenter import Segmenter, most_likely
+from seglens.segmenters.segmenter import Segmenter
 from seglens.shapes import Images, Logits, TokenGrid
 
 MIN_WIDTH = 32

@@ -69,32 +69,31 @@ class ModelSummary:
 
     def text(self) -> str:
         """Lines for people."""
-        model, plan = self.model, self.model.plan
-        network = "PlainConvUNet" if plan.network.kind == "plain" else "ResidualEncoderUNet"
-        order = "turned to RAS+" if plan.canonical else "in the file's own order of voxels"
-        what = "labels" if plan.class_order is None else "regions"
-        source = "the training set's median" if plan.median_extent else "one window"
-        normalised = [
-            f"{name} {rule.scheme}{' of what is not zero' if rule.masked else ''}"
-            for name, rule in zip(model.sequences, plan.normalisation, strict=True)
-        ]
+        model = self.model
+        order = "turned to RAS+" if model.canonical else "in the file's own order of voxels"
+        source = "one window" if model.usual_extent is None else "the training set's median"
+        spacing = f"{_listed(model.spacing_mm)} mm" if model.spacing_mm else "the file's"
+        facts = model.facts()
+        facts["channels"] = f"{', '.join(f'{number} {name}' for number, name in enumerate(model.sequences))}, {order}"
+        facts["grid"] = f"{spacing}, windows of {_sizes(model.patch)}"
+        facts["regions" if model.regions else "labels"] = ", ".join(
+            f"{model.codes[label]} {name}" for label, name in model.labels.items()
+        )
+        facts["a volume"] = (
+            f"{_sizes(self.volume)} voxels ({source}): {self.windows} windows, {self.passes} passes, "
+            f"{self.seconds:.1f} s on {self.device}, from one measured pass"
+        )
+        longest = max(20, *(len(one.module) for one in self.hookpoints))
         lines = [
-            f"model          {model.folder.name} ({network}, {plan.network.spatial_dims}-D, of {plan.dataset}"
-            f"{f', by {model.trainer}' if model.trainer else ''})",
-            f"folds          {', '.join(model.folds)}",
-            f"channels       {', '.join(f'{number} {name}' for number, name in enumerate(model.sequences))}, {order}",
-            f"normalised     {', '.join(normalised)}",
-            f"grid           {_listed(plan.spacing)} mm, windows of {_sizes(model.patch)}",
-            f"{what:<14} {', '.join(f'{model.codes[label]} {name}' for label, name in model.labels.items())}",
-            f"a volume       {_sizes(self.volume)} voxels ({source}): {self.windows} windows, {self.passes} passes, "
-            f"{self.seconds:.1f} s on {self.device}, from one measured pass",
+            *(f"{heading:<14} {fact}" for heading, fact in facts.items()),
             "",
-            f"{'hookpoint':<12} {'module':<20} {'width':>5} {'tokens a window':>16} {'mm a token':>16} "
+            f"{'hookpoint':<12} {'module':<{longest}} {'width':>5} {'tokens a window':>16} {'mm a token':>16} "
             f"{'tokens a volume':>15} {'MB a volume':>11}",
         ]
         for one in self.hookpoints:
             lines.append(
-                f"{one.name:<12} {one.module:<20} {one.width:>5} {_sizes(one.grid):>16} {_listed(one.block_mm):>16} "
+                f"{one.name:<12} {one.module:<{longest}} {one.width:>5} {_sizes(one.grid):>16} "
+                f"{_listed(one.block_mm):>16} "
                 f"{one.tokens:>15,} {one.n_bytes / 1e6:>11.1f}{'  proposed' if one.name == self.proposed else ''}"
             )
         return "\n".join(printable(line) for line in lines)
@@ -112,11 +111,11 @@ def summarise_model(model: OpenedModel, volume: Extent | None = None) -> ModelSu
         ValueError: a window that the network cannot take.
     """
     segmenter = next(iter(model.folds.values()))
-    patch = model.patch
-    size = volume or model.plan.median_extent or patch
+    size = volume or model.usual_extent or model.patch
+    patch = model.window(size)
     front, behind = padding_of(size, patch)
     depth, rows, columns = (n + one + other for n, one, other in zip(size, front, behind, strict=True))
-    windows = n_windows((depth, rows, columns), patch)
+    windows = n_windows((depth, rows, columns), patch, model.tiling)
     passes = windows * len(mirrors(model.mirror_axes)) * len(model.folds)
     blank = torch.zeros(1, len(model.sequences), *patch, device=segmenter.device)
     names = list(segmenter.hookpoints)
@@ -127,8 +126,8 @@ def summarise_model(model: OpenedModel, volume: Extent | None = None) -> ModelSu
         strides = [side / n for side, n in zip(patch, grid, strict=True)]
         count = math.prod(math.ceil(n / stride) for n, stride in zip(size, strides, strict=True))
         width = tokens.shape[-1]
-        own = strides[-len(model.plan.spacing) :]
-        block = tuple(stride * mm for stride, mm in zip(own, model.plan.spacing, strict=True))
+        own = strides[-segmenter.spatial_dims :]
+        block = tuple(stride * mm for stride, mm in zip(own, model.spacing_mm or [1.0] * len(own), strict=True))
         costs.append(
             HookpointCost(name, segmenter.place(name).module, width, grid, block, count, count * width * TOKEN_BYTES)
         )
@@ -141,7 +140,7 @@ def summarise_model(model: OpenedModel, volume: Extent | None = None) -> ModelSu
         _seconds(segmenter, blank) * passes,
         str(segmenter.device),
         tuple(costs),
-        _proposed(costs, len(model.plan.network.features)),
+        _proposed(costs),
     )
 
 
@@ -153,12 +152,11 @@ def _seconds(segmenter: Segmenter, images: Images) -> float:
     return time.perf_counter() - started
 
 
-def _proposed(costs: list[HookpointCost], n_stages: int) -> str:
+def _proposed(costs: list[HookpointCost]) -> str:
     """The deepest stage of the encoder with tokens enough and small enough; the finest where none has."""
-    fitting = [
-        one.name for one in costs[:n_stages] if math.prod(one.grid) >= MIN_TOKENS and max(one.block_mm) <= MAX_BLOCK_MM
-    ]
-    return fitting[-1] if fitting else costs[0].name
+    encoder = [one for one in costs if not one.name.startswith("decoder")] or costs
+    fitting = [one.name for one in encoder if math.prod(one.grid) >= MIN_TOKENS and max(one.block_mm) <= MAX_BLOCK_MM]
+    return fitting[-1] if fitting else encoder[0].name
 
 
 def _sizes(sizes: Extent) -> str:

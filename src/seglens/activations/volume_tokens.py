@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from seglens.activations.extraction import kept_shard
 from seglens.activations.hooks import activations
@@ -27,10 +26,10 @@ from seglens.activations.store import KIND, SHARD_BYTES, ActivationStore
 from seglens.artifacts import Draft, hash_of, new_artifact, read_artifact
 from seglens.cohorts.case import Case, Cohort
 from seglens.cohorts.case_volume import CaseVolume
-from seglens.cohorts.volume_preprocessing import PreparedVolume
+from seglens.cohorts.network_volume import NetworkVolume
 from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.opened import OpenedModel
-from seglens.segmenters.windows import Placement, WindowPass, padding_of, passing, window_starts
+from seglens.segmenters.windows import Placement, Tiling, WindowPass, padding_of, passing
 from seglens.shapes import Extent, grid_of
 
 TOKENS_PER_VOLUME = 20_000
@@ -51,14 +50,14 @@ class _Lattice:
     places: tuple[list[NDArray[np.float64]], ...]
 
     @classmethod
-    def of(cls, extent: Extent, patch: Extent, grid: Extent) -> "_Lattice":
-        """Of a grid without padding, windows and the tokens of one."""
+    def of(cls, extent: Extent, patch: Extent, grid: Extent, tiling: Tiling) -> "_Lattice":
+        """Of a grid without padding, windows, the tokens of one, and how they are laid."""
         front, _ = padding_of(extent, patch)
         starts: list[list[int]] = []
         owned: list[list[NDArray[np.int64]]] = []
         places: list[list[NDArray[np.float64]]] = []
         for axis, (n, side, tokens) in enumerate(zip(extent, patch, grid, strict=True)):
-            firsts = list(range(n)) if axis == 0 and side == 1 else window_starts(max(n, side), side)
+            firsts = tiling.starts(axis, max(n, side), side)
             block = side / tokens
             middles = np.array(firsts) + (side - 1) / 2
             own, at = [], []
@@ -177,10 +176,9 @@ def _tokens_of(
 ) -> tuple[Float[Tensor, "n d_in"], pl.DataFrame]:
     """Tokens of a volume and their places."""
     prepared = model.prepare(volume)
-    segmenter, patch = model.segmenter, model.patch
-    front, behind = padding_of(prepared.extent, patch)
-    margins = [size for pair in zip(reversed(front), reversed(behind), strict=True) for size in pair]
-    padded = functional.pad(torch.from_numpy(np.ascontiguousarray(prepared.values)), margins)
+    segmenter, patch = model.segmenter, model.window(prepared.extent)
+    front, _ = padding_of(prepared.extent, patch)
+    padded = model.tiling.padded(torch.from_numpy(np.ascontiguousarray(prepared.values)), patch)
     fold = next(iter(model.folds))
 
     @torch.no_grad()
@@ -191,7 +189,7 @@ def _tokens_of(
             return activations(segmenter, hookpoint, images).cpu()
 
     first = grid_at((0, 0, 0))
-    lattice = _Lattice.of(prepared.extent, patch, grid_of(first))
+    lattice = _Lattice.of(prepared.extent, patch, grid_of(first), model.tiling)
     windows = list(lattice.windows())
     labelled = [_labels_at(lattice.places_of(numbers), prepared, volume) for _, numbers in windows]
     labels = np.concatenate(labelled)
@@ -216,7 +214,7 @@ def _tokens_of(
     )
 
 
-def _labels_at(places: NDArray[np.float64], prepared: PreparedVolume, volume: CaseVolume) -> NDArray[np.uint8]:
+def _labels_at(places: NDArray[np.float64], prepared: NetworkVolume, volume: CaseVolume) -> NDArray[np.uint8]:
     """Label of the file's voxel at each place of the network's grid; 0 where there is no mask."""
     if volume.mask is None:
         return np.zeros(len(places), np.uint8)
@@ -245,7 +243,7 @@ def _drawn(case: Case, labels: NDArray[np.uint8], most: int) -> tuple[NDArray[np
 def _table(
     starts: NDArray[np.int64],
     places: NDArray[np.float64],
-    prepared: PreparedVolume,
+    prepared: NetworkVolume,
     volume: CaseVolume,
 ) -> pl.DataFrame:
     """A row a token."""

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 from numpy.typing import NDArray
 
 from seglens.cohorts.case_volume import CaseVolume
 from seglens.cohorts.spline_resampling import resample, resampled_shape
-from seglens.foreign.plans import ModelPlan, Normalisation
+from seglens.foreign.plans import Interpolation, ModelPlan, Normalisation
 from seglens.shapes import Extent
 
 MAX_VOXELS = 2**31
@@ -31,6 +31,7 @@ class PreparedVolume:
         crop: extent of the crop.
         crop_spacing_mm: the file's spacing, its axes as the network's.
         transpose_backward: from the network's axes to the file's.
+        interpolation: of logits, on their way back.
     """
 
     case: str
@@ -41,12 +42,17 @@ class PreparedVolume:
     crop: Extent
     crop_spacing_mm: tuple[float, ...]
     transpose_backward: tuple[int, int, int]
+    interpolation: Interpolation
 
     @property
     def extent(self) -> Extent:
         """Slices, rows and columns of the network's grid."""
         depth, rows, columns = self.values.shape[1:]
         return depth, rows, columns
+
+    def restored(self, head: Float[np.ndarray, "d h w"]) -> Float[np.ndarray, "D H W"]:
+        """One logit of every voxel, brought to the size of the crop."""
+        return resample(head, self.crop, self.spacing_mm, self.crop_spacing_mm, self.interpolation)
 
     def on_file_grid(self, mask: UInt8[np.ndarray, "d h w"]) -> UInt8[np.ndarray, "D H W"]:
         """A mask of the crop on the file's whole grid, its axes as in the file; 0 outside of the crop."""
@@ -113,6 +119,7 @@ def prepare_volume(volume: CaseVolume, plan: ModelPlan) -> PreparedVolume:
         extent,
         spacing,
         plan.transpose_backward,
+        plan.logits,
     )
 
 

@@ -19,8 +19,8 @@ from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.lens import Lens
 from seglens.runtime.distributed import gather_object, rank_range
 from seglens.runtime.progress import Progress, silent
+from seglens.segmenters.decision import most_likely
 from seglens.segmenters.inference import BatchWork
-from seglens.segmenters.segmenter import most_likely
 from seglens.shapes import Extent, Images, Masks, grid_of
 
 Pool = Literal["mass", "peak", "rate"]

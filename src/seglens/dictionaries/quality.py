@@ -137,9 +137,9 @@ def _token_figures(dictionary: SparseAutoencoder, store: TokenSource) -> Quality
 def _with_dice(quality: QualityRecord, lens: "Lens", centre: Tensor, slices: "SliceSet") -> QualityRecord:
     from seglens.activations.effects import to_mean
     from seglens.activations.replay import Replay
+    from seglens.segmenters.decision import most_likely
     from seglens.segmenters.inference import all_batches
     from seglens.segmenters.scoring import count_scores, scores_from_counts
-    from seglens.segmenters.segmenter import most_likely
 
     segmenter, dictionary = lens.segmenter, lens.dictionary
 

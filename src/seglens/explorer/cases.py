@@ -12,9 +12,9 @@ from seglens.explorer.answers import BINARY, arrays_answer
 from seglens.explorer.opened import Opened, UnknownError, grey, heat_map
 from seglens.explorer.state import CurrentState
 from seglens.lens_names import segmenter_of
+from seglens.segmenters.decision import most_likely
 from seglens.segmenters.score_summary import dice_of_counts
 from seglens.segmenters.scoring import Scores, count_scores
-from seglens.segmenters.segmenter import most_likely
 from seglens.shapes import Masks, plane_of
 from seglens.steering.baselines import component_filter, entropy_filter, logit_bias
 from seglens.steering.edits import LatentEdit

@@ -17,6 +17,7 @@ from seglens.foreign.plan_network import NetworkPlan
 from seglens.foreign.plans import PLANS, ModelPlan, configurations, read_plan
 from seglens.foreign.tensors import WeightsError, read_checkpoint
 from seglens.runtime.streams import printable
+from seglens.segmenters.decision import Decision
 from seglens.segmenters.nnunet_network import NnunetNetwork, hookpoints_of
 from seglens.segmenters.segmenter import Segmenter
 from seglens.segmenters.weights import fit_weights
@@ -172,7 +173,7 @@ def _segmenter(plan: ModelPlan, weights: Mapping[str, Tensor], origin: str) -> S
         labels,
         hookpoints_of(plan.network),
         size,
-        regions=plan.class_order is not None,
+        decision=Decision(regions=plan.class_order is not None),
         identity=hash_of(to_document(plan)),
     )
 

@@ -1,5 +1,6 @@
 """A model of others, opened: from a case's files to the mask that its own software would write, steered or not."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -12,39 +13,38 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seglens.artifacts import hash_of
 from seglens.cohorts.case import Case, ImageRef
 from seglens.cohorts.case_volume import CaseVolume, read_case_volume
-from seglens.cohorts.spline_resampling import resample
-from seglens.cohorts.volume_preprocessing import PreparedVolume, prepare_volume
-from seglens.documents import to_document
-from seglens.foreign.plans import ModelPlan
+from seglens.cohorts.network_volume import NetworkVolume
 from seglens.runtime.progress import Progress, silent
-from seglens.segmenters.nnunet import CHECKPOINT, codes_of, open_folder
 from seglens.segmenters.segmenter import Segmenter, raw_logits
-from seglens.segmenters.windows import Placement, Precision, refuse_infinite, require_sums, windowed_logits
+from seglens.segmenters.windows import (
+    NNUNET,
+    Placement,
+    Precision,
+    Tiling,
+    refuse_infinite,
+    require_sums,
+    windowed_logits,
+)
 from seglens.shapes import Extent, Images, Logits
 
 
 @dataclass(frozen=True, eq=False)
-class OpenedModel:
+class OpenedModel(ABC):
     """A model of others: its networks, what it does to images before, and how it decides after.
 
     While `logits` runs, `seglens.segmenters.windows.window_pass` says which window, mirror and fold a hook sees.
 
     Attributes:
         folder: that it was opened from.
-        plan: what it expects, does and says.
         folds: name to network; several are an ensemble, their logits' mean counts.
         mirror_axes: axes of space that each window is turned round along.
-        trainer: what trained it.
     """
 
     folder: Path
-    plan: ModelPlan
     folds: Mapping[str, Segmenter]
-    mirror_axes: tuple[int, ...]
-    trainer: str = ""
+    mirror_axes: tuple[int, ...] = ()
 
     @property
     def segmenter(self) -> Segmenter:
@@ -71,20 +71,57 @@ class OpenedModel:
         return next(iter(self.folds.values())).labels
 
     @property
+    @abstractmethod
     def codes(self) -> Mapping[int, int]:
         """Label to the value that is written for it."""
-        return codes_of(self.plan)
+
+    @property
+    def regions(self) -> bool:
+        """Whether its labels are regions, which overlap."""
+        return next(iter(self.folds.values())).regions
 
     @property
     def patch(self) -> Extent:
-        """Slices, rows and columns of a window, in the network's axes."""
+        """Slices, rows and columns that the networks were made for, in their axes."""
         return next(iter(self.folds.values())).extent
 
+    def window(self, _extent: Extent) -> Extent:
+        """Slices, rows and columns of a window of a volume, in the network's axes."""
+        return self.patch
+
+    @property
+    def tiling(self) -> Tiling:
+        """How windows are laid over a volume and weighed."""
+        return NNUNET
+
+    @property
+    def precision(self) -> Precision:
+        """In which its own software adds windows up."""
+        return "float16"
+
+    @property
+    def canonical(self) -> bool:
+        """Whether images are read turned to RAS+, else in the file's own order of voxels."""
+        return False
+
+    @property
+    @abstractmethod
+    def spacing_mm(self) -> tuple[float, ...]:
+        """Of the network's grid, as many as it has axes of space; empty where it is the file's."""
+
+    @property
+    def usual_extent(self) -> Extent | None:
+        """Extent of the volumes that it was trained on, in the network's grid; None where it does not say."""
+        return None
+
+    @abstractmethod
+    def facts(self) -> dict[str, str]:
+        """What it is, for people: a heading to a line, the model first."""
+
     @cached_property
+    @abstractmethod
     def hash(self) -> str:
         """Identity of the networks and of all that is done before and after them."""
-        networks = {name: segmenter.hash for name, segmenter in self.folds.items()}
-        return hash_of({"networks": networks, "plan": to_document(self.plan), "mirrors": list(self.mirror_axes)})
 
     def to(self, device: str | torch.device) -> "OpenedModel":
         """Move the networks (in place) and return the model."""
@@ -102,22 +139,22 @@ class OpenedModel:
         Raises:
             VolumeError: whatever is wrong with the files.
         """
-        return read_case_volume(case, self.sequences, self.labels, canonical=self.plan.canonical, with_mask=with_mask)
+        return read_case_volume(case, self.sequences, self.labels, canonical=self.canonical, with_mask=with_mask)
 
-    def prepare(self, volume: CaseVolume) -> PreparedVolume:
+    @abstractmethod
+    def prepare(self, volume: CaseVolume) -> NetworkVolume:
         """A volume as the networks are shown it.
 
         Raises:
-            ValueError: as `prepare_volume`.
+            ValueError: one that cannot be shown to them.
         """
-        return prepare_volume(volume, self.plan)
 
     def logits(
         self,
-        prepared: PreparedVolume,
+        prepared: NetworkVolume,
         *,
         mirror: bool = True,
-        precision: Precision = "float16",
+        precision: Precision | None = None,
         progress: Progress = silent,
     ) -> Float[Tensor, "K d h w"]:
         """Logits in the network's grid, on the CPU: the mean over folds of those of all windows and mirrors.
@@ -125,21 +162,25 @@ class OpenedModel:
         Args:
             prepared: of this model.
             mirror: also run each window turned round, as the model was trained for.
-            precision: in which windows and folds are added up; nnU-Net itself adds float16.
+            precision: in which windows and folds are added up; None: as the model's own software does it.
             progress: told after each window.
 
         Raises:
             InsufficientResourcesError: the memory does not hold the sums.
             ValueError: logits that are not finite, or too many windows.
         """
+        precision = precision or self.precision
+        window = self.window(prepared.extent)
+        n_heads = len(self.labels) - self.regions
         require_sums(
             prepared.case,
             len(prepared.values),
-            len(self.plan.heads),
+            n_heads,
             prepared.extent,
-            self.patch,
+            window,
             precision=precision,
             n_folds=len(self.folds),
+            tiling=self.tiling,
         )
         whole = Placement(prepared.case, (0, 0, 0), prepared.extent, prepared.spacing_mm)
         volume = torch.from_numpy(np.ascontiguousarray(prepared.values))
@@ -149,10 +190,11 @@ class OpenedModel:
                 partial(_run_network, segmenter),
                 volume,
                 whole,
-                self.patch,
-                n_heads=len(self.plan.heads),
+                window,
+                n_heads=n_heads,
                 mirror_axes=self.mirror_axes if mirror else (),
                 precision=precision,
+                tiling=self.tiling,
                 fold=fold,
                 device=segmenter.device,
                 progress=progress,
@@ -165,7 +207,7 @@ class OpenedModel:
         return mean
 
     def labels_on_file_grid(
-        self, logits: Float[Tensor, "K d h w"], prepared: PreparedVolume
+        self, logits: Float[Tensor, "K d h w"], prepared: NetworkVolume
     ) -> UInt8[np.ndarray, "D H W"]:
         """Decide on the file's own grid, class by class: one class at a time is brought to its size.
 
@@ -176,16 +218,13 @@ class OpenedModel:
         Returns:
             Labels, the axes as in the file, its slowest first.
         """
-        mask = np.zeros(prepared.crop, np.uint8)
-        largest: NDArray[np.floating] | None = None
+        first = prepared.restored(logits[0].numpy())
+        mask = np.zeros(first.shape, np.uint8)
+        largest = first.copy()
         for head, coarse in enumerate(logits):
-            own = resample(
-                coarse.numpy(), prepared.crop, prepared.spacing_mm, prepared.crop_spacing_mm, self.plan.logits
-            )
-            if self.plan.class_order is not None:
+            own = prepared.restored(coarse.numpy()) if head else first
+            if self.regions:
                 mask[(torch.from_numpy(own).float().sigmoid() > 0.5).numpy()] = head + 1
-            elif largest is None:
-                largest = own.copy()
             else:
                 above = own > largest
                 mask[above] = head
@@ -197,7 +236,7 @@ class OpenedModel:
         volume: CaseVolume,
         *,
         mirror: bool = True,
-        precision: Precision = "float16",
+        precision: Precision | None = None,
         progress: Progress = silent,
     ) -> UInt8[np.ndarray, "D H W"]:
         """Labels of a case on its file's grid, the slowest axis first; arguments as `logits`."""
@@ -210,7 +249,7 @@ class OpenedModel:
         images: Sequence[str | Path],
         *,
         mirror: bool = True,
-        precision: Precision = "float16",
+        precision: Precision | None = None,
         progress: Progress = silent,
     ) -> NDArray[Any]:
         """Segment one case.
@@ -218,11 +257,11 @@ class OpenedModel:
         Args:
             images: a NIfTI file a channel, in the order of `sequences`.
             mirror: also run each window turned round.
-            precision: in which windows are added up.
+            precision: in which windows are added up; None: as the model's own software does it.
             progress: told after each window.
 
         Returns:
-            The values that nnU-Net itself would write [x y z], voxels in the first file's own order.
+            The values that its own software would write [x y z], voxels in the first file's own order.
 
         Raises:
             ValueError: another number of files, or whatever is wrong with one.
@@ -242,23 +281,41 @@ class OpenedModel:
 
 
 def _run_network(segmenter: Segmenter, images: Images) -> Logits:
-    return raw_logits(segmenter.network, images, segmenter.spatial_dims)
+    return segmenter.decision.ordered(raw_logits(segmenter.network, images, segmenter.spatial_dims))
 
 
 def open_model(
-    path: str | Path, *, fold: int | str | Sequence[int | str] | None = None, checkpoint: str = CHECKPOINT
+    path: str | Path,
+    *,
+    fold: int | str | Sequence[int | str] | None = None,
+    checkpoint: str | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> OpenedModel:
     """Open a model that others trained; nothing in its files is run.
 
     Args:
-        path: a results folder of nnU-Net v2, ``TRAINER__PLANS__CONFIGURATION``, or a data set's folder with one.
-        fold: one, such as 0 or ``"all"``, or several for an ensemble; None: every numbered fold that is there.
-        checkpoint: the file's name in a fold's folder.
+        path: a results folder of nnU-Net v2, ``TRAINER__PLANS__CONFIGURATION``, a data set's folder with one, or the
+            folder of a MONAI bundle.
+        fold: of nnU-Net: one, such as 0 or ``"all"``, or several for an ensemble; None: every numbered fold that is
+            there.
+        checkpoint: the file's name in a fold's folder, or the file of weights in a bundle.
+        settings: of a bundle: key of its configuration to a value in its place, for what its author left to code.
 
     Raises:
         ValueError: what cannot be opened, with the key or file, what is legal and what to do.
     """
+    from seglens.foreign.bundles import bundle_config
+
+    folder = Path(path)
+    if bundle_config(folder) is not None:
+        from seglens.segmenters.opened_bundle import open_bundle
+
+        if fold is not None:
+            raise ValueError(f"{folder} is a MONAI bundle and has no folds; leave fold out")
+        return open_bundle(folder, settings, checkpoint=checkpoint)
+    from seglens.segmenters.opened_nnunet import open_nnunet
+
+    if settings:
+        raise ValueError(f"{folder} is no MONAI bundle, and settings are of a bundle's configuration; leave them out")
     given = [fold] if isinstance(fold, int | str) else fold
-    folds = None if given is None else [str(one) for one in given]
-    opened = open_folder(Path(path), folds, checkpoint=checkpoint)
-    return OpenedModel(opened.folder, opened.plan, opened.folds, opened.mirror_axes, opened.trainer)
+    return open_nnunet(folder, None if given is None else [str(one) for one in given], checkpoint=checkpoint)

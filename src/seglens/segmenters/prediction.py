@@ -18,7 +18,8 @@ from seglens.cohorts.preprocessing import Preprocessing
 from seglens.runtime.oom import Halving
 from seglens.runtime.progress import Progress, silent
 from seglens.runtime.resources import require_disk
-from seglens.segmenters.segmenter import Segmenter, most_likely
+from seglens.segmenters.decision import most_likely
+from seglens.segmenters.segmenter import Segmenter
 from seglens.shapes import plane_of, with_depth
 
 KIND = "predictions"

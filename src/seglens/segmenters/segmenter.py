@@ -17,6 +17,7 @@ from seglens.cohorts.foreground import AUTO, RULES
 from seglens.cohorts.label_names import refuse_labels
 from seglens.cohorts.preprocessing import Preprocessing
 from seglens.runtime.suggestions import did_you_mean
+from seglens.segmenters.decision import CLASSES, Decision
 from seglens.segmenters.weights import fit_weights
 from seglens.shapes import Extent, Images, Logits, Masks, extent_of, full_extent, plane_of
 
@@ -60,7 +61,7 @@ class Segmenter:
         size: of what it was made for: the side of square slices (pixels) of a two-dimensional network, or one slice,
             rows and columns; slices, rows and columns of a three-dimensional one.
         preprocessing: how what it was trained on was made of files, and how files are prepared for it; None: not known.
-        regions: its logits are of the labels from 1 on, each a region of its own (sigmoid); later ones lie on top.
+        decision: from its logits to labels.
         identity: of all else that decides what the network is shown and says, such as a hash of the plans of a model of
             others; it is part of the hash. "" for none.
     """
@@ -72,7 +73,7 @@ class Segmenter:
     hookpoints: Mapping[str, Hookpoint]
     size: int | Extent
     preprocessing: Preprocessing | None = None
-    regions: bool = False
+    decision: Decision = CLASSES
     identity: str = ""
 
     def __post_init__(self) -> None:
@@ -123,6 +124,11 @@ class Segmenter:
         return tensors[0].device if tensors else torch.device("cpu")
 
     @property
+    def regions(self) -> bool:
+        """Whether its logits are of the labels from 1 on, each a region of its own."""
+        return self.decision.regions
+
+    @property
     def n_classes(self) -> int:
         """Number of classes K, background included."""
         return len(self.labels)
@@ -165,7 +171,7 @@ class Segmenter:
                 f"images have {images.shape[1]} channels; this segmenter expects {len(self.sequences)}: "
                 f"{', '.join(self.sequences)}"
             )
-        logits = raw_logits(self.network, images, self.spatial_dims)
+        logits = self.decision.ordered(raw_logits(self.network, images, self.spatial_dims))
         n_named = self.n_classes - self.regions
         if logits.shape[1] != n_named:
             raise ValueError(
@@ -177,8 +183,7 @@ class Segmenter:
     def predict(self, images: Images) -> Masks:
         """The label of each pixel ``[B D H W]``, without gradients: the most likely, or the last region that holds."""
         with torch.no_grad():
-            logits = self.logits(images)
-            return last_region(logits) if self.regions else most_likely(logits)
+            return self.decision.labels(self.logits(images))
 
     def place(self, hookpoint: str) -> Hookpoint:
         """The :class:`Hookpoint` of that name.
@@ -288,6 +293,7 @@ class Segmenter:
                 "preprocessing": self.preprocessing and self.preprocessing.to_json(),
             }
             | ({"regions": True} if self.regions else {})
+            | ({"order": list(self.decision.order)} if self.decision.order else {})
             | ({"identity": self.identity} if self.identity else {}),
         )
 
@@ -328,7 +334,7 @@ class Segmenter:
             },
             size if isinstance(size := document["size"], int) else full_extent(size),
             Preprocessing.from_json(document["preprocessing"]),
-            document.get("regions", False),
+            Decision(document.get("regions", False), tuple(document.get("order", ()))),
             document.get("identity", ""),
         )
 
@@ -344,21 +350,8 @@ class Segmenter:
         return cls.read(read_artifact(path, KIND), network)
 
 
-def most_likely(logits: Logits) -> Masks:
-    """The class with the largest logit, the first of equal ones: what the network itself says ``[B D H W]``."""
-    # torch's argmax over a dimension that is not the last takes seven times as long on a CPU
-    return logits.max(dim=1).indices.to(torch.uint8)
-
-
-def last_region(logits: Logits) -> Masks:
-    """Labels of overlapping regions ``[B D H W]``: 1 more than the last channel that is likelier than not, or 0."""
-    holds = logits.float().sigmoid() > 0.5
-    order = torch.arange(1, logits.shape[1] + 1, dtype=torch.uint8, device=logits.device)
-    return (holds * order[:, None, None, None]).amax(1)
-
-
 def raw_logits(network: nn.Module, images: Images, spatial_dims: int) -> Float[Tensor, "B K d h w"]:
-    """The network's own output, whether it returns a tensor or an object with ``.logits``.
+    """The network's own output, whether it returns a tensor, several (the first is it) or an object with ``.logits``.
 
     This is where a two-dimensional network loses the axis of depth, and its output gets it back.
 
@@ -366,6 +359,8 @@ def raw_logits(network: nn.Module, images: Images, spatial_dims: int) -> Float[T
         ValueError: volumes for a two-dimensional network.
     """
     output = network(plane_of(images) if spatial_dims == 2 else images)
+    if isinstance(output, list | tuple) and not hasattr(output, "logits"):
+        output = output[0]
     logits: Tensor = output if isinstance(output, Tensor) else output.logits
     return logits.unsqueeze(2) if spatial_dims == 2 else logits
 

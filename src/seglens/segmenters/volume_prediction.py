@@ -26,7 +26,7 @@ def predict_volumes(
     quarantined: Set[str] = frozenset(),
     steering: Sequence[Mapping[str, Any]] = (),
     mirror: bool = True,
-    precision: Precision = "float16",
+    precision: Precision | None = None,
     strict: bool = False,
     progress: Progress = silent,
 ) -> Artifact:
@@ -43,7 +43,7 @@ def predict_volumes(
         quarantined: ids of cases to leave out (`CheckReport.quarantined`).
         steering: descriptions of the edits that are in force, for the manifest.
         mirror: also run each window turned round, where the model was trained for it.
-        precision: in which windows and folds are added up.
+        precision: in which windows and folds are added up; None: as the model's own software does it.
         strict: stop where a case would be quarantined.
         progress: told of each window, in cases.
 
@@ -65,7 +65,7 @@ def predict_volumes(
     inputs = {
         "model": model.hash,
         "mirror": mirror,
-        "precision": precision,
+        "precision": precision or model.precision,
         "steering": [dict(edit) for edit in steering],
         "cohort": cohort.name,
         "cases": [case.id for case in cases],

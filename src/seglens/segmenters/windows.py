@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from seglens.runtime.progress import Progress, silent
 from seglens.runtime.resources import require_memory
-from seglens.shapes import Extent, Images, Logits, TokenGrid
+from seglens.shapes import Extent, Images, Logits, TokenGrid, extent_of
 
 Precision = Literal["float16", "float32"]
 STEP = 0.5
@@ -122,23 +122,43 @@ def _along(n: int, side: int, step: float = STEP) -> int:
     return math.ceil((n - side) / (side * step)) + 1
 
 
-def n_windows(extent: Extent, patch: Extent) -> int:
+@dataclass(frozen=True)
+class Tiling:
+    """Rule by which windows are laid over a grid, weighed and filled up: nnU-Net's; others override it."""
+
+    def starts(self, axis: int, n: int, side: int) -> list[int]:
+        """First voxels of the windows along an axis of ``n`` voxels, at least ``side``."""
+        return list(range(n)) if axis == 0 and side == 1 else window_starts(n, side)
+
+    def count(self, axis: int, n: int, side: int) -> int:
+        """Number of these."""
+        return n if axis == 0 and side == 1 else _along(n, side)
+
+    def weights(self, patch: Extent, precision: Precision) -> Float[Tensor, "D H W"]:
+        """Weight of each voxel of a window, none of them 0."""
+        return window_weights(patch, precision)
+
+    def padded(self, volume: Float[Tensor, "C d h w"], patch: Extent) -> Float[Tensor, "C D H W"]:
+        """A volume filled up where it is smaller than the patch (`padding_of`)."""
+        return functional.pad(volume, margins_of(extent_of(volume), patch))
+
+
+NNUNET = Tiling()
+
+
+def n_windows(extent: Extent, patch: Extent, tiling: Tiling = NNUNET) -> int:
     """Number of the windows of a grid (`windows_of`), none of which is made."""
-    return math.prod(
-        n if axis == 0 and side == 1 else _along(n, side)
-        for axis, (n, side) in enumerate(zip(extent, patch, strict=True))
-    )
+    return math.prod(tiling.count(axis, n, side) for axis, (n, side) in enumerate(zip(extent, patch, strict=True)))
 
 
-def windows_of(case: str, extent: Extent, patch: Extent, spacing_mm: tuple[float, ...]) -> Iterator[Placement]:
+def windows_of(
+    case: str, extent: Extent, patch: Extent, spacing_mm: tuple[float, ...], tiling: Tiling = NNUNET
+) -> Iterator[Placement]:
     """All windows of a grid that is at least as large as the patch, slices outermost.
 
     A patch of one slice is laid on every slice.
     """
-    axes = [
-        list(range(n)) if axis == 0 and side == 1 else window_starts(n, side)
-        for axis, (n, side) in enumerate(zip(extent, patch, strict=True))
-    ]
+    axes = [tiling.starts(axis, n, side) for axis, (n, side) in enumerate(zip(extent, patch, strict=True))]
     for z, y, x in product(*axes):
         yield Placement(case, (z, y, x), patch, spacing_mm)
 
@@ -149,6 +169,12 @@ def padding_of(extent: Extent, patch: Extent) -> tuple[Extent, Extent]:
     z, y, x = (one // 2 for one in missing)
     depth, rows, columns = (one - one // 2 for one in missing)
     return (z, y, x), (depth, rows, columns)
+
+
+def margins_of(extent: Extent, patch: Extent) -> list[int]:
+    """The same as torch pads: the last axis first, in front and behind."""
+    front, behind = padding_of(extent, patch)
+    return [size for pair in zip(reversed(front), reversed(behind), strict=True) for size in pair]
 
 
 @lru_cache(maxsize=8)
@@ -178,6 +204,7 @@ def require_sums(
     *,
     precision: Precision = "float16",
     n_folds: int = 1,
+    tiling: Tiling = NNUNET,
 ) -> None:
     """Refuse a volume whose windows cannot be added up, before anything is made for them.
 
@@ -189,13 +216,14 @@ def require_sums(
         patch: of the network.
         precision: of the sums.
         n_folds: networks; the mean of several is held beside the sums of one.
+        tiling: how windows are laid.
 
     Raises:
         InsufficientResourcesError: the memory does not hold the sums, the padded volume and a window's logits.
         ValueError: more than `MAX_WINDOWS` windows.
     """
     whole = (max(extent[0], patch[0]), max(extent[1], patch[1]), max(extent[2], patch[2]))
-    if (count := n_windows(whole, patch)) > MAX_WINDOWS:
+    if (count := n_windows(whole, patch, tiling)) > MAX_WINDOWS:
         raise ValueError(
             f"case {case}: {count} windows of {_sizes(patch)} voxels lie in {_sizes(whole)}; legal are at most "
             f"{MAX_WINDOWS}; cut the volume smaller"
@@ -230,6 +258,7 @@ def windowed_logits(
     n_heads: int,
     mirror_axes: Sequence[int] = (),
     precision: Precision = "float16",
+    tiling: Tiling = NNUNET,
     fold: str = "",
     device: torch.device | None = None,
     progress: Progress = silent,
@@ -238,12 +267,13 @@ def windowed_logits(
 
     Args:
         run: the network, from ``[1 C *patch]`` to ``[1 K *patch]``.
-        volume: in the network's grid, on the CPU; padded with 0 where it is smaller than the patch.
+        volume: in the network's grid, on the CPU; padded where it is smaller than the patch.
         placement: of the whole volume.
         patch: of the network; one slice for a network that sees planes.
         n_heads: K.
         mirror_axes: of space, of 0, 1 and 2.
         precision: in which windows are added up; nnU-Net itself adds float16.
+        tiling: how windows are laid and weighed, and volumes padded.
         fold: what the network is called.
         device: of the network; sums stay on the CPU.
         progress: told after each window.
@@ -251,16 +281,15 @@ def windowed_logits(
     Raises:
         ValueError: logits that are not finite, such as sums beyond float16.
     """
-    front, behind = padding_of(placement.extent, patch)
-    margins = [size for pair in zip(reversed(front), reversed(behind), strict=True) for size in pair]
-    padded = functional.pad(volume, margins)
+    front, _ = padding_of(placement.extent, patch)
+    padded = tiling.padded(volume, patch)
     _, depth, rows, columns = padded.shape
     kind = getattr(torch, precision)
     sums = torch.zeros(n_heads, depth, rows, columns, dtype=kind)
     total = torch.zeros(depth, rows, columns, dtype=kind)
-    weights = window_weights(patch, precision)
-    places = windows_of(placement.case, (depth, rows, columns), patch, placement.spacing_mm)
-    count = n_windows((depth, rows, columns), patch)
+    weights = tiling.weights(patch, precision)
+    places = windows_of(placement.case, (depth, rows, columns), patch, placement.spacing_mm, tiling)
+    count = n_windows((depth, rows, columns), patch, tiling)
     z, y, x = (-first for first in front)
     for number, place in enumerate(places):
         images = padded[(slice(None), *place.box)][None].contiguous().to(device or "cpu")

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from seglens.segmenters.decision import most_likely
 from seglens.segmenters.score_summary import dice_of_counts
-from seglens.segmenters.segmenter import Segmenter, most_likely
+from seglens.segmenters.segmenter import Segmenter
 from seglens.shapes import Images, Logits, Masks
 from seglens.steering.records import Setting
 

@@ -15,9 +15,9 @@ from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.lens import Lens
 from seglens.runtime.distributed import broadcast_from_main
 from seglens.runtime.progress import Progress, part_of, silent
+from seglens.segmenters.decision import most_likely
 from seglens.segmenters.intervals import mean_interval
 from seglens.segmenters.scoring import Scores
-from seglens.segmenters.segmenter import most_likely
 from seglens.semantics.atlas import LatentAtlas
 from seglens.shapes import Masks, flat, with_depth
 from seglens.steering.adaptation import check_disjoint, tune_on, whole_activation

@@ -20,9 +20,10 @@ from torch.nn import functional
 from seglens.activations.replay import Replay
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.runtime.progress import Progress, silent
+from seglens.segmenters.decision import most_likely
 from seglens.segmenters.loss import dice_cross_entropy
 from seglens.segmenters.scoring import Counts, count_scores
-from seglens.segmenters.segmenter import Segmenter, most_likely
+from seglens.segmenters.segmenter import Segmenter
 from seglens.shapes import Logits, Masks
 from seglens.steering.baselines import target_dice
 from seglens.steering.interventions import CachedBatch, Intervention

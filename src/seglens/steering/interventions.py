@@ -16,9 +16,10 @@ from seglens.activations.hooks import Change
 from seglens.activations.replay import Replay
 from seglens.cohorts.slice_set import SliceSet
 from seglens.runtime.progress import Progress, silent
+from seglens.segmenters.decision import most_likely
 from seglens.segmenters.inference import all_batches
 from seglens.segmenters.scoring import Scores, Truth, scores_from_counts
-from seglens.segmenters.segmenter import Hookpoint, Segmenter, most_likely
+from seglens.segmenters.segmenter import Hookpoint, Segmenter
 from seglens.shapes import Images, Logits, TokenGrid
 from seglens.steering.baselines import Rule
 from seglens.steering.sweep import UNEDITED

@@ -19,10 +19,11 @@ from seglens.activations.replay import Replay
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.segmenters.decision import most_likely
 from seglens.segmenters.inference import each_batch
 from seglens.segmenters.score_summary import dice_of_counts
 from seglens.segmenters.scoring import count_scores
-from seglens.segmenters.segmenter import Segmenter, most_likely
+from seglens.segmenters.segmenter import Segmenter
 from seglens.shapes import Images, Logits, Masks, TokenGrid, Tokens
 from seglens.steering.baselines import normalised_entropy
 from seglens.steering.interventions import CachedBatch, Intervention, evaluate_interventions

@@ -10,9 +10,10 @@ from seglens.activations.replay import Replay
 from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.lens import Lens
 from seglens.runtime.progress import Progress, silent
+from seglens.segmenters.decision import most_likely
 from seglens.segmenters.inference import all_batches
 from seglens.segmenters.scoring import Scores, Truth, scores_from_counts
-from seglens.segmenters.segmenter import Segmenter, most_likely
+from seglens.segmenters.segmenter import Segmenter
 from seglens.shapes import Images, Logits
 from seglens.steering.baselines import Rule
 from seglens.steering.edits import LatentEdit, Operation, SwapSource, change_of, check_edits

@@ -14,7 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from seglens.activations.replay import Replay
 from seglens.cohorts.slice_set import SliceSet
-from seglens.segmenters.segmenter import Segmenter, most_likely, raw_logits
+from seglens.segmenters.decision import most_likely
+from seglens.segmenters.segmenter import Segmenter, raw_logits
 from seglens.segmenters.substituted import Substituted
 from seglens.shapes import Images, Logits
 from seglens.steering.baselines import normalised_entropy

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -20,25 +20,38 @@ Fold = Annotated[
     list[str] | None,
     Parameter(help="Of an nnU-Net: 0, 1, ... or all; repeat it for an ensemble. All that are there by default."),
 ]
+Settings = Annotated[
+    list[str] | None,
+    Parameter(
+        name="--set",
+        help="Of a MONAI bundle: KEY=JSON in the place of what its author left to code, such as pixdim=[1.5,1.5,1.5]; "
+        "KEY#KEY leads inside. Repeat it.",
+    ),
+]
 Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1, or auto: a GPU where there is one.")]
 
 
 def open_(
-    model: Annotated[Path, Parameter(help="An nnU-Net's results folder, or a data set's folder with several.")],
+    model: Annotated[
+        Path, Parameter(help="An nnU-Net's results folder, a data set's folder with several, or a MONAI bundle.")
+    ],
     *,
     fold: Fold = None,
+    settings: Settings = None,
     device: Device = "auto",
 ) -> int:
     """Say what a model of others expects, says and costs, and where it can be opened; nothing in it is run."""
     from seglens.activations.model_summary import summarise_model
+    from seglens.foreign.bundles import bundle_config
     from seglens.runtime.devices import usable_device
     from seglens.segmenters.nnunet import results_folders
     from seglens.segmenters.opened import open_model
 
     usable = usable_device(device)
-    folders = results_folders(model)
+    folders = [model] if bundle_config(model) else results_folders(model)
     if len(folders) == 1:
-        print(summarise_model(open_model(folders[0], fold=fold).to(usable)).text())
+        opened = open_model(folders[0], fold=fold, settings=_settings(settings))
+        print(summarise_model(opened.to(usable)).text())
         return DONE
     n_opened = 0
     for folder in folders:
@@ -57,17 +70,20 @@ def predict(
     ],
     *,
     model: Annotated[
-        Path, Parameter(help="A run's segmenter (results/artifacts/segmenter-...), or an nnU-Net's folder.")
+        Path,
+        Parameter(help="A run's segmenter (results/artifacts/segmenter-...), an nnU-Net's folder or a MONAI bundle."),
     ],
     out: Annotated[Path, Parameter(help="Folder for the masks; must not exist.")],
     files: FileOptions = DEFAULTS,
     fold: Fold = None,
+    settings: Settings = None,
     mirror: Annotated[bool, Parameter(help="Of an nnU-Net: also run each window turned round, as it does itself.")] = (
         True
     ),
     precision: Annotated[
-        Literal["float16", "float32"], Parameter(help="Of an nnU-Net: in which windows are added up; its own: float16.")
-    ] = "float16",
+        Literal["float16", "float32"] | None,
+        Parameter(help="In which windows are added up; by default as the model's own software: nnU-Net's float16."),
+    ] = None,
     device: Device = "auto",
     edits: Annotated[Path | None, Parameter(help="JSON file of latent edits to steer by.")] = None,
     dictionary: Annotated[Path | None, Parameter(help="Folder of the dictionary that the edits are of.")] = None,
@@ -90,12 +106,15 @@ def predict(
     usable = usable_device(device)
     network: Segmenter | OpenedModel
     if (model / MANIFEST).is_file():
-        if fold is not None or not mirror or precision != "float16":
-            raise ValueError("--fold, --no-mirror and --precision are of an nnU-Net's folder; leave them out")
+        if fold is not None or settings is not None or not mirror or precision is not None:
+            raise ValueError(
+                "--fold, --set, --no-mirror and --precision are of a model of others, and this is a run's segmenter; "
+                "leave them out"
+            )
         network = Segmenter.load(model).to(usable)
         foreground = preprocessing_of(network).foreground
     else:
-        network, foreground = open_model(model, fold=fold).to(usable), "none"
+        network, foreground = open_model(model, fold=fold, settings=_settings(settings)).to(usable), "none"
         if edits is not None and len(network.folds) > 1:
             raise ValueError(
                 f"--edits are of one network, and {model} was opened with the folds {', '.join(network.folds)}; give "
@@ -142,6 +161,25 @@ def predict(
     for line in (*lost, out):
         print(line)
     return QUARANTINED if report.quarantined or lost else DONE
+
+
+def _settings(given: list[str] | None) -> dict[str, Any] | None:
+    """Values of ``KEY=JSON``."""
+    from seglens.foreign.json_text import JsonError, parse_json
+
+    found = {}
+    for one in given or []:
+        key, equals, text = one.partition("=")
+        try:
+            if not key or not equals:
+                raise JsonError("there is no = in it")
+            found[key] = parse_json(text)
+        except JsonError as error:
+            raise ValueError(
+                f"--set {one[:200]!r} is not KEY=JSON ({error}); write a value as JSON has it, texts in quotes: "
+                "--set 'pixdim=[1.5, 1.5, 1.5]'"
+            ) from None
+    return found or None
 
 
 def _steer(

@@ -197,7 +197,7 @@ def test_regions_are_outputs_of_their_own(tmp_path):
 
     labels = {0: "background", 1: "whole", 2: "core"}
     plain = Segmenter.wrap(Fixed(), sequences=("a", "b"), labels=labels, hookpoints={}, size=(1, 1, 4))
-    segmenter = replace(plain, regions=True)
+    segmenter = replace(plain, decision=Decision(regions=True))
     assert (segmenter.spatial_dims, segmenter.channels_first) == (2, "BCHW")
     images = torch.tensor([[1.0, 1.0, -1.0, 0.0], [-1.0, 2.0, 3.0, 0.0]])[None, :, None, None]
     assert segmenter.predict(images).flatten().tolist() == [1, 2, 2, 0]

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from seglens.segmenters.segmenter import most_likely
+from seglens.segmenters.decision import most_likely
 from seglens.steering.baselines import (
     BIASES,
     ENTROPIES,

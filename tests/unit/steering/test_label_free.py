@@ -5,8 +5,8 @@ import torch
 from seglens.cohorts.slice_set import SliceSet
 from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
+from seglens.segmenters.decision import most_likely
 from seglens.segmenters.scoring import Truth
-from seglens.segmenters.segmenter import most_likely
 from seglens.steering.edits import change_of
 from seglens.steering.interventions import CachedBatch, Intervention, change_intervention, evaluate_interventions
 from seglens.steering.label_free import (

@@ -7,8 +7,8 @@ from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.segmenters.architectures import build_segmenter
+from seglens.segmenters.decision import most_likely
 from seglens.segmenters.scoring import evaluate
-from seglens.segmenters.segmenter import most_likely
 from seglens.steering.baselines import drop_class, flip_logits
 from seglens.steering.edits import LatentEdit, slice_change, steer, swap_source
 from seglens.steering.sweep import alpha_grid, always, identity_edit, sweep, sweep_changes

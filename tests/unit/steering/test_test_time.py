@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from seglens.cohorts.slice_set import SliceSet
-from seglens.segmenters.segmenter import Segmenter, most_likely
+from seglens.segmenters.decision import most_likely
+from seglens.segmenters.segmenter import Segmenter
 from seglens.steering.adjustables import latents
 from seglens.steering.fitted import Adjustable
 from seglens.steering.interventions import CachedBatch, Intervention
