@@ -86,7 +86,7 @@ class BundleVolume:
 
 @dataclass(frozen=True)
 class BundlePreprocessing:
-    """What a bundle does to an image before its network sees it.
+    """Steps that a bundle does to an image before its network sees it.
 
     Attributes:
         plan: of the bundle.

@@ -19,7 +19,7 @@ class NetworkVolume(Protocol):
 
     @property
     def values(self) -> Float32[ndarray, "C d h w"]:
-        """What the network is shown, before it is padded."""
+        """Array that the network is shown, before it is padded."""
 
     @property
     def spacing_mm(self) -> tuple[float, ...]:

@@ -104,7 +104,7 @@ class _Resolver:
     count: int = 0
 
     def named(self, path: str) -> Field:
-        """What a name stands for, followed through names alone."""
+        """Entry that a name stands for, followed through names alone."""
         found = self.at(path)
         steps = [path]
         while isinstance(found.value, str) and (match := _MOVED.fullmatch(found.value) or _alone(found.value)):

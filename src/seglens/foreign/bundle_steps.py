@@ -1,4 +1,4 @@
-"""What a MONAI bundle does before, around and after its network, out of fixed tables: no name is ever imported."""
+"""Steps of a MONAI bundle before, around and after its network, out of fixed tables: no name is ever imported."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -54,7 +54,7 @@ class WindowPlan:
 
 @dataclass(frozen=True)
 class ExportPlan:
-    """What is brought back to the file's grid, and how.
+    """Way back to the file's grid.
 
     Attributes:
         interpolated: probabilities or logits, which are decided on there, or labels.
@@ -173,7 +173,7 @@ def read_windows(config: Config, own: Field, n_axes: int) -> WindowPlan:
 
 
 def read_export(config: Config, own: Field | None) -> tuple[ExportPlan, bool | None]:
-    """What the postprocessing says of the way back, and whether it decides by regions (sigmoid); None: not at all.
+    """Read how outputs go back to the file, and whether the bundle decides by regions (sigmoid); None: not at all.
 
     Only what stands there as plain values is looked at, the rest is never run: it is named in ``left_out``.
 

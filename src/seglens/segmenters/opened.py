@@ -116,7 +116,7 @@ class OpenedModel(ABC):
 
     @abstractmethod
     def facts(self) -> dict[str, str]:
-        """What it is, for people: a heading to a line, the model first."""
+        """Description for people: a heading to a line, the model first."""
 
     @cached_property
     @abstractmethod

@@ -130,7 +130,7 @@ class OpenedBundle(OpenedModel):
         return hash_of({"network": self.segmenter.hash, "plan": to_document(self.plan)})
 
     def facts(self) -> dict[str, str]:
-        """What it is, for people."""
+        """Description for people: a heading to a line."""
         plan = self.plan
         version = f", version {plan.version}" if plan.version else ""
         steps = [" ".join([call.name, *map(str, call.arguments.get("pixdim", ()) or ())]) for call in plan.transforms]
@@ -181,7 +181,7 @@ class OpenedBundle(OpenedModel):
         mask, largest = np.zeros(first.shape, np.uint8), first.copy()
         for head, coarse in enumerate(logits):
             found = prepared.restored(coarse.numpy()) if head else first
-            above = found > (0.5 if self.regions else largest)
+            above = found >= 0.5 if self.regions else found > largest  # as MONAI's AsDiscrete has it
             mask[above] = head + self.regions
             if not self.regions:
                 largest[above] = found[above]

@@ -54,7 +54,7 @@ class OpenedNnunet(OpenedModel):
         return hash_of({"networks": networks, "plan": to_document(self.plan), "mirrors": list(self.mirror_axes)})
 
     def facts(self) -> dict[str, str]:
-        """What it is, for people."""
+        """Description for people: a heading to a line."""
         plan = self.plan
         network = "PlainConvUNet" if plan.network.kind == "plain" else "ResidualEncoderUNet"
         trained = f", by {self.trainer}" if self.trainer else ""

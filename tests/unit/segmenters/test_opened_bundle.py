@@ -6,6 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from tests.bundle_folder import CT, SLIDING, UNET, config, metadata, network_of, write_bundle, write_images
 
 from seglens.activations.model_summary import summarise_model
@@ -181,13 +182,14 @@ def test_summary_and_tokens(tmp_path):
     inside = np.linalg.inv(nibabel.load(images[0]).affine) @ np.c_[voxels, np.ones(len(voxels))].T
     assert len(voxels) == 50
     assert (inside[:3].T > -2).all() and (np.array([22, 20, 16]) > inside[:3].T).all()
-    values = nibabel.load(images[0]).get_fdata()
-    at = np.clip(inside[:3].round().astype(int).T, 0, np.array(values.shape) - 1)
+    values = np.clip((nibabel.load(images[0]).get_fdata() + 57) / 221, 0, 1)
+    in_file = ndimage.map_coordinates(values, inside[:3], order=1, mode="nearest")
     prepared = model.prepare(model.read(case_of(model, images)))
-    own = np.stack(store.index["voxel"].to_numpy()).round().astype(int)
-    shown = prepared.values[0][tuple(np.clip(own, 0, np.array(prepared.extent) - 1).T)]
-    scaled = np.clip((values[tuple(at.T)] + 57) / 221, 0, 1)
-    assert np.corrcoef(scaled, shown)[0, 1] > 0.9
+    places = np.stack(store.index["voxel"].to_numpy()).T
+    shown = ndimage.map_coordinates(prepared.values[0], places, order=1, mode="nearest")
+    assert np.corrcoef(in_file, shown)[0, 1] > 0.98
+    moved = ndimage.map_coordinates(prepared.values[0], places + 1, order=1, mode="nearest")
+    assert np.corrcoef(in_file, moved)[0, 1] < 0.9
 
 
 def test_identity_follows_what_is_done_to_images(tmp_path):

@@ -7,10 +7,10 @@ from torch import nn
 
 from seglens.artifacts import ArtifactError, hash_of, hash_tensors
 from seglens.segmenters.architectures import build_segmenter
+from seglens.segmenters.decision import Decision, most_likely
 from seglens.segmenters.segmenter import (
     Hookpoint,
     Segmenter,
-    most_likely,
     raw_logits,
     resized,
 )
