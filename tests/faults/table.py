@@ -113,6 +113,8 @@ ROWS: Mapping[int, str] = {
     89: "name or Host with characters that deceive",
     90: "nnU-Net folder whose plans name code, lead round, are absurd or of another version",
     91: "nnU-Net checkpoint that runs code, does not fit or says two things",
+    92: "MONAI bundle that names code, leads round, or is absurd",
+    93: "MONAI bundle whose weights run code or do not fit",
 }
 
 HEAD = """\

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tests.fuzz import checkpoint, dataset, plans
+from tests.fuzz import bundles, checkpoint, dataset, plans
 
 MAX_VOLUME = 2**22
 
@@ -342,6 +342,11 @@ TARGETS: Mapping[str, Target] = {
             "json",
         ],
         dataset.seeds,
+    ),
+    "bundles": Target(
+        bundles.read,
+        ["seglens.foreign.bundles", "seglens.foreign.bundle_config", "seglens.foreign.bundle_steps", "json"],
+        bundles.seeds,
     ),
     "plans": Target(
         plans.read,
