@@ -15,7 +15,6 @@ from seglens.activations.hooks import Change, capture
 from seglens.activations.replay import Replay, record_together
 from seglens.cohorts.slices import SliceSet
 from seglens.runtime.progress import Progress, part_of, silent
-from seglens.segmenters.decision import most_likely
 from seglens.segmenters.inference import all_batches, each_batch
 from seglens.segmenters.scoring import Counts, count_scores, pooled_dice
 from seglens.segmenters.segmenter import Segmenter
@@ -69,7 +68,7 @@ def hookpoint_effects(
     Raises:
         ValueError: unknown hookpoint, or slices of other sequences or labels.
     """
-    segmenter.check_data(slices.name, slices.sequences, slices.labels, preprocessing=slices.preprocessing)
+    segmenter.check_data(slices.name, slices.sequences, slices.labels, preprocessing=slices.preprocessing, regions=True)
     names = list(segmenter.hookpoints if hookpoints is None else hookpoints)
     for name in names:
         segmenter.module_at(name)
@@ -97,9 +96,9 @@ def hookpoint_effects(
     changes = {name: to_mean((sums[name] / n_tokens[name]).float()) for name in names}
 
     def counted(rows: Sequence[int], images: Images) -> list[Counts]:
-        counts = [_counts(record_together(list(replays.values()), images), slices, rows)]
+        counts = [_counts(segmenter, record_together(list(replays.values()), images), slices, rows)]
         for order, (name, replay) in enumerate(replays.items()):
-            counts.append(_counts(replay.logits(changes[name]), slices, rows))
+            counts.append(_counts(segmenter, replay.logits(changes[name]), slices, rows))
             progress(len(slices) + rows[0] * len(names) + (order + 1) * len(rows), total)
         return counts
 
@@ -114,8 +113,9 @@ def hookpoint_effects(
     return pl.DataFrame(table, schema=SCHEMA, orient="row")
 
 
-def _counts(logits: Logits, slices: SliceSet, rows: Sequence[int]) -> Counts:
-    return count_scores(most_likely(logits).cpu(), slices.masks(rows), slices.labels)
+def _counts(segmenter: Segmenter, logits: Logits, slices: SliceSet, rows: Sequence[int]) -> Counts:
+    decision = segmenter.decision
+    return count_scores(decision.labels(logits).cpu(), slices.masks(rows), slices.labels, decision)
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def each_grid(
     Raises:
         ValueError: unknown hookpoint, or other sequences than the segmenter's.
     """
-    segmenter.check_data(slices.name, slices.sequences, preprocessing=slices.preprocessing)
+    segmenter.check_data(slices.name, slices.sequences, preprocessing=slices.preprocessing, regions=True)
     return each_batch(
         lambda _rows, images: activations(segmenter, hookpoint, images),
         segmenter,
@@ -173,7 +173,7 @@ class ForwardPass:
     """
 
     def __init__(self, segmenter: Segmenter, slices: SliceSet, *hookpoints: str):
-        segmenter.check_data(slices.name, slices.sequences, preprocessing=slices.preprocessing)
+        segmenter.check_data(slices.name, slices.sequences, preprocessing=slices.preprocessing, regions=True)
         for hookpoint in hookpoints:
             segmenter.module_at(hookpoint)  # an unknown hookpoint is refused before anything is computed
         if len(slices) == 0:

@@ -66,6 +66,7 @@ class BundlePlan:
         regions: each output is decided by its sigmoid; else the largest wins.
         order: of regions, numbers of outputs from the lowest to the one on top.
         codes: value that is written for each of these, or for each class.
+        nested: each region lies inside of the one before it in this order.
         transforms: done to an image before.
         windows: how the network is run over it.
         export: of what comes out.
@@ -82,6 +83,7 @@ class BundlePlan:
     regions: bool
     order: tuple[int, ...]
     codes: tuple[int, ...]
+    nested: bool
     transforms: tuple[Call, ...]
     windows: WindowPlan
     export: ExportPlan
@@ -129,7 +131,7 @@ def read_bundle(folder: Path, settings: Mapping[str, Any] | None = None) -> Bund
             "sigmoid for one output; correct the postprocessing by settings"
         )
     heads = _names(outputs, n_heads, "region" if regions else "class")
-    order, codes = _ranked(heads) if regions else (tuple(range(n_heads)), tuple(range(n_heads)))
+    order, codes, nested = _ranked(heads) if regions else (tuple(range(n_heads)), tuple(range(n_heads)), False)
     shape, multiple = _shape(inputs, spatial_dims)
     version = metadata.get("version")
     return BundlePlan(
@@ -142,6 +144,7 @@ def read_bundle(folder: Path, settings: Mapping[str, Any] | None = None) -> Bund
         regions,
         order,
         codes,
+        nested,
         read_transforms(config, config.entry(steps)),
         read_windows(config, config.entry(windows), spatial_dims),
         export,
@@ -238,14 +241,14 @@ def _names(own: Field | None, n: int, kind: str) -> tuple[str, ...]:
     )
 
 
-def _ranked(heads: Sequence[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Order and values of regions: as BraTS writes its three, else later ones on top, numbered from 1."""
+def _ranked(heads: Sequence[str]) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
+    """Order and values of regions: as BraTS writes its three, nested; else later ones on top, numbered from 1."""
     plain = [re.sub(r"[^a-z]", "", name.lower()) for name in heads]
     known = [_BRATS[name] for name in plain if name in _BRATS]
     if len(known) == len(heads) == len(set(known)) == 3:
         order = sorted(range(3), key=lambda head: known[head][0])
-        return tuple(order), tuple(known[head][1] for head in order)
-    return tuple(range(len(heads))), tuple(range(1, len(heads) + 1))
+        return tuple(order), tuple(known[head][1] for head in order), True
+    return tuple(range(len(heads))), tuple(range(1, len(heads) + 1)), False
 
 
 def _shape(own: Field | None, n_axes: int) -> tuple[tuple[int, ...], int]:

@@ -173,7 +173,7 @@ def _segmenter(plan: ModelPlan, weights: Mapping[str, Tensor], origin: str) -> S
         labels,
         hookpoints_of(plan.network),
         size,
-        decision=Decision(regions=plan.class_order is not None),
+        decision=decision_of(plan),
         identity=hash_of(to_document(plan)),
     )
 
@@ -222,6 +222,17 @@ def labels_of(plan: ModelPlan) -> dict[int, str]:
         number: f"{name}_{number}" if number and spoken(name) in (FOREGROUND, BACKGROUND) else name
         for number, name in enumerate(names)
     }
+
+
+def decision_of(plan: ModelPlan) -> Decision:
+    """Classes, or regions with the labels whose written values belong to each."""
+    if plan.class_order is None:
+        return Decision()
+    written = {label: value for label, value in codes_of(plan).items() if label}
+    members = tuple(
+        tuple(label for label, value in written.items() if value in plan.labels[name]) for name in plan.heads
+    )
+    return Decision(True, (), members)
 
 
 def codes_of(plan: ModelPlan) -> dict[int, int]:

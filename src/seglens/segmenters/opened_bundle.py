@@ -218,7 +218,7 @@ def open_bundle(
         _labels(plan),
         places_of(network, plan, extent),
         extent,
-        decision=Decision(plan.regions, () if plan.order == tuple(range(len(plan.order))) else plan.order),
+        decision=_decision(plan),
         identity=hash_of(to_document(plan)),
     )
     preprocessing = BundlePreprocessing(plan)
@@ -238,6 +238,12 @@ def _usual_window(plan: BundlePlan) -> Extent:
             own = [side if side > 0 else before for side, before in zip(given, own, strict=True)]
     depth, rows, columns = (1, *own) if n == 2 else own
     return depth, rows, columns
+
+
+def _decision(plan: BundlePlan) -> Decision:
+    n = len(plan.order)
+    members = tuple(tuple(range(label, n + 1)) for label in range(1, n + 1)) if plan.nested else ()
+    return Decision(plan.regions, () if plan.order == tuple(range(n)) else plan.order, members)
 
 
 def _labels(plan: BundlePlan) -> dict[int, str]:

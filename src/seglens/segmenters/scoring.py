@@ -14,6 +14,7 @@ from seglens.cohorts.label_names import FOREGROUND, refuse_labels
 from seglens.cohorts.slices import SliceSet
 from seglens.runtime.progress import Progress, silent
 from seglens.segmenters import surface
+from seglens.segmenters.decision import CLASSES, Decision
 from seglens.segmenters.inference import all_batches, each_batch
 from seglens.segmenters.score_summary import (
     CONVENTIONS,
@@ -139,13 +140,15 @@ class Truth:
     Attributes:
         labels: label value (0..K-1) to name.
         cells: of each pixel, where the row of its slice and true label begins in the confusion matrices [B K K].
+        decision: of the model, for regions, which hold the voxels of several labels.
     """
 
     labels: Mapping[int, str]
     cells: Int32[Tensor, "B D H W"]
+    decision: Decision = CLASSES
 
     @classmethod
-    def of(cls, masks: Masks, labels: Mapping[int, str]) -> "Truth":
+    def of(cls, masks: Masks, labels: Mapping[int, str], decision: Decision = CLASSES) -> "Truth":
         """Make masks ready.
 
         Raises:
@@ -153,7 +156,7 @@ class Truth:
         """
         _check_values("masks", masks, labels)
         slice_of = torch.arange(len(masks), device=masks.device, dtype=torch.int32).view(-1, 1, 1, 1)
-        return cls(labels, (slice_of * len(labels) + masks) * len(labels))
+        return cls(labels, (slice_of * len(labels) + masks) * len(labels), decision)
 
     def counts(self, predictions: Masks) -> Counts:
         """True positives, predicted and true pixels of every slice and class (see `count_scores`).
@@ -169,16 +172,22 @@ class Truth:
         n_slices, n_classes = len(predictions), len(self.labels)
         confusion = torch.bincount((self.cells + predictions).flatten(), minlength=n_slices * n_classes**2)
         confusion = confusion.view(n_slices, n_classes, n_classes)
-        return torch.stack([confusion.diagonal(dim1=1, dim2=2), confusion.sum(1), confusion.sum(2)], dim=-1)
+        both = confusion.diagonal(dim1=1, dim2=2), confusion.sum(1), confusion.sum(2)
+        if not self.decision.members:
+            return torch.stack(both, dim=-1)
+        member = self.decision.membership(n_classes).to(confusion.device)
+        hits = torch.einsum("kt,btp,kp->bk", member.double(), confusion.double(), member.double()).long()
+        return torch.stack([hits, *((count[:, None] * member).sum(2) for count in both[1:])], dim=-1)
 
 
-def count_scores(predictions: Masks, masks: Masks, labels: Mapping[int, str]) -> Counts:
-    """True positives, predicted and true pixels of every slice and class.
+def count_scores(predictions: Masks, masks: Masks, labels: Mapping[int, str], decision: Decision = CLASSES) -> Counts:
+    """True positives, predicted and true pixels of every slice and class, or region.
 
     Args:
         predictions: predicted labels ``[B D H W]``.
         masks: true labels, same shape and device.
         labels: label value (0..K-1) to name.
+        decision: of the model that these are labels of.
 
     Returns:
         ``[B K 3]`` Int64, on the device of the masks.
@@ -186,7 +195,7 @@ def count_scores(predictions: Masks, masks: Masks, labels: Mapping[int, str]) ->
     Raises:
         ValueError: shapes that differ, or a value that is not in ``labels``.
     """
-    return Truth.of(masks, labels).counts(predictions)
+    return Truth.of(masks, labels, decision).counts(predictions)
 
 
 def _check_values(name: str, values: Masks, labels: Mapping[int, str]) -> None:
@@ -216,7 +225,7 @@ def predict_slices(segmenter: Segmenter, slices: SliceSet, batch_size: int = 32,
     Raises:
         ValueError: slices of other sequences than the segmenter's.
     """
-    segmenter.check_data(slices.name, slices.sequences, preprocessing=slices.preprocessing)
+    segmenter.check_data(slices.name, slices.sequences, preprocessing=slices.preprocessing, regions=True)
 
     def predicted(_rows: Sequence[int], images: Images) -> Masks:
         return segmenter.predict(images).cpu()
@@ -285,7 +294,7 @@ def evaluate(
     device: str | torch.device | None = None,
     progress: Progress = silent,
 ) -> Scores:
-    """Predict every slice and compare with its mask.
+    """Predict every slice and compare with its mask; of a model of regions, region by region.
 
     In a torch.distributed group the batches are dealt to the processes, and every process returns all scores, equal to
     those of one process in every bit.
@@ -302,18 +311,20 @@ def evaluate(
     Raises:
         ValueError: other sequences or labels than the segmenter's, or ``hd95`` of volumes.
     """
-    segmenter.check_data(slices.name, slices.sequences, slices.labels, preprocessing=slices.preprocessing)
+    segmenter.check_data(slices.name, slices.sequences, slices.labels, preprocessing=slices.preprocessing, regions=True)
     if device is not None:
         segmenter.to(device)
 
     def measured(rows: Sequence[int], images: Images) -> Measured:
-        return _measured(segmenter.predict(images).cpu(), slices, rows, hd95)
+        return _measured(segmenter.predict(images).cpu(), slices, rows, hd95, segmenter.decision)
 
     measurements = all_batches(measured, segmenter, slices, batch_size=batch_size, progress=progress)
     return _scores_of(measurements, slices, edit_name)
 
 
-def _measured(predicted: Masks, slices: SliceSet, rows: Sequence[int], with_hd95: bool) -> Measured:
+def _measured(
+    predicted: Masks, slices: SliceSet, rows: Sequence[int], with_hd95: bool, decision: Decision = CLASSES
+) -> Measured:
     """Counts of some slices, and HD95 slice by slice, class by class; no HD95 unless it is asked for."""
     truth = slices.masks(rows)
     distances: list[float | None] = []
@@ -322,12 +333,16 @@ def _measured(predicted: Masks, slices: SliceSet, rows: Sequence[int], with_hd95
         for one_predicted, one_truth, (row_mm, column_mm) in zip(predicted, truth, spacing, strict=True):
             distances.append(None)  # the background has no lesion surface
             distances += [
-                _hd95(plane_of(one_predicted) == label, plane_of(one_truth) == label, (row_mm, column_mm))
+                _hd95(
+                    plane_of(decision.belongs(one_predicted[None], label)[0]),
+                    plane_of(decision.belongs(one_truth[None], label)[0]),
+                    (row_mm, column_mm),
+                )
                 if row_mm and column_mm
                 else None
                 for label in sorted(slices.labels)[1:]
             ]
-    return count_scores(predicted, truth, slices.labels), distances
+    return count_scores(predicted, truth, slices.labels, decision), distances
 
 
 def _hd95(predicted: Tensor, truth: Tensor, spacing_mm: Sequence[float]) -> float | None:

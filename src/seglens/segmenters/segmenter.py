@@ -213,6 +213,7 @@ class Segmenter:
         labels: Mapping[int, str] | None = None,
         *,
         preprocessing: Preprocessing | None = None,
+        regions: bool = False,
     ) -> None:
         """Refuse slices that this network was not made for, before the first batch.
 
@@ -221,6 +222,7 @@ class Segmenter:
             sequences: the data's channels.
             labels: the data's labels; None where the masks are not used.
             preprocessing: how the data was made of files; None where that is not known.
+            regions: the caller knows models of regions.
 
         Raises:
             ValueError: other sequences, another order of them, other labels, or slices prepared otherwise than those
@@ -231,8 +233,8 @@ class Segmenter:
             faults.append(f"its sequences are {', '.join(sequences)}, the segmenter's {', '.join(self.sequences)}")
         if labels is not None and dict(labels) != dict(self.labels):
             faults.append(f"its labels are {dict(labels)}, the segmenter's {dict(self.labels)}")
-        if self.regions:
-            faults.append("the segmenter says regions, which overlap, and samples are analysed by classes only")
+        if self.regions and not regions:
+            faults.append("the segmenter says regions, which overlap, and this analysis is of classes only")
         fix = "Prepare them with the same names and order"
         if not faults and self.preprocessing is not None and preprocessing is not None:
             faults = self.preprocessing.differences(preprocessing)
@@ -294,6 +296,7 @@ class Segmenter:
             }
             | ({"regions": True} if self.regions else {})
             | ({"order": list(self.decision.order)} if self.decision.order else {})
+            | ({"members": [list(own) for own in self.decision.members]} if self.decision.members else {})
             | ({"identity": self.identity} if self.identity else {}),
         )
 
@@ -334,7 +337,11 @@ class Segmenter:
             },
             size if isinstance(size := document["size"], int) else full_extent(size),
             Preprocessing.from_json(document["preprocessing"]),
-            Decision(document.get("regions", False), tuple(document.get("order", ()))),
+            Decision(
+                document.get("regions", False),
+                tuple(document.get("order", ())),
+                tuple(tuple(own) for own in document.get("members", ())),
+            ),
             document.get("identity", ""),
         )
 

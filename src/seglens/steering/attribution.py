@@ -17,6 +17,7 @@ from seglens.activations.replay import Replay
 from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.lens import Lens
 from seglens.runtime.progress import Progress, silent
+from seglens.segmenters.decision import Decision
 from seglens.segmenters.inference import each_batch
 from seglens.segmenters.scoring import Scores
 from seglens.semantics.atlas import LatentAtlas
@@ -86,12 +87,12 @@ def latent_attribution(
     Args:
         lens: a segmenter through the dictionary of one of its hookpoints.
         slices: selection slices with masks.
-        target: label of the class; None for the whole foreground against background.
+        target: label of the class or region; None for the whole foreground against background.
         batch_size: slices at once.
         progress: told after each batch.
     """
     replay = Replay(lens.segmenter, lens.hookpoint)
-    dictionary = lens.dictionary
+    dictionary, decision = lens.dictionary, lens.segmenter.decision
 
     def sums_of(rows: Sequence[int], images: Images) -> dict[str, Tensor]:
         replay.record(images)
@@ -103,7 +104,7 @@ def latent_attribution(
 
         with torch.enable_grad():
             logits = replay.logits(leaf)
-            odds = _log_odds(logits, target)
+            odds = decision.log_odds(logits, target)
         codes = dictionary.encode(leaves[0].detach().flatten(0, 3))
         token_rows, columns, values = codes.token_rows(), codes.latents.long(), codes.values.double()
 
@@ -114,7 +115,7 @@ def latent_attribution(
 
         sums = {"fired": codes.firing_counts(), "mass": over_tokens(values), "squares": over_tokens(values**2)}
         sums["tokens"] = torch.tensor(codes.n)
-        regions = _regions(logits.detach(), slices.masks(rows).to(logits.device), target)
+        regions = _regions(decision, logits.detach(), slices.masks(rows).to(logits.device), target)
         for region, where in regions.items():
             sums[f"pixels {region}"] = where.sum()
             if not where.any():
@@ -226,14 +227,6 @@ def ablated_latents(
     return useful, harmful
 
 
-def _log_odds(logits: Logits, target: int | None) -> Float[Tensor, "B D H W"]:
-    if target is None:
-        return logits[:, 1:].logsumexp(dim=1) - logits[:, 0]
-    others = [label for label in range(logits.shape[1]) if label != target]
-    return logits[:, target] - logits[:, others].logsumexp(dim=1)
-
-
-def _regions(logits: Logits, masks: Masks, target: int | None) -> dict[str, Tensor]:
-    predicted = logits.argmax(dim=1)
-    positive, true = (predicted > 0, masks > 0) if target is None else (predicted == target, masks == target)
+def _regions(decision: Decision, logits: Logits, masks: Masks, target: int | None) -> dict[str, Tensor]:
+    positive, true = decision.says(logits, target), decision.belongs(masks, target)
     return {"hit": positive & true, "false_positive": positive & ~true, "false_negative": ~positive & true}

@@ -116,6 +116,7 @@ def recover(
     """
     check_disjoint(selection, evaluation)
     check_edits(lens)
+    lens.segmenter.check_data(selection.name, selection.sequences, selection.labels)
     steps = len(selection) + len(evaluation) + 2 * worst
     chosen_from, _ = worst_slices(lens.segmenter, selection, worst, batch_size, part_of(progress, 0, steps))
     done = len(selection)

@@ -10,7 +10,6 @@ from seglens.activations.replay import Replay
 from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.lens import Lens
 from seglens.runtime.progress import Progress, silent
-from seglens.segmenters.decision import most_likely
 from seglens.segmenters.inference import all_batches
 from seglens.segmenters.scoring import Scores, Truth, scores_from_counts
 from seglens.segmenters.segmenter import Segmenter
@@ -94,7 +93,7 @@ def sweep_changes(
     progress: Progress = silent,
 ) -> Scores:
     """Like `sweep`, for any change of an activation; ``changes`` get the rows of each batch, None changes nothing."""
-    segmenter.check_data(slices.name, slices.sequences, slices.labels, preprocessing=slices.preprocessing)
+    segmenter.check_data(slices.name, slices.sequences, slices.labels, preprocessing=slices.preprocessing, regions=True)
     rules, passes = rules or {}, passes or {}
     names = [UNEDITED, *changes, *rules, *passes]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -104,18 +103,18 @@ def sweep_changes(
 
     def counted(rows: Sequence[int], images: Images) -> dict[str, torch.Tensor]:
         counts: dict[str, torch.Tensor] = {}
-        truth = Truth.of(slices.masks(rows).to(images.device), slices.labels)
+        truth = Truth.of(slices.masks(rows).to(images.device), slices.labels, segmenter.decision)
         unedited = replay.record(images)
-        predictions = {UNEDITED: most_likely(unedited)}
+        predictions = {UNEDITED: segmenter.decision.labels(unedited)}
         predictions |= {name: rule(unedited) for name, rule in rules.items()}
-        predictions |= {name: most_likely(run(images)) for name, run in passes.items()}
+        predictions |= {name: segmenter.decision.labels(run(images)) for name, run in passes.items()}
         for name, predicted in predictions.items():
             counts[name] = truth.counts(predicted).cpu()
         for name, change in changes.items():
             if change is None:
                 counts[name] = counts[UNEDITED]
             else:
-                counts[name] = truth.counts(most_likely(replay.logits(change(rows)))).cpu()
+                counts[name] = truth.counts(segmenter.decision.labels(replay.logits(change(rows)))).cpu()
         return counts
 
     parts = all_batches(counted, segmenter, slices, batch_size=batch_size, what="edits", progress=progress)

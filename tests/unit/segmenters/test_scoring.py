@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import polars as pl
 import pytest
 import torch
 from torch import nn
 
 from seglens.cohorts.slices import SliceSet
+from seglens.segmenters.decision import Decision
 from seglens.segmenters.score_summary import CONVENTIONS
 from seglens.segmenters.scoring import (
     SCHEMA,
@@ -222,3 +225,47 @@ def test_scores_show_every_convention():
     slices = slices_of(masks, labels={0: "background", 1: "lesion"})
     page = score_predictions(masks, slices)._repr_html_()
     assert "<td>&quot;lesion&quot;</td><td>1.0</td><td>1.0</td><td>1.0</td><td>1.0</td>" in page
+
+
+NESTED = Decision(True, (), ((1, 2, 3), (2, 3), (3,)))
+"""Of three regions, each inside of the one before."""
+
+
+def test_counts_of_regions_are_those_of_sets():
+    predictions, masks = random_masks(0), random_masks(1)
+    counts = count_scores(predictions, masks, LABELS, NESTED)
+    for label, members in enumerate([{0}, {1, 2, 3}, {2, 3}, {3}]):
+        said, true = (torch.isin(one, torch.tensor(sorted(members))) for one in (predictions, masks))
+        assert torch.equal(NESTED.belongs(masks, label), true)
+        wanted = torch.stack([(said & true).sum((1, 2, 3)), said.sum((1, 2, 3)), true.sum((1, 2, 3))], 1)
+        assert torch.equal(counts[:, label], wanted)
+    plain = Decision(True)  # regions of which nothing is known are those labels alone
+    assert torch.equal(count_scores(predictions, masks, LABELS, plain), count_scores(predictions, masks, LABELS))
+
+
+def test_a_region_is_not_worse_for_what_lies_on_it():
+    """The whole tumour is found to the pixel and the core is not: by classes both were wrong."""
+    masks = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    masks[..., 2:6, 2:6] = 1
+    masks[..., 3:5, 3:5] = 2
+    slices = slices_of(masks, labels={0: "background", 1: "whole", 2: "core"})
+
+    class Said(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shift = nn.Parameter(torch.zeros(1))
+
+        def forward(self, images):
+            logits = torch.full((len(images), 2, 8, 8), -2.0)
+            logits[:, 0, 2:6, 2:6] = 2.0
+            logits[:, 1, 2:6, 2:6] = 1.0
+            return logits[:, [1, 0]] + self.shift
+
+    labels = slices.labels
+    segmenter = Segmenter.wrap(Said(), sequences=slices.sequences, labels=labels, hookpoints={}, size=8)
+    regions = replace(segmenter, decision=Decision(True, (1, 0), ((1, 2), (2,))))
+    scores = evaluate(regions, slices)
+    assert scores.dice("whole").value == 1.0
+    assert scores.dice("core").value == pytest.approx(2 * 4 / (4 + 16))
+    apart = evaluate(replace(regions, decision=Decision(True, (1, 0))), slices)
+    assert apart.dice("whole").value == 0.0

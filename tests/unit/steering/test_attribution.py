@@ -3,9 +3,11 @@ from dataclasses import replace
 import polars as pl
 import pytest
 import torch
+from torch import nn
 
 from seglens.activations.hooks import edit
 from seglens.dictionaries.lens import Lens
+from seglens.segmenters.decision import Decision
 from seglens.steering.attribution import (
     REGIONS,
     LatentAttribution,
@@ -69,6 +71,36 @@ def test_effects_equal_finite_differences(segmenter, dictionary, selection, targ
             for region in REGIONS:
                 slope = (after[region] - before[region]) / step
                 assert float(getattr(effects, kind)[region][latent]) == pytest.approx(slope, rel=2e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize(("target", "label"), [(1, 1), (2, 2)])
+def test_effects_on_regions_equal_finite_differences(segmenter, dictionary, selection, target, label):
+    """Log odds of a region are its own logit; its truth holds what lies on it."""
+    network = segmenter.network
+    network.head.weight.data[0] = network.head.bias.data[0] = 0.0  # the log odds of a class against the background
+    cut = nn.Conv2d(8, 2, 3, padding=1)
+    cut.load_state_dict({"weight": network.head.weight[1:].detach(), "bias": network.head.bias[1:].detach()})
+    network.head = cut
+    regions = replace(segmenter, decision=Decision(True, (), ((1, 2), (2,))))
+    object.__setattr__(dictionary, "segmenter_hash", regions.hash)
+    effects = latent_attribution(Lens(regions, dictionary), selection, target=target, batch_size=5)
+    images, masks = selection.images(), selection.masks()
+    truth = masks >= label
+    with torch.no_grad():
+        plain = regions.logits(images)[:, label - 1]
+    for region, where in zip(REGIONS, (truth & (plain > 0), ~truth & (plain > 0), truth & (plain <= 0)), strict=True):
+        assert effects.pixels[region] == int(where.sum())
+
+        def odds(offset, where=where):
+            def change(grid):
+                return grid + offset * dictionary.W_dec[PLANTED] / dictionary.scale
+
+            with torch.no_grad(), edit(regions, "here", change):
+                return float(regions.logits(images)[:, label - 1][where].double().mean())
+
+        if where.any():
+            slope = odds(0.5) - odds(-0.5)  # the head is linear
+            assert float(effects.shift[region][PLANTED]) == pytest.approx(slope, rel=1e-3, abs=1e-5)
 
 
 def test_the_planted_latent_repairs_most(segmenter, dictionary, selection):
