@@ -7,7 +7,7 @@ from seglens.cohorts.slices import SliceSet
 from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.segmenters.architectures import build_segmenter
-from seglens.segmenters.decision import most_likely
+from seglens.segmenters.decision import Decision, most_likely
 from seglens.segmenters.scoring import evaluate
 from seglens.steering.baselines import drop_class, flip_logits
 from seglens.steering.edits import LatentEdit, slice_change, steer, swap_source
@@ -108,11 +108,11 @@ def test_logits_of_a_sweep_are_those_of_a_steered_pass_in_every_bit(architecture
     )
     seen = []
 
-    def kept(logits):
+    def kept(_decision, logits):
         seen.append(logits)
         return most_likely(logits)
 
-    monkeypatch.setattr("seglens.steering.sweep.most_likely", kept)
+    monkeypatch.setattr(Decision, "labels", kept)
     sweep(Lens(segmenter, dictionary), slices, edits, batch_size=3)
     expected = []
     for rows in ([0, 1, 2], [3, 4]):
