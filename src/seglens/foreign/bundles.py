@@ -234,9 +234,10 @@ def _names(own: Field | None, n: int, kind: str) -> tuple[str, ...]:
     entries = {} if defined is None or not isinstance(defined.value, dict) else defined.entries()
     if set(entries) != {str(number) for number in range(n)}:
         return numbered
-    names = tuple(entries[str(number)].text()[:MAX_NAME].strip() for number in range(n))
+    given = (entries[str(number)].value for number in range(n))
+    names = tuple(name[:MAX_NAME].strip() if isinstance(name, str) else "" for name in given)
     return tuple(
-        name if name and names.count(name) == 1 else f"{name}_{number}".strip("_") or numbered[number]
+        name if name and names.count(name) == 1 else f"{name}_{number}" if name else numbered[number]
         for number, name in enumerate(names)
     )
 
