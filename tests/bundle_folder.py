@@ -93,7 +93,8 @@ def network_of(described: Mapping[str, Any], seed: int = 0) -> torch.nn.Module:
     """The network of a definition of plain values, with random weights."""
     from monai.networks import nets
 
-    given = {key: value for key, value in described.items() if key not in ("_target_", "img_size")}
+    gone = ("_target_",) if described["_target_"] == "UNETR" else ("_target_", "img_size")
+    given = {key: value for key, value in described.items() if key not in gone}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         made: torch.nn.Module = getattr(nets, described["_target_"].rpartition(".")[2])(**given)

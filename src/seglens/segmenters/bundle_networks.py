@@ -62,7 +62,7 @@ _PLACES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "UNETR": (("vit{}", r"vit\.blocks\.(\d+)"), ("encoder{}", r"encoder(\d)"), ("decoder{}", r"decoder(\d)")),
     "VNet": (("encoder0", r"in_tr"), ("encoder{}", r"down_tr(\d+)"), ("decoder{}", r"up_tr(\d+)")),
     "FlexibleUNet": (("decoder{}", r"decoder\.blocks\.(\d+)"),),
-    "HighResNet": (("block{}", r"blocks\.(\d+)"),),  # the last one gives the logits
+    "HighResNet": (("block{}", r"blocks\.(\d+)"),),
     "MedNeXt": _MEDNEXT,
 }
 """Of a class: names of hookpoints, and the modules of each as they lie in the network."""
@@ -147,6 +147,8 @@ def places_of(network: nn.Module, plan: BundlePlan, extent: Extent) -> dict[str,
         matches = [match for module in modules if (match := re.fullmatch(pattern, module))]
         if name == "bottleneck" and kind in _NESTED:
             matches = matches[-1:]  # the innermost: those around it are the rest of the network
+        if kind == "HighResNet":
+            matches = matches[:-1]  # the last one gives the logits
         numbered = list(enumerate(matches))
         for number, match in reversed(numbered) if name.startswith("decoder") and kind in _NESTED else numbered:
             if match[0] in _LOGITS:

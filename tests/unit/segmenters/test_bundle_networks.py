@@ -145,3 +145,51 @@ def test_a_bundle_of_the_zoo_is_opened_hooked_predicted_and_steered(tmp_path, na
         assert one.tokens.ndim == 5 and one.tokens.isfinite().all(), one.hookpoint
     with edit(segmenter, first, lambda tokens: tokens * 3 + 1):
         assert not torch.equal(model.logits(prepared), plain)
+
+
+THREE = {"kernels": [3], "repeat": 1}
+OTHERS = {
+    "BasicUNetPlusPlus": (
+        {"spatial_dims": 2, "features": [2, 2, 3, 3, 4, 2]}, 32, ("conv_0_0", "conv_4_0", "upcat_0_4", "upcat_3_1")
+    ),
+    "SegResNetDS": ({**RES, "blocks_up": None, "norm": "batch", "dsdepth": 2}, 8,
+                    ("encoder.layers.0.blocks", "encoder.layers.2.blocks", "up_layers.0.blocks")),
+    "SegResNetVAE": ({**RES, "input_image_size": [8, 8, 8], "vae_nz": 4}, 8, RES_PLACES),
+    "UNETR": ({"img_size": [32, 32, 16], "feature_size": 2, "hidden_size": 12, "mlp_dim": 8, "num_heads": 2},
+              (32, 32, 16), ("vit.blocks.0", "vit.blocks.11", "encoder1", "encoder4", "decoder5", "decoder2")),
+    "AttentionUnet": ({"spatial_dims": 3, "channels": [2, 3, 4], "strides": [2, 2]}, 8,
+                      ("model.0", "model.1.submodule.0", "model.1.submodule.1.submodule", "model.1.submodule.1.merge",
+                       "model.1.merge")),
+    "HighResNet": ({"layer_params": [{"name": "conv_0", "n_features": 2, "kernel_size": 3},
+                                     {"name": "res_1", "n_features": 2, **THREE},
+                                     {"name": "conv_1", "n_features": 3, "kernel_size": 1},
+                                     {"name": "conv_2", "kernel_size": 1}]}, 8, ("blocks.0", "blocks.1", "blocks.2")),
+    "MedNeXt": ({"init_filters": 2, "kernel_size": 3, "blocks_down": [1] * 4, "blocks_bottleneck": 1,
+                 "blocks_up": [1] * 4}, 32, ("enc_stages.0", "enc_stages.3", "bottleneck", "dec_stages.3")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_networks_of_the_table_are_opened_where_models_md_says(tmp_path, name):
+    arguments, side, modules = OTHERS[name]
+    described = {"_target_": name, "in_channels": 1, "out_channels": 2, **arguments}
+    n_axes = arguments.get("spatial_dims", 3)
+    sides = list(side) if isinstance(side, tuple) else [side] * n_axes
+    network = network_of(described)
+    inferer = {**SLIDING, "roi_size": sides}
+    model = open_model(write_bundle(tmp_path / name, config(described, inferer=inferer), network=network))
+    segmenter = model.segmenter
+    found = [place.module for place in segmenter.hookpoints.values()]
+    assert set(modules) <= set(found)
+    images = torch.randn(1, 1, *segmenter.extent, generator=torch.Generator().manual_seed(0))
+    with ExitStack() as stack, torch.no_grad():
+        seen = [stack.enter_context(capture(segmenter, place)) for place in segmenter.hookpoints]
+        logits = segmenter.logits(images)
+        plain = network(images[:, :, 0] if n_axes == 2 else images)
+    wanted = plain[0] if isinstance(plain, list | tuple) else plain
+    assert torch.equal(logits[:, :, 0] if n_axes == 2 else logits, wanted)
+    for one in seen:
+        assert one.tokens.ndim == 5 and one.tokens.isfinite().all(), one.hookpoint
+    if name == "UNETR":
+        assert seen[0].tokens.shape == (1, 2, 2, 1, 12)
+    assert found[-1] not in ("model.2", "blocks.3")
