@@ -90,13 +90,14 @@ class SegmenterRecord:
     Attributes:
         name: of the segmenter.
         architecture: such as ``segformer-b0``.
-        trained_on: cohort.
+        trained_on: cohort; of an opened one, that it comes from.
         init_from: segmenter that it went on from.
         hookpoints: where it is opened, the first one first; none before it has a dictionary.
         hookpoint_reason: why there, where the study left the choice; None where it did not, or nothing was measured.
         seconds: that training took; None where that is not known.
         scores: cohort to scores on its test slices.
         effects: of every hookpoint and class; none where they were not measured.
+        opened_from: name of the folder of a model that was opened and not trained; None where it was trained.
     """
 
     name: str
@@ -108,6 +109,7 @@ class SegmenterRecord:
     seconds: float | None
     scores: Mapping[str, ScoreSummary]
     effects: tuple[EffectRecord, ...]
+    opened_from: str | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from seglens.dictionaries.lens import Lens
 from seglens.diffing.functional import common_grid
 from seglens.experiments.experiment import NotApplicableError
 from seglens.studies.compared import Compared, Probed, origin_of, probe_of, same_start
+from seglens.studies.hookpoints import design_of
 from seglens.studies.segmenter_settings import SegmenterSettings
 from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Study
@@ -23,7 +24,7 @@ def pairs_alike(settings: StudySettings) -> list[tuple[str, str]]:
         NotApplicableError: there is none, or the study fits no floors and ceilings.
     """
     own = settings.segmenters
-    pairs = [(a, b) for a, b in combinations(own, 2) if own[a].architecture == own[b].architecture]
+    pairs = [(a, b) for a, b in combinations(own, 2) if design_of(settings, a) == design_of(settings, b)]
     if not pairs:
         listed = ", ".join(f"{name} ({one.architecture})" for name, one in own.items())
         raise NotApplicableError(f"needs two segmenters of one architecture; the study has {listed}")
@@ -37,7 +38,9 @@ def start_of(segmenters: Mapping[str, SegmenterSettings], a: str, b: str) -> str
     if not same_start(segmenters, a, b):
         return DIFFERENT
     origins = {origin_of(segmenters, name) for name in (a, b)}
-    fresh = len(origins) > 1 and all(segmenters[origin].pretrained is None for origin in origins)
+    fresh = len(origins) > 1 and all(
+        segmenters[origin].pretrained is None and segmenters[origin].model is None for origin in origins
+    )
     return SAME_RANDOM if fresh else TRAINED
 
 

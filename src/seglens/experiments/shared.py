@@ -173,8 +173,10 @@ def _starts(study: Study, pair: tuple[str, str], shares: pl.DataFrame) -> tuple[
     row = shares.row(by_predicate=pl.col("pair") == pair_name(source, target), named=True)
     rows = [{"pair": row["pair"], "segmenters start from": here, "SAE seed": "same", "shared": row["shared"]}]
     rows.append({**rows[0], "SAE seed": "different", "shared": row["other SAE seed"]})
-    if own.pretrained is not None or here == DIFFERENT:
-        reason = "the segmenters start apart already" if here == DIFFERENT else "the segmenters start pretrained"
+    if own.pretrained is not None or own.model is not None or here == DIFFERENT:
+        reason = "the segmenters start apart already"
+        if here != DIFFERENT:
+            reason = "it is opened, not trained" if own.model is not None else "the segmenters start pretrained"
         return pl.DataFrame(rows), [f"Training {target} again from other random weights: {reason}."]
     anew = own.model_copy(update={"init_from": None})
     seed, slices = study.settings.seed + OTHER_START, study.own_slices(target, "train")

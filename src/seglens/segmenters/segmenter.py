@@ -357,6 +357,18 @@ class Segmenter:
         return cls.read(read_artifact(path, KIND), network)
 
 
+def stored_architecture(path: Path) -> Mapping[str, Any]:
+    """Architecture of a segmenter that `Segmenter.write` wrote: ``name`` and ``settings``; no weights are read.
+
+    Raises:
+        ValueError: no such artifact, or one of a wrapped network, which only its own module can rebuild.
+    """
+    architecture: Mapping[str, Any] | None = read_artifact(path, KIND).document("segmenter")["architecture"]
+    if architecture is None:
+        raise ValueError(f"{path} holds the weights of a wrapped network, whose module is not in it; open it in Python")
+    return architecture
+
+
 def raw_logits(network: nn.Module, images: Images, spatial_dims: int) -> Float[Tensor, "B K d h w"]:
     """The network's own output, whether it returns a tensor, several (the first is it) or an object with ``.logits``.
 

@@ -134,11 +134,13 @@ def same_start(segmenters: Mapping[str, SegmenterSettings], source: str, target:
     """Whether two segmenters go back to the same weights: one model's, or the same random ones.
 
     A study draws all random weights with its one seed, so segmenters of one architecture that start from nothing share
-    them.
+    them. Where an opened model started nobody knows: it shares a start with itself and what goes on from it.
     """
     origins = [origin_of(segmenters, name) for name in (source, target)]
     a, b = (segmenters[origin] for origin in origins)
-    return origins[0] == origins[1] or (a.pretrained, a.architecture) == (b.pretrained, b.architecture)
+    return origins[0] == origins[1] or (
+        (a.model, a.pretrained, a.architecture, a.network) == (b.model, b.pretrained, b.architecture, b.network)
+    )
 
 
 def probe_of(slices: SliceSet) -> SliceSet:

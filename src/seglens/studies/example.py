@@ -45,6 +45,8 @@ cohorts:
 segmenters:
   adult: {cohort: adult, architecture: segformer-b0, steps: 2000}
   pediatric: {cohort: pediatric, architecture: segformer-b0, steps: 2000, init_from: adult}
+  # one that is opened and not trained, such as another run's:
+  # ours: {cohort: adult, model: earlier/artifacts/segmenter-adult-0123456789ab}
 
 hookpoints: auto             # the deepest place with a real effect and a width that carries a dictionary; or names,
                              # such as [stage3, stage2]: a dictionary and an atlas at each, all else at the first

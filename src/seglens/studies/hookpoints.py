@@ -70,13 +70,24 @@ def each_lens(settings: Any) -> "list[Unit]":
 
 
 def alike(settings: Any, lens: str) -> list[str]:
-    """Lenses of one architecture at one hookpoint with this one, itself included: they live in one activation space."""
-    architecture, hookpoint = settings.segmenters[segmenter_of(lens)].architecture, hookpoint_of(settings, lens)
+    """Lenses of one network's design at one hookpoint with this one, itself included: of one activation space."""
+    design, hookpoint = design_of(settings, segmenter_of(lens)), hookpoint_of(settings, lens)
     return [
         lens_of(settings, name, hookpoint)
-        for name, own in settings.segmenters.items()
-        if own.architecture == architecture and hookpoint in hookpoints_of(settings, name)
+        for name in settings.segmenters
+        if design_of(settings, name) == design and hookpoint in hookpoints_of(settings, name)
     ]
+
+
+def design_of(settings: Any, name: str) -> dict[str, Any]:
+    """Architecture of a segmenter and its parts, which are those of what it starts from: what its weights fit."""
+    from seglens.segmenters.architectures import architecture_named
+
+    own = settings.segmenters[name]
+    first = own
+    while first.init_from is not None:
+        first = settings.segmenters[first.init_from]
+    return architecture_named(own.architecture).describe(1, 2, first.network)
 
 
 def aligned_pairs(settings: Any) -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
-"""Settings of one segmenter of a study."""
+"""Settings of one segmenter of a study: one to train, or one to open."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pydantic import (
@@ -14,12 +15,21 @@ from pydantic import (
 from seglens.segmenters.pretrained import refuse_unpinned
 from seglens.studies.setting_types import Count, Hookpoints, Rate
 
+TRAINING = (
+    "steps", "epochs", "batch_size", "learning_rate", "encoder_learning_rate", "init_from", "pretrained",
+)  # fmt: skip
+"""Settings that say how a network is trained."""
+
 
 class SegmenterSettings(BaseModel):
-    """One model to train.
+    """One model: to train, or with ``model`` to open.
 
     Attributes:
-        cohort: on whose ``train`` split.
+        cohort: on whose ``train`` split; of an opened one, the cohort that it comes from.
+        model: folder of a segmenter that is opened and not trained: an artifact of kind ``"segmenter"``, as a run holds
+            them under ``artifacts/`` and `Segmenter.save` writes them; a relative path is taken from the settings
+            file's folder. What the network is stands in it; the study's sequences, size, intensities and foreground
+            must be those that it was trained with. None: it is trained.
         architecture: ``segformer-b0`` to ``segformer-b5``, ``unet``, or one that an installed package adds.
         steps: optimiser steps.
         epochs: passes over the training slices, instead of ``steps``.
@@ -37,6 +47,7 @@ class SegmenterSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     cohort: str
+    model: Path | None = None
     architecture: str = "segformer-b0"
     steps: Count = 2000
     epochs: Rate | None = None
@@ -67,6 +78,14 @@ class SegmenterSettings(BaseModel):
         from seglens.segmenters.architectures import architecture_named
 
         row = architecture_named(self.architecture)
+        if self.model is not None:
+            given = [name for name in TRAINING if name in self.model_fields_set]
+            if given:
+                raise ValueError(
+                    f"model is given, so nothing is trained, and {', '.join(given)} would change nothing; leave out "
+                    "model or these"
+                )
+            return self
         row.describe(1, 2, self.network)
         if self.epochs is not None and "steps" in self.model_fields_set:
             raise ValueError("steps and epochs are both given; give one")
@@ -80,6 +99,44 @@ class SegmenterSettings(BaseModel):
 
     @model_serializer(mode="wrap")
     def _as_given(self, handler: Callable[["SegmenterSettings"], Any]) -> dict[str, Any]:
-        """Leave out steps that epochs stand for, so that what is written can be read."""
+        """Leave out what ``epochs`` or ``model`` stand for, so that what is written can be read."""
         content: dict[str, Any] = handler(self)
-        return content if self.epochs is None else {name: own for name, own in content.items() if name != "steps"}
+        unused = {"model"} if self.model is None else set(TRAINING)
+        return {
+            name: own for name, own in content.items() if name not in unused | ({"steps"} if self.epochs else set())
+        }
+
+
+def with_stored_architectures(segmenters: Any, folder: Path) -> Any:
+    """Settings of segmenters as they are given, with what stands in the folders of those that are opened.
+
+    Args:
+        segmenters: name to settings, not checked yet; what is no such mapping is handed back.
+        folder: that relative paths of models begin at.
+
+    Returns:
+        The same with absolute paths, architectures and their parts.
+
+    Raises:
+        ValueError: no segmenter is there, or another architecture than the settings say.
+    """
+    if not isinstance(segmenters, dict):
+        return segmenters
+    return {name: _with_stored_architecture(name, own, folder) for name, own in segmenters.items()}
+
+
+def _with_stored_architecture(name: str, own: Any, folder: Path) -> Any:
+    if not isinstance(own, dict) or not isinstance(own.get("model"), str):
+        return own
+    from seglens.segmenters.segmenter import stored_architecture
+
+    path = (folder / own["model"]).resolve()
+    try:
+        found = stored_architecture(path)
+    except ValueError as error:
+        raise ValueError(f"segmenters.{name}.model: {error}") from None
+    stored = {"architecture": found["name"], "network": found["settings"]}
+    for key, value in stored.items():
+        if key in own and own[key] != value:
+            raise ValueError(f"segmenters.{name}.{key}: {own[key]!r}, that of {path} is {value!r}; leave out {key}")
+    return own | {"model": str(path), **stored}

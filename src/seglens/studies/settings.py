@@ -15,7 +15,7 @@ from seglens.foreign.yaml_text import MAX_CHARACTERS, Parsed, YamlError, parse_y
 from seglens.runtime.suggestions import did_you_mean
 from seglens.studies.blocks import NO_SUCH_NAME, unknown, with_blocks
 from seglens.studies.entries import asked_twice, unknown_names
-from seglens.studies.segmenter_settings import SegmenterSettings
+from seglens.studies.segmenter_settings import SegmenterSettings, with_stored_architectures
 from seglens.studies.setting_types import Count, CountOrAuto, Hookpoints, Label, Percentile, Rate, Share
 
 _NAME = re.compile(r"[^\W_][\w .+-]{0,59}")
@@ -312,7 +312,7 @@ class StudySettings(_Strict):
 
     @classmethod
     def read(cls, path: Path) -> "StudySettings":
-        """Read a YAML file; relative source paths become relative to its folder.
+        """Read a YAML file; relative paths of sources and models become relative to its folder.
 
         Raises:
             SettingsError: no file, no YAML, or settings that are wrong.
@@ -326,7 +326,13 @@ class StudySettings(_Strict):
             raise SettingsError(f"{path} is not UTF-8 text ({error.reason}); save it so") from None
         except YamlError as error:
             raise SettingsError(f"{path} is not YAML that can be used: {error}") from None
-        settings = cls.parse(parsed.content, str(path), parsed)
+        content = parsed.content
+        if isinstance(content, dict) and "segmenters" in content:
+            try:
+                content = content | {"segmenters": with_stored_architectures(content["segmenters"], path.parent)}
+            except ValueError as error:
+                raise SettingsError(f"{path} cannot be used:\n  {error}") from None
+        settings = cls.parse(content, str(path), parsed)
         cohorts = {
             name: cohort.model_copy(
                 update={

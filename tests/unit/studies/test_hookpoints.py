@@ -164,3 +164,21 @@ def test_a_study_with_one_hookpoint_has_the_stages_that_it_always_had(quick, n, 
     several = folders(settings.model_copy(update={"hookpoints": ("stage3", "stage2")}))
     assert [name for name in several if "@stage2" not in name] == found
     assert len(several) > len(found)
+
+
+def test_networks_of_other_widths_are_not_of_one_space():
+    narrow = {"hidden_sizes": [8, 16, 24, 32]}
+    content = {
+        "sequences": ["T1c"],
+        "cohorts": {"adult": {"phantom": {"population": "adult"}}},
+        "hookpoints": "stage2",
+        "segmenters": {
+            "wide": {"cohort": "adult"},
+            "narrow": {"cohort": "adult", "network": narrow},
+            "next": {"cohort": "adult", "init_from": "narrow"},
+            "spelt": {"cohort": "adult", "network": {"hidden_sizes": [32, 64, 160, 256]}},
+        },
+    }
+    settings = StudySettings.parse(content, "study.yaml")
+    assert alike(settings, "wide") == ["wide", "spelt"]
+    assert alike(settings, "narrow") == ["narrow", "next"]

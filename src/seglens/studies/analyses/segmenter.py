@@ -1,4 +1,4 @@
-"""Segmenters are trained, each on the train split of its cohort."""
+"""Segmenters are trained, each on the train split of its cohort, or opened."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,7 +6,10 @@ from seglens.documents import to_document
 from seglens.studies.analysis import Analysis, Unit, each_segmenter, nothing
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from seglens.artifacts import Artifact
+    from seglens.cohorts.slice_set import SliceSet
     from seglens.runs import Run
     from seglens.segmenters.segmenter import Segmenter
     from seglens.segmenters.training import TrainingSettings
@@ -24,8 +27,12 @@ def reads(settings: "StudySettings", unit: Unit) -> list[tuple[str, Unit]]:
 
 
 def inputs(study: "Study", name: str) -> dict[str, Any]:
-    """The slices, the settings and the start."""
+    """The slices, the settings and the start; or the slices and the model that is opened."""
     own = study.settings.segmenters[name]
+    if own.model is not None:
+        from seglens.artifacts import read_artifact
+
+        return {"slices": study.own_slices(name, "train").hash, "model": read_artifact(own.model, "segmenter").hash}
     return {
         "slices": study.own_slices(name, "train").hash,
         "settings": identity(own),
@@ -35,11 +42,16 @@ def inputs(study: "Study", name: str) -> dict[str, Any]:
 
 
 def run(study: "Study", work: "Work", name: str) -> None:
-    """Train: from another segmenter, the pretrained encoder of the settings, or random weights."""
+    """Open a model; or train: from another segmenter, the pretrained encoder of the settings, or random weights."""
     from seglens.segmenters.architectures import build_segmenter
     from seglens.segmenters.training import train_segmenter
 
     own, slices, seed = study.settings.segmenters[name], study.own_slices(name, "train"), study.settings.seed
+    if own.model is not None:
+        opened = opened_segmenter(own.model, own.architecture, slices)
+        with work.draft() as draft:
+            opened.write(draft)
+        return
     start = study.segmenter(own.init_from) if own.init_from else None
     if start is None and own.pretrained is not None:
         start = build_segmenter(
@@ -65,9 +77,33 @@ def run(study: "Study", work: "Work", name: str) -> None:
         trained.write(draft)
 
 
+def opened_segmenter(model: "Path", architecture: str, slices: "SliceSet") -> "Segmenter":
+    """Open a segmenter that another run, or `Segmenter.save`, wrote.
+
+    Args:
+        model: its folder.
+        architecture: that the study takes it for.
+        slices: of its own cohort.
+
+    Raises:
+        ValueError: it is of another architecture, or the study prepares slices otherwise than those that it was trained
+            on, or with other labels.
+    """
+    from seglens.segmenters.segmenter import Segmenter, stored_architecture
+
+    found = stored_architecture(model)["name"]
+    if found != architecture:
+        raise ValueError(
+            f"the model in {model} is a {found}, the study says {architecture}; give architecture: {found}"
+        )
+    segmenter = Segmenter.load(model)
+    segmenter.check_data(slices.name, slices.sequences, slices.labels, preprocessing=slices.preprocessing)
+    return segmenter
+
+
 def identity(own: "SegmenterSettings") -> dict[str, Any]:
     """Settings that change a weight: not where the network is opened; what is not given is left out."""
-    later = ("epochs", "encoder_learning_rate", "network")
+    later = ("model", "epochs", "encoder_learning_rate", "network")
     return own.model_dump(mode="json", exclude={"hookpoints", *(name for name in later if not getattr(own, name))})
 
 
@@ -120,6 +156,7 @@ def _record(run: "Run", settings: "StudySettings", name: str) -> "SegmenterRecor
         architecture=own.architecture,
         trained_on=own.cohort,
         init_from=own.init_from,
+        opened_from=None if own.model is None else own.model.name,
         hookpoints=tuple(run.artifact(stage).document("dictionary")["hookpoint"] for stage in fitted),
         hookpoint_reason=_reason(run, settings, name),
         seconds=run.timings.get(f"segmenter/{name}"),
@@ -140,7 +177,7 @@ def _reason(run: "Run", settings: "StudySettings", name: str) -> str | None:
 
 SEGMENTER = Analysis(
     "segmenter",
-    "Train the study's segmenters (or those named).",
+    "Train the study's segmenters (or those named), or open them.",
     each_segmenter,
     inputs,
     run,
