@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from seglens.artifacts import write_text_whole
 from seglens.documents import DocumentError, from_document, to_document
+from seglens.foreign.json_text import read_json
 
 FILE = "names.json"
 MAX_LENGTH = 120
@@ -61,7 +62,11 @@ class Names:
         self._lock = Lock()
 
     def of(self, dictionary_hash: str) -> dict[int, GivenName]:
-        """Latent to its name."""
+        """Latent to its name.
+
+        Raises:
+            ValueError: the file is damaged, or gives a latent two names; both lines are named.
+        """
         return self._read().get(dictionary_hash, {})
 
     def give(self, dictionary_hash: str, latent: int, given: GivenName | None) -> GivenName | None:
@@ -84,4 +89,5 @@ class Names:
             content: dict[str, dict[int, GivenName]] = from_document(self._file.read_bytes(), KIND, self._file)
         except DocumentError as error:
             raise ValueError(f"{str(error).rpartition('; ')[0]}; restore it from a copy, or remove it") from None
+        read_json(self._file)  # people edit this file: a latent that is named twice is refused, no name is dropped
         return content

@@ -43,3 +43,13 @@ def test_of_names_given_at_once_none_is_lost(tmp_path):
 def test_what_is_no_name_is_refused(wrong):
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         GivenName(**{"name": "rim", **wrong})
+
+
+def test_a_latent_with_two_names_is_refused_with_both_lines(tmp_path):
+    Names(tmp_path).give("one", 3, GivenName(name="rim"))
+    text = (tmp_path / FILE).read_text(encoding="utf-8")
+    start = text.index('"3": {')
+    twice = text[:start] + text[start:].replace('"3": {', '"3": {"name": "core", "when": ""},\n  "3": {', 1)
+    (tmp_path / FILE).write_text(twice, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"names\.json .*'3' stands there twice, in the lines 3 and 4"):
+        Names(tmp_path).of("one")
