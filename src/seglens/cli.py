@@ -20,9 +20,9 @@ from seglens.verbs.foreign import convert_pkl, name, unpack
 from seglens.verbs.models import open_, predict
 from seglens.verbs.options import DONE, FAULT, QUARANTINED, REFUSED
 from seglens.verbs.runs import doctor, explore, report
-from seglens.verbs.studies import demo, reproduce, run
+from seglens.verbs.studies import demo, plan, reproduce, run
 
-OWN = (demo, run, reproduce, report, explore, doctor, phantom, check, open_, predict, unpack, convert_pkl, name)
+OWN = (demo, run, plan, reproduce, report, explore, doctor, phantom, check, open_, predict, unpack, convert_pkl, name)
 """Verbs beside those of the table of analyses."""
 
 

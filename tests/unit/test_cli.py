@@ -57,6 +57,12 @@ def test_refusals_say_what_to_do_without_a_traceback(monkeypatch, capsys, tmp_pa
     assert "no summary.json" in capsys.readouterr().err
 
 
+def test_plan_takes_a_study_or_the_demo(monkeypatch, capsys):
+    assert run(monkeypatch, "plan") == cli.REFUSED
+    assert "either a study file or --demo" in capsys.readouterr().err
+    assert run(monkeypatch, "plan", "study.yaml", "--demo") == cli.REFUSED
+
+
 def test_experiments_are_listed_and_an_unknown_one_is_refused(monkeypatch, capsys, tmp_path):
     assert run(monkeypatch, "reproduce", "--list") == cli.DONE
     listed = capsys.readouterr().out

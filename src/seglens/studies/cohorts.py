@@ -63,7 +63,7 @@ def find_files(settings: StudySettings, name: str, folder: Path, made: Artifact 
         ValueError: something about the files has to be decided first, or a class is steered that the cohort does not
             have.
     """
-    cohort = _read(settings, name) if made is None else _read_phantom(made, settings, name)
+    cohort = read_sources(settings, name) if made is None else _read_phantom(made, settings, name)
     settings.check_steered(name, list(cohort.labels.values()))
     regions_of(cohort.labels, settings.cohorts[name].regions)
     refuse_other_files(folder, cohort)
@@ -156,7 +156,7 @@ def cohort_of(run: Run, name: str) -> Cohort:
         raise ValueError(f"the run's settings do not say where the files of {name} are")
     if settings.cohorts[name].phantom:
         return _read_phantom(run.artifact(f"phantom/{name}"), settings, name)
-    return _read(settings, name)
+    return read_sources(settings, name)
 
 
 def _read_phantom(made: Artifact, settings: StudySettings, name: str) -> Cohort:
@@ -172,7 +172,12 @@ def _read_phantom(made: Artifact, settings: StudySettings, name: str) -> Cohort:
     )
 
 
-def _read(settings: StudySettings, name: str) -> Cohort:
+def read_sources(settings: StudySettings, name: str) -> Cohort:
+    """Read which cases the folders of a cohort hold, without their images.
+
+    Raises:
+        ValueError: something about the files has to be decided first.
+    """
     from seglens.cohorts.case import split_by_patient
     from seglens.cohorts.layouts import read_cohort
 

@@ -55,6 +55,30 @@ def run(
     return _run(settings.model_copy(update={"strict": settings.strict or strict}), out, jobs)
 
 
+def plan(
+    study: StudyFile | None = None,
+    *,
+    demo: Annotated[bool, Parameter(help="Of the demo instead of a study file.", negative="")] = False,
+    quick: Annotated[bool, Parameter(help="With --demo: of its small form.", negative="")] = False,
+    out: Annotated[Path, Parameter(help="Folder where the run would be, for the room on its disk.")] = Path("results"),
+    jobs: Jobs = None,
+) -> int:
+    """Cost of a study on this machine: slices, tokens, disk, memory and hours, from miniatures of it."""
+    from seglens.studies.demo import demo_settings
+    from seglens.studies.parallel import default_jobs
+    from seglens.studies.plan_text import plan_text
+    from seglens.studies.planning import plan_study
+    from seglens.studies.settings import SettingsError, StudySettings
+    from seglens.terminal import StageDisplay
+
+    if demo == (study is not None) or (quick and not demo):
+        raise SettingsError("give either a study file or --demo; --quick goes with --demo")
+    settings = demo_settings(quick=quick) if study is None else StudySettings.read(study)
+    made = plan_study(settings, jobs=default_jobs() if jobs is None else jobs, announce=StageDisplay())
+    print(plan_text(made, out))
+    return DONE
+
+
 def reproduce(
     *experiments: Annotated[str, Parameter(help="Names; none takes all. `--list` prints them.")],
     study: Annotated[Path | None, Parameter(help="Your study's YAML file; without one, the demo's cohorts.")] = None,
