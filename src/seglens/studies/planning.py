@@ -188,6 +188,7 @@ def miniature(settings: StudySettings, size: Miniature, expansion: int | None) -
         content["cohorts"][name] = {"phantom": few, "fractions": own.fractions.model_dump()}
     for name, segmenter in settings.segmenters.items():
         less = content["segmenters"][name]
+        less.pop("model", None)  # one that is opened has a trained one of its design in its place
         less |= {"steps": size.segmenter_steps, "epochs": None, "pretrained": None}
         less["batch_size"] = min(segmenter.batch_size, MAX_BATCH)
         if hookpoints_of(settings, name) == (AUTO,):
@@ -281,6 +282,8 @@ def _work(settings: StudySettings, row: str, unit: Unit, slices: Mapping[str, in
         return 1.0
     if row == "segmenter":
         own = settings.segmenters[subject]
+        if own.model is not None:
+            return 0.0
         steps = own.steps
         if own.epochs is not None:
             train = slices[own.cohort] * settings.cohorts[own.cohort].fractions.train

@@ -1,7 +1,8 @@
 import pytest
+from tests.crash import smallest_study
 
 from seglens.studies.demo import demo_settings
-from seglens.studies.planning import LARGE, Plan, StagePlan, extended, miniature
+from seglens.studies.planning import LARGE, Plan, StagePlan, extended, miniature, plan_study
 from seglens.studies.settings import StudySettings
 
 REAL = {
@@ -54,3 +55,25 @@ def test_a_study_takes_its_stages_over_the_jobs_or_its_longest():
     assert Plan({}, {}, stages, 0.0, {}, 1).seconds == 6
     assert Plan({}, {}, stages, 0.0, {}, 2).seconds == 4
     assert Plan({}, {}, stages, 0.0, {}, 2).n_bytes == 30
+
+
+def test_a_model_that_is_opened_is_trained_in_miniature_only(tmp_path):
+    settings = smallest_study(tmp_path)
+    opened = settings.segmenters["first"].model_copy(update={"model": tmp_path / "model"})
+    study = settings.model_copy(update={"segmenters": {"first": opened}, "steering": [], "failures": []})
+    own = miniature(study, LARGE, None).segmenters["first"]
+    assert own.model is None and own.network["depths"] == [1, 1, 1, 1] and own.steps == LARGE.segmenter_steps
+
+
+@pytest.mark.slow
+def test_every_stage_of_a_study_of_pictures_is_planned(tmp_path):
+    settings = smallest_study(tmp_path / "data")
+    before = sorted((tmp_path / "data").rglob("*"))
+    made = plan_study(settings, jobs=1)
+    assert made.slices == {"discs": 24}  # 8 patients, 3 slices each
+    assert {stage.stage for stage in made.stages} >= {
+        *("check/discs", "slices/discs", "segmenter/first", "segmenter/second", "dictionary/first"),
+        *("alignment/first~second", "steering/first-discs-tumour", "failures/first-discs"),
+    }
+    assert all(stage.seconds >= 0 and stage.n_bytes > 0 for stage in made.stages)
+    assert sorted((tmp_path / "data").rglob("*")) == before and sorted(tmp_path.iterdir()) == [tmp_path / "data"]
