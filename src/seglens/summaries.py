@@ -98,6 +98,7 @@ class SegmenterRecord:
         scores: cohort to scores on its test slices.
         effects: of every hookpoint and class; none where they were not measured.
         opened_from: name of the folder of a model that was opened and not trained; None where it was trained.
+        unseen_is_known: it was trained on the study's own training slices, so that val and test are unseen.
     """
 
     name: str
@@ -110,6 +111,7 @@ class SegmenterRecord:
     scores: Mapping[str, ScoreSummary]
     effects: tuple[EffectRecord, ...]
     opened_from: str | None = None
+    unseen_is_known: bool = True
 
 
 @dataclass(frozen=True)

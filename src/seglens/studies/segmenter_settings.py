@@ -25,7 +25,8 @@ class SegmenterSettings(BaseModel):
     """One model: to train, or with ``model`` to open.
 
     Attributes:
-        cohort: on whose ``train`` split; of an opened one, the cohort that it comes from.
+        cohort: on whose ``train`` split; of an opened one, the cohort that it comes from. Patients of ``val`` and
+            ``test`` should be unseen: that is known where it was trained on the same slices, else the report says so.
         model: folder of a segmenter that is opened and not trained: an artifact of kind ``"segmenter"``, as a run holds
             them under ``artifacts/`` and `Segmenter.save` writes them; a relative path is taken from the settings
             file's folder. What the network is stands in it; the study's sequences, size, intensities and foreground

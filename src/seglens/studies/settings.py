@@ -259,6 +259,14 @@ class StudySettings(_Strict):
                 faults.append(f"segmenters.{name}.init_from: no segmenter {segmenter.init_from!r}")
             elif self._starts_in_a_circle(name):
                 faults.append(f"segmenters.{name}.init_from: leads back to {name!r}; one must start from nothing")
+            elif (
+                segmenter.init_from
+                and (first := self.segmenters[segmenter.init_from].architecture) != segmenter.architecture
+            ):
+                faults.append(
+                    f"segmenters.{name}.architecture: {segmenter.architecture}, but it goes on from "
+                    f"{segmenter.init_from!r}, a {first}; give architecture: {first}"
+                )
         faults = [*faults, *unknown_names(self)] or asked_twice(self)
         if faults:
             known = f"cohorts are {', '.join(self.cohorts)}; segmenters are {', '.join(self.segmenters)}"

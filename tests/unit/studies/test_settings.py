@@ -56,6 +56,13 @@ def test_settings_of_a_segmenter_that_contradict_each_other(own, message):
         StudySettings.parse(content, "study.yaml")
 
 
+def test_a_start_of_another_architecture_is_refused():
+    content = {**MINIMAL, "segmenters": {"first": {"cohort": "adult", "architecture": "unet"}}}
+    content["segmenters"]["second"] = {"cohort": "adult", "init_from": "first"}
+    with pytest.raises(SettingsError, match="it goes on from 'first', a unet; give architecture: unet"):
+        StudySettings.parse(content, "study.yaml")
+
+
 def test_every_fault_is_named_with_its_place(tmp_path):
     content = {**MINIMAL, "sizes": 3, "size": 100, "dictionaries": {"k": 0}}
     with pytest.raises(SettingsError) as caught:

@@ -66,6 +66,8 @@ def stage_times(seconds: Mapping[str, float]) -> Chart:
 def _described(one: SegmenterRecord) -> str:
     if one.opened_from is not None:
         origin = f"opened from {plain(one.opened_from)}, its own cohort is {plain(one.trained_on)}"
+        if not one.unseen_is_known:
+            origin += ", whose test patients it may have been trained on: the study cannot know"
         return f"{plain(one.name)} ({one.architecture}, {origin})"
     text = f"{plain(one.name)} ({one.architecture}, trained on {plain(one.trained_on)}"
     return text + (f", started from {plain(one.init_from)})" if one.init_from else ", started from random weights)")

@@ -32,7 +32,9 @@ def inputs(study: "Study", name: str) -> dict[str, Any]:
     if own.model is not None:
         from seglens.artifacts import read_artifact
 
-        return {"slices": study.own_slices(name, "train").hash, "model": read_artifact(own.model, "segmenter").hash}
+        model = read_artifact(own.model, "segmenter")
+        trained_on = model.inputs.get("slices")
+        return {"slices": study.own_slices(name, "train").hash, "model": model.hash, "trained_on": trained_on}
     return {
         "slices": study.own_slices(name, "train").hash,
         "settings": identity(own),
@@ -150,6 +152,7 @@ def _record(run: "Run", settings: "StudySettings", name: str) -> "SegmenterRecor
     own = settings.segmenters[name]
     scored = {stage.split("@", 1)[1]: stage for stage in run.stages(f"scores/{name}@")}
     effects = run.artifact(f"effects/{name}").table("effects").rows() if f"effects/{name}" in run else []
+    trained = run.artifact(f"segmenter/{name}").inputs
     fitted = [stage for lens in lenses_of(settings, name) if (stage := f"dictionary/{lens}") in run]
     return SegmenterRecord(
         name=name,
@@ -157,6 +160,7 @@ def _record(run: "Run", settings: "StudySettings", name: str) -> "SegmenterRecor
         trained_on=own.cohort,
         init_from=own.init_from,
         opened_from=None if own.model is None else own.model.name,
+        unseen_is_known=own.model is None or trained["trained_on"] == trained["slices"],
         hookpoints=tuple(run.artifact(stage).document("dictionary")["hookpoint"] for stage in fitted),
         hookpoint_reason=_reason(run, settings, name),
         seconds=run.timings.get(f"segmenter/{name}"),

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from tests.records import cohort, segmenter, summary
 
 from seglens.reports.sections.overview import findings_section, run_section, stage_times
@@ -18,6 +20,15 @@ def test_the_run_is_described() -> None:
     assert rows["Segmenters"] == "m (unet, trained on adult, started from random weights)"
     assert rows["Time"] == "1 min 1 s"
     assert rows["Peak memory"] == "2.0 GiB"
+
+
+def test_an_opened_model_may_have_seen_the_test_patients() -> None:
+    opened = segmenter("m", architecture="unet", trained_on="adult", opened_from="theirs")
+    for known in (True, False):
+        own = replace(opened, unseen_is_known=known)
+        rows = {row[0].text: row[1].text for row in run_section(summary(segmenters=[own]), {}).blocks[0].rows}
+        assert rows["Segmenters"].startswith("m (unet, opened from theirs, its own cohort is adult")
+        assert ("may have been trained on" in rows["Segmenters"]) is not known
 
 
 def test_times_are_summed_by_kind_of_stage() -> None:

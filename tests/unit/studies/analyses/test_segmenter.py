@@ -67,6 +67,7 @@ def test_another_run_s_segmenter_goes_through_a_study(finished, opened):
     assert {"alignment/ours~new", "dictionary/ours", "atlas/ours", "effects/ours"} <= set(run.stages())
     page = (run.path / "report.html").read_text()
     assert "opened from theirs, its own cohort is discs" in page
+    assert "whose test patients it may have been trained on" not in page  # it was trained on the same slices
 
 
 def test_a_study_that_opens_a_model_is_read_again_from_its_run(opened):
