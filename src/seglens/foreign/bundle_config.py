@@ -115,13 +115,16 @@ class _Resolver:
             found = self.at(following)
         return found
 
-    def at(self, path: str) -> Field:
-        """The value that keys lead to."""
+    def at(self, path: str, hops: int = 0) -> Field:
+        """The value that keys lead to, through ``hops`` references so far."""
+        self.count += 1
+        if hops > MAX_STEPS or self.count > MAX_VALUES:
+            self.circle(self.trail, path)
         found: Any = self.config.root
         keys = re.split(r"#|::", path)
         for number, key in enumerate(keys):
             if isinstance(found, str) and (match := _alone(found)):
-                found = self.at(match[1]).value if len(self.trail) < MAX_STEPS else self.circle(self.trail, path)
+                found = self.at(match[1], hops + 1).value
             inside = isinstance(found, dict) and key in found
             if not inside and not (isinstance(found, list) and key.isdecimal() and int(key[:9]) < len(found)):
                 at = ".".join(keys[:number]) or "it"

@@ -78,3 +78,17 @@ def test_a_field_is_followed_where_it_stands(tmp_path):
     (tmp_path / "inference.json").write_text(json.dumps({"a": 2}))
     config = Config.read(tmp_path / "inference.json")
     assert config.literal(Field(config.file, "here", ["@a", {"b": "$@a + 1"}], "fix it")) == [2, {"b": 3}]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"a": "@b#x", "b": "@a#y"},
+        {"a": "@a#x"},
+        # each level is reached through two references to the next: 2^40 of them in all
+        {f"a{n}": f"@a{n + 1}#x#x" for n in range(40)} | {"a": "@a0#x", "a40": {"x": {"x": "@a0"}}},
+    ],
+)
+def test_references_that_lead_round_through_keys_are_refused(tmp_path, entries):
+    with pytest.raises(FieldError, match=r"leads round|has no key"):
+        literal(tmp_path, "@a#x", **entries)
