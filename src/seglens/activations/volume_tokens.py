@@ -191,7 +191,7 @@ def _tokens_of(
     first = grid_at((0, 0, 0))
     lattice = _Lattice.of(prepared.extent, patch, grid_of(first), model.tiling)
     windows = list(lattice.windows())
-    labelled = [_labels_at(lattice.places_of(numbers), prepared, volume) for _, numbers in windows]
+    labelled = [labels_at(lattice.places_of(numbers), prepared, volume) for _, numbers in windows]
     labels = np.concatenate(labelled)
     chosen, weights = _drawn(volume.case, labels, most)
     tokens, starts, places = [], [], []
@@ -214,8 +214,14 @@ def _tokens_of(
     )
 
 
-def _labels_at(places: NDArray[np.float64], prepared: NetworkVolume, volume: CaseVolume) -> NDArray[np.uint8]:
-    """Label of the file's voxel at each place of the network's grid; 0 where there is no mask."""
+def labels_at(places: NDArray[np.float64], prepared: NetworkVolume, volume: CaseVolume) -> NDArray[np.uint8]:
+    """Label of the file's voxel at each place of the network's grid; 0 where there is no mask.
+
+    Args:
+        places: [n 3], centres of voxels are whole numbers.
+        prepared: the case in that grid.
+        volume: the case as its file has it.
+    """
     if volume.mask is None:
         return np.zeros(len(places), np.uint8)
     own = np.floor(prepared.crop_places(places) + 0.5).astype(int)
