@@ -136,8 +136,7 @@ def network_of(plan: Any, seed: int) -> NnunetNetwork:
     """The network of a plan with weights of a seed, large enough to matter, that says each class somewhere."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        heads = range(len(plan.network.features) - 1)
-        network = NnunetNetwork(plan.network, len(plan.channels), len(plan.heads), heads).eval()
+        network = NnunetNetwork(plan.network, len(plan.channels), len(plan.heads)).eval()
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.add_(0.3 * torch.randn_like(parameter))
@@ -148,10 +147,15 @@ def network_of(plan: Any, seed: int) -> NnunetNetwork:
 
 
 def write_checkpoint(folder: Path, network: torch.nn.Module, *, mirrors: tuple[int, ...] | None, **others: Any) -> None:
-    """Write ``checkpoint_final.pth`` as nnU-Net does: NumPy's numbers and a device stand beside the weights."""
+    """Write ``checkpoint_final.pth`` as nnU-Net does.
+
+    NumPy's numbers and a device stand beside the weights, and a head of deep supervision among them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    weights = network.state_dict()
+    deep = {name.replace("layers.1", "layers.0"): weights[name] for name in weights if "seg_layers.1" in name}
     content = {
-        "network_weights": repeated(network.state_dict()),
+        "network_weights": repeated({**weights, **deep}),
         "optimizer_state": torch.optim.SGD(network.parameters(), lr=0.01).state_dict(),
         "grad_scaler_state": None,
         "logging": {"mean_fg_dice": [np.float32(0.5), np.float64(0.25)], "epoch_end_timestamps": [1.5]},

@@ -25,6 +25,7 @@ DOCUMENT = "slices"
 INDEX = "index"
 SLICE_SPACING = "spacing_slice_mm"
 """Column of the index of a set of volumes: distance of their slices, mm, Float32."""
+Spacing = tuple[float | None, float | None, float | None]
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,12 @@ class SliceSet:
     def brains(self, rows: Sequence[int] | Tensor | None = None) -> BrainMasks:
         """Foreground masks [B D H W] bool: where images are shown, all else is 0."""
         return self._gather("brains", rows)
+
+    def spacing_mm(self, rows: Sequence[int]) -> list[Spacing]:
+        """Distance of slices, rows and columns of these samples, mm; None where the set does not say it."""
+        own = self.index[list(rows)]
+        apart = pl.col(SLICE_SPACING) if SLICE_SPACING in own.columns else pl.lit(None)
+        return own.select(apart, "spacing_row_mm", "spacing_column_mm").rows()
 
     def select(self, rows: Sequence[int] | Tensor) -> "SliceSet":
         """These rows, in this order, numbered from 0 again; no pixel is copied."""

@@ -11,11 +11,10 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from seglens.artifacts import Draft, hash_tensors, new_artifact, read_artifact
+from seglens.artifacts import Draft, new_artifact, read_artifact
 from seglens.cohorts.augmentation import augment
 from seglens.cohorts.blanking import FIX, BlankedLabel, blanked_labels, blanked_text
 from seglens.cohorts.case import Cohort
@@ -23,19 +22,10 @@ from seglens.cohorts.foreground import AUTO
 from seglens.cohorts.normalisation_groups import GroupMember, groups_of, read_group, settled_foreground
 from seglens.cohorts.normalising import resize_nearest
 from seglens.cohorts.preprocessing import Preprocessing
-from seglens.cohorts.slice_set import (
-    KIND,
-    SliceSet,
-    SliceShard,
-    assemble,
-    complete_index,
-    rows_per_shard,
-    shard_name,
-    write_head,
-)
+from seglens.cohorts.slice_set import KIND, SliceSet, SliceShard
+from seglens.cohorts.slice_set_writer import SliceSetWriter
 from seglens.cohorts.volumes import VolumeError
 from seglens.runtime.progress import Progress, silent
-from seglens.runtime.resources import require_disk
 
 UNASSIGNED = "none"
 NOTHING_KNOWN: Mapping[Path, str] = MappingProxyType({})
@@ -145,7 +135,7 @@ def prepare_slices(
     return SliceSet.read(read_artifact(folder, KIND))
 
 
-class _Quota:
+class LesionFreeQuota:
     """How many lesion-free slices a volume gives, so that each split comes as near to the share as it can."""
 
     def __init__(self, share: float):
@@ -154,6 +144,7 @@ class _Quota:
         self._free: dict[str, int] = defaultdict(int)
 
     def take(self, split: str, n_lesions: int, n_free: int) -> int:
+        """Number of ``n_free`` lesion-free samples to keep beside ``n_lesions`` others of the split."""
         if self._share >= 1:
             return n_free
         self._lesions[split] += n_lesions
@@ -175,23 +166,11 @@ def _prepare(
     draft: Draft | None,
 ) -> SliceSet:
     splits = cohort.split_of()
-    quota = _Quota(sampling.lesion_free_share)
+    quota = LesionFreeQuota(sampling.lesion_free_share)
     size = preprocessing.size
-    step = rows_per_shard(len(cohort.sequences), (1, size, size))
-    shards: list[SliceShard] = []
-    hashes: list[str] = []
-    index: list[dict[str, Any]] = []
-    waiting: list[SliceShard] = []
+    writer = SliceSetWriter(len(cohort.sequences), (1, size, size), draft)
     blanked: list[BlankedLabel] = []
     labelled = False
-
-    def close(shard: SliceShard) -> None:
-        hashes.append(hash_tensors(shard.tensors()))
-        if draft is None:
-            shards.append(shard)
-        else:
-            draft.save_tensors(shard_name(len(hashes) - 1), shard.tensors())
-
     units = groups_of(cohort.cases)
     for number, unit in enumerate(units):
         parts = read_group(unit, preprocessing, cohort.labels)
@@ -203,35 +182,22 @@ def _prepare(
             labelled |= bool(part.masks.any())
         split = splits.get(unit[0].id, UNASSIGNED)
         for part, chosen in _choose([part for part in parts if part.scales], split, sampling, quota, seed):
-            waiting.append(SliceShard(*part.prepared(chosen)))
-            index += _rows(part, chosen, split)
-        if number == 0 and draft is not None:
-            n_bytes = len(units) * sum(tensor.nbytes for shard in waiting for tensor in shard.tensors().values())
-            require_disk(draft.path, n_bytes, f"slices of {len(units)} volumes (fewer with slices_per_volume)")
-        while sum(map(len, waiting)) >= step:
-            shard, waiting = _take(waiting, step)
-            close(shard)
-        progress(number + 1, len(units), slices=float(len(index)))
-    if not index:
+            writer.add(SliceShard(*part.prepared(chosen)), _rows(part, chosen, split))
+        if number == 0:
+            writer.require_disk(len(units), f"slices of {len(units)} volumes (fewer with slices_per_volume)")
+        writer.close_full()
+        progress(number + 1, len(units), slices=float(len(writer)))
+    if not len(writer):
         raise ValueError(_nothing_kept(cohort, sampling, n_quarantined=n_quarantined, labelled=labelled))
-    if waiting:
-        close(_take(waiting, sum(map(len, waiting)))[0])
     if blanked:
         log.warning("%s, foreground %s: %s; %s", cohort.name, preprocessing.foreground, blanked_text(blanked), FIX)
-    table = complete_index(pl.DataFrame(index))
-    slices = assemble(
-        shards,
-        table,
+    return writer.finish(
         name=cohort.name,
         sequences=cohort.sequences,
         labels=cohort.labels,
         preprocessing=preprocessing,
         blanked=blanked,
-        shard_hashes=hashes,
     )
-    if draft is not None:
-        write_head(draft, slices, len(hashes))
-    return slices
 
 
 def _nothing_kept(cohort: Cohort, sampling: SliceSampling, *, n_quarantined: int, labelled: bool) -> str:
@@ -251,7 +217,7 @@ def _nothing_kept(cohort: Cohort, sampling: SliceSampling, *, n_quarantined: int
 
 
 def _choose(
-    parts: Sequence[GroupMember], split: str, sampling: SliceSampling, quota: _Quota, seed: int
+    parts: Sequence[GroupMember], split: str, sampling: SliceSampling, quota: LesionFreeQuota, seed: int
 ) -> Iterator[tuple[GroupMember, NDArray[np.int64]]]:
     """Of each part the slices to keep, in order; parts without any are left out."""
     if not parts:
@@ -302,15 +268,3 @@ def _rows(part: GroupMember, chosen: NDArray[np.int64], split: str) -> list[dict
         }
         for depth in chosen.tolist()
     ]
-
-
-def _take(waiting: Sequence[SliceShard], n: int) -> tuple[SliceShard, list[SliceShard]]:
-    """The first ``n`` slices as one shard, and what is left."""
-    whole = SliceShard(
-        torch.cat([shard.images for shard in waiting]),
-        torch.cat([shard.masks for shard in waiting]),
-        torch.cat([shard.brains for shard in waiting]),
-    )
-    first = SliceShard(whole.images[:n], whole.masks[:n], whole.brains[:n])
-    rest = SliceShard(whole.images[n:].clone(), whole.masks[n:].clone(), whole.brains[n:].clone())
-    return first, [rest] if len(rest) else []

@@ -13,7 +13,6 @@ from seglens.reports.sections.gallery import activation_scale, described_slices,
 from seglens.reports.wording import number, percent, plain
 from seglens.runs import Run
 from seglens.semantics.atlas import LatentAtlas
-from seglens.shapes import plane_of
 
 PICTURES = 8
 CAPTION = (
@@ -94,8 +93,7 @@ def _examples(run: Run, atlas: LatentAtlas, latent: int) -> list[Block]:
     if exemplars.is_empty() or f"slices/{cohort}" not in run:
         return [Paragraph("It fires on none of the described slices.", "missing")]
     slices = described_slices(run, cohort)
-    shown = plane_of(maps[:PICTURES].float()).numpy()
-    pictures = heat_pictures(atlas.of(latent), exemplars[:PICTURES], shown, atlas, slices)
+    pictures = heat_pictures(atlas.of(latent), exemplars[:PICTURES], maps[:PICTURES], atlas, slices)
     return [Drawing(activation_scale()), Pictures("Where it is strongest", pictures, CAPTION)]
 
 

@@ -1,7 +1,7 @@
 """The networks that can be built by name, one row each: SegFormer B0 to B5, U-Net, and those of installed packages."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -31,6 +31,8 @@ class Architecture:
         hookpoints: from the settings to name and place, in the order in which a forward pass reaches them.
         defaults: settings and their values; JSON-able.
         optional: names of further settings, which ``build`` has its own defaults for.
+        required: names of settings without a default, which stand in the files of a model of others; one that has such
+            is opened (``model: PATH``) and not trained.
         multiple_of: sides of the samples in pixels: multiples of it.
         pretrained: takes over the encoder that a name stands for (a folder, or ``owner/model@commit``) into a module
             that ``build`` made; None where there is none to be had.
@@ -43,6 +45,7 @@ class Architecture:
     hookpoints: Callable[[Mapping[str, Any]], dict[str, Hookpoint]]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
     multiple_of: int = 1
     pretrained: Callable[[nn.Module, str], None] | None = None
     spatial_dims: int = 2
@@ -52,14 +55,20 @@ class Architecture:
         """All that `build_network` needs, JSON-able.
 
         Raises:
-            ValueError: unknown setting.
+            ValueError: unknown setting, or none of those that have no default.
         """
         given = dict(settings or {})
-        legal = tuple(dict.fromkeys((*self.defaults, *self.optional)))
+        legal = tuple(dict.fromkeys((*self.defaults, *self.optional, *self.required)))
         unknown = sorted(set(given) - set(legal))
         if unknown:
             raise ValueError(
                 f"{self.name} has no settings {', '.join(unknown)}; it has {', '.join(legal) or 'none that can be set'}"
+            )
+        absent = [name for name in self.required if name not in given]
+        if absent:
+            raise ValueError(
+                f"{self.name} needs {', '.join(absent)}, which a trained model's own files say: open one by model: "
+                "PATH in a study, or open_model(PATH); it is not trained here"
             )
         chosen = {
             name: list(value) if isinstance(value, list | tuple) else value
@@ -78,6 +87,30 @@ def _unet(n_sequences: int, n_classes: int, settings: Mapping[str, Any]) -> nn.M
     from seglens.segmenters.unet import unet
 
     return unet(n_sequences, n_classes, settings)
+
+
+def _nnunet(n_sequences: int, _n_classes: int, settings: Mapping[str, Any]) -> nn.Module:
+    from seglens.segmenters.nnunet_network import NnunetNetwork, plan_of
+
+    return NnunetNetwork(plan_of(settings["plan"]), n_sequences, settings["n_heads"])
+
+
+def _nnunet_places(settings: Mapping[str, Any]) -> dict[str, Hookpoint]:
+    from seglens.segmenters.nnunet_network import hookpoints_of, plan_of
+
+    return hookpoints_of(plan_of(settings["plan"]))
+
+
+def _monai(_n_sequences: int, _n_classes: int, settings: Mapping[str, Any]) -> nn.Module:
+    from seglens.segmenters.bundle_networks import monai_network
+
+    return monai_network(settings["network"], settings["arguments"])
+
+
+def _monai_places(settings: Mapping[str, Any]) -> dict[str, Hookpoint]:
+    from seglens.segmenters.bundle_networks import monai_places
+
+    return monai_places(settings["network"], settings["arguments"], settings["window"])
 
 
 def _stages(settings: Mapping[str, Any]) -> dict[str, Hookpoint]:
@@ -137,6 +170,8 @@ ROWS = (
         defaults={"features": (16, 16, 32, 64, 128, 16), "dropout": 0.0},
         multiple_of=16,
     ),
+    Architecture("nnunet", build=_nnunet, hookpoints=_nnunet_places, required=("plan", "n_heads")),
+    Architecture("monai", build=_monai, hookpoints=_monai_places, required=("network", "arguments", "window")),
 )
 
 
@@ -209,9 +244,7 @@ def build_segmenter(
         raise ValueError(f"size {size}: {architecture} has {row.spatial_dims} axes of space; give {wanted}")
     if any(side < row.multiple_of or side % row.multiple_of for side in sides):
         raise ValueError(f"size {size}: {architecture} needs a multiple of {row.multiple_of}, such as 128 or 256")
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        network = build_network(description)
+    network = _drawn(description, seed)
     if pretrained is not None:
         if row.pretrained is None:
             able = ", ".join(name for name, other in architectures().items() if other.pretrained)
@@ -219,6 +252,27 @@ def build_segmenter(
         row.pretrained(network, pretrained)
     hookpoints = row.hookpoints(description["settings"])
     return Segmenter(network.eval(), description, tuple(sequences), dict(labels), hookpoints, size)
+
+
+def with_random_weights(segmenter: Segmenter, seed: int) -> Segmenter:
+    """The same network as if it had never been trained, in evaluation mode on the CPU.
+
+    Args:
+        segmenter: of an architecture that can be built.
+        seed: of the weights; the global generator is left alone.
+
+    Raises:
+        ValueError: a wrapped network, which only its own module can build.
+    """
+    if segmenter.architecture is None:
+        raise ValueError("this network was wrapped, so it cannot be built anew; wrap one with random weights yourself")
+    return replace(segmenter, network=_drawn(segmenter.architecture, seed).eval())
+
+
+def _drawn(description: Mapping[str, Any], seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return build_network(description)
 
 
 def build_network(description: Mapping[str, Any]) -> nn.Module:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from seglens.foreign.bundle_steps import Call
-from seglens.foreign.bundles import BundlePlan
+from seglens.foreign.bundles import NETWORKS, BundlePlan
 from seglens.foreign.tensors import WeightsError
 from seglens.segmenters.segmenter import Hookpoint, Layout
 from seglens.segmenters.weights import fit_weights
@@ -111,6 +111,28 @@ def bundle_network(plan: BundlePlan, weights: Mapping[str, Tensor], origin: str)
     return network.eval(), dropped
 
 
+def monai_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """A network of the table with random weights.
+
+    Args:
+        name: of its class.
+        arguments: plain values.
+
+    Raises:
+        ValueError: it is not in the table, or cannot be built of these.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"no network of MONAI's {name!r} can be built; there are {', '.join(NETWORKS)}")
+    return _built(Call(name, arguments), "the architecture monai")[0]
+
+
+def monai_places(name: str, arguments: Mapping[str, Any], window: Extent) -> dict[str, Hookpoint]:
+    """Where a network of the table can be opened; arguments as `monai_network`, and the window that it is shown."""
+    with torch.device("meta"), _RealSteps():
+        network = monai_network(name, arguments)
+    return places_of(network, name, window)
+
+
 def _built(call: Call, origin: str) -> tuple[nn.Module, tuple[str, ...]]:
     """An instance of a class of the table, and the arguments that it does not have."""
     from monai.networks import nets
@@ -131,30 +153,30 @@ def _built(call: Call, origin: str) -> tuple[nn.Module, tuple[str, ...]]:
     return network, tuple(key for key in call.arguments if key not in legal)
 
 
-def places_of(network: nn.Module, plan: BundlePlan, extent: Extent) -> dict[str, Hookpoint]:
+def places_of(network: nn.Module, name: str, extent: Extent) -> dict[str, Hookpoint]:
     """Where a network of the table can be opened, as its modules lie.
 
     Args:
         network: that was built.
-        plan: of its bundle.
-        extent: slices, rows and columns that it is shown, for tokens of a transformer.
+        name: of its class.
+        extent: slices, rows and columns that it is shown; one slice for a network of planes.
     """
-    layout: Layout = "BCHW" if plan.spatial_dims == 2 else "BCDHW"
-    kind = "MedNeXt" if plan.network.name.startswith("MedNeXt") else plan.network.name
+    layout: Layout = "BCHW" if extent[0] == 1 else "BCDHW"
+    kind = "MedNeXt" if name.startswith("MedNeXt") else name
     modules = [name for name, _ in network.named_modules()]
     found: dict[str, Hookpoint] = {}
-    for name, pattern in _PLACES[kind]:
+    for place, pattern in _PLACES[kind]:
         matches = [match for module in modules if (match := re.fullmatch(pattern, module))]
-        if name == "bottleneck" and kind in _NESTED:
+        if place == "bottleneck" and kind in _NESTED:
             matches = matches[-1:]  # the innermost: those around it are the rest of the network
         if kind == "HighResNet":
             matches = matches[:-1]  # the last one gives the logits
         numbered = list(enumerate(matches))
-        for number, match in reversed(numbered) if name.startswith("decoder") and kind in _NESTED else numbered:
+        for number, match in reversed(numbered) if place.startswith("decoder") and kind in _NESTED else numbered:
             if match[0] in _LOGITS:
                 continue
             spot = match[1] if match.re.groups else str(number)
-            own = name.replace("{+1}", str(int(spot) + 1) if spot.isdecimal() else spot).replace("{}", spot)
+            own = place.replace("{+1}", str(int(spot) + 1) if spot.isdecimal() else spot).replace("{}", spot)
             found[own] = _hookpoint(match[0], layout, extent)
     return found
 

@@ -17,8 +17,9 @@ from seglens.foreign.plan_network import NetworkPlan
 from seglens.foreign.plans import PLANS, ModelPlan, configurations, read_plan
 from seglens.foreign.tensors import WeightsError, read_checkpoint
 from seglens.runtime.streams import printable
+from seglens.segmenters.architectures import architecture_named
 from seglens.segmenters.decision import Decision
-from seglens.segmenters.nnunet_network import NnunetNetwork, hookpoints_of
+from seglens.segmenters.nnunet_network import NnunetNetwork, hookpoints_of, last_stage
 from seglens.segmenters.segmenter import Segmenter
 from seglens.segmenters.weights import fit_weights
 from seglens.shapes import Extent
@@ -31,7 +32,8 @@ _WANTED = {
     "configuration": ("init_args", "configuration"),
     "mirrors": ("inference_allowed_mirroring_axes",),
 }
-_HEAD = re.compile(r"decoder\.seg_layers\.(\d{1,2})\.weight")
+_HEAD = re.compile(r"decoder\.seg_layers\.(\d{1,2})\.")
+"""Of a stage of the decoder; deep supervision trains one each, and only the finest says anything later."""
 _WITHOUT_DROPOUT = re.compile(r"\.(?:conv2|skip\.\d)\.all_modules\.")
 """Of a residual block: there is a dropout in its first convolution only."""
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
@@ -158,17 +160,18 @@ def _mirror_axes(folder: Path, axes: Any, spatial_dims: int) -> tuple[int, ...]:
 def _segmenter(plan: ModelPlan, weights: Mapping[str, Tensor], origin: str) -> Segmenter:
     """The network with its weights, each tensor once, and what it says of itself."""
     own = each_once(weights, plan.network, origin)
-    last = len(plan.network.features) - 2
-    found = [int(match[1]) for name in own if (match := _HEAD.fullmatch(name))]
-    heads = sorted({*(head for head in found if head <= last), last})
+    last = last_stage(plan.network)
+    own = {name: tensor for name, tensor in own.items() if not (found := _HEAD.match(name)) or int(found[1]) >= last}
+    n_channels, n_heads = len(plan.channels), len(plan.heads)
     with torch.device("meta"):  # no memory before the sizes are known to be those of the file
-        network = NnunetNetwork(plan.network, len(plan.channels), len(plan.heads), heads)
+        network = NnunetNetwork(plan.network, n_channels, n_heads)
     fit_weights(network, own, origin, assign=True)
     labels = labels_of(plan)
     size: int | Extent = (1, *plan.patch) if len(plan.patch) == 2 else plan.patch  # type: ignore[assignment]
+    settings = {"plan": to_document(plan.network), "n_heads": n_heads}
     return Segmenter(
         network.eval(),
-        None,
+        architecture_named("nnunet").describe(n_channels, len(labels), settings),
         sequences_of(plan),
         labels,
         hookpoints_of(plan.network),

@@ -4,13 +4,15 @@ Isensee et al., nnU-Net (2021) and nnU-Net Revisited (arXiv 2404.09556). Names o
 checkpoints fit; every tensor has one name.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from seglens.documents import from_document
 from seglens.foreign.plan_network import NetworkPlan
 from seglens.segmenters.segmenter import Hookpoint, Layout
 
@@ -170,9 +172,9 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Stages from coarse to fine, each beside the encoder's of its size, and a head for each that was trained so."""
+    """Stages from coarse to fine, each beside the encoder's of its size, and the head of the finest."""
 
-    def __init__(self, make: _Made, n_heads: int, heads: Sequence[int]):
+    def __init__(self, make: _Made, n_heads: int):
         super().__init__()
         plan = make.plan
         stages, rising = [], []
@@ -184,9 +186,7 @@ class Decoder(nn.Module):
             stages.append(ConvBlocks(make, n, (2 * beside, beside), plan.kernels[-2 - place], still))
         self.stages = nn.ModuleList(stages)
         self.transpconvs = nn.ModuleList(rising)
-        self.seg_layers = nn.ModuleDict(
-            {str(place): make.convolution(plan.features[-2 - place], n_heads, 1) for place in heads}
-        )
+        self.seg_layers = nn.ModuleDict({str(last_stage(plan)): make.convolution(plan.features[0], n_heads, 1)})
 
     def forward(self, skips: list[Tensor]) -> Tensor:
         """Logits of the finest grid."""
@@ -202,20 +202,32 @@ class NnunetNetwork(nn.Module):
     Args:
         plan: its architecture.
         n_channels: of images.
-        n_heads: logits a voxel.
-        heads: stages of the decoder, the coarsest 0, that have a head of their own from deep supervision; the last is
-            what the network says.
+        n_heads: logits a voxel; the heads that deep supervision trains at coarser stages are left out.
     """
 
-    def __init__(self, plan: NetworkPlan, n_channels: int, n_heads: int, heads: Sequence[int]):
+    def __init__(self, plan: NetworkPlan, n_channels: int, n_heads: int):
         super().__init__()
         make = _Made(plan)
         self.encoder = Encoder(make, n_channels)
-        self.decoder = Decoder(make, n_heads, heads)
+        self.decoder = Decoder(make, n_heads)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images ``[B C H W]`` or ``[B C D H W]``, sides multiples of the strides, to logits of their size."""
         return self.decoder(self.encoder(images))
+
+
+def last_stage(plan: NetworkPlan) -> int:
+    """Number of the finest stage of the decoder, the coarsest is 0."""
+    return len(plan.features) - 2
+
+
+def plan_of(document: Any) -> NetworkPlan:
+    """The plan that `to_document` wrote.
+
+    Raises:
+        DocumentError: it is none.
+    """
+    return from_document(json.dumps(document), NetworkPlan, "the architecture nnunet")
 
 
 def hookpoints_of(plan: NetworkPlan) -> dict[str, Hookpoint]:

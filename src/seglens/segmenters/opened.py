@@ -75,6 +75,11 @@ class OpenedModel(ABC):
     def codes(self) -> Mapping[int, int]:
         """Label to the value that is written for it."""
 
+    @cached_property
+    @abstractmethod
+    def preparation(self) -> str:
+        """Identity of all that is done to a case before a network sees windows of it, and of how these are laid."""
+
     @property
     def regions(self) -> bool:
         """Whether its labels are regions, which overlap."""

@@ -19,9 +19,10 @@ from seglens.cohorts.label_names import BACKGROUND, FOREGROUND, spoken
 from seglens.cohorts.network_volume import NetworkVolume
 from seglens.cohorts.sequences import canonical_sequence
 from seglens.documents import to_document
-from seglens.foreign.bundle_steps import WindowPlan
+from seglens.foreign.bundle_steps import Call, WindowPlan
 from seglens.foreign.bundles import WEIGHTS, BundlePlan, read_bundle
 from seglens.foreign.tensors import read_weights
+from seglens.segmenters.architectures import architecture_named
 from seglens.segmenters.bundle_networks import bundle_network, places_of
 from seglens.segmenters.decision import Decision
 from seglens.segmenters.opened import OpenedModel
@@ -129,6 +130,13 @@ class OpenedBundle(OpenedModel):
         """Identity of the network and of all that is done before and after it."""
         return hash_of({"network": self.segmenter.hash, "plan": to_document(self.plan)})
 
+    @cached_property
+    def preparation(self) -> str:
+        """Identity of channels, transforms and windows."""
+        plan = self.plan
+        steps = [to_document(plan.transforms, tuple[Call, ...]), to_document(plan.windows), list(self.patch)]
+        return hash_of({"channels": list(plan.channels), "steps": steps})
+
     def facts(self) -> dict[str, str]:
         """Description for people: a heading to a line."""
         plan = self.plan
@@ -211,12 +219,14 @@ def open_bundle(
     network, dropped = bundle_network(plan, read_weights(path), str(path))
     extent = _usual_window(plan)
     names = [canonical_sequence(name) for name in plan.channels]
+    labels = _labels(plan)
+    architecture = {"network": plan.network.name, "arguments": dict(plan.network.arguments), "window": list(extent)}
     segmenter = Segmenter(
         network,
-        None,
+        architecture_named("monai").describe(len(names), len(labels), architecture),
         tuple(name if names.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(names)),
-        _labels(plan),
-        places_of(network, plan, extent),
+        labels,
+        places_of(network, plan.network.name, extent),
         extent,
         decision=_decision(plan),
         identity=hash_of(to_document(plan)),

@@ -9,7 +9,7 @@ from seglens.artifacts import hash_of
 from seglens.cohorts.case_volume import CaseVolume
 from seglens.cohorts.volume_preprocessing import PreparedVolume, prepare_volume
 from seglens.documents import to_document
-from seglens.foreign.plans import ModelPlan
+from seglens.foreign.plans import ModelPlan, Normalisation
 from seglens.segmenters.nnunet import CHECKPOINT, codes_of, open_folder
 from seglens.segmenters.opened import OpenedModel
 from seglens.shapes import Extent
@@ -52,6 +52,14 @@ class OpenedNnunet(OpenedModel):
         """Identity of the networks and of all that is done before and after them."""
         networks = {name: segmenter.hash for name, segmenter in self.folds.items()}
         return hash_of({"networks": networks, "plan": to_document(self.plan), "mirrors": list(self.mirror_axes)})
+
+    @cached_property
+    def preparation(self) -> str:
+        """Identity of channels, normalisation, grid and windows."""
+        plan = self.plan
+        rules = [to_document(plan.normalisation, tuple[Normalisation, ...]), to_document(plan.images)]
+        grid = [list(plan.transpose_forward), list(plan.spacing), list(plan.patch), plan.canonical]
+        return hash_of({"channels": list(plan.channels), "rules": rules, "grid": grid})
 
     def facts(self) -> dict[str, str]:
         """Description for people: a heading to a line."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seglens.artifacts import finite
 from seglens.cohorts.label_names import FOREGROUND, refuse_labels
-from seglens.cohorts.slices import SliceSet
+from seglens.cohorts.slice_set import SliceSet, Spacing
 from seglens.runtime.progress import Progress, silent
 from seglens.segmenters import surface
 from seglens.segmenters.decision import CLASSES, Decision
@@ -26,7 +26,7 @@ from seglens.segmenters.score_summary import (
     summaries_of,
 )
 from seglens.segmenters.segmenter import Segmenter
-from seglens.shapes import Images, Masks, plane_of
+from seglens.shapes import Images, Masks, flat
 
 Counts = Int64[Tensor, "B K 3"]
 """Pixels of each slice and class: true positives, predicted, truth."""
@@ -302,14 +302,14 @@ def evaluate(
     Args:
         segmenter: as it is, with whatever edits are in force.
         slices: with masks, of the segmenter's sequences and labels.
-        hd95: also the 95th percentile Hausdorff distance in mm, of slices only.
+        hd95: also the 95th percentile Hausdorff distance in mm.
         edit_name: what the rows are called in ``Scores.table``.
         batch_size: slices predicted at once.
         device: where to run; the network is moved there; None: where it is.
         progress: told after each batch.
 
     Raises:
-        ValueError: other sequences or labels than the segmenter's, or ``hd95`` of volumes.
+        ValueError: other sequences or labels than the segmenter's.
     """
     segmenter.check_data(slices.name, slices.sequences, slices.labels, preprocessing=slices.preprocessing, regions=True)
     if device is not None:
@@ -329,24 +329,22 @@ def _measured(
     truth = slices.masks(rows)
     distances: list[float | None] = []
     if with_hd95:
-        spacing = slices.index.select("spacing_row_mm", "spacing_column_mm")[rows].rows()
-        for one_predicted, one_truth, (row_mm, column_mm) in zip(predicted, truth, spacing, strict=True):
+        for own_predicted, own_truth, sides_mm in zip(
+            predicted.split(1), truth.split(1), slices.spacing_mm(rows), strict=True
+        ):
             distances.append(None)  # the background has no lesion surface
-            distances += [
-                _hd95(
-                    plane_of(decision.belongs(one_predicted[None], label)[0]),
-                    plane_of(decision.belongs(one_truth[None], label)[0]),
-                    (row_mm, column_mm),
-                )
-                if row_mm and column_mm
-                else None
-                for label in sorted(slices.labels)[1:]
-            ]
+            for label in sorted(slices.labels)[1:]:
+                one, other = (flat(decision.belongs(own, label))[0] for own in (own_predicted, own_truth))
+                distances.append(_hd95(one, other, sides_mm))
     return count_scores(predicted, truth, slices.labels, decision), distances
 
 
-def _hd95(predicted: Tensor, truth: Tensor, spacing_mm: Sequence[float]) -> float | None:
-    distances = surface.surface_distances(predicted.numpy(), truth.numpy(), spacing_mm)
+def _hd95(predicted: Tensor, truth: Tensor, spacing_mm: Spacing) -> float | None:
+    """Of a plane ``[H W]`` or a volume ``[D H W]``; None where a side of its voxels is not known."""
+    sides = [side for side in spacing_mm[-predicted.ndim :] if side]
+    if len(sides) < predicted.ndim:
+        return None
+    distances = surface.surface_distances(predicted.numpy(), truth.numpy(), sides)
     return None if distances is None else surface.hd95(distances)
 
 

@@ -9,17 +9,19 @@ import polars as pl
 from jaxtyping import UInt8
 
 from seglens.artifacts import finite
-from seglens.cohorts.case import Cohort
+from seglens.cohorts.case import Case, Cohort
 from seglens.cohorts.label_names import regions_of
-from seglens.cohorts.normalisation_groups import GroupMember, groups_of, read_group
+from seglens.cohorts.normalisation_groups import groups_of, read_group
 from seglens.runtime.distributed import gather_object, rank_range
 from seglens.runtime.oom import Halving
 from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.lesions import DILATION, MIN_MM3, lesion_scores
+from seglens.segmenters.opened import OpenedModel
 from seglens.segmenters.prediction import preprocessing_of, segment_case
 from seglens.segmenters.score_summary import Score, VolumeSummary
 from seglens.segmenters.segmenter import Segmenter
 from seglens.segmenters.surface import hd95, surface_dice, surface_distances
+from seglens.segmenters.window_samples import check_cohort_fits
 
 TOLERANCE_MM = 1.0
 SCHEMA: Mapping[str, Any] = {
@@ -83,7 +85,7 @@ class VolumeScores:
 
 
 def evaluate_volumes(
-    segmenter: Segmenter,
+    model: Segmenter | OpenedModel,
     cohort: Cohort,
     *,
     regions: Mapping[str, Collection[int]] | None = None,
@@ -99,8 +101,9 @@ def evaluate_volumes(
     from the lesion counts, and distances are those of the volume. Volumes are dealt to all processes of a launcher.
 
     Args:
-        segmenter: may be steered by a context around this call.
-        cohort: of the segmenter's sequences and labels; all its cases are scored.
+        model: a segmenter of slices, or a model of others, which runs its own windows and mirrors; may be steered by a
+            context around this call.
+        cohort: of the model's sequences and labels; all its cases are scored.
         regions: name to label values, such as ``{"whole tumour": (1, 2, 3)}``, scored beside each foreground class.
         quarantined: ids of cases to leave out (`CheckReport.quarantined`).
         dilation: of lesions in voxels (see `lesion_scores`).
@@ -110,44 +113,76 @@ def evaluate_volumes(
 
     Raises:
         VolumeError: a case that is not quarantined cannot be read.
-        ValueError: other sequences or labels than the segmenter's, a region with an unknown value or a class's name,
+        ValueError: other sequences or labels than the model's, a region with an unknown value or a class's name,
             or no case.
         NotEnoughMemoryError: the device has no memory for half of the batch either.
     """
-    segmenter.check_data(cohort.name, cohort.sequences, cohort.labels)
+    if isinstance(model, OpenedModel):
+        check_cohort_fits(model, cohort)
+    else:
+        model.check_data(cohort.name, cohort.sequences, cohort.labels)
     cases = [case for case in cohort.cases if case.id not in quarantined]
     if not cases:
         raise ValueError(f"{cohort.name}: none of {len(cohort.cases)} cases can be scored; `seglens check` says why")
-    named = {name: (value,) for value, name in cohort.labels.items() if value} | regions_of(cohort.labels, regions)
-    preprocessing = preprocessing_of(segmenter)
+    named = _classes(model, cohort.labels) | regions_of(cohort.labels, regions)
     halving = Halving("predictions", "give a smaller batch_size, or predict on another device")
-    units = groups_of(cases)
+    units = [[case] for case in cases] if isinstance(model, OpenedModel) else groups_of(cases)
     own = rank_range(len(units))
     found: dict[int, list[dict[str, Any]]] = {}
     for done, number in enumerate(own, start=1):
-        parts = read_group(units[number], preprocessing, cohort.labels)
-        masks = [segment_case(segmenter, part, batch_size, halving) for part in parts]
-        found[number] = _rows(parts, masks, named, dilation=dilation, min_mm3=min_mm3)
+        segmented = _segmented(model, units[number], cohort.labels, batch_size, halving)
+        found[number] = _rows(segmented, named, dilation=dilation, min_mm3=min_mm3)
         progress(done, len(own))
     rows = [row for volume in gather_object(found) for row in volume]
     return VolumeScores(pl.DataFrame(rows, schema=SCHEMA), named)
 
 
+@dataclass(frozen=True)
+class _Segmented:
+    """Prediction and mask of a case, on its file's grid."""
+
+    case: Case
+    spacing_mm: tuple[float, float, float] | None
+    predicted: UInt8[np.ndarray, "D H W"]
+    truth: UInt8[np.ndarray, "D H W"]
+
+
+def _segmented(
+    model: Segmenter | OpenedModel, unit: Sequence[Case], labels: Mapping[int, str], batch_size: int, halving: Halving
+) -> list[_Segmented]:
+    """The cases of a volume, segmented."""
+    if isinstance(model, OpenedModel):
+        (case,) = unit
+        volume = model.read(case, with_mask=True)
+        assert volume.mask is not None
+        return [_Segmented(case, volume.spacing_mm, model.segment(volume), volume.mask)]
+    parts = read_group(unit, preprocessing_of(model), labels)
+    return [
+        _Segmented(
+            part.case,
+            part.voxel_mm if len(parts) == 1 else None,
+            segment_case(model, part, batch_size, halving),
+            part.masks,
+        )
+        for part in parts
+    ]
+
+
+def _classes(model: Segmenter | OpenedModel, labels: Mapping[int, str]) -> dict[str, tuple[int, ...]]:
+    """The values that each foreground label is made of; a region holds those that lie inside of it."""
+    segmenter = next(iter(model.folds.values())) if isinstance(model, OpenedModel) else model
+    members = segmenter.decision.members
+    return {name: members[value - 1] if members else (value,) for value, name in labels.items() if value}
+
+
 def _rows(
-    parts: Sequence[GroupMember],
-    predictions: Sequence[UInt8[np.ndarray, "D H W"]],
-    regions: Mapping[str, tuple[int, ...]],
-    *,
-    dilation: int,
-    min_mm3: float,
+    segmented: Sequence[_Segmented], regions: Mapping[str, tuple[int, ...]], *, dilation: int, min_mm3: float
 ) -> list[dict[str, Any]]:
     """Rows of one volume: of all its regions."""
-    case, spacing_mm = parts[0].case, parts[0].voxel_mm if len(parts) == 1 else None
+    case, spacing_mm = segmented[0].case, segmented[0].spacing_mm
     rows = []
     for name, values in regions.items():
-        pairs = [
-            (np.isin(own, values), np.isin(part.masks, values)) for own, part in zip(predictions, parts, strict=True)
-        ]
+        pairs = [(np.isin(own.predicted, values), np.isin(own.truth, values)) for own in segmented]
         row: dict[str, Any] = {
             "volume": case.volume,
             "patient": case.patient,

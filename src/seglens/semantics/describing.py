@@ -29,7 +29,6 @@ from seglens.semantics.geometry import (
     pool_regions,
     region_names,
     slice_regions,
-    spacing_of,
 )
 from seglens.semantics.naming import MIXED, UNREPLICATED, side, top_class
 from seglens.shapes import Extent
@@ -156,7 +155,7 @@ def _pooled(
         grid: of their tokens.
     """
     masks, brains, other_masks = slices.masks(rows), slices.brains(rows), slices.masks(others)
-    depth = brain_depth(brains, spacing_of(slices, rows.tolist()))
+    depth = brain_depth(brains, slices.spacing_mm(rows.tolist()))
     band, names = boundary_band(slices.size, grid), region_names(slices.labels)
     of_masks = names.index(BOUNDARY) + 1
     pooled, elsewhere = [torch.zeros(0, len(names))], [torch.zeros(0, of_masks)]

@@ -9,14 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from math import ceil
 
-import polars as pl
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from seglens.cohorts.slice_set import SLICE_SPACING
-from seglens.cohorts.slices import SliceSet
+from seglens.cohorts.slice_set import Spacing
 from seglens.dictionaries.codes import Codes
 from seglens.shapes import BrainMasks, Extent, Masks, extent_of
 
@@ -31,7 +29,6 @@ TOTAL, BOUNDARY, BRAIN, EDGE, DEPTH = "total", "boundary", "brain", "edge", "dep
 
 Band = tuple[int, int, int]
 """Half width of the boundary band in slices, rows and columns."""
-Spacing = tuple[float | None, float | None, float | None]
 """Of slices, rows and columns, mm; None where it is unknown."""
 Regions = Float[Tensor, "B R D H W"]
 
@@ -148,13 +145,6 @@ def edge_band(depth: Float[Tensor, "B D H W"], brains: BrainMasks) -> Bool[Tenso
     """The brain's outermost band: depth at most ``EDGE_DEPTH``; never empty where there is a brain."""
     at_surface = torch.where(brains, depth, 2).flatten(1).min(1).values[:, None, None, None]
     return brains & (depth <= at_surface.clamp_min(EDGE_DEPTH))
-
-
-def spacing_of(slices: SliceSet, rows: Sequence[int]) -> list[Spacing]:
-    """Slice, row and column spacing (mm) of these samples; a set that does not say the first has None there."""
-    own = slices.index[list(rows)]
-    apart = pl.col(SLICE_SPACING) if SLICE_SPACING in own.columns else pl.lit(None)
-    return own.select(apart, "spacing_row_mm", "spacing_column_mm").rows()
 
 
 def mass_in_regions(codes: Codes, pooled: Float[Tensor, "n R"]) -> Float64[Tensor, "m R"]:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from seglens.cohorts.slices import SliceSet
-from seglens.semantics.geometry import brain_depth, brain_places, edge_band, spacing_of, upsample
+from seglens.semantics.geometry import brain_depth, brain_places, edge_band, upsample
 from seglens.shapes import extent_of
 
 EPSILON = 1e-12
@@ -52,7 +52,7 @@ def localise(
     of_each = iter(order.split(counts.tolist()))
     for wanted in used.split(SLICES_AT_ONCE):
         brains = slices.brains(wanted)
-        depth = brain_depth(brains, spacing_of(slices, wanted.tolist()))
+        depth = brain_depth(brains, slices.spacing_mm(wanted.tolist()))
         edges = edge_band(depth, brains)
         for brain, edge in zip(brains, edges, strict=True):
             mine = next(of_each)

@@ -4,7 +4,9 @@ A segmenter's first hookpoint is its primary one. The lens there bears the segme
 (``dictionary/adult``); a lens at a further hookpoint is named after both (``dictionary/adult@stage3``).
 """
 
+import json
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +46,7 @@ def hookpoints_of(settings: Any, segmenter: str) -> tuple[str, ...]:
     wanted = settings.hookpoints if own.hookpoints is None else own.hookpoints
     if wanted == AUTO:
         return (AUTO,)
-    known = _known(own.architecture)
+    known = _known(own)
     return tuple(name for name in wanted if name in known) or (AUTO,)
 
 
@@ -135,17 +137,22 @@ def smallest_effects(effects: "Sequence[pl.DataFrame]") -> "pl.DataFrame":
     return order.join(smallest, on=["hookpoint", "class"], how="left", maintain_order="left")
 
 
-def _known(architecture: str) -> list[str]:
+def _known(own: Any) -> tuple[str, ...]:
+    """Hookpoints of a segmenter's network."""
+    return _places(own.architecture, json.dumps(own.network))
+
+
+@lru_cache(maxsize=64)  # a network of MONAI is built for it
+def _places(architecture: str, network: str) -> tuple[str, ...]:
     from seglens.segmenters.architectures import architecture_named  # brings torch
 
     row = architecture_named(architecture)
-    return list(row.hookpoints(row.defaults))
+    return tuple(row.hookpoints({**row.defaults, **json.loads(network)}))
 
 
 def _unknown(settings: Any) -> Iterable[str]:
     if settings.hookpoints != AUTO:
-        architectures = dict.fromkeys(own.architecture for own in settings.segmenters.values())
-        known = list(dict.fromkeys(name for architecture in architectures for name in _known(architecture)))
+        known = tuple(dict.fromkeys(name for own in settings.segmenters.values() for name in _known(own)))
         for wanted in settings.hookpoints:
             if wanted not in known:
                 yield (
@@ -153,7 +160,7 @@ def _unknown(settings: Any) -> Iterable[str]:
                     f"give auto or one of {', '.join(known)}"
                 )
     for name, own in settings.segmenters.items():
-        known = _known(own.architecture) if own.hookpoints not in (None, AUTO) else []
+        known = _known(own) if own.hookpoints not in (None, AUTO) else ()
         for wanted in own.hookpoints if known else ():
             if wanted not in known:
                 yield (

@@ -1,6 +1,6 @@
 """Settings of one segmenter of a study: one to train, or one to open."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ TRAINING = (
     "steps", "epochs", "batch_size", "learning_rate", "encoder_learning_rate", "init_from", "pretrained",
 )  # fmt: skip
 """Settings that say how a network is trained."""
+OPENING = ("fold", "checkpoint", "settings")
+"""Settings that say how a model of others is opened."""
 
 
 class SegmenterSettings(BaseModel):
@@ -27,10 +29,14 @@ class SegmenterSettings(BaseModel):
     Attributes:
         cohort: on whose ``train`` split; of an opened one, the cohort that it comes from. Patients of ``val`` and
             ``test`` should be unseen: that is known where it was trained on the same slices, else the report says so.
-        model: folder of a segmenter that is opened and not trained: an artifact of kind ``"segmenter"``, as a run holds
-            them under ``artifacts/`` and `Segmenter.save` writes them; a relative path is taken from the settings
-            file's folder. What the network is stands in it; the study's sequences, size, intensities and foreground
-            must be those that it was trained with. None: it is trained.
+        model: folder of a segmenter that is opened and not trained; a relative path is taken from the settings file's
+            folder. Either an artifact of kind ``"segmenter"``, as a run holds them under ``artifacts/`` and
+            `Segmenter.save` writes them: the study's sequences, size, intensities and foreground must be those that it
+            was trained with. Or a model of others, such as an nnU-Net results folder or a MONAI bundle (`open_model`):
+            it prepares volumes its own way, and the samples of the study are windows of them. None: it is trained.
+        fold: of a model of others, where it has several.
+        checkpoint: of a model of others: the file's name.
+        settings: of a MONAI bundle: key of its configuration to a value in its place.
         architecture: ``segformer-b0`` to ``segformer-b5``, ``unet``, or one that an installed package adds.
         steps: optimiser steps.
         epochs: passes over the training slices, instead of ``steps``.
@@ -49,6 +55,9 @@ class SegmenterSettings(BaseModel):
 
     cohort: str
     model: Path | None = None
+    fold: int | str | None = None
+    checkpoint: str | None = None
+    settings: dict[str, Any] = {}
     architecture: str = "segformer-b0"
     steps: Count = 2000
     epochs: Rate | None = None
@@ -87,6 +96,10 @@ class SegmenterSettings(BaseModel):
                     "model or these"
                 )
             return self
+        if given := [name for name in OPENING if getattr(self, name) not in (None, {})]:
+            raise ValueError(
+                f"{', '.join(given)}: of a model of others, and none is given; give model, or leave it out"
+            )
         row.describe(1, 2, self.network)
         if self.epochs is not None and "steps" in self.model_fields_set:
             raise ValueError("steps and epochs are both given; give one")
@@ -98,11 +111,19 @@ class SegmenterSettings(BaseModel):
             raise ValueError(f"{row.name} has no encoder of its own rate; leave out encoder_learning_rate")
         return self
 
+    @property
+    def of_others(self) -> bool:
+        """Whether it is a model of others that prepares volumes its own way."""
+        from seglens.segmenters.architectures import architecture_named
+
+        return self.model is not None and bool(architecture_named(self.architecture).required)
+
     @model_serializer(mode="wrap")
     def _as_given(self, handler: Callable[["SegmenterSettings"], Any]) -> dict[str, Any]:
         """Leave out what ``epochs`` or ``model`` stand for, so that what is written can be read."""
         content: dict[str, Any] = handler(self)
         unused = {"model"} if self.model is None else set(TRAINING)
+        unused |= {name for name in OPENING if getattr(self, name) in (None, {})}
         return {
             name: own for name, own in content.items() if name not in unused | ({"steps"} if self.epochs else set())
         }
@@ -129,11 +150,9 @@ def with_stored_architectures(segmenters: Any, folder: Path) -> Any:
 def _with_stored_architecture(name: str, own: Any, folder: Path) -> Any:
     if not isinstance(own, dict) or not isinstance(own.get("model"), str):
         return own
-    from seglens.segmenters.segmenter import stored_architecture
-
     path = (folder / own["model"]).resolve()
     try:
-        found = stored_architecture(path)
+        found = _architecture_of(path, {key: own[key] for key in OPENING if key in own})
     except ValueError as error:
         raise ValueError(f"segmenters.{name}.model: {error}") from None
     stored = {"architecture": found["name"], "network": found["settings"]}
@@ -141,3 +160,16 @@ def _with_stored_architecture(name: str, own: Any, folder: Path) -> Any:
         if key in own and own[key] != value:
             raise ValueError(f"segmenters.{name}.{key}: {own[key]!r}, that of {path} is {value!r}; leave out {key}")
     return own | {"model": str(path), **stored}
+
+
+def _architecture_of(path: Path, opening: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Name and settings of the architecture of a segmenter that this library wrote, or of a model of others."""
+    from seglens.artifacts import MANIFEST
+    from seglens.segmenters.opened import open_model
+    from seglens.segmenters.segmenter import stored_architecture
+
+    if (path / MANIFEST).is_file():
+        return stored_architecture(path)
+    architecture = open_model(path, **opening).segmenter.architecture
+    assert architecture is not None
+    return architecture

@@ -267,6 +267,13 @@ class StudySettings(_Strict):
                     f"segmenters.{name}.architecture: {segmenter.architecture}, but it goes on from "
                     f"{segmenter.init_from!r}, a {first}; give architecture: {first}"
                 )
+        others = [name for name, own in self.segmenters.items() if own.of_others]
+        if others and len(others) < len(self.segmenters):
+            own_slices = ", ".join(name for name in self.segmenters if name not in others)
+            faults.append(
+                f"segmenters: {', '.join(others)} is shown windows of volumes as its own software prepares them, "
+                f"{own_slices} slices that the study cuts; give them studies of their own"
+            )
         faults = [*faults, *unknown_names(self)] or asked_twice(self)
         if faults:
             known = f"cohorts are {', '.join(self.cohorts)}; segmenters are {', '.join(self.segmenters)}"

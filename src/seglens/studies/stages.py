@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from seglens.lens_names import segmenter_of
 from seglens.runs import Run, Stage
 from seglens.runtime.devices import usable_device
 from seglens.runtime.progress import Progress, silent
+from seglens.segmenters.opened import OpenedModel, open_model
 from seglens.segmenters.segmenter import Segmenter
 from seglens.studies.analysis import Analysis
 from seglens.studies.blocks import NoSettings
@@ -155,6 +157,34 @@ class Study:
         """A trained segmenter, by its name or that of one of its lenses."""
         segmenter: Segmenter = self.result("segmenter", segmenter_of(name))
         return segmenter
+
+    def opened(self, name: str) -> OpenedModel | None:
+        """The model of others that a segmenter is; None where it is a segmenter of this library.
+
+        Raises:
+            ValueError: it cannot be opened.
+        """
+        own = self.settings.segmenters[segmenter_of(name)]
+        if not own.of_others:
+            return None
+        assert own.model is not None
+        opening = partial(open_model, own.model, fold=own.fold, checkpoint=own.checkpoint, settings=own.settings)
+        found: OpenedModel = self.once(opening, "opened", str(own.model), own.fold, own.checkpoint, repr(own.settings))
+        return found
+
+    def shown_to(self) -> OpenedModel | None:
+        """The model of others whose windows the samples of the study are; None for slices.
+
+        Raises:
+            ValueError: two models that are shown other windows.
+        """
+        opened = {name: model for name in self.settings.segmenters if (model := self.opened(name)) is not None}
+        if len({model.preparation for model in opened.values()}) > 1:
+            raise ValueError(
+                f"segmenters: {', '.join(opened)} prepare volumes in different ways or look through different windows, "
+                "so there are no samples for all of them; give each a study of its own"
+            )
+        return next(iter(opened.values()), None)
 
     def hookpoint(self, lens: str) -> str:
         """Where a segmenter is opened by a lens; of ``auto``, the choice of `common_hookpoint` for its architecture."""

@@ -17,19 +17,11 @@ def untrained_segmenter(study: "Study", name: str, number: int = 0) -> "Segmente
         name: of the segmenter or of one of its lenses.
         number: of the draw, 0 or more.
     """
-    from seglens.segmenters.architectures import build_segmenter
+    from seglens.segmenters.architectures import with_random_weights
 
     def drawn() -> "Segmenter":
         trained = study.segmenter(name)
-        assert trained.architecture is not None  # a study trains what it can build
-        return build_segmenter(
-            trained.architecture["name"],
-            sequences=trained.sequences,
-            labels=trained.labels,
-            size=trained.size,
-            seed=study.settings.seed + 1 + number,
-            settings=trained.architecture["settings"],
-        ).to(trained.device)
+        return with_random_weights(trained, study.settings.seed + 1 + number).to(trained.device)
 
     untrained: Segmenter = study.once(drawn, "untrained", segmenter_of(name), number)
     return untrained

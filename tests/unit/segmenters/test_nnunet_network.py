@@ -110,7 +110,7 @@ def test_other_norms_activations_and_heads():
         plan = NetworkPlan(
             "plain", 2, (2, 4), **sizes, norm=norm, norm_settings={}, activation=activation, activation_settings={}
         )
-        network = NnunetNetwork(plan, 1, 2, [0]).eval()
+        network = NnunetNetwork(plan, 1, 2).eval()
         assert network(torch.ones(1, 1, 4, 4)).shape == (1, 2, 4, 4)
         assert [name for name in network.state_dict() if "seg_layers" in name] == [
             "decoder.seg_layers.0.weight",

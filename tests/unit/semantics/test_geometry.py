@@ -185,7 +185,7 @@ def test_spacing_comes_from_the_index():
     slices = SliceSet.from_tensors(
         blank, blank[:, 0].byte(), blank[:, 0].bool(), index, name="x", sequences=["T1"], labels=LABELS
     )
-    assert geometry.spacing_of(slices, [1, 0]) == [(None, 2.0, 0.5), (None, 1.0, 1.0)]
+    assert slices.spacing_mm([1, 0]) == [(None, 2.0, 0.5), (None, 1.0, 1.0)]
     apart = SliceSet.from_tensors(
         blank[:, :, None],
         blank.byte(),
@@ -195,7 +195,7 @@ def test_spacing_comes_from_the_index():
         sequences=["T1"],
         labels=LABELS,
     )
-    assert geometry.spacing_of(apart, [1, 0]) == [(6.0, 2.0, 0.5), (4.0, 1.0, 1.0)]
+    assert apart.spacing_mm([1, 0]) == [(6.0, 2.0, 0.5), (4.0, 1.0, 1.0)]
 
 
 def test_masks_alone_give_the_first_regions(scene):

@@ -8,9 +8,9 @@ from seglens.cohorts.slice_set import SliceSet
 from seglens.reports.blocks import Block, Fold, Heading, Key, Paragraph, Picture, Pictures, Section, head, table
 from seglens.reports.palette import class_colours
 from seglens.reports.pictures import best_sequence, mask_picture
+from seglens.reports.planes import place_of, planes_of
 from seglens.reports.wording import UNDEFINED, count, listed, percent, plain
 from seglens.runs import Run
-from seglens.shapes import plane_of
 from seglens.summaries import CohortRecord, Summary
 
 SAMPLES = 4
@@ -78,14 +78,12 @@ def _samples(cohort: CohortRecord, slices: SliceSet) -> Pictures:
     rows = sample_rows(slices)
     channel = best_sequence(slices.sequences, None if _has_lesions(slices.labels) else "anatomy")
     colours = class_colours(slices.labels)
-    images, masks, brains = (
-        plane_of(part).numpy() for part in (slices.images(rows), slices.masks(rows), slices.brains(rows))
-    )
+    (images, masks, brains), numbers = planes_of(slices, rows)
     pictures = []
     for place, row in enumerate(rows):
         entry = slices.index.row(row, named=True)
         present = [plain(slices.labels[value]) for value in np.unique(masks[place]).tolist() if value]
-        label = f"{entry['case']}, slice {entry['position']}"
+        label = place_of(entry, int(numbers[place]), slices)
         pictures.append(
             Picture(
                 mask_picture(images[place, channel], brains[place], masks[place], colours, SIDE),

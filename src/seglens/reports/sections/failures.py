@@ -8,11 +8,11 @@ from seglens.cohorts.slice_set import SliceSet
 from seglens.reports.blocks import Block, Cell, Fold, Heading, Paragraph, Picture, Pictures, Section, head, table
 from seglens.reports.palette import class_colours
 from seglens.reports.pictures import best_sequence, mask_picture
+from seglens.reports.planes import place_of, planes_of
 from seglens.reports.sections.cohorts import class_keys
 from seglens.reports.verdicts import CONTROLS
 from seglens.reports.wording import UNDEFINED, count, number, percent, plain, signed
 from seglens.runs import Run
-from seglens.shapes import plane_of
 from seglens.steering.failure_recovery import FailureResult
 from seglens.steering.records import FailureRecord
 from seglens.summaries import Summary
@@ -158,20 +158,19 @@ def _examples(run: Run, stage: str, cohort: str) -> list[Block]:
         return [Paragraph("No pictures of these slices are kept in this run.", "missing")]
     channel = best_sequence(slices.sequences)
     colours = class_colours(slices.labels)
-    images, brains = (plane_of(part).numpy() for part in (slices.images(rows), slices.brains(rows)))
+    (images, _, brains), numbers = planes_of(slices, rows)
     facts = {entry["row"]: entry for entry in result.slices.filter(pl.col("row").is_in(rows)).to_dicts()}
     pictures = []
     for place, row in enumerate(rows):
         fact = facts.get(row, {})
-        where = f"{slices.index['case'][row]}, slice {slices.index['position'][row]}"
+        where = place_of(slices.index.row(row, named=True), int(numbers[place]), slices)
         for key, words in PANELS:
             if key not in examples:
                 continue
             value = fact.get(f"dice_{key}")
             label = words if value is None else f"{words}: Dice {number(value)}"
-            uri = mask_picture(
-                images[place, channel], brains[place], plane_of(examples[key])[place].numpy(), colours, SIDE
-            )
+            mask = examples[key][place, int(numbers[place])].numpy()
+            uri = mask_picture(images[place, channel], brains[place], mask, colours, SIDE)
             label = f"{label} ({where})" if key == "before" else label
             pictures.append(Picture(uri, f"{where}: {words}", SIDE, SIDE, label))
     panels = sum(key in examples for key, _ in PANELS)

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import polars as pl
+from jaxtyping import Float
 from markupsafe import Markup
+from torch import Tensor
 
 from seglens.cohorts.slice_set import SliceSet
 from seglens.lens_names import segmenter_of
@@ -13,10 +14,10 @@ from seglens.reports.blocks import Block, Card, Cards, Drawing, Paragraph, Pictu
 from seglens.reports.charts import colour_scale
 from seglens.reports.palette import INFERNO
 from seglens.reports.pictures import best_sequence, heat_picture
+from seglens.reports.planes import place_of, planes_of, strongest_planes
 from seglens.reports.wording import count, number, percent, plain
 from seglens.runs import Run
 from seglens.semantics.atlas import LatentAtlas
-from seglens.shapes import plane_of
 
 LATENTS = 10
 EXEMPLARS = 4
@@ -175,23 +176,23 @@ def _card(atlas: LatentAtlas, latent: int, slices: SliceSet | None) -> Card:
     if facts.get("withheld"):
         lines.append(("not in both halves of the patients", str(facts["withheld"])))
     name = str(facts.get("name") or "unnamed")
-    pictures = (
-        ()
-        if slices is None
-        else heat_pictures(facts, exemplars[:EXEMPLARS], plane_of(maps[:EXEMPLARS].float()).numpy(), atlas, slices)
-    )
+    pictures = () if slices is None else heat_pictures(facts, exemplars[:EXEMPLARS], maps[:EXEMPLARS], atlas, slices)
     return Card(name, f"latent {latent}", tuple(lines), pictures)
 
 
 def heat_pictures(
-    facts: Mapping[str, Any], exemplars: pl.DataFrame, maps: np.ndarray, atlas: LatentAtlas, slices: SliceSet
+    facts: Mapping[str, Any],
+    exemplars: pl.DataFrame,
+    maps: Float[Tensor, "n d h w"],
+    atlas: LatentAtlas,
+    slices: SliceSet,
 ) -> tuple[Picture, ...]:
     """Exemplar slices with a latent's codes over them, and the class that it is named after outlined.
 
     Args:
         facts: what the atlas says of the latent.
         exemplars: rows of the atlas's table.
-        maps: one for each of them.
+        maps: one for each of them; of a volume the plane of most activation is shown.
         atlas: the latent's.
         slices: that the atlas was made on.
     """
@@ -201,16 +202,15 @@ def heat_pictures(
     name, top = str(facts.get("name") or "unnamed"), str(facts.get("top_class"))
     channel = best_sequence(slices.sequences, top)
     value = next((value for value, label in atlas.labels.items() if label == top), None)
-    images, masks, brains = (
-        plane_of(part).numpy() for part in (slices.images(rows), slices.masks(rows), slices.brains(rows))
-    )
-    strongest = float(maps.max()) if maps.size else 0.0
+    heat, numbers = strongest_planes(maps, slices.size[0])
+    (images, masks, brains), _ = planes_of(slices, rows, numbers)
+    strongest = float(heat.max()) if heat.size else 0.0
     pictures = []
     for place, row in enumerate(rows):
         entry = slices.index.row(row, named=True)
         region = masks[place] == value if value else None
-        uri = heat_picture(images[place, channel], brains[place], maps[place], strongest, region=region, side=SIDE)
-        where = f"{entry['case']}, slice {entry['position']}"
+        uri = heat_picture(images[place, channel], brains[place], heat[place], strongest, region=region, side=SIDE)
+        where = place_of(entry, int(numbers[place]), slices)
         alt = f"{slices.sequences[channel]} slice of {where} with the activation of the latent “{name}” over it"
         pictures.append(Picture(uri, alt, SIDE, SIDE, ""))
     return tuple(pictures)

@@ -9,12 +9,12 @@ from seglens.cohorts.slice_set import SliceSet
 from seglens.reports.blocks import Block, Cards, Fold, Picture, Pictures
 from seglens.reports.palette import CLASSES, class_colours
 from seglens.reports.pictures import best_sequence, heat_picture, mask_picture
+from seglens.reports.planes import plane_at, planes_of, strongest_planes
 from seglens.reports.sections.gallery import chosen_latents, described_slices, gallery_section
 from seglens.runs import Run
 from seglens.semantics.atlas import LatentAtlas
-from seglens.semantics.geometry import brain_depth, edge_band, spacing_of
+from seglens.semantics.geometry import brain_depth, edge_band
 from seglens.semantics.localisation import localise
-from seglens.shapes import plane_of
 
 CAPTION = (
     "The steps behind a latent's description: the slice, the brain, the edge band at its surface, the labels, the "
@@ -59,11 +59,13 @@ def _steps(run: Run, cohorts: Mapping[str, str], described: list[str]) -> list[B
 
 def _pictures(slices: SliceSet, row: int, latent_map: torch.Tensor, top_class: str) -> tuple[Picture, ...]:
     brains = slices.brains([row])
-    image, mask, brain = (plane_of(part)[0].numpy() for part in (slices.images([row]), slices.masks([row]), brains))
+    heat, numbers = strongest_planes(latent_map[None], slices.size[0])
+    (images, masks, shown_brains), _ = planes_of(slices, [row], numbers)
+    image, mask, brain, grid = images[0], masks[0], shown_brains[0], heat[0]
     scan = image[best_sequence(slices.sequences, top_class)]
-    edge = plane_of(edge_band(brain_depth(brains, spacing_of(slices, [row])), brains))[0].numpy()
+    edge = plane_at(edge_band(brain_depth(brains, slices.spacing_mm([row])), brains), numbers)[0].numpy()
     where = localise(latent_map[None], torch.tensor([row]), slices)
-    grid, strongest = plane_of(latent_map).numpy(), float(latent_map.max())
+    strongest = float(latent_map.max())
     label = next((value for value, name in slices.labels.items() if name == top_class and value), None)
     region = None if label is None else mask == label
     ring = _ring(brain, float(where["centroid_row"]), float(where["centroid_column"]))

@@ -29,6 +29,8 @@ def reads(settings: "StudySettings", unit: Unit) -> list[tuple[str, Unit]]:
 def inputs(study: "Study", name: str) -> dict[str, Any]:
     """The slices, the settings and the start; or the slices and the model that is opened."""
     own = study.settings.segmenters[name]
+    if (opened := study.opened(name)) is not None:
+        return {"slices": study.own_slices(name, "train").hash, "model": opened.hash, "trained_on": None}
     if own.model is not None:
         from seglens.artifacts import read_artifact
 
@@ -49,10 +51,11 @@ def run(study: "Study", work: "Work", name: str) -> None:
     from seglens.segmenters.training import train_segmenter
 
     own, slices, seed = study.settings.segmenters[name], study.own_slices(name, "train"), study.settings.seed
+    others = study.opened(name)
     if own.model is not None:
-        opened = opened_segmenter(own.model, own.architecture, slices)
+        segmenter = opened_segmenter(own.model, own.architecture, slices) if others is None else others.segmenter
         with work.draft() as draft:
-            opened.write(draft)
+            segmenter.write(draft)
         return
     start = study.segmenter(own.init_from) if own.init_from else None
     if start is None and own.pretrained is not None:

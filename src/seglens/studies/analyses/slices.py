@@ -1,4 +1,4 @@
-"""Cohorts are cut into slices of one size."""
+"""Cohorts are cut into slices of one size, or into the windows of a model of others."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -31,23 +31,29 @@ def inputs(study: "Study", name: str) -> dict[str, Any]:
 
     from seglens.studies.cohorts import identity_of
 
-    checked = study.result("check", name)
+    checked, model = study.result("check", name), study.shown_to()
     return {
         "cohort": identity_of(checked.cohort.without(checked.report.quarantined), checked.sha256),
-        "preprocessing": _preprocessing(study).to_json(),
+        **({"windows": model.preparation} if model else {"preprocessing": _preprocessing(study).to_json()}),
         "sampling": asdict(_sampling(study.settings, name)),
         "seed": study.settings.seed,
     }
 
 
 def run(study: "Study", work: "Work", name: str) -> None:
-    """Cut the slices."""
-    from seglens.cohorts.slices import prepare_slices
+    """Cut the slices, or windows."""
+    from functools import partial
 
-    checked = study.result("check", name)
-    prepare_slices(
-        checked.cohort,
-        _preprocessing(study),
+    from seglens.cohorts.slices import prepare_slices
+    from seglens.segmenters.window_samples import prepare_windows
+
+    checked, model = study.result("check", name), study.shown_to()
+    prepare = (
+        partial(prepare_slices, checked.cohort, _preprocessing(study))
+        if model is None
+        else partial(prepare_windows, model, checked.cohort)
+    )
+    prepare(
         _sampling(study.settings, name),
         folder=work.path,
         quarantined=checked.report.quarantined,

@@ -43,7 +43,9 @@ def run(study: "Study", work: "Work", name: str, cohort: str) -> None:
 
     test = _test_cases(study, name, cohort)
     regions = study.settings.cohorts[cohort].regions
-    scores = evaluate_volumes(study.segmenter(name), test, regions=regions, progress=work.progress)
+    scores = evaluate_volumes(
+        study.opened(name) or study.segmenter(name), test, regions=regions, progress=work.progress
+    )
     with work.draft() as draft:
         draft.save_table("volumes", scores.table)
         draft.save_record("summaries", scores.summaries(), list[VolumeSummary])
