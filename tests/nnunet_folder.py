@@ -189,6 +189,21 @@ def write_case(
     return paths
 
 
+def write_cohort(folder: Path, name: str, n: int, *, seed: int = 0, affine: np.ndarray | None = None) -> Path:
+    """Write a raw data set of ``n`` cases of 18 x 20 x 14 voxels, each with a box of edema around one of core."""
+    masks = folder / "labelsTr"
+    masks.mkdir(parents=True)
+    for number in range(n):
+        path, _ = write_case(
+            folder / "imagesTr", f"{name}{number}", seed=seed + number, shape=(18, 20, 14), affine=affine
+        )
+        mask = np.zeros((18, 20, 14), np.uint8)
+        mask[5:10, 5:11, 4:9], mask[6:9, 6:9, 5:8] = 1, 2
+        nibabel.save(nibabel.Nifti1Image(mask, nibabel.load(path).affine), masks / f"{name}{number}.nii.gz")
+    (folder / "dataset.json").write_text(json.dumps(dataset()))
+    return folder
+
+
 def changed(described: dict[str, Any], keys: str, value: Any) -> dict[str, Any]:
     """A copy of a document with one value changed; keys with dots between them."""
     copy = deepcopy(described)

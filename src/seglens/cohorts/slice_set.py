@@ -25,6 +25,11 @@ DOCUMENT = "slices"
 INDEX = "index"
 SLICE_SPACING = "spacing_slice_mm"
 """Column of the index of a set of volumes: distance of their slices, mm, Float32."""
+ENDS = ("from_slice", "to_slice", "from_row", "to_row", "from_column", "to_column")
+"""Columns of the index of a set of windows: where in a window, voxels, the foreground of its volume begins (inferior,
+anterior, the patient's right) and ends (superior, posterior, left); null along an axis of the grid that is not the
+patient's. Float32."""
+Ends = tuple[float, float]
 Spacing = tuple[float | None, float | None, float | None]
 
 
@@ -140,6 +145,21 @@ class SliceSet:
         own = self.index[list(rows)]
         apart = pl.col(SLICE_SPACING) if SLICE_SPACING in own.columns else pl.lit(None)
         return own.select(apart, "spacing_row_mm", "spacing_column_mm").rows()
+
+    @property
+    def of_windows(self) -> bool:
+        """Whether samples are windows, which show a part of what their volume does."""
+        return ENDS[0] in self.index.columns
+
+    def ends(self, row: int) -> list[Ends] | None:
+        """Where the foreground of a window's volume begins and ends along slices, rows and columns (`ENDS`), voxels.
+
+        NaN along an axis that is not the patient's; None for samples that show all of their volume.
+        """
+        if not self.of_windows:
+            return None
+        places = self.index.select(pl.col(ENDS).fill_null(float("nan"))).row(row)
+        return list(zip(places[::2], places[1::2], strict=True))
 
     def select(self, rows: Sequence[int] | Tensor) -> "SliceSet":
         """These rows, in this order, numbered from 0 again; no pixel is copied."""

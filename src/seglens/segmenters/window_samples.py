@@ -15,7 +15,7 @@ from seglens.artifacts import Draft, new_artifact, read_artifact
 from seglens.cohorts.case import Case, Cohort
 from seglens.cohorts.case_volume import CaseVolume
 from seglens.cohorts.network_volume import NetworkVolume
-from seglens.cohorts.slice_set import KIND, SLICE_SPACING, SliceSet, SliceShard
+from seglens.cohorts.slice_set import ENDS, KIND, SLICE_SPACING, SliceSet, SliceShard
 from seglens.cohorts.slice_set_writer import SliceSetWriter
 from seglens.cohorts.slices import DEFAULT_SAMPLING, NOTHING_KNOWN, UNASSIGNED, LesionFreeQuota, SliceSampling
 from seglens.cohorts.volumes import VolumeError
@@ -27,9 +27,6 @@ from seglens.shapes import Extent
 WINDOWS_PER_VOLUME = 4
 """With a label, where the sampling does not say."""
 STARTS = ("start_slice", "start_row", "start_column")
-PLACES = ("from_slice", "to_slice", "from_row", "to_row", "from_column", "to_column")
-"""Columns of the index: where in a window, voxels, the patient's foreground begins (inferior, anterior, right) and ends
-(superior, posterior, left); null along an axis of the grid that is not the patient's own."""
 _TOWARDS = ((2, 1.0), (1, -1.0), (0, -1.0))
 """Of slices, rows and columns: axis of x, y, z in mm (RAS+), and the sign with which it leads from begin to end."""
 
@@ -51,7 +48,7 @@ def prepare_windows(
     ``slices_per_volume`` of them, and windows without a label by ``lesion_free_share``. The index tells ``position``
     (number of the window), ``start_slice``, ``start_row`` and ``start_column`` (voxels of the network's grid, negative
     in the padding), ``weight`` (windows of the volume of its kind, labelled or not, for each that was taken) and
-    `PLACES`. Labels are those of the file's voxel at each place; padding is background.
+    `slice_set.ENDS`. Labels are those of the file's voxel at each place; padding is background.
 
     Args:
         model: opened, of one window's size for all volumes.
@@ -245,7 +242,7 @@ class _Windows:
         apart, row_mm, column_mm = self.spacing_mm
         row = {"case": case.id, "patient": case.patient, "volume": case.volume, "position": number, "split": split}
         row |= {"spacing_row_mm": row_mm, "spacing_column_mm": column_mm, SLICE_SPACING: apart, "weight": weight}
-        return row | dict(zip((*STARTS, *PLACES), (*own, *ends), strict=True))
+        return row | dict(zip((*STARTS, *ENDS), (*own, *ends), strict=True))
 
     def _ends(self, axis: int, start: int) -> tuple[float | None, float | None]:
         """Where the foreground begins and ends along an axis, in voxels of a window that starts there."""

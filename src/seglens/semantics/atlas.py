@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -150,15 +151,16 @@ def describe(
     local = localise(together.maps, together.rows, slices)
     best, split = best_of(kept, top_k), len(kept[0].rows)
     places = (best, torch.arange(split), torch.arange(split, len(together.rows)))
+    table = partial(facts_table, of_windows=slices.of_windows)
     facts = [
-        facts_table(sums, together.taken(of), {name: values[of] for name, values in local.items()}, labels)
+        table(sums, together.taken(of), {name: values[of] for name, values in local.items()}, labels)
         for sums, of in zip((every, *halves), places, strict=True)
     ]
     words, *of_halves = (each_words(part, labels) for part in facts)
     elsewhere = None
     if elsewhere_rows(slices) is not None:
         moved = replace(every, sums=every.elsewhere)
-        here = facts_table(moved, together.taken(best), {name: values[best] for name, values in local.items()}, labels)
+        here = table(moved, together.taken(best), {name: values[best] for name, values in local.items()}, labels)
         elsewhere = each_words(here, labels)
     exemplars = together.taken(best)
     ranked = pl.DataFrame(

@@ -36,6 +36,8 @@ from seglens.shapes import Extent
 CATEGORIES = ("foreground", "background", "boundary", MIXED, UNREPLICATED)
 SLICES_AT_ONCE = 2
 """Regions at full resolution of so many slices; of more, they leave the cache and take twice the time."""
+OF_SURFACE = ("edge", "depth", "angular_coverage")
+"""Metrics of the distance from the brain's surface."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,12 @@ def base_rates(measured: Measured, labels: Mapping[int, str]) -> dict[str, float
 
 
 def facts_table(
-    measured: Measured, exemplars: Exemplars, local: Mapping[str, Float[Tensor, " e"]], labels: Mapping[int, str]
+    measured: Measured,
+    exemplars: Exemplars,
+    local: Mapping[str, Float[Tensor, " e"]],
+    labels: Mapping[int, str],
+    *,
+    of_windows: bool = False,
 ) -> pl.DataFrame:
     """One row a latent, as `LatentAtlas.table` says, without the columns that follow from its name.
 
@@ -187,6 +194,8 @@ def facts_table(
         exemplars: of every latent.
         local: of ``localise``, of each exemplar.
         labels: label value to class name.
+        of_windows: samples show parts of volumes, whose borders are no surface: what is measured from the brain's
+            surface is null.
     """
     m, latents = len(measured.mass), exemplars.latents
     linear = linear_metrics(measured.sums, labels)
@@ -202,6 +211,8 @@ def facts_table(
         columns[name] = _means(latents, values, m)
     for name, values in linear_metrics(exemplars.sums, labels).items():
         columns[f"{name}_top"] = _means(latents, values, m)
+    if of_windows:
+        columns |= {name: torch.full((m,), torch.nan) for name in columns if name.removesuffix("_top") in OF_SURFACE}
     table = pl.DataFrame(
         {"latent": pl.Series(np.arange(m), dtype=pl.Int32)}
         | {

@@ -4,13 +4,14 @@ Spatial entropy, centroid and edge angular coverage are not linear in the map, s
 exemplars only, sample by sample.
 """
 
+from collections.abc import Sequence
 from math import pi
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from seglens.cohorts.slices import SliceSet
+from seglens.cohorts.slice_set import Ends, SliceSet
 from seglens.semantics.geometry import brain_depth, brain_places, edge_band, upsample
 from seglens.shapes import extent_of
 
@@ -44,7 +45,8 @@ def localise(
         right, 1 posterior or left; outside 0..1 where they lie outside the brain); lateral_spread (mean distance of
         those pixels from the midline, same unit); angular_coverage (share of the angular bins around the brain's
         centroid, seen along the axis of slices, in which a highly activated pixel lies in the brain's edge band). Of
-        volumes also centroid_slice (0 inferior, 1 superior).
+        volumes also centroid_slice (0 inferior, 1 superior). Of windows places are over the extent of the brain in the
+        whole volume, NaN along an axis that is not the patient's.
     """
     out = {name: torch.zeros(len(maps)) for name in (*METRICS, *(OF_VOLUMES if slices.size[0] > 1 else ()))}
     order = rows.argsort(stable=True)
@@ -54,21 +56,33 @@ def localise(
         brains = slices.brains(wanted)
         depth = brain_depth(brains, slices.spacing_mm(wanted.tolist()))
         edges = edge_band(depth, brains)
-        for brain, edge in zip(brains, edges, strict=True):
+        for row, brain, edge in zip(wanted.tolist(), brains, edges, strict=True):
             mine = next(of_each)
-            for name, values in localise_in_slice(maps[mine], brain, edge).items():
+            for name, values in localise_in_slice(maps[mine], brain, edge, slices.ends(row)).items():
                 out[name][mine] = values
     return out
 
 
 def localise_in_slice(
-    maps: Float[Tensor, "e d h w"], brain: Bool[Tensor, "D H W"], edge: Bool[Tensor, "D H W"]
+    maps: Float[Tensor, "e d h w"],
+    brain: Bool[Tensor, "D H W"],
+    edge: Bool[Tensor, "D H W"],
+    ends: Sequence[Ends] | None = None,
 ) -> dict[str, Float[Tensor, " e"]]:
-    """The same for maps over one sample; where it has no brain the whole image stands for it."""
+    """The same for maps over one sample; where it has no brain the whole image stands for it.
+
+    Args:
+        maps: of the sample.
+        brain: of the sample.
+        edge: its band.
+        ends: of a window, where the brain begins and ends along each axis; None: where it does in the sample.
+    """
     if not brain.any():
         brain = torch.ones_like(brain)
     size = extent_of(brain)
-    slice_place, row_place, column_place = (_extent(brain, axis) for axis in range(3))
+    slice_place, row_place, column_place = (
+        _extent(brain, axis, None if ends is None else ends[axis]) for axis in range(3)
+    )
     over_rows = torch.stack([torch.ones(size[1]), row_place])
     over_columns = torch.stack([torch.ones(size[2]), column_place, (column_place - 0.5).abs()], dim=1)
     sectors = _sectors(brain, edge)
@@ -124,8 +138,11 @@ def _coverage(
     return (hits > 0).float().mean(1)
 
 
-def _extent(brain: Bool[Tensor, "D H W"], axis: int) -> Float[Tensor, " pixels"]:
-    """Position of each slice, row or column over the brain's bounding box: 0 its first, 1 its last."""
-    inside = brain_places(brain, axis)
-    first, last = int(inside[0]), int(inside[-1])
-    return (torch.arange(brain.shape[axis]) - first).float() / max(last - first, 1)
+def _extent(brain: Bool[Tensor, "D H W"], axis: int, ends: Ends | None) -> Float[Tensor, " pixels"]:
+    """Position of each slice, row or column over the brain's bounding box, or between ends: 0 its first, 1 its last."""
+    if ends is None:
+        inside = brain_places(brain, axis)
+        first, last = float(inside[0]), float(inside[-1])
+    else:
+        first, last = ends
+    return (torch.arange(brain.shape[axis]) - first) / ((last - first) or 1)

@@ -140,6 +140,7 @@ def folders(settings):
         own_slices=lambda name, split: Hashes(f"own slices {name} {split}"),
         unseen_slices=lambda name: Hashes(f"unseen {name}"),
         segmenter=lambda name: Hashes(f"segmenter {name}"),
+        opened=lambda name: None,
         hookpoint=lambda lens: "stage3",
         store=lambda lens: Hashes(f"store {lens}"),
         dictionary=lambda lens, variant="plain": Hashes(f"dictionary {lens} {variant}"),

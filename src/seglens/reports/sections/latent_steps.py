@@ -1,11 +1,11 @@
 """Latent cards of every segmenter, and the steps behind one of them (paper, figures 2, 12 and 13)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
-from seglens.cohorts.slice_set import SliceSet
+from seglens.cohorts.slice_set import Ends, SliceSet
 from seglens.reports.blocks import Block, Cards, Fold, Picture, Pictures
 from seglens.reports.palette import CLASSES, class_colours
 from seglens.reports.pictures import best_sequence, heat_picture, mask_picture
@@ -68,7 +68,7 @@ def _pictures(slices: SliceSet, row: int, latent_map: torch.Tensor, top_class: s
     strongest = float(latent_map.max())
     label = next((value for value, name in slices.labels.items() if name == top_class and value), None)
     region = None if label is None else mask == label
-    ring = _ring(brain, float(where["centroid_row"]), float(where["centroid_column"]))
+    ring = _ring(brain, slices.ends(row), float(where["centroid_row"]), float(where["centroid_column"]))
     shown = (
         ("slice", mask_picture(scan, brain, None, {})),
         ("brain", mask_picture(scan, brain, brain.astype(np.uint8), {1: CLASSES[1]})),
@@ -80,12 +80,13 @@ def _pictures(slices: SliceSet, row: int, latent_map: torch.Tensor, top_class: s
     return tuple(Picture(uri, f"{words} of the exemplar slice", 208, 208, words) for words, uri in shown)
 
 
-def _ring(brain: np.ndarray, row_share: float, column_share: float) -> np.ndarray:
+def _ring(brain: np.ndarray, ends: Sequence[Ends] | None, row_share: float, column_share: float) -> np.ndarray:
     """A disc around a place given as shares of the brain's extent; pictures draw its outline."""
     rows, columns = np.nonzero(brain.any(1))[0], np.nonzero(brain.any(0))[0]
-    if not rows.size:
+    if not rows.size or np.isnan(row_share + column_share):
         return np.zeros_like(brain)
-    row = rows[0] + row_share * (rows[-1] - rows[0])
-    column = columns[0] + column_share * (columns[-1] - columns[0])
+    (top, bottom), (first, last) = ends[1:] if ends else ((rows[0], rows[-1]), (columns[0], columns[-1]))
+    row = top + row_share * (bottom - top)
+    column = first + column_share * (last - first)
     y, x = np.ogrid[: brain.shape[0], : brain.shape[1]]
     return (y - row) ** 2 + (x - column) ** 2 <= (0.045 * brain.shape[0]) ** 2
