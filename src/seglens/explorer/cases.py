@@ -9,13 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from seglens.artifacts import finite
 from seglens.cohorts.slice_set import SliceSet
 from seglens.explorer.answers import BINARY, arrays_answer
-from seglens.explorer.opened import Opened, UnknownError, grey, heat_map
+from seglens.explorer.opened import Opened, UnknownError, grey, heat_map, shown_plane
 from seglens.explorer.state import CurrentState
 from seglens.lens_names import segmenter_of
+from seglens.reports.planes import planes_of
 from seglens.segmenters.decision import most_likely
 from seglens.segmenters.score_summary import dice_of_counts
 from seglens.segmenters.scoring import Scores, count_scores
-from seglens.shapes import Masks, plane_of
+from seglens.shapes import Masks
 from seglens.steering.baselines import component_filter, entropy_filter, logit_bias
 from seglens.steering.edits import LatentEdit
 
@@ -111,11 +112,8 @@ def cohort(cohort: str, state: CurrentState, segmenter: str | None = None) -> Co
 def one_slice(cohort: str, row: int, state: CurrentState) -> Response:
     """Grey levels of every sequence, mask and brain of a slice, and whether it was cut from a volume."""
     slices = state.run.slices(cohort, row)
-    arrays = {
-        "images": grey(slices, row),
-        "mask": plane_of(slices.masks([row]))[0].numpy(),
-        "brain": plane_of(slices.brains([row]))[0].numpy().astype(np.uint8),
-    }
+    (_, masks, brains), _ = planes_of(slices, [row])
+    arrays = {"images": grey(slices, row), "mask": masks[0], "brain": brains[0].astype(np.uint8)}
     entry = slices.index.row(row, named=True)
     about = {name: entry[name] for name in ("case", "patient", "position", "split")}
     about["volume"] = entry["spacing_row_mm"] is not None  # 2-D files have no place in mm
@@ -142,7 +140,7 @@ def prediction(segmenter: str, cohort: str, row: int, state: CurrentState) -> Re
             if mass[latent] > 0
         ],
     }
-    return arrays_answer({"mask": plane_of(predicted)[0].numpy()}, about)
+    return arrays_answer({"mask": predicted[0, shown_plane(slices, row)].numpy()}, about)
 
 
 @router.get("/segmenters/{segmenter}/slices/{cohort}/{row}/heat/{latent}", response_class=Response, responses=BINARY)
@@ -151,7 +149,8 @@ def heat(segmenter: str, cohort: str, row: int, latent: int, state: CurrentState
     opened = state.run.opened(segmenter)
     opened.has_latent(latent)
     slices = state.run.shown_to(opened, cohort, row)
-    arrays = {"map": heat_map(*opened.codes(slices, row), latent)}
+    share = (shown_plane(slices, row) + 0.5) / slices.size[0]
+    arrays = {"map": heat_map(*opened.codes(slices, row), latent, share)}
     return arrays_answer(arrays, {"scale": opened.scale(latent)})
 
 
@@ -221,7 +220,7 @@ def _changed(opened: Opened, slices: SliceSet, row: int, after: Masks, about: di
         "changed": int((before != after).sum()),
         **about,
     }
-    return arrays_answer({"mask": plane_of(after)[0].numpy()}, about)
+    return arrays_answer({"mask": after[0, shown_plane(slices, row)].numpy()}, about)
 
 
 def _by_class(opened: Opened, predicted: Masks, truth: Masks) -> list[dict[str, Any]]:

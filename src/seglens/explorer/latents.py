@@ -16,7 +16,7 @@ from seglens.explorer.names import GivenName
 from seglens.explorer.opened import Opened, OpenedRun, UnknownError, grey
 from seglens.explorer.state import CurrentState
 from seglens.explorer.zeroing import compared_rows, measured_effects
-from seglens.shapes import plane_of
+from seglens.reports.planes import plane_at, planes_of, strongest_planes
 
 router = APIRouter(prefix="/segmenters/{segmenter}/latents", tags=["latents"])
 EXAMPLES = 8
@@ -171,11 +171,11 @@ def _examples(run: OpenedRun, segmenter: str, latent: int, kind: Kind, sequence:
     slices, unseen = run.slices(cohort), run.unseen(cohort)
     if not 0 <= sequence < len(slices.sequences):
         raise UnknownError(f"{cohort} has sequences 0 to {len(slices.sequences) - 1}, not {sequence}")
-    maps = np.zeros((0, 1, 1), dtype=np.float32)
+    maps, numbers = np.zeros((0, 1, 1), dtype=np.float32), torch.zeros(0, dtype=torch.int64)
     if kind == "top":
         strongest, kept = opened.atlas.exemplars_of(latent)
         chosen = [unseen[row] for row in strongest["row"].to_list()[:EXAMPLES]]
-        maps = plane_of(kept[: len(chosen)].float()).numpy()
+        maps, numbers = strongest_planes(kept[: len(chosen)], slices.size[0])
     elif kind == "middle":
         survey = run.survey(opened)
         mass = survey.mass[:, latent]
@@ -185,11 +185,13 @@ def _examples(run: OpenedRun, segmenter: str, latent: int, kind: Kind, sequence:
     else:
         chosen = np.random.default_rng(latent).permutation(unseen)[:EXAMPLES].tolist()
     if kind != "top" and chosen:
-        maps = opened.maps(slices, chosen, latent)
+        maps, numbers = opened.maps(slices, chosen, latent), planes_of(slices, chosen)[1]
     nothing = np.zeros((0, *slices.size[1:]), dtype=np.uint8)
     arrays = {
-        "images": np.stack([grey(slices, row)[sequence] for row in chosen]) if chosen else nothing,
-        "masks": plane_of(slices.masks(chosen)).numpy() if chosen else nothing,
+        "images": np.stack([grey(slices, row, at)[sequence] for row, at in zip(chosen, numbers.tolist(), strict=True)])
+        if chosen
+        else nothing,
+        "masks": plane_at(slices.masks(chosen), numbers).numpy() if chosen else nothing,
         "maps": maps,
     }
     about = {

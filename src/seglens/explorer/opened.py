@@ -19,12 +19,13 @@ from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.lens_names import segmenter_of
+from seglens.reports.planes import plane_at, planes_of, token_planes
 from seglens.runs import Run
 from seglens.runtime.malloc import give_back_freed_memory
 from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.segmenter import Segmenter
 from seglens.semantics.atlas import LatentAtlas
-from seglens.shapes import Extent, Logits, plane_of
+from seglens.shapes import Extent, Logits
 from seglens.steering.edits import LatentEdit, change_of, check_edits
 from seglens.steering.shared_codes import codes_of
 from seglens.studies.cohorts import cohort_of
@@ -167,11 +168,13 @@ class Opened:
             return self._codes[1]
 
     def maps(self, slices: SliceSet, rows: list[int], latent: int) -> Float32[np.ndarray, "n h w"]:
-        """One latent's codes on the token grids of some slices; no other latent is computed."""
+        """One latent's codes on the token grids of some slices, of volumes on those of their planes that are shown."""
         with self._lock, torch.no_grad():
             grid = activations(self.segmenter, self.dictionary.hookpoint, slices.images(rows))
             codes = codes_of(self.dictionary, grid.flatten(0, 3), [latent])
-        return plane_of(codes.float().view(grid.shape[:-1])).numpy()
+        maps = codes.float().view(grid.shape[:-1])
+        _, numbers = planes_of(slices, rows)
+        return plane_at(maps, token_planes(numbers, slices.size[0], maps.shape[1])).numpy()
 
     def scale(self, latent: int) -> float:
         """The code that a heat map shows in full colour: the largest on the latent's exemplars, 1 for a dead latent."""
@@ -307,25 +310,43 @@ class OpenedRun:
         return self._survey_progress.get(opened.name, (0, 0))
 
 
-def grey(slices: SliceSet, row: int) -> np.ndarray:
+def grey(slices: SliceSet, row: int, number: int | None = None) -> np.ndarray:
     """A slice as grey levels ``[C H W]``: 1..255 between the brain's 0.5th and 99.5th percentile, 0 outside.
 
     Where no brain is known, all of the slice counts.
+
+    Args:
+        slices: of the sample.
+        row: which.
+        number: of a volume's plane; None: the one that is shown.
     """
-    brain = plane_of(slices.brains([row]))[0].numpy()
+    (images, _, brains), _ = planes_of(slices, [row], None if number is None else torch.tensor([number]))
+    brain = brains[0]
     inside = brain if brain.any() else np.ones_like(brain)
     levels = np.zeros((len(slices.sequences), *brain.shape), dtype=np.uint8)
-    for level, image in zip(levels, plane_of(slices.images([row]))[0].numpy(), strict=True):
+    for level, image in zip(levels, images[0], strict=True):
         low, high = np.percentile(image[inside], [0.5, 99.5])
         shares = ((image[inside] - low) / max(float(high - low), 1e-6)).clip(0, 1)
         level[inside] = (1 + 254 * shares).round().astype(np.uint8)
     return levels
 
 
-def heat_map(codes: Codes, grid: Extent, latent: int) -> np.ndarray:
-    """One latent's codes on the token grid ``[h w]``, float32."""
+def heat_map(codes: Codes, grid: Extent, latent: int, share: float = 0.5) -> np.ndarray:
+    """One latent's codes on a plane ``[h w]`` of the token grid, float32.
+
+    Args:
+        codes: of a sample.
+        grid: of its tokens.
+        latent: which.
+        share: where the plane lies between the first (0) and the last (1) of a volume.
+    """
     rows, columns = codes.token_rows(), codes.latents
     fired = columns == latent
     heat = torch.zeros(grid)
     heat.view(-1)[rows[fired]] = codes.values[fired].float()
-    return plane_of(heat).numpy()
+    return heat[min(int(share * grid[0]), grid[0] - 1)].numpy()
+
+
+def shown_plane(slices: SliceSet, row: int) -> int:
+    """Number of the plane of a sample that is shown: the one with the most labelled voxels."""
+    return int(planes_of(slices, [row])[1])

@@ -56,6 +56,17 @@ def strongest_planes(
     return plane_at(maps.float(), strongest).numpy(), middle.round().long().clamp(0, depth - 1)
 
 
+def token_planes(numbers: Int64[Tensor, " n"], depth: int, n_token_planes: int) -> Int64[Tensor, " n"]:
+    """Plane of tokens in which each plane of a sample lies.
+
+    Args:
+        numbers: of planes of samples.
+        depth: planes of a sample.
+        n_token_planes: of its token grid.
+    """
+    return ((numbers + 0.5) * n_token_planes / depth).long().clamp_max(n_token_planes - 1)
+
+
 def place_of(entry: Mapping[str, Any], number: int, slices: SliceSet) -> str:
     """Name of a sample's plane for people: ``case, slice 12``, or of a window its plane too.
 

@@ -97,9 +97,7 @@ class SegmenterSettings(BaseModel):
                 )
             return self
         if given := [name for name in OPENING if getattr(self, name) not in (None, {})]:
-            raise ValueError(
-                f"{', '.join(given)}: of a model of others, and none is given; give model, or leave it out"
-            )
+            raise ValueError(f"{', '.join(given)}: no model of others is given; give model, or leave this out")
         row.describe(1, 2, self.network)
         if self.epochs is not None and "steps" in self.model_fields_set:
             raise ValueError("steps and epochs are both given; give one")
