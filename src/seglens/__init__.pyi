@@ -70,6 +70,7 @@ from .segmenters.training import train_segmenter as train_segmenter
 from .segmenters.volume_prediction import predict_volumes as predict_volumes
 from .segmenters.volume_scores import VolumeScores as VolumeScores
 from .segmenters.volume_scores import evaluate_volumes as evaluate_volumes
+from .segmenters.window_samples import prepare_windows as prepare_windows
 from .segmenters.windows import window_pass as window_pass
 from .semantics.atlas import LatentAtlas as LatentAtlas
 from .semantics.atlas import describe as describe

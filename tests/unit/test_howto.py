@@ -8,6 +8,7 @@ from tests.bundle_folder import CT, config, write_bundle, write_images
 from tests.nnunet_folder import write_case, write_folder
 
 from seglens.cli import app
+from seglens.studies.settings import StudySettings
 
 PAGES = Path(__file__).parents[2] / "docs" / "howto"
 
@@ -19,10 +20,14 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 
 def run(page: str) -> None:
-    """Run a page's commands and its Python, in their order."""
+    """Run a page's commands and its Python, in their order; read its studies."""
     for language, content in blocks(page):
         if language == "python":
             exec(compile(content, page, "exec"), {})
+            continue
+        if language == "yaml":
+            Path("study.yaml").write_text(content)
+            assert all(own.of_others for own in StudySettings.read(Path("study.yaml")).segmenters.values())
             continue
         for command in content.splitlines():
             program, *arguments = shlex.split(command)

@@ -15,4 +15,5 @@ from .training import train_segmenter as train_segmenter
 from .volume_prediction import predict_volumes as predict_volumes
 from .volume_scores import VolumeScores as VolumeScores
 from .volume_scores import evaluate_volumes as evaluate_volumes
+from .window_samples import prepare_windows as prepare_windows
 from .windows import window_pass as window_pass
