@@ -12,7 +12,7 @@ from seglens.explorer.answers import BINARY, arrays_answer
 from seglens.explorer.opened import Opened, UnknownError, grey, heat_map, shown_plane
 from seglens.explorer.state import CurrentState
 from seglens.lens_names import segmenter_of
-from seglens.reports.planes import planes_of
+from seglens.reports.shown_planes import planes_of
 from seglens.segmenters.decision import most_likely
 from seglens.segmenters.score_summary import dice_of_counts
 from seglens.segmenters.scoring import Scores, count_scores

@@ -16,7 +16,7 @@ from seglens.explorer.names import GivenName
 from seglens.explorer.opened import Opened, OpenedRun, UnknownError, grey
 from seglens.explorer.state import CurrentState
 from seglens.explorer.zeroing import compared_rows, measured_effects
-from seglens.reports.planes import plane_at, planes_of, strongest_planes
+from seglens.reports.shown_planes import plane_at, planes_of, strongest_planes
 
 router = APIRouter(prefix="/segmenters/{segmenter}/latents", tags=["latents"])
 EXAMPLES = 8

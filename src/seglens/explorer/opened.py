@@ -19,7 +19,7 @@ from seglens.dictionaries.codes import Codes
 from seglens.dictionaries.lens import Lens
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.lens_names import segmenter_of
-from seglens.reports.planes import plane_at, planes_of, token_planes
+from seglens.reports.shown_planes import plane_at, planes_of, token_planes
 from seglens.runs import Run
 from seglens.runtime.malloc import give_back_freed_memory
 from seglens.runtime.progress import Progress, silent

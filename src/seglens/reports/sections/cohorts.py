@@ -8,7 +8,7 @@ from seglens.cohorts.slice_set import SliceSet
 from seglens.reports.blocks import Block, Fold, Heading, Key, Paragraph, Picture, Pictures, Section, head, table
 from seglens.reports.palette import class_colours
 from seglens.reports.pictures import best_sequence, mask_picture
-from seglens.reports.planes import place_of, planes_of
+from seglens.reports.shown_planes import place_of, planes_of
 from seglens.reports.wording import UNDEFINED, count, listed, percent, plain
 from seglens.runs import Run
 from seglens.summaries import CohortRecord, Summary

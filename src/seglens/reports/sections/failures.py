@@ -8,8 +8,8 @@ from seglens.cohorts.slice_set import SliceSet
 from seglens.reports.blocks import Block, Cell, Fold, Heading, Paragraph, Picture, Pictures, Section, head, table
 from seglens.reports.palette import class_colours
 from seglens.reports.pictures import best_sequence, mask_picture
-from seglens.reports.planes import place_of, planes_of
 from seglens.reports.sections.cohorts import class_keys
+from seglens.reports.shown_planes import place_of, planes_of
 from seglens.reports.verdicts import CONTROLS
 from seglens.reports.wording import UNDEFINED, count, number, percent, plain, signed
 from seglens.runs import Run

@@ -14,7 +14,7 @@ from seglens.reports.blocks import Block, Card, Cards, Drawing, Paragraph, Pictu
 from seglens.reports.charts import colour_scale
 from seglens.reports.palette import INFERNO
 from seglens.reports.pictures import best_sequence, heat_picture
-from seglens.reports.planes import place_of, planes_of, strongest_planes
+from seglens.reports.shown_planes import place_of, planes_of, strongest_planes
 from seglens.reports.wording import count, number, percent, plain
 from seglens.runs import Run
 from seglens.semantics.atlas import LatentAtlas

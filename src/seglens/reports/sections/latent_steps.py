@@ -9,8 +9,8 @@ from seglens.cohorts.slice_set import Ends, SliceSet
 from seglens.reports.blocks import Block, Cards, Fold, Picture, Pictures
 from seglens.reports.palette import CLASSES, class_colours
 from seglens.reports.pictures import best_sequence, heat_picture, mask_picture
-from seglens.reports.planes import plane_at, planes_of, strongest_planes
 from seglens.reports.sections.gallery import chosen_latents, described_slices, gallery_section
+from seglens.reports.shown_planes import plane_at, planes_of, strongest_planes
 from seglens.runs import Run
 from seglens.semantics.atlas import LatentAtlas
 from seglens.semantics.geometry import brain_depth, edge_band
