@@ -16,6 +16,7 @@ def plan_text(plan: Plan, out: Path) -> str:
         out: where its run would be.
     """
     lines = [f"{'slices of ' + name:<44} {count:>12,}" for name, count in plan.slices.items()]
+    lines += [f"{'training steps of ' + name:<44} {count:>12,}" for name, count in plan.steps.items()]
     lines += [f"{'training tokens of ' + name:<44} {count:>12,}" for name, count in plan.tokens.items()]
     kinds = list(dict.fromkeys(stage.stage.partition("/")[0] for stage in plan.stages))
     lines += ["", f"{'stages':<20} {'how many':>8} {'time':>10} {'disk':>12}"]

@@ -2,38 +2,23 @@
 
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from seglens.dictionaries.fit_settings import FitSettings
 from seglens.lens_names import segmenter_of
 from seglens.runs import Run
-from seglens.studies.analysis import Unit
-from seglens.studies.hookpoints import AUTO, hookpoints_of
-from seglens.studies.settings import PhantomSettings, StudySettings
+from seglens.studies.analysis import Analysis, Unit
+from seglens.studies.hookpoints import AUTO, each_lens, hookpoints_of
+from seglens.studies.miniature import MAX_BATCH, Miniature, depth_of, like_unit, middle_place, miniature
+from seglens.studies.settings import StudySettings
 from seglens.studies.stages import Announce, unseen
 
 CONSTANT = ("alignment", "verdict")
 """Stages whose time does not depend on steps or slices."""
-MAX_BATCH = 4
-"""Slices a step of the miniatures; a step's time grows with its slices."""
 SAMPLED_GROUPS = 4
 """Volumes, or patients of 2-D files, of a real cohort that are read to count its slices."""
-STAND_IN = "edema"
-"""Label of the phantoms that stands in for a class of real data."""
-
-
-@dataclass(frozen=True)
-class Miniature:
-    """Sizes of a study in small: patients a cohort, and steps of segmenters and dictionaries."""
-
-    subjects: int
-    segmenter_steps: int
-    dictionary_steps: int
-
-
 WARM_UP, SMALL, LARGE = Miniature(6, 1, 2), Miniature(6, 2, 10), Miniature(12, 6, 40)
 
 
@@ -46,12 +31,14 @@ class StagePlan:
         work: how much of what drives it, such as steps times slices a step.
         seconds: of one job.
         n_bytes: that its artifact takes on disk.
+        after: stages that it reads.
     """
 
     stage: str
     work: float
     seconds: float
     n_bytes: float
+    after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +47,7 @@ class Plan:
 
     Attributes:
         slices: of each cohort, all splits.
+        steps: of training each segmenter that is not opened.
         tokens: of each lens that is fitted, in its training split.
         stages: in the order of the results.
         memory: bytes that one job may take at most.
@@ -68,6 +56,7 @@ class Plan:
     """
 
     slices: Mapping[str, int]
+    steps: Mapping[str, int]
     tokens: Mapping[str, int]
     stages: tuple[StagePlan, ...]
     memory: float
@@ -76,9 +65,16 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Of the whole study: all stages over the jobs, or its longest stage."""
-        every = [stage.seconds for stage in self.stages]
-        return max(sum(every) / self.jobs, max(every, default=0.0))
+        """Of the whole study: all stages over the jobs, or its longest chain of stages that read one another."""
+        return max(sum(stage.seconds for stage in self.stages) / self.jobs, self.chain)
+
+    @property
+    def chain(self) -> float:
+        """Seconds of the longest chain of stages that read one another, which no number of jobs makes shorter."""
+        ends: dict[str, float] = {}
+        for stage in self.stages:  # a stage stands behind those that it reads
+            ends[stage.stage] = stage.seconds + max((ends.get(name, 0.0) for name in stage.after), default=0.0)
+        return max(ends.values(), default=0.0)
 
     @property
     def n_bytes(self) -> float:
@@ -123,29 +119,34 @@ def plan_study(settings: StudySettings, *, jobs: int, announce: Announce = unsee
         before = peak_rss_mib()
         small = miniature(settings, WARM_UP, None)
         warm = run_study(small, Path(folder) / "warm", announce=announce)
-        counts = {name: _slices(warm, name) for name in settings.cohorts}
+        counts = {name: _slices(warm, name) for name in small.cohorts}
+        typical = sum(counts.values()) / len(counts)
         slices = {
-            name: round(counts[name] / WARM_UP.subjects * own.phantom.subjects) if own.phantom else sizes[name][0]
+            name: round(counts.get(name, typical) / WARM_UP.subjects * own.phantom.subjects)
+            if own.phantom
+            else sizes[name][0]
             for name, own in settings.cohorts.items()
         }
-        tokens, expansion = _tokens(settings, warm, slices)
+        tokens, expansion = _tokens(settings, small, warm, slices)
         measured = []
         for size in (SMALL, LARGE):
             small = miniature(settings, size, expansion)
             run = run_study(small, Path(folder) / f"{size.subjects}", announce=announce)
-            kept = {name: _slices(run, name) for name in settings.cohorts}
-            voxels = {name: float(size.subjects * _depth(settings, name)) for name in settings.cohorts}
+            kept = {name: _slices(run, name) for name in small.cohorts}
+            voxels = {name: float(size.subjects * depth_of(settings, name)) for name in small.cohorts}
             measured.append((small, run, kept, voxels))
         peak = peak_rss_mib()
         stages = []
         whole = {name: sizes[name][1] for name in settings.cohorts}
-        for row in analysis_table().values():
+        table = analysis_table()
+        for row in table.values():
             if not row.part_of(settings):
                 continue
             done = row.units(measured[0][0])
-            asked = row.units(settings)
-            pairs = zip(asked, done, strict=True) if len(asked) == len(done) else [(u, u) for u in asked if u in done]
-            for unit, own in pairs:
+            for unit in row.units(settings):
+                own = like_unit(settings, unit, done)
+                if own is None:
+                    continue
                 work = _work(settings, row.name, unit, slices, whole)
                 points = [
                     (
@@ -158,64 +159,24 @@ def plan_study(settings: StudySettings, *, jobs: int, announce: Announce = unsee
                 seconds, n_bytes = (
                     extended((points[0][0], points[0][at]), (points[1][0], points[1][at]), work) for at in (1, 2)
                 )
-                stages.append(StagePlan(row.stage(unit), work, seconds, n_bytes))
+                above = tuple(table[name].stage(other) for name, other in _read_by(settings, table, row, unit))
+                stages.append(StagePlan(row.stage(unit), work, seconds, n_bytes, above))
     batches = max(own.batch_size / min(own.batch_size, MAX_BATCH) for own in settings.segmenters.values())
     memory = (before + (peak - before) * batches) * 2**20
-    chosen = {name: _middle(settings, name) for name in settings.segmenters if hookpoints_of(settings, name) == (AUTO,)}
-    return Plan(slices, tokens, tuple(stages), memory, chosen, jobs)
+    automatic = [name for name in settings.segmenters if hookpoints_of(settings, name) == (AUTO,)]
+    chosen = {name: middle_place(settings, name) for name in automatic}
+    trained = [name for name, own in settings.segmenters.items() if own.model is None]
+    steps = {name: _steps(settings, name, slices) for name in trained}
+    return Plan(slices, steps, tokens, tuple(stages), memory, chosen, jobs)
 
 
-def miniature(settings: StudySettings, size: Miniature, expansion: int | None) -> StudySettings:
-    """Make a study small: phantoms instead of its cohorts, few patients and steps, the same sizes of networks.
-
-    Args:
-        settings: of the study.
-        size: how small.
-        expansion: of its dictionaries; None takes what is set, or 2.
-    """
-    from seglens.phantoms.subject import SEQUENCES
-
-    n_sequences = len(settings.sequences)
-    if n_sequences > len(SEQUENCES):
-        raise ValueError(f"the study has {n_sequences} sequences; a plan can be made for up to {len(SEQUENCES)}")
-    content: dict[str, Any] = settings.model_dump(mode="json")
-    own_names = all(name in SEQUENCES for name in settings.sequences)
-    content |= {"sequences": settings.sequences if own_names else SEQUENCES[:n_sequences], "minimum_effect": 0.0}
-    content |= {"foreground": AUTO, "name": "miniature"}
-    for name, own in settings.cohorts.items():
-        phantom = own.phantom or PhantomSettings(population="adult", slices=_depth(settings, name))
-        few = phantom.model_copy(update={"subjects": size.subjects}).model_dump(mode="json")
-        content["cohorts"][name] = {"phantom": few, "fractions": own.fractions.model_dump()}
-    for name, segmenter in settings.segmenters.items():
-        less = content["segmenters"][name]
-        less.pop("model", None)  # one that is opened has a trained one of its design in its place
-        less |= {"steps": size.segmenter_steps, "epochs": None, "pretrained": None}
-        less["batch_size"] = min(segmenter.batch_size, MAX_BATCH)
-        if hookpoints_of(settings, name) == (AUTO,):
-            less["hookpoints"] = [_middle(settings, name)]
-    dictionaries = content["dictionaries"]
-    dictionaries["steps"] = size.dictionary_steps
-    if dictionaries["expansion"] == AUTO:
-        dictionaries["expansion"] = expansion or 2
-    for entry in content["steering"]:
-        if settings.cohorts[entry["cohort"]].phantom is None:
-            entry["label"] = STAND_IN
-    return StudySettings.model_validate(content)
-
-
-def _middle(settings: StudySettings, segmenter: str) -> str:
-    """The place that ``auto`` is taken for: the middle of the encoder."""
-    from seglens.segmenters.architectures import architecture_named
-
-    own = settings.segmenters[segmenter]
-    row = architecture_named(own.architecture)
-    known = list(row.hookpoints({**row.defaults, **own.network}))
-    return known[min(1, len(known) - 1)]
-
-
-def _depth(settings: StudySettings, cohort: str) -> int:
-    phantom = settings.cohorts[cohort].phantom
-    return phantom.slices if phantom else 6
+def _read_by(
+    settings: StudySettings, table: Mapping[str, Analysis], row: Analysis, unit: Unit
+) -> Iterable[tuple[str, Unit]]:
+    """Analyses and units that a unit reads."""
+    if row.reads is not None:
+        return row.reads(settings, unit)
+    return [(name, other) for name in row.after for other in table[name].units(settings)]
 
 
 def _cohort_size(settings: StudySettings, name: str) -> tuple[int, float]:
@@ -252,15 +213,19 @@ def _slices(run: Run, cohort: str) -> int:
     return len(SliceSet.read(run.artifact(f"slices/{cohort}")))
 
 
-def _tokens(settings: StudySettings, run: Run, slices: Mapping[str, int]) -> tuple[dict[str, int], int]:
+def _tokens(
+    settings: StudySettings, small: StudySettings, run: Run, slices: Mapping[str, int]
+) -> tuple[dict[str, int], int]:
     """Tokens of each lens in its training split, and the expansion that the fewest of them leave ``auto``."""
     from seglens.activations.store import ActivationStore
 
-    tokens, expansions = {}, []
-    for stage in run.stages("store/"):
-        lens = stage.removeprefix("store/")
+    tokens, expansions, done = {}, [], each_lens(small)
+    for unit in each_lens(settings):
+        lens, own = str(unit[0]), like_unit(settings, unit, done)
+        if own is None or f"store/{own[0]}" not in run:
+            continue
         cohort = settings.segmenters[segmenter_of(lens)].cohort
-        store = ActivationStore.read(run.artifact(stage))
+        store = ActivationStore.read(run.artifact(f"store/{own[0]}"))
         n_slices = slices[cohort] * settings.cohorts[cohort].fractions.train
         tokens[lens] = round(n_slices * store.n_tokens / store.n_slices)
         width = store.d_in
@@ -282,16 +247,19 @@ def _work(settings: StudySettings, row: str, unit: Unit, slices: Mapping[str, in
         return 1.0
     if row == "segmenter":
         own = settings.segmenters[subject]
-        if own.model is not None:
-            return 0.0
-        steps = own.steps
-        if own.epochs is not None:
-            train = slices[own.cohort] * settings.cohorts[own.cohort].fractions.train
-            steps = math.ceil(own.epochs * train / own.batch_size)
-        return float(steps * own.batch_size)
+        return 0.0 if own.model is not None else float(_steps(settings, subject, slices) * own.batch_size)
     if row in ("dictionary", "variant"):
         return float(settings.dictionaries.steps)
     if row in ("phantom", "check", "slices"):
         return read[str(unit[0])]
     cohorts = [str(name) for name in unit[1:] if name in settings.cohorts]
     return float(sum(slices[name] for name in cohorts or [settings.segmenters[subject].cohort]))
+
+
+def _steps(settings: StudySettings, segmenter: str, slices: Mapping[str, int]) -> int:
+    """Steps of a segmenter's training, by its epochs where it has such."""
+    own = settings.segmenters[segmenter]
+    if own.epochs is None:
+        return own.steps
+    train = slices[own.cohort] * settings.cohorts[own.cohort].fractions.train
+    return math.ceil(own.epochs * train / own.batch_size)

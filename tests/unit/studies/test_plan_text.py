@@ -1,14 +1,20 @@
 from seglens.studies.plan_text import plan_text, unfit
 from seglens.studies.planning import Plan, StagePlan
 
-PLAN = Plan(
-    {"adult": 60}, {"adult": 2496}, (StagePlan("store/adult", 60.0, 7200.0, 2.0**30),), 2.0**30, {"adult": "stage2"}, 2
-)
+STORE = StagePlan("store/adult", 60.0, 7200.0, 2.0**30)
+PLAN = Plan({"adult": 60}, {"adult": 200}, {"adult": 2496}, (STORE,), 2.0**30, {"adult": "stage2"}, 2)
 
 
 def test_the_text_names_counts_times_and_what_auto_was_taken_for(tmp_path):
     text = plan_text(PLAN, tmp_path / "not" / "yet")
-    for expected in ("slices of adult", "2,496", "120 min", "1.0 GiB", "auto is taken as stage2"):
+    for expected in (
+        "slices of adult",
+        "training steps of adult",
+        "2,496",
+        "120 min",
+        "1.0 GiB",
+        "auto is taken as stage2",
+    ):
         assert expected in text
 
 

@@ -1,17 +1,7 @@
 import pytest
 from tests.crash import smallest_study
 
-from seglens.studies.demo import demo_settings
-from seglens.studies.planning import LARGE, Plan, StagePlan, extended, miniature, plan_study
-from seglens.studies.settings import StudySettings
-
-REAL = {
-    "sequences": ["flair"],
-    "size": 64,
-    "cohorts": {"a": {"sources": [{"path": "somewhere"}]}},
-    "segmenters": {"a": {"cohort": "a", "epochs": 3, "batch_size": 2}},
-    "steering": [{"segmenter": "a", "cohort": "a", "label": "whole"}],
-}
+from seglens.studies.planning import Plan, StagePlan, extended, plan_study
 
 
 def test_a_line_through_both_measurements_is_extended():
@@ -27,42 +17,21 @@ def test_equal_work_takes_the_longer_of_both():
     assert extended((1.0, 2.0), (1.0, 3.0), 1.0) == 3.0
 
 
-def test_a_miniature_keeps_units_and_sizes_of_networks():
-    settings = demo_settings()
-    small = miniature(settings, LARGE, 16)
-    assert small.size == settings.size and list(small.segmenters) == list(settings.segmenters)
-    assert {own.phantom.subjects for own in small.cohorts.values() if own.phantom} == {LARGE.subjects}
-    assert small.segmenters["adult"].steps == LARGE.segmenter_steps
-    assert small.segmenters["adult"].init_from == "healthy"
-    assert small.dictionaries.expansion == 16 and small.dictionaries.batch_size == settings.dictionaries.batch_size
-    assert [entry.label for entry in small.steering] == [entry.label for entry in settings.steering]
-
-
-def test_phantoms_stand_in_for_real_cohorts():
-    small = miniature(StudySettings.model_validate(REAL), LARGE, None)
-    assert small.cohorts["a"].phantom is not None and not small.cohorts["a"].sources
-    assert small.segmenters["a"].epochs is None and small.segmenters["a"].batch_size == 2
-    assert small.steering[0].label == "edema"
-
-
-def test_more_sequences_than_phantoms_have_are_refused():
-    with pytest.raises(ValueError, match="5 sequences"):
-        miniature(StudySettings.model_validate({**REAL, "sequences": list("abcde")}), LARGE, None)
-
-
 def test_a_study_takes_its_stages_over_the_jobs_or_its_longest():
     stages = tuple(StagePlan(name, 1.0, seconds, 10.0) for name, seconds in (("x/a", 4.0), ("x/b", 1.0), ("y/a", 1.0)))
-    assert Plan({}, {}, stages, 0.0, {}, 1).seconds == 6
-    assert Plan({}, {}, stages, 0.0, {}, 2).seconds == 4
-    assert Plan({}, {}, stages, 0.0, {}, 2).n_bytes == 30
+    assert Plan({}, {}, {}, stages, 0.0, {}, 1).seconds == 6
+    assert Plan({}, {}, {}, stages, 0.0, {}, 2).seconds == 4
+    assert Plan({}, {}, {}, stages, 0.0, {}, 2).n_bytes == 30
 
 
-def test_a_model_that_is_opened_is_trained_in_miniature_only(tmp_path):
-    settings = smallest_study(tmp_path)
-    opened = settings.segmenters["first"].model_copy(update={"model": tmp_path / "model"})
-    study = settings.model_copy(update={"segmenters": {"first": opened}, "steering": [], "failures": []})
-    own = miniature(study, LARGE, None).segmenters["first"]
-    assert own.model is None and own.network["depths"] == [1, 1, 1, 1] and own.steps == LARGE.segmenter_steps
+def test_no_number_of_jobs_is_faster_than_the_longest_chain_of_stages():
+    stages = (
+        StagePlan("x/a", 1.0, 4.0, 0.0),
+        StagePlan("y/a", 1.0, 3.0, 0.0, ("x/a",)),
+        StagePlan("z/a", 1.0, 2.0, 0.0),
+    )
+    made = Plan({}, {}, {}, stages, 0.0, {}, 8)
+    assert made.chain == 7.0 and made.seconds == 7.0
 
 
 @pytest.mark.slow
