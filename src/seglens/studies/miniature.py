@@ -39,12 +39,21 @@ def miniature(settings: StudySettings, size: Miniature, expansion: int | None) -
         settings: of the study.
         size: how small.
         expansion: of its dictionaries; None takes what is set, or 2.
+
+    Raises:
+        ValueError: a study of models of others, or of more sequences than phantoms have.
     """
     from seglens.phantoms.subject import SEQUENCES
 
     n_sequences = len(settings.sequences)
     if n_sequences > len(SEQUENCES):
         raise ValueError(f"the study has {n_sequences} sequences; a plan can be made for up to {len(SEQUENCES)}")
+    others = [name for name, own in settings.segmenters.items() if own.of_others]
+    if others:
+        raise ValueError(
+            f"segmenters: {', '.join(others)} is a model of others, and no plan is made for the windows of such; "
+            "`seglens open MODEL` says seconds and bytes of a volume"
+        )
     starts = {name: _first_start(settings, name) for name in settings.segmenters}
     settings = _representative(settings)
     content: dict[str, Any] = settings.model_dump(mode="json")

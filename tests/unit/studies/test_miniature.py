@@ -4,6 +4,7 @@ from tests.crash import smallest_study
 from seglens.studies.demo import demo_settings
 from seglens.studies.miniature import like_unit, miniature
 from seglens.studies.planning import LARGE
+from seglens.studies.segmenter_settings import SegmenterSettings
 from seglens.studies.settings import StudySettings
 
 REAL = {
@@ -61,3 +62,11 @@ def test_of_one_design_two_segmenters_stay_and_stand_for_the_others():
 def test_variants_of_one_lens_stand_for_the_same_variants_of_others():
     done = [("adult", "rotated"), ("adult", "reseeded"), ("adult-unet", "rotated")]
     assert like_unit(demo_settings(), ("ssa", "reseeded"), done) == ("adult", "reseeded")
+
+
+def test_a_study_of_models_of_others_has_no_miniature(tmp_path):
+    settings = StudySettings.model_validate({**REAL, "steering": []})
+    plan = {"plan": {}, "n_heads": 2}
+    others = SegmenterSettings(cohort="a", model=tmp_path, architecture="nnunet", network=plan)
+    with pytest.raises(ValueError, match=r"a is a model of others.*seglens open"):
+        miniature(settings.model_copy(update={"segmenters": {"a": others}}), LARGE, None)
