@@ -15,6 +15,7 @@ from seglens.runtime.signals import Stopped, asked_to_stop, heeding_signals
 from seglens.runtime.streams import lasting_streams
 from seglens.studies.table import analysis_table, verbs_of
 from seglens.verbs.analyses import verb_of
+from seglens.verbs.audit import audit
 from seglens.verbs.data import check, phantom
 from seglens.verbs.foreign import convert_pkl, name, unpack
 from seglens.verbs.models import open_, predict
@@ -22,7 +23,23 @@ from seglens.verbs.options import DONE, FAULT, QUARANTINED, REFUSED
 from seglens.verbs.runs import doctor, explore, report
 from seglens.verbs.studies import demo, plan, reproduce, run
 
-OWN = (demo, run, plan, reproduce, report, explore, doctor, phantom, check, open_, predict, unpack, convert_pkl, name)
+OWN = (
+    demo,
+    run,
+    plan,
+    reproduce,
+    report,
+    explore,
+    doctor,
+    phantom,
+    check,
+    open_,
+    predict,
+    audit,
+    unpack,
+    convert_pkl,
+    name,
+)
 """Verbs beside those of the table of analyses."""
 
 

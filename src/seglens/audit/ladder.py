@@ -97,6 +97,27 @@ def _distances(table: VolumeTable, rows: Int64[np.ndarray, " k"]) -> Float[np.nd
     return np.sqrt(LedoitWolf().fit(reduced[rows]).mahalanobis(reduced))
 
 
+def nearest(source: VolumeTable, target: VolumeTable, volume: str, n: int) -> list[tuple[str, float]]:
+    """The source's volumes whose pooled channels are most like those of a target volume, with their true Dice.
+
+    Args:
+        source: its table.
+        target: its table.
+        volume: of the target.
+        n: how many, at most.
+
+    Returns:
+        Volume and true Dice, the nearest first; volumes without a true Dice are left out.
+    """
+    rows = np.flatnonzero(~np.isnan(source.values(["truth.dice"])[:, 0]))
+    reduced = _dense(source.beside(target), np.arange(len(source)))
+    reduced = reduced / np.maximum(reduced[: len(source)].std(0), 1e-12)
+    own = reduced[len(source) + target.rows["volume"].to_list().index(volume)]
+    order = rows[np.linalg.norm(reduced[rows] - own, axis=1).argsort()][:n]
+    names, dice = source.rows["volume"].to_list(), source.values(["truth.dice"])[:, 0]
+    return [(names[place], float(dice[place])) for place in order]
+
+
 def _mahalanobis(table: VolumeTable, rows: Int64[np.ndarray, " k"]) -> Float[np.ndarray, "n p"]:
     return np.log1p(distances(table, rows))[:, None]
 

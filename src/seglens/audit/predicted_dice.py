@@ -118,12 +118,15 @@ class DicePrediction:
     n_patients: int
 
 
-def predict_dice(source: VolumeTable, target: VolumeTable, *, seed: int = 0) -> DicePrediction:
+def predict_dice(
+    source: VolumeTable, target: VolumeTable, *, threshold: float | None = None, seed: int = 0
+) -> DicePrediction:
     """Fit the ladder to the source and predict the target.
 
     Args:
         source: with masks and folds.
         target: its masks, if any, are not looked at.
+        threshold: Dice below which a volume fails; None: the `FAILURE_QUANTILE` of the source's.
         seed: of the shuffled control.
 
     Raises:
@@ -132,10 +135,10 @@ def predict_dice(source: VolumeTable, target: VolumeTable, *, seed: int = 0) -> 
     from sklearn import config_context
 
     with config_context(assume_finite=True, skip_parameter_validation=True):  # hundreds of small fits
-        return _predict_dice(source, target, seed)
+        return _predict_dice(source, target, threshold, seed)
 
 
-def _predict_dice(source: VolumeTable, target: VolumeTable, seed: int) -> DicePrediction:
+def _predict_dice(source: VolumeTable, target: VolumeTable, threshold: float | None, seed: int) -> DicePrediction:
     both = source.beside(target)
     dice = source.values(["truth.dice"])[:, 0] if "truth.dice" in source.rows.columns else np.full(len(source), np.nan)
     rows = np.flatnonzero(~np.isnan(dice))
@@ -146,7 +149,7 @@ def _predict_dice(source: VolumeTable, target: VolumeTable, seed: int) -> DicePr
             "least 4: give a source with more labelled patients"
         )
     work = _Work(both, rows, dice[rows], both.folds[rows], patients)
-    threshold = float(np.quantile(work.dice, FAILURE_QUANTILE))
+    threshold = float(np.quantile(work.dice, FAILURE_QUANTILE)) if threshold is None else threshold
     whole = {rung.name: work.out_of_fold(rung, np.arange(len(rows))) for rung in RUNGS}
     chosen = _best(whole, work.dice)
     nested = np.zeros(len(rows))

@@ -18,6 +18,8 @@ NOTABLE = 0.02
 OUTSIDE_SHARE = 0.5
 """Share of the target's volumes that lie outside of the source, from which on the estimate is not to be relied on."""
 DRAWS = 2000
+LIKELY = 0.5
+"""Chance of failure above which a volume is flagged."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,20 @@ def verdict_of(
     expected = float(after.mean())
     sentence = _sentence(outcome, float(true.mean()), expected, loss=loss, outside=float(outside.mean()), n=len(after))
     return AuditVerdict(outcome, sentence, float(true.mean()), expected, loss, distance[len(source) :], outside, limit)
+
+
+def flags_of(prediction: DicePrediction, verdict: AuditVerdict) -> tuple[tuple[Flag, ...], ...]:
+    """Reasons to look at each target volume."""
+    found = []
+    for place, failing in enumerate(prediction.failing):
+        own = []
+        if failing > LIKELY:
+            text = f"likelier than not below {prediction.threshold:.2f} (predicted {prediction.target[place]:.2f})"
+            own.append(Flag("low", text))
+        if verdict.outside[place]:
+            own.append(Flag("outside", "looks unlike any volume of the source: its estimate is an extrapolation"))
+        found.append(tuple(own))
+    return tuple(found)
 
 
 def _by_patient(values: Float[np.ndarray, " n"], patients: np.ndarray) -> Float[np.ndarray, " p"]:

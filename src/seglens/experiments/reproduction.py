@@ -12,12 +12,12 @@ from seglens.artifacts import Artifact, ArtifactError, Draft, canonical_json, fi
 from seglens.experiments import EXPERIMENTS
 from seglens.experiments.experiment import Experiment, ExperimentResult, NotApplicableError
 from seglens.runs import Run, Stage
-from seglens.runtime.progress import Progress
+from seglens.runtime.progress import Announce, Progress, unseen
 from seglens.studies.analysis import Analysis
 from seglens.studies.input_checksums import quarantine_reported
 from seglens.studies.parallel import Task, tasks_of, work_ahead
 from seglens.studies.settings import StudySettings
-from seglens.studies.stages import Announce, Study, unseen
+from seglens.studies.stages import Study
 from seglens.studies.table import analysis_table
 
 KIND = "experiment"

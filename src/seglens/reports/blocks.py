@@ -49,13 +49,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its caption; the first column names the row."""
+    """A table with its caption; the first column names the row, and ``sortable`` ones are sorted by a click."""
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
     heat: bool = False
+    sortable: bool = False
     kind: ClassVar[str] = "table"
 
 

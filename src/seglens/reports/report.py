@@ -1,5 +1,8 @@
 """report.html: one file that can be sent, with everything a run found and every control beside it."""
 
+import base64
+import hashlib
+
 from markupsafe import Markup
 
 from seglens.reports.blocks import Section
@@ -9,13 +12,14 @@ SUBTITLE = (
 )
 
 
-def render(title: str, sections: list[Section], *, subtitle: str = SUBTITLE) -> str:
+def render(title: str, sections: list[Section], *, subtitle: str = SUBTITLE, sortable: bool = False) -> str:
     """The page as HTML text.
 
     Args:
         title: of the study.
         sections: in order.
         subtitle: under the title.
+        sortable: some tables are; the one script that does it is allowed by its hash, and no other.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -24,6 +28,8 @@ def render(title: str, sections: list[Section], *, subtitle: str = SUBTITLE) -> 
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     style = Markup(loader.get_source(environment, "report.css")[0])
+    script = f"\n{loader.get_source(environment, 'sortable.js')[0]}" if sortable else ""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html.j2").render(
-        title=title, subtitle=subtitle, sections=sections, style=style
+        title=title, subtitle=subtitle, sections=sections, style=style, script=Markup(script), digest=digest
     )

@@ -1,5 +1,7 @@
 """Progress as a callback: core functions report, the command line draws."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, runtime_checkable
 
 
@@ -22,3 +24,12 @@ def part_of(progress: Progress, before: int, whole: int) -> Progress:
 
 def silent(done: int, total: int, **figures: float) -> None:
     """Report nothing."""
+
+
+Announce = Callable[[str], AbstractContextManager[Progress]]
+"""Told a stage's name when it starts; the context lasts as long as the stage and gives its progress callback."""
+
+
+def unseen(stage: str) -> AbstractContextManager[Progress]:
+    """Announce nothing."""
+    return nullcontext(silent)

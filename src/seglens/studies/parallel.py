@@ -21,14 +21,14 @@ import torch
 from seglens.runs import Run
 from seglens.runtime.distributed import rank_and_size
 from seglens.runtime.malloc import keep_freed_memory
-from seglens.runtime.progress import Progress
+from seglens.runtime.progress import Announce, Progress
 from seglens.runtime.resources import peak_rss_mib
 from seglens.runtime.signals import Stopped, follow_parent, heeding_signals
 from seglens.runtime.streams import lasting_streams
 from seglens.runtime.threads import MAX_JOBS, computing_with
 from seglens.studies.analysis import Analysis, Unit
 from seglens.studies.settings import StudySettings
-from seglens.studies.stages import Announce, Study
+from seglens.studies.stages import Study
 from seglens.studies.table import analysis_table
 
 REPORT_EVERY_SECONDS = 0.2

@@ -9,11 +9,11 @@ from pathlib import Path
 from seglens.dictionaries.fit_settings import FitSettings
 from seglens.lens_names import segmenter_of
 from seglens.runs import Run
+from seglens.runtime.progress import Announce, unseen
 from seglens.studies.analysis import Analysis, Unit
 from seglens.studies.hookpoints import AUTO, each_lens, hookpoints_of
 from seglens.studies.miniature import MAX_BATCH, Miniature, depth_of, like_unit, middle_place, miniature
 from seglens.studies.settings import StudySettings
-from seglens.studies.stages import Announce, unseen
 
 CONSTANT = ("alignment", "verdict")
 """Stages whose time does not depend on steps or slices."""

@@ -1,7 +1,7 @@
 """A study at work: each unit of an analysis is done when its result is asked for and not done before."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.lens_names import segmenter_of
 from seglens.runs import Run, Stage
 from seglens.runtime.devices import usable_device
-from seglens.runtime.progress import Progress, silent
+from seglens.runtime.progress import Announce, Progress, unseen
 from seglens.segmenters.opened import OpenedModel, open_model
 from seglens.segmenters.segmenter import Segmenter
 from seglens.studies.analysis import Analysis
@@ -29,14 +29,6 @@ from seglens.studies.blocks import NoSettings
 from seglens.studies.hookpoints import AUTO, alike, check_hookpoints, common_hookpoint, hookpoint_of, lenses_of
 from seglens.studies.settings import DictionarySettings, StudySettings
 from seglens.studies.variants import PLAIN, alive_latents, variant_store
-
-Announce = Callable[[str], AbstractContextManager[Progress]]
-"""Told a stage's name when it starts; the context lasts as long as the stage and gives its progress callback."""
-
-
-def unseen(stage: str) -> AbstractContextManager[Progress]:
-    """Announce nothing."""
-    return nullcontext(silent)
 
 
 @dataclass(frozen=True)

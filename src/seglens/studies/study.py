@@ -9,13 +9,14 @@ from seglens.artifacts import canonical_json, write_text_whole
 from seglens.lens_names import segmenter_of
 from seglens.runs import Run
 from seglens.runtime.distributed import barrier, is_main_process, rank_and_size
+from seglens.runtime.progress import Announce, unseen
 from seglens.runtime.resources import peak_rss_mib
 from seglens.runtime.suggestions import did_you_mean
 from seglens.studies.analysis import Analysis, Unit
 from seglens.studies.input_checksums import quarantine_reported
 from seglens.studies.parallel import tasks_of, work_ahead
 from seglens.studies.settings import StudySettings
-from seglens.studies.stages import Announce, Study, unseen
+from seglens.studies.stages import Study
 from seglens.studies.summary import summarise
 from seglens.studies.table import analysis_table
 from seglens.summaries import FILE

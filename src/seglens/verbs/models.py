@@ -92,10 +92,8 @@ def predict(
     """Write a mask for every case on its file's own grid, steered or not; exit 3 if a case is quarantined."""
     from seglens.artifacts import MANIFEST
     from seglens.cohorts.checks import check_cohort
-    from seglens.runtime.devices import usable_device
     from seglens.runtime.streams import printable
-    from seglens.segmenters.opened import open_model
-    from seglens.segmenters.prediction import DOCUMENT, predict_cohort, preprocessing_of
+    from seglens.segmenters.prediction import DOCUMENT, predict_cohort
     from seglens.segmenters.segmenter import Segmenter
     from seglens.segmenters.volume_prediction import REASON, predict_volumes
     from seglens.steering.edit_files import read_edits
@@ -103,18 +101,14 @@ def predict(
 
     if (edits is None) != (dictionary is None):
         raise ValueError("--edits and --dictionary belong together; give both or neither")
-    usable = usable_device(device)
-    network: Segmenter | OpenedModel
-    if (model / MANIFEST).is_file():
-        if fold is not None or settings is not None or not mirror or precision is not None:
-            raise ValueError(
-                "--fold, --set, --no-mirror and --precision are of a model of others, and this is a run's segmenter; "
-                "leave them out"
-            )
-        network = Segmenter.load(model).to(usable)
-        foreground = preprocessing_of(network).foreground
-    else:
-        network, foreground = open_model(model, fold=fold, settings=_settings(settings)).to(usable), "none"
+    others = fold is not None or settings is not None or not mirror or precision is not None
+    if others and (model / MANIFEST).is_file():
+        raise ValueError(
+            "--fold, --set, --no-mirror and --precision are of a model of others, and this is a run's segmenter; "
+            "leave them out"
+        )
+    network, foreground = opened_network(model, fold=fold, settings=settings, device=device)
+    if not isinstance(network, Segmenter):
         if edits is not None and len(network.folds) > 1:
             raise ValueError(
                 f"--edits are of one network, and {model} was opened with the folds {', '.join(network.folds)}; give "
@@ -161,6 +155,29 @@ def predict(
     for line in (*lost, out):
         print(line)
     return QUARANTINED if report.quarantined or lost else DONE
+
+
+def opened_network(
+    model: Path, *, fold: list[str] | None, settings: list[str] | None, device: str
+) -> "tuple[Segmenter | OpenedModel, str]":
+    """A run's segmenter or a model of others, on its device, and its foreground rule.
+
+    Raises:
+        ValueError: what cannot be opened; options of a model of others for a run's segmenter.
+    """
+    from seglens.artifacts import MANIFEST
+    from seglens.runtime.devices import usable_device
+    from seglens.segmenters.opened import open_model
+    from seglens.segmenters.prediction import preprocessing_of
+    from seglens.segmenters.segmenter import Segmenter
+
+    usable = usable_device(device)
+    if not (model / MANIFEST).is_file():
+        return open_model(model, fold=fold, settings=_settings(settings)).to(usable), "none"
+    if fold is not None or settings is not None:
+        raise ValueError("--fold and --set are of a model of others, and this is a run's segmenter; leave them out")
+    segmenter = Segmenter.load(model).to(usable)
+    return segmenter, preprocessing_of(segmenter).foreground
 
 
 def _settings(given: list[str] | None) -> dict[str, Any] | None:

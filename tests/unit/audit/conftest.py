@@ -7,12 +7,15 @@ import torch
 from tests.faults.scans import write_cohort
 from torch import nn
 
+from seglens.audit.auditing import Audit, AuditSettings, audit
 from seglens.audit.volume_samples import SampleReader
 from seglens.audit.volume_table import TableMaker, VolumeTable, folds_of
-from seglens.cohorts.case import TUMOUR_LABELS
+from seglens.cohorts.case import TUMOUR_LABELS, Cohort
+from seglens.cohorts.checks import check_cohort
 from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.normalisation_groups import groups_of
 from seglens.cohorts.preprocessing import Preprocessing
+from seglens.cohorts.source_options import SourceOptions
 from seglens.dictionaries.fit_settings import FitSettings
 from seglens.segmenters.segmenter import Segmenter
 
@@ -56,6 +59,24 @@ def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for mask in folder.rglob("*_seg.nii.gz"):
         mask.unlink()
     return folder
+
+
+def cohorts_of(labelled: Path, unlabelled: Path) -> tuple[Cohort, Cohort]:
+    """The source, and the target without masks."""
+    source = read_cohort(labelled, sequences=SEQUENCES)
+    options = SourceOptions(labels=source.labels)
+    return source, read_cohort(unlabelled, options, sequences=SEQUENCES, with_masks=False)
+
+
+def audited(source: Cohort, target: Cohort) -> Audit:
+    """An audit with small dictionaries."""
+    checks = check_cohort(source), check_cohort(target, with_masks=False)
+    return audit(network(), source, target, checks=checks, settings=AuditSettings(fit=FIT))
+
+
+@pytest.fixture(scope="session")
+def found(labelled: Path, unlabelled: Path) -> Audit:
+    return audited(*cohorts_of(labelled, unlabelled))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,72 @@
+import json
+from dataclasses import replace
+
+import polars as pl
+import pytest
+from markupsafe import escape
+from tests.faults.scans import write_cohort
+from tests.unit.audit.conftest import SEQUENCES, audited, cohorts_of
+
+from seglens.artifacts import read_artifact
+from seglens.audit.audit_page import render_audit, to_look_at
+from seglens.audit.auditing import DOCUMENT, FEATURES, PAGE, VOLUMES, read_again, write_audit
+from seglens.cohorts.case import Cohort
+
+
+def test_a_folder_holds_the_page_the_document_and_the_tables(found, unlabelled, labelled, tmp_path):
+    target = cohorts_of(labelled, unlabelled)[1]
+    page = render_audit(found, read_again(found, target, to_look_at(found)))
+    written = write_audit(found, tmp_path / "out", page)
+    assert read_artifact(tmp_path / "out", "audit", verify=True).hash == written.hash
+    document = json.loads((tmp_path / "out" / f"{DOCUMENT}.json").read_text())
+    assert document["verdict"]["sentence"] == found.verdict.sentence and str(escape(found.verdict.sentence)) in page
+    table = pl.read_csv(tmp_path / "out" / VOLUMES)
+    assert sorted(table["volume"]) == [f"q{number}" for number in range(6)]
+    assert table["predicted_dice"].to_list() == pytest.approx([row["predicted_dice"] for row in document["volumes"]])
+    assert table["chance_of_failure"].to_list() == sorted(table["chance_of_failure"], reverse=True)
+    assert written.table(FEATURES).height == 16
+    assert (tmp_path / "out" / PAGE).read_text() == page
+
+
+def test_no_mask_of_the_target_is_looked_at(found, labelled, unlabelled, tmp_path):
+    masked = write_cohort(tmp_path / "unlabelled", [f"q{number}" for number in range(6)], seed=500)
+    again = audited(*cohorts_of(labelled, masked))
+    assert again.volumes().equals(found.volumes()) and again.verdict.sentence == found.verdict.sentence
+
+
+def test_the_same_files_are_refused_and_some_of_them_are_named(labelled, unlabelled):
+    source, target = cohorts_of(labelled, unlabelled)
+    same = cohorts_of(labelled, labelled)[1]
+    with pytest.raises(ValueError, match=r"all 20 files of the target .* are the source's, byte for byte"):
+        audited(source, same)
+    mixed = Cohort("mixed", (*target.cases[:2], same.cases[0]), SEQUENCES, source.labels, {})
+    notes = audited(source, mixed).notes
+    assert any("2 of 6 files of the target are the source's" in note for note in notes)
+
+
+def test_one_volume_is_audited_and_called_one(labelled, unlabelled):
+    source, target = cohorts_of(labelled, unlabelled)
+    one = replace(target, cases=target.cases[:1], splits={}, deal=None)
+    assert "one patient" in audited(source, one).verdict.sentence.lower()
+
+
+def test_a_source_without_masks_and_a_target_that_cannot_be_read_are_refused(labelled, unlabelled, tmp_path):
+    source, target = cohorts_of(labelled, unlabelled)
+    bare = replace(source, cases=tuple(replace(case, mask=None) for case in source.cases))
+    with pytest.raises(ValueError, match=r"none of 10 cases can be read \(it has no mask\)"):
+        audited(bare, target)
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes(b"no scan")
+    cases = tuple(
+        replace(case, images={name: replace(ref, path=broken) for name, ref in case.images.items()})
+        for case in target.cases
+    )
+    with pytest.raises(ValueError, match="none of 6 cases can be read"):
+        audited(source, replace(target, cases=cases))
+
+
+def test_other_labels_than_the_model_s_are_refused(labelled, unlabelled):
+    source, target = cohorts_of(labelled, unlabelled)
+    other = replace(source, labels={**source.labels, 2: "oedema"})
+    with pytest.raises(ValueError, match="its labels are"):
+        audited(other, target)
