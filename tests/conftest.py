@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Ended = list[subprocess.CompletedProcess[str]]
 STARTERS = {"run_ranks", "bare_python"}
 """Fixtures whose users start processes."""
+STUDIES = {"finished", "quick_run"}
+"""Fixtures whose users look at a whole study."""
 LONGEST = (
     "test_demo.py",
     "test_running_signals.py",
@@ -35,9 +37,11 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that start processes by way of a fixture, and spare what takes longest the measuring.
 
-    Coverage is that of the tests which plain `pytest` runs: the others run once as long without its tracer.
+    Coverage is that of the tests which start no process: the others run once as long without its tracer.
     """
     for item in items:
+        if STUDIES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("study")
         if STARTERS & set(getattr(item, "fixturenames", ())):
             item.add_marker("processes")
         if item.get_closest_marker("processes") or item.get_closest_marker("browser"):

@@ -31,6 +31,7 @@ from seglens.studies.settings import (
 )
 from seglens.studies.study import run_study
 
+pytestmark = pytest.mark.study
 AXES = ["LAS", "RAS", "LPI", "PSR", "RAS"]
 """Where the axes of each case's files run to."""
 SIZE = (40, 48, 16)

@@ -16,6 +16,7 @@ from seglens.studies.report import write_report
 from seglens.studies.settings import SettingsError, StudySettings
 from seglens.studies.study import run_study
 
+pytestmark = pytest.mark.study
 FRACTIONS = {"train": 0.5, "val": 0.2, "test": 0.3}
 
 

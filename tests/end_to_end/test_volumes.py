@@ -16,6 +16,7 @@ from seglens.dictionaries.latent_table import latent_table
 from seglens.dictionaries.lens import fit_lens
 from seglens.segmenters.scoring import evaluate
 from seglens.segmenters.segmenter import Segmenter
+from seglens.segmenters.surface import hd95, surface_distances
 from seglens.segmenters.training import TrainingSettings, train_segmenter
 from seglens.semantics.atlas import LatentAtlas, describe
 from seglens.steering.attribution import latent_attribution
@@ -67,8 +68,11 @@ def test_a_network_of_volumes_is_trained_and_scored(segmenter, volumes):
     by_hand = 2 * (predicted & truth).sum() / (predicted.sum() + truth.sum())
     assert scores.dice("lesion").value == pytest.approx(float(by_hand))
     assert float(by_hand) > 0.6
-    with pytest.raises(ValueError, match="one slice is needed"):
-        evaluate(segmenter, volumes, hd95=True)
+    distances = evaluate(segmenter, volumes, hd95=True).table.filter(pl.col("class") == "lesion")["hd95_mm"].to_list()
+    for volume, distance in enumerate(distances):  # slices lie 3 mm apart
+        by_hand = surface_distances(predicted[volume].numpy(), truth[volume].numpy(), (3.0, 1.0, 1.0))
+        assert distance == (None if by_hand is None else pytest.approx(hd95(by_hand)))
+    assert any(distances)
 
 
 def test_tokens_are_the_activation_voxel_by_voxel(segmenter, volumes, tmp_path):

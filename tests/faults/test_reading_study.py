@@ -219,6 +219,7 @@ def damage(cohort: Path, ids: list[str]) -> None:
     images[9].unlink()
 
 
+@pytest.mark.study
 def test_ten_files_damaged_in_ten_ways(tmp_path: Path) -> None:
     """A cohort with ten bad files runs to its report without exactly those; its figures are those of a run without."""
     damaged = write_phantom_cohort(tmp_path / "damaged", "adult", subjects=18, seed=3, size=32, slices=3)

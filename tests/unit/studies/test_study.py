@@ -14,6 +14,7 @@ from seglens.runs import Run
 from seglens.studies.settings import StudySettings
 from seglens.studies.study import run_study
 
+pytestmark = pytest.mark.study
 LEARNT = ("segmenter/", "dictionary/")
 """Stages whose result depends on the number of processes, by rounding and by dropout."""
 
