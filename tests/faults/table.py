@@ -115,6 +115,7 @@ ROWS: Mapping[int, str] = {
     91: "nnU-Net checkpoint that runs code, does not fit or says two things",
     92: "MONAI bundle that names code, leads round, or is absurd",
     93: "MONAI bundle whose weights run code or do not fit",
+    94: "audit of cohorts that cannot be compared, or of one that is no other",
 }
 
 HEAD = """\

@@ -8,7 +8,7 @@ from torch import no_grad
 
 from seglens.audit.auditing import Audit
 from seglens.audit.ladder import RUNGS, nearest
-from seglens.audit.predicted_dice import LEVEL, MIN_PATIENTS, RungScore
+from seglens.audit.predicted_dice import LEVEL, RungScore
 from seglens.audit.volume_samples import MAX_SLICES, MAX_WINDOWS, VolumeSamples
 from seglens.reports.blocks import (
     Block,
@@ -120,23 +120,30 @@ def _verdict(found: Audit) -> Section:
         f"On the labelled source it is {number(verdict.source)} over {plural(prediction.n_patients, 'patient')}.",
     ]
     if np.isfinite(loss.low):
+        reach = "" if np.isnan(prediction.reach) else ", and over virtual hospitals that the estimate had not seen"
         facts.append(
-            f"Expected loss: {number(loss.value)} (95% interval over patients {number(loss.low)} to "
-            f"{number(loss.high)}; what the estimate itself may be wrong by is not in it)."
+            f"Expected loss: {number(loss.value)} (interval over patients{reach}: {number(loss.low)} to "
+            f"{number(loss.high)})."
+        )
+    learnt = "the source's patients as they are"
+    if prediction.n_hospitals:
+        learnt = (
+            f"the source's patients, as they are and as {prediction.n_hospitals} virtual hospitals would have imaged "
+            "them (noise, blur, thick slices, large pixels, shading, contrast, and pairs of these)"
         )
     facts.append(
-        f"What the estimate is worth: on source patients that it had not seen it is wrong by {number(mae, 3)} Dice on "
-        f"average, {percent(skill)} less than saying the same number for everyone."
+        f"The estimate learns from {learnt}. On patients and kinds of hospital that it had not seen it is wrong by "
+        f"{number(mae, 3)} Dice on average, which is {percent(skill)} less than saying the same number for everyone."
     )
     if not skill > USEFUL_SKILL:
         facts.append(
-            "That is too little to rank volumes by: the source's patients are too alike, or too few, to learn from "
+            "That is too little to rank volumes by: the labelled patients are too alike, or too few, to learn from "
             "them which ones fail. Read the order of the volumes as a guess."
         )
     facts.append(
-        "The source is one place. Intervals hold for further patients of that place; for another one there is no "
-        f"guarantee. {percent(float(verdict.outside.mean()))} of the volumes here lie farther from the source than any "
-        "of its own volumes."
+        f"{percent(float(verdict.outside.mean()))} of the volumes here lie farther from the labelled ones than any of "
+        "those from each other. For what was not simulated, such as another disease, age or artefact, nothing is "
+        "guaranteed: the true Dice can be far below the estimate."
     )
     blocks: list[Block] = [Bullets(tuple(facts))]
     blocks += [Paragraph(note, "missing") for note in found.notes]
@@ -175,8 +182,8 @@ def _volumes(found: Audit, samples: Sequence[VolumeSamples]) -> Section:
         "Low: likelier than not below the threshold. Unlike the source: farther from it than any of its own volumes, "
         "so that the estimate is an extrapolation. Click a heading to sort; volumes.csv holds the same, with reasons."
     )
-    if found.prediction.n_patients < MIN_PATIENTS:
-        note += f" An interval needs {MIN_PATIENTS} patients of the source; it has {found.prediction.n_patients}."
+    if np.isnan(found.prediction.low).all():
+        note += " There are no intervals: the source has too few patients, and no virtual hospitals."
     blocks: list[Block] = [
         Table("Every volume, the likeliest failure first", columns, tuple(rows), note, sortable=True)
     ]
@@ -250,7 +257,7 @@ def _worth(found: Audit) -> Section:
     prediction = found.prediction
     about = {rung.name: rung.about for rung in RUNGS}
     rows = [_score_row(score, about.get(score.rung, "")) for score in prediction.ladder]
-    rows.append(_score_row(prediction.nested, "the whole procedure: what is taken is chosen anew without each fold"))
+    rows.append(_score_row(prediction.nested, "the whole procedure: what is taken is chosen by other folds and kinds"))
     rows.append(_score_row(prediction.shuffled, f"{prediction.chosen}, true Dice given to other patients: chance"))
     columns = (
         "from",
@@ -268,8 +275,8 @@ def _worth(found: Audit) -> Section:
         f"so few an AUROC says little. Taken for this cohort: {prediction.chosen}."
     )
     intro = (
-        "Every score climbs the same ladder: a regression on the source's labelled patients, measured on patients of "
-        "folds that it was not fitted to. A score that does not beat the simpler ones above it adds nothing."
+        "Every score climbs the same ladder: a regression on labelled patients, measured on patients and kinds of "
+        "virtual hospital that it was not fitted to. A score that does not beat the simpler ones above it adds nothing."
     )
     return Section("worth", "What the estimate is worth", intro, (Table("", columns, tuple(rows), note),))
 
@@ -280,6 +287,8 @@ def _score_row(score: RungScore, about: str) -> tuple[Cell, ...]:
         head(score.rung, about),
         number(errors.mae, 3),
         number(errors.skill),
+        number(score.within.skill),
+        number(score.cohorts, 3),
         number(errors.spearman),
         number(score.failures.auroc),
         percent(score.coverage.share),
@@ -293,8 +302,8 @@ def _not_checked(found: Audit) -> Section:
         "Whether the source's masks are right, and whether they mean what a reader here would draw.",
         "Whether the model was trained on the source's patients. If it was, its Dice there is too good, and so is "
         "the estimate here: give labelled patients that it has not seen.",
-        "Failures of a kind that the source does not have. The estimate learns from the source's patients alone; a new "
-        "scanner, disease or artefact shows as distance, not as a lower estimate.",
+        "Failures of a kind that is neither in the source nor simulated: another disease, age or artefact shows as "
+        "distance, if at all, and not as a lower estimate.",
         f"Slices or windows beyond {MAX_SLICES} or {MAX_WINDOWS} a volume.",
         "Fixes: this page says what to expect, not what to change.",
     )

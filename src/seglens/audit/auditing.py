@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from seglens.artifacts import Artifact, finite, new_artifact, read_artifact
+from seglens.audit.hospitals import hospitals_of
 from seglens.audit.predicted_dice import DicePrediction, RungScore, predict_dice
 from seglens.audit.probes import FIT
 from seglens.audit.shift import Shift, shift_between
@@ -35,12 +36,14 @@ class AuditSettings:
         hookpoint: where the activation is reconstructed; None: that of the dictionary, else the one in the middle of
             the network's list.
         threshold: Dice below which a volume fails; None: the 10th percentile of the source.
+        hospitals: virtual hospitals a patient of the source, 0 to 30; 0 learns from the source as it is.
         fit: of the small dictionaries that are fitted within the audit.
         seed: of folds, draws and controls.
     """
 
     hookpoint: str | None = None
     threshold: float | None = None
+    hospitals: int = 4
     fit: FitSettings = FIT
     seed: int = 0
 
@@ -56,6 +59,7 @@ class Audit:
         model: hash of the model.
         names: of the source and the target.
         source: table.
+        training: the same, volumes of virtual hospitals behind them.
         target: table.
         prediction: of the target's Dice.
         shift: between both.
@@ -69,6 +73,7 @@ class Audit:
     model: str
     names: tuple[str, str]
     source: VolumeTable
+    training: VolumeTable
     target: VolumeTable
     prediction: DicePrediction
     shift: Shift
@@ -116,6 +121,8 @@ class Audit:
                 "chosen": prediction.chosen,
                 "failure_below": finite(prediction.threshold),
                 "patients": prediction.n_patients,
+                "virtual_hospitals": prediction.n_hospitals,
+                "reach_of_a_cohort": finite(prediction.reach),
                 "nested": _score(prediction.nested),
                 "shuffled": _score(prediction.shuffled),
                 "ladder": [_score(score) for score in prediction.ladder],
@@ -189,13 +196,20 @@ def audit(
             f"{target.name}: none of {len(units[1])} volumes can be shown to the model; the first: "
             f"{next(iter(second.lost.values()))}"
         )
+    training = first
+    if settings.hospitals:
+        of_patient = hospitals_of([unit[0].patient for unit in units[0]], settings.hospitals)
+        with announce(f"virtual hospitals of {source.name}") as progress:
+            training = first.beside(
+                maker.table(units[0], folds=folds, with_masks=True, hospitals=of_patient, progress=progress)
+            )
     with announce("predicted Dice"):
-        prediction = predict_dice(first, second, threshold=settings.threshold, seed=settings.seed)
+        prediction = predict_dice(training, second, threshold=settings.threshold, seed=settings.seed)
         shift = shift_between(first, second, seed=settings.seed)
-        verdict = verdict_of(first, second, prediction, shift, seed=settings.seed)
+        verdict = verdict_of(training, second, prediction, shift, seed=settings.seed)
     flags = flags_of(prediction, verdict)
     names = source.name, target.name
-    return Audit(model.hash, names, first, second, prediction, shift, verdict, flags, notes, settings, maker)
+    return Audit(model.hash, names, first, training, second, prediction, shift, verdict, flags, notes, settings, maker)
 
 
 def write_audit(found: Audit, folder: Path, page: str) -> Artifact:
@@ -212,7 +226,7 @@ def write_audit(found: Audit, folder: Path, page: str) -> Artifact:
     inputs = {"model": found.model, "names": list(found.names), "settings": asdict(found.settings)}
     with new_artifact(folder, kind=KIND, inputs=inputs) as draft:
         draft.save_document(DOCUMENT, found.document())
-        draft.save_table(FEATURES, pl.concat([found.source.rows, found.target.rows], how="diagonal"))
+        draft.save_table(FEATURES, pl.concat([found.training.rows, found.target.rows], how="diagonal"))
         (draft.path / PAGE).write_text(page, encoding="utf-8")
         found.volumes().write_csv(draft.path / VOLUMES)
     return read_artifact(folder, KIND)
@@ -269,8 +283,13 @@ def _input_notes(source: Cohort, target: Cohort, checks: tuple[CheckReport, Chec
 
 
 def _score(score: RungScore) -> dict[str, Any]:
-    parts: Mapping[str, Any] = {"dice": score.errors, "failures": score.failures, "intervals": score.coverage}
-    return {"rung": score.rung} | {
+    parts: Mapping[str, Any] = {
+        "dice": score.errors,
+        "dice_in_source": score.within,
+        "failures": score.failures,
+        "intervals": score.coverage,
+    }
+    return {"rung": score.rung, "cohort_error": finite(score.cohorts)} | {
         name: {key: finite(value) for key, value in asdict(part).items()} for name, part in parts.items()
     }
 

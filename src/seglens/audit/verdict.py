@@ -1,11 +1,12 @@
 """AuditVerdict of an audit: what is to be expected of a model on a target, as a value and as a sentence."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from seglens.audit.hospitals import SOURCE
 from seglens.audit.ladder import distances
 from seglens.audit.predicted_dice import DicePrediction
 from seglens.audit.shift import Shift
@@ -47,10 +48,11 @@ class AuditVerdict:
         sentence: for people.
         source: mean true Dice of the source, over patients.
         expected: mean predicted Dice of the target, over patients.
-        loss: predicted Dice of the source (out of fold) minus the target's, with its interval over patients of both.
+        loss: predicted Dice of the source (out of fold) minus the target's; its interval is over patients of both, and
+            over virtual hospitals that were left out, where there are some.
         distance: of each target volume from the source.
         outside: of each target volume, whether that is farther than any source volume's.
-        limit: the largest distance of a source volume, each from the other folds.
+        limit: the largest distance of a source volume, or of a virtual hospital's, each from the other folds.
     """
 
     outcome: Outcome
@@ -69,7 +71,7 @@ def verdict_of(
     """Weigh what was found.
 
     Args:
-        source: its table.
+        source: its table, volumes of virtual hospitals beside it.
         target: its table.
         prediction: of the target.
         shift: between both.
@@ -79,14 +81,16 @@ def verdict_of(
     distance = distances(both, np.arange(len(source)))
     limit = float(distance[: len(source)].max())
     outside = distance[len(source) :] > limit
-    names = source.rows["patient"].to_numpy()[prediction.source]
+    plain = source.hospitals[prediction.labelled] == SOURCE
+    rows = prediction.labelled[plain]
+    names = source.rows["patient"].to_numpy()[rows]
     own = next(score for score in prediction.ladder if score.rung == prediction.chosen)
-    before = _by_patient(own.predicted, names)
+    before = _by_patient(own.predicted[plain], names)
     after = _by_patient(prediction.target, target.rows["patient"].to_numpy())
-    true = _by_patient(source.values(["truth.dice"])[prediction.source, 0], names)
+    true = _by_patient(source.values(["truth.dice"])[rows, 0], names)
     random = np.random.default_rng(seed)
     drawn = _means(before, random) - _means(after, random)
-    loss = interval_of(float(before.mean() - after.mean()), drawn, min(len(before), len(after)))
+    loss = _widened(interval_of(float(before.mean() - after.mean()), drawn, min(len(before), len(after))), prediction)
     outcome: Outcome = "same"
     if outside.mean() > OUTSIDE_SHARE:
         outcome = "outside"
@@ -108,7 +112,12 @@ def flags_of(prediction: DicePrediction, verdict: AuditVerdict) -> tuple[tuple[F
             text = f"likelier than not below {prediction.threshold:.2f} (predicted {prediction.target[place]:.2f})"
             own.append(Flag("low", text))
         if verdict.outside[place]:
-            own.append(Flag("outside", "looks unlike any volume of the source: its estimate is an extrapolation"))
+            own.append(
+                Flag(
+                    "outside",
+                    "looks unlike any labelled volume, simulated ones included: its estimate is an extrapolation",
+                )
+            )
         found.append(tuple(own))
     return tuple(found)
 
@@ -116,6 +125,14 @@ def flags_of(prediction: DicePrediction, verdict: AuditVerdict) -> tuple[tuple[F
 def _by_patient(values: Float[np.ndarray, " n"], patients: np.ndarray) -> Float[np.ndarray, " p"]:
     _, owner = np.unique(patients, return_inverse=True)
     return np.bincount(owner, weights=values) / np.bincount(owner)
+
+
+def _widened(loss: Interval, prediction: DicePrediction) -> Interval:
+    """The interval with what the estimate of a hospital's mean may be wrong by, where that was measured."""
+    if not np.isfinite(prediction.reach) or not np.isfinite(loss.low):
+        return loss
+    low, high = (float(np.hypot(end - loss.value, prediction.reach)) for end in (loss.low, loss.high))
+    return replace(loss, low=loss.value - low, high=loss.value + high)
 
 
 def _means(values: Float[np.ndarray, " n"], random: np.random.Generator) -> Float[np.ndarray, " d"]:

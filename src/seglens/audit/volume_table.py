@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from seglens.activations.hooks import activations
+from seglens.audit.hospitals import SOURCE, TARGET, Hospital
 from seglens.audit.probes import FIT, MIN_CHANNELS, Reconstructions, fit_reconstructions
 from seglens.audit.volume_features import VolumeFeatures, volume_features
 from seglens.audit.volume_samples import SampleReader, VolumeSamples
@@ -21,7 +22,7 @@ from seglens.dictionaries.fit_settings import FitSettings
 from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.runtime.progress import Progress, silent
 
-IDS = {"volume": pl.String, "patient": pl.String, "fold": pl.Int32, "n_samples": pl.Int32}
+IDS = {"volume": pl.String, "patient": pl.String, "hospital": pl.String, "fold": pl.Int32, "n_samples": pl.Int32}
 """Columns of a table beside its numbers."""
 N_FOLDS = 5
 TOKENS_PER_VOLUME = 512
@@ -34,9 +35,9 @@ class VolumeTable:
     """Features of the volumes of a cohort.
 
     Attributes:
-        rows: one a volume: volume, patient, fold (Int32, of the source; null for others), n_samples, then numbers by
-            family: ``area.``, ``image.``, ``logits.``, ``sdc@``, ``tta.``, ``distortion.``, and ``truth.`` where there
-            are masks. What is undefined is null.
+        rows: one a volume: volume, patient, hospital (``source``, ``target`` or a virtual one), fold (Int32, of the
+            source; null for others), n_samples, then numbers by family: ``area.``, ``image.``, ``logits.``, ``sdc@``,
+            ``tta.``, ``distortion.``, and ``truth.`` where there are masks. What is undefined is null.
         dense: pooled channels [n d].
         latents: pooled codes [n m].
         lost: volume to why it has no row.
@@ -71,6 +72,21 @@ class VolumeTable:
     def folds(self) -> Int64[np.ndarray, " n"]:
         """Fold of each volume; -1 outside of the source."""
         return self.rows["fold"].fill_null(-1).cast(pl.Int64).to_numpy()
+
+    @property
+    def hospitals(self) -> np.ndarray:
+        """Hospital of each volume [n]."""
+        return self.rows["hospital"].to_numpy()
+
+    @property
+    def kinds(self) -> np.ndarray:
+        """Of each volume [n] the kind of its hospital, without the amount."""
+        return self.rows["hospital"].str.split(" ").list.first().to_numpy()
+
+    def of_hospital(self, name: str) -> "VolumeTable":
+        """The volumes of one hospital."""
+        rows = np.flatnonzero(self.hospitals == name)
+        return VolumeTable(self.rows[rows], self.dense[rows], self.latents[rows], self.lost)
 
     def beside(self, other: "VolumeTable") -> "VolumeTable":
         """Both tables' volumes, these first; columns that one has not are null there."""
@@ -146,16 +162,20 @@ class TableMaker:
         segmenter.place(asked)
         pooled = [names[place] for place in evenly_spaced(len(names), MAX_HOOKPOINTS)]
         tokens: dict[int, list[Tensor]] = {}
+        reason = ""
         for number, unit in enumerate(units):
             try:
                 samples = reader.read(unit)
-            except ValueError:
-                continue  # its row says why
+            except ValueError as error:
+                reason = reason or str(error)
+                continue
             own = _tokens(reader, samples, asked)
             tokens.setdefault(folds[samples.patient], []).append(own)
             progress(number + 1, len(units))
         if not tokens:
-            raise ValueError(f"none of the source's {len(units)} volumes can be read; `seglens check` says why")
+            raise ValueError(
+                f"none of the source's {len(units)} volumes can be shown to the model; the first: {reason}"
+            )
         every = [own for fold in sorted(tokens) for own in tokens[fold]]
         device = segmenter.device
         pooled = list(dict.fromkeys([*pooled, asked]))
@@ -173,6 +193,7 @@ class TableMaker:
         *,
         folds: Mapping[str, int] | None = None,
         with_masks: bool = False,
+        hospitals: Mapping[str, Sequence[Hospital]] | None = None,
         progress: Progress = silent,
     ) -> VolumeTable:
         """Features of some volumes; those that cannot be read are named in ``lost``.
@@ -181,21 +202,28 @@ class TableMaker:
             units: the volumes.
             folds: patient to fold, of the source; None for others.
             with_masks: read masks, for the true Dice.
+            hospitals: patient to virtual hospitals, whose images of the volumes are looked at; None: as they are.
             progress: told of each volume.
         """
         rows: list[dict[str, object]] = []
         found: list[VolumeFeatures] = []
         lost: dict[str, str] = {}
+        name = TARGET if folds is None else SOURCE
         for number, unit in enumerate(units):
-            try:
-                samples = self.reader.read(unit, with_masks=with_masks)
-            except ValueError as error:
-                lost[unit[0].volume] = str(error)
-            else:
-                fold = None if folds is None else folds[samples.patient]
+            volume, patient = unit[0].volume, unit[0].patient
+            own = (
+                [(name, None)] if hospitals is None else [(one.name, one.change(volume)) for one in hospitals[patient]]
+            )
+            fold = None if folds is None else folds[patient]
+            for hospital, change in own:
+                try:
+                    samples = self.reader.read(unit, with_masks=with_masks, change=change)
+                except ValueError as error:
+                    lost[volume] = str(error)
+                    break
                 found.append(self.features(samples, fold))
-                ids = {"volume": samples.volume, "patient": samples.patient, "fold": fold, "n_samples": len(samples)}
-                rows.append(ids | dict(found[-1].numbers))
+                ids = (volume, patient, hospital, fold, len(samples))
+                rows.append(dict(zip(IDS, ids, strict=True)) | dict(found[-1].numbers))
             progress(number + 1, len(units))
         numbers = [name for name in rows[0] if name not in IDS] if rows else []
         table = pl.DataFrame(rows, schema=IDS | dict.fromkeys(numbers, pl.Float64)).with_columns(

@@ -42,6 +42,9 @@ def audit(
         DECIMAL,
         Parameter(help="Dice below which a volume fails; by default the source's 10% quantile."),
     ] = None,
+    hospitals: Annotated[
+        int, WHOLE, Parameter(help="Virtual hospitals a patient of the source to learn from, 0 to 30; 0 is quicker.")
+    ] = 4,
     fold: Fold = None,
     settings: Settings = None,
     seed: Annotated[int, WHOLE] = 0,
@@ -87,7 +90,7 @@ def audit(
         bare,
         checks=(checks[0], checks[1]),
         dictionary=given,
-        settings=AuditSettings(hookpoint=hookpoint, threshold=threshold, seed=seed),
+        settings=AuditSettings(hookpoint=hookpoint, threshold=threshold, hospitals=hospitals, seed=seed),
         announce=display,
     )
     page = render_audit(found, read_again(found, bare, to_look_at(found)))

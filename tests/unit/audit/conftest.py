@@ -68,10 +68,10 @@ def cohorts_of(labelled: Path, unlabelled: Path) -> tuple[Cohort, Cohort]:
     return source, read_cohort(unlabelled, options, sequences=SEQUENCES, with_masks=False)
 
 
-def audited(source: Cohort, target: Cohort) -> Audit:
+def audited(source: Cohort, target: Cohort, *, hospitals: int = 1) -> Audit:
     """An audit with small dictionaries."""
     checks = check_cohort(source), check_cohort(target, with_masks=False)
-    return audit(network(), source, target, checks=checks, settings=AuditSettings(fit=FIT))
+    return audit(network(), source, target, checks=checks, settings=AuditSettings(fit=FIT, hospitals=hospitals))
 
 
 @pytest.fixture(scope="session")

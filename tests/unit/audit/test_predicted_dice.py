@@ -7,7 +7,7 @@ from tests.unit.audit.tables import table_of
 
 from seglens.audit.ladder import RUNGS
 from seglens.audit.metrics import interval_coverage
-from seglens.audit.predicted_dice import MIN_PATIENTS, dice_of, logit, patient_quantile, predict_dice, regress
+from seglens.audit.predicted_dice import MIN_UNITS, dice_of, logit, predict_dice, regress, unit_quantile
 
 
 def scores_of(found):
@@ -55,12 +55,46 @@ def test_only_a_column_that_speaks_of_dice_helps():
     assert found["area"].errors.skill < 0.2
 
 
-def test_volumes_of_a_patient_share_one_vote():
+def test_volumes_of_a_unit_share_one_vote():
     wrong = np.array([0.1] * 9 + [5.0] * 30)
-    patients = [f"a{number}" for number in range(9)] + ["b"] * 30
-    assert patient_quantile(wrong, patients) == 5.0  # 10 patients: the 10th of 11 x .9, the worst
-    assert patient_quantile(np.r_[np.full(19, 0.1), np.full(30, 5.0)], [*map(str, range(19)), *["b"] * 30]) == 0.1
-    assert np.isnan(patient_quantile(np.ones(MIN_PATIENTS - 1), [*"abcdefgh"]))
+    units = np.array([f"a{number}" for number in range(9)] + ["b"] * 30)
+    assert unit_quantile(wrong, units) == 5.0  # 10 units: the 10th of 11 x .9, the worst
+    many = np.array([*map(str, range(19)), *["b"] * 30])
+    assert unit_quantile(np.r_[np.full(19, 0.1), np.full(30, 5.0)], many) == 0.1
+    assert np.isnan(unit_quantile(np.ones(MIN_UNITS - 1), np.array([*"abcdefgh"])))
+
+
+def hospitals(n=12, *, told=1.0):
+    """The source with virtual hospitals of four kinds beside it, whose images lose Dice and say so."""
+    table = table_of(24, told=told)
+    for number in range(n):
+        name = f"{'abcd'[number % 4]} {number // 4}"
+        table = table.beside(table_of(24, seed=50 + number, told=told, hospital=name, loss=0.4 * (number // 4)))
+    return table
+
+
+def test_a_loss_that_the_source_does_not_show_is_learnt_from_virtual_hospitals():
+    """Planted: the old way, the source alone, sees no failure that it does not have itself."""
+    alone = table_of(24, told=0.0, seed=3)
+    target = table_of(30, seed=7, loss=1.2, masks=True)
+    true = target.values(["truth.dice"]).mean()
+    assert predict_dice(alone, target).target.mean() > true + 0.15
+    found = predict_dice(hospitals(), target)
+    assert found.target.mean() == pytest.approx(true, abs=0.06)
+    assert (found.n_patients, found.n_hospitals) == (24, 12)
+    assert found.nested.cohorts < 0.1 and found.reach < 0.15
+
+
+def test_a_volume_is_predicted_without_its_patient_and_its_kind_of_hospital():
+    """A kind whose Dice follows no rule of the others: nothing that is fitted to it may help to predict it."""
+    table = hospitals()
+    column = pl.when(pl.col("hospital").str.starts_with("a ")).then(pl.col("truth.dice")).otherwise(0.5)
+    leaky = replace(table, rows=table.rows.with_columns(column.alias("area.edema")))
+    scores = {score.rung: score for score in predict_dice(leaky, table_of(3, seed=2, masks=False)).ladder}
+    rows = np.flatnonzero(table.kinds == "a")
+    error = scores["area"].predicted[rows] - table.values(["truth.dice"])[rows, 0]
+    blind = scores["constant"].predicted[rows] - table.values(["truth.dice"])[rows, 0]
+    assert np.abs(error).mean() > 0.9 * np.abs(blind).mean()
 
 
 def test_few_patients_give_no_interval_and_fewer_no_prediction():

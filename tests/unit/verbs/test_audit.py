@@ -44,7 +44,7 @@ def asked(folders, out, **others):
 def test_the_command_writes_an_audit(monkeypatch, capsys, folders, tmp_path):
     small = FitSettings(expansion=1, steps=2, batch_size=64)
     monkeypatch.setattr(auditing, "AuditSettings", partial(auditing.AuditSettings, fit=small))
-    assert answer(monkeypatch, "audit", *asked(folders, tmp_path / "out", hookpoint="stage1")) == DONE
+    assert answer(monkeypatch, "audit", *asked(folders, tmp_path / "out", hookpoint="stage1", hospitals="1")) == DONE
     document = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert document["verdict"]["sentence"] in capsys.readouterr().out
     assert [row["volume"] for row in document["volumes"]] and document["settings"]["hookpoint"] == "stage1"
