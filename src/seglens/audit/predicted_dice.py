@@ -209,7 +209,7 @@ class _Work:
 
     @property
     def units(self) -> np.ndarray:
-        """What is exchangeable: hospitals where there are virtual ones, else patients."""
+        """Exchangeable units: hospitals where there are virtual ones, else patients."""
         return self.patients if (self.kinds == SOURCE).all() else self.hospitals
 
     def cells(self) -> Iterator[Int64[np.ndarray, " k"]]:
