@@ -18,7 +18,7 @@ from seglens.cohorts.slices import SliceSet
 from seglens.runtime.distributed import barrier, broadcast_from_main, gather_object, is_main_process, rank_range
 from seglens.runtime.progress import Progress, silent
 from seglens.runtime.resources import require_disk, require_memory
-from seglens.segmenters.inference import BatchWork, each_batch
+from seglens.segmenters.inference import BatchWork, each_batch, samples_at_once
 from seglens.segmenters.segmenter import Segmenter
 from seglens.shapes import TokenGrid
 
@@ -223,7 +223,7 @@ def _shards_of(
     forward: ForwardPass, *, batch_size: int, dtype: torch.dtype, progress: Progress, drafts: Mapping[str, Draft]
 ) -> dict[str, dict[int, tuple[Shard | None, ShardFacts]]]:
     """This process's shards of each hookpoint by number; written to its draft (and None here) where there is one."""
-    batches = list(forward.slices.batches(batch_size))
+    batches = list(forward.slices.batches(samples_at_once(forward.segmenter, batch_size)))
     first = forward(batches[0] if is_main_process() else batches[0][:1])  # elsewhere only their shapes are needed
     _require_resources(forward, [grids[0].numel() for grids in first], dtype, drafts)
     chunks = Chunks()

@@ -20,7 +20,7 @@ from seglens.dictionaries.lens import Lens
 from seglens.runtime.distributed import gather_object, rank_range
 from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.decision import most_likely
-from seglens.segmenters.inference import BatchWork
+from seglens.segmenters.inference import BatchWork, samples_at_once
 from seglens.shapes import Extent, Images, Masks, grid_of
 
 Pool = Literal["mass", "peak", "rate"]
@@ -122,6 +122,7 @@ def latent_table(
         numbers = {name: number for number, name in enumerate(units[by])}
         unit_of_row = torch.tensor([numbers[name] for name in index[by]])
     work = BatchWork(sums_of, segmenter, slices, what="latents")
+    batch_size = samples_at_once(segmenter, batch_size)
     blocks = _blocks(unit_of_row, batch_size)
     mine = rank_range(len(blocks))
     done, total, made = 0, sum(len(blocks[number]) for number in mine), {}

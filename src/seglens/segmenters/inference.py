@@ -4,6 +4,7 @@ Whoever runs a segmenter over slices does it here, so memory, processes and prog
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from math import prod
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -15,6 +16,8 @@ from seglens.segmenters.segmenter import Segmenter
 from seglens.shapes import Images
 
 T = TypeVar("T")
+MAX_BATCH_VOXELS = 2**22
+"""Of one pass: 16 slices of 512 x 512, 2 windows of 128 x 128 x 128; a process that takes too much is killed."""
 
 
 @runtime_checkable
@@ -26,6 +29,17 @@ class ImageSource(Protocol):
 
     def images(self, rows: Sequence[int]) -> Images:
         """Normalised slices ``[B C D H W]`` of these numbers."""
+
+
+def samples_at_once(segmenter: Segmenter, batch_size: int) -> int:
+    """At most ``batch_size`` samples of a network's own size, and no more than `MAX_BATCH_VOXELS`, but one at least.
+
+    Raises:
+        ValueError: batch_size below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size} must be at least 1")
+    return min(batch_size, max(1, MAX_BATCH_VOXELS // prod(segmenter.extent)))
 
 
 class BatchWork(Generic[T]):
@@ -83,7 +97,7 @@ def each_batch(
         work: from rows and images ``[B C D H W]`` on the segmenter's device to a result, as in `BatchWork`.
         segmenter: on the device where it is to run.
         source: the slices.
-        batch_size: slices at once, at least 1.
+        batch_size: slices at once, at least 1; of volumes fewer (`samples_at_once`).
         deal: in a torch.distributed group, only this process's batches.
         what: what is done, for the message where memory runs out.
         fix: what to change where it does.
@@ -93,8 +107,7 @@ def each_batch(
         ValueError: batch_size below 1.
         NotEnoughMemoryError: the device has no memory for half a batch.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size {batch_size} must be at least 1")
+    batch_size = samples_at_once(segmenter, batch_size)
     batches = BatchWork(work, segmenter, source, what=what, fix=fix)
     starts = range(0, len(source), batch_size)
     for number in rank_range(len(starts)) if deal else range(len(starts)):

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Literal, NamedTuple
 
 import polars as pl
@@ -21,6 +22,7 @@ from seglens.activations.replay import Replay
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.decision import most_likely
+from seglens.segmenters.inference import samples_at_once
 from seglens.segmenters.loss import dice_cross_entropy
 from seglens.segmenters.scoring import Counts, count_scores
 from seglens.segmenters.segmenter import Segmenter
@@ -34,6 +36,8 @@ Loss = Literal["plain", "weighted"]
 
 MAX_SLICES = 400
 """Labelled slices that are used; of more, evenly spaced ones of each patient: what the prefix gave is kept of all."""
+MAX_VOXELS = MAX_SLICES * 512**2
+"""Of the labelled samples that are used, where they are volumes."""
 INNER_FOLDS = 3
 
 
@@ -108,6 +112,7 @@ class Labelled:
         segmenter.check_data(slices.name, slices.sequences, slices.labels, preprocessing=slices.preprocessing)
         self.segmenter = segmenter
         self.slices = _thinned(slices)
+        batch_size = samples_at_once(segmenter, batch_size)
         plans: dict[str, Replay] = {}
         self.folds: list[list[LabelledBatch]] = []
         for rows in _interleaved(self.slices, seed):
@@ -312,13 +317,14 @@ def _frozen(segmenter: Segmenter) -> Iterator[None]:
 
 
 def _thinned(slices: SliceSet) -> SliceSet:
-    """At most `MAX_SLICES`, evenly spaced over each patient, with at least one of each."""
-    if len(slices) <= MAX_SLICES:
+    """At most `MAX_SLICES` and `MAX_VOXELS`, evenly spaced over each patient, with at least one of each."""
+    at_most = min(MAX_SLICES, max(1, MAX_VOXELS // prod(slices.size)))
+    if len(slices) <= at_most:
         return slices
     rows: list[int] = []
     for _, own in slices.index.group_by("patient", maintain_order=True):
         numbers = own["row"].to_list()
-        most = max(1, len(numbers) * MAX_SLICES // len(slices))
+        most = max(1, len(numbers) * at_most // len(slices))
         rows += [numbers[place] for place in evenly_spaced(len(numbers), most)]
     return slices.select(sorted(rows))
 

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from seglens.activations.replay import Replay
 from seglens.cohorts.slice_set import SliceSet
 from seglens.segmenters.decision import most_likely
+from seglens.segmenters.inference import samples_at_once
 from seglens.segmenters.segmenter import Segmenter, raw_logits
 from seglens.segmenters.substituted import Substituted
 from seglens.shapes import Images, Logits
@@ -91,7 +92,7 @@ def batch_statistics(segmenter: Segmenter, slices: SliceSet, *, batch_size: int 
     # mixed, since the variance within a batch of one patient's slices is not the cohort's
     mixed = torch.randperm(len(slices), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        for rows in mixed.split(batch_size):
+        for rows in mixed.split(samples_at_once(segmenter, batch_size)):
             raw_logits(network, slices.images(rows.tolist()).to(segmenter.device), segmenter.spatial_dims)
     values = {
         f"{name}.{own}": value
@@ -164,7 +165,8 @@ class Unlabelled:
         order = torch.randperm(len(slices), generator=torch.Generator().manual_seed(seed))
         plans: dict[str, Replay] = {}
         self.batches = [
-            CachedBatch(segmenter, slices.images(rows).to(segmenter.device), plans) for rows in order.split(batch_size)
+            CachedBatch(segmenter, slices.images(rows).to(segmenter.device), plans)
+            for rows in order.split(samples_at_once(segmenter, batch_size))
         ]
 
 

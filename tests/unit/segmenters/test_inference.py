@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from seglens.runtime.oom import NotEnoughMemoryError
-from seglens.segmenters.inference import BatchWork, all_batches, each_batch
+from seglens.segmenters.inference import BatchWork, all_batches, each_batch, samples_at_once
 from seglens.segmenters.segmenter import Segmenter
 
 
@@ -87,3 +87,17 @@ def test_batches_are_dealt_and_every_process_has_all(segmenter, monkeypatch):
     monkeypatch.setattr("seglens.segmenters.inference.gather_object", everything)
     work = all_batches(lambda rows, _: list(rows), segmenter, Source(), batch_size=2)
     assert work == [[0, 1], [2, 3], [4, 5], [6]]
+
+
+def test_of_volumes_fewer_are_run_at_once_and_never_none():
+    def of(size):
+        network = nn.Conv3d(1, 2, 1)
+        return Segmenter.wrap(
+            network, sequences=["T1"], labels={0: "background", 1: "lesion"}, hookpoints={}, size=size
+        )
+
+    assert samples_at_once(of((1, 512, 512)), 16) == 16
+    assert samples_at_once(of((128, 128, 128)), 16) == 2
+    assert samples_at_once(of((256, 256, 256)), 16) == 1
+    with pytest.raises(ValueError, match="at least 1"):
+        samples_at_once(of((1, 64, 64)), 0)

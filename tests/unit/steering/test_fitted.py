@@ -1,6 +1,7 @@
 from copy import deepcopy
 from dataclasses import replace
 
+import polars as pl
 import pytest
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from seglens.dictionaries.sae import SparseAutoencoder
 from seglens.segmenters.loss import dice_cross_entropy
 from seglens.segmenters.scoring import evaluate
 from seglens.segmenters.segmenter import Segmenter
-from seglens.steering import adjustables
+from seglens.steering import adjustables, fitted
 from seglens.steering.fitted import (
     InterventionFitSettings,
     Labelled,
@@ -278,3 +279,13 @@ def test_latents_of_two_depths_act_together(dictionary, selection):
         both.predict(batch, first), alone.predict(batch, {name: moved[name] for name in alone.start})
     )
     assert not torch.allclose(both.predict(batch, moved), both.predict(batch, first))
+
+
+def test_of_volumes_fewer_labelled_ones_are_kept_and_one_of_each_patient(monkeypatch):
+    monkeypatch.setattr(fitted, "MAX_VOXELS", 2 * 64 * 64)
+    blank = torch.zeros(6, 1, 1, 64, 64)
+    index = pl.DataFrame({"case": [f"c{row}" for row in range(6)], "patient": list("aaabbc")})
+    slices = SliceSet.from_tensors(
+        blank, blank[:, 0].byte(), blank[:, 0].bool(), index, name="x", sequences=["T1"], labels={0: "background"}
+    )
+    assert fitted._thinned(slices).index["patient"].to_list() == ["a", "b", "c"]
