@@ -58,6 +58,8 @@ def _principal(values: Float[np.ndarray, "n d"], rows: Int64[np.ndarray, " k"]) 
     """Leading principal components of standardised columns, both fitted to some rows."""
     from sklearn.decomposition import PCA
 
+    if not values.shape[1]:
+        return np.zeros(values.shape)
     centre, spread = values[rows].mean(0), values[rows].std(0)
     scaled = (values - centre) / np.where(spread > 1e-12, spread, np.inf)
     n_components = max(1, min(COMPONENTS, len(rows) // 3, values.shape[1]))

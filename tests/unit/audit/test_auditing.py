@@ -1,16 +1,21 @@
 import json
 from dataclasses import replace
 
+import nibabel
+import numpy as np
 import polars as pl
 import pytest
 from markupsafe import escape
-from tests.faults.scans import write_cohort
+from tests.faults.scans import write_cohort, write_nifti
+from tests.nnunet_folder import REGIONS, write_case, write_folder
 from tests.unit.audit.conftest import SEQUENCES, audited, cohorts_of
 
 from seglens.artifacts import read_artifact
 from seglens.audit.audit_page import render_audit, to_look_at
-from seglens.audit.auditing import DOCUMENT, FEATURES, PAGE, VOLUMES, read_again, write_audit
-from seglens.cohorts.case import Cohort
+from seglens.audit.auditing import DOCUMENT, FEATURES, PAGE, VOLUMES, AuditSettings, audit, read_again, write_audit
+from seglens.cohorts.case import Case, Cohort, ImageRef
+from seglens.cohorts.checks import check_cohort
+from seglens.segmenters.opened import open_model
 
 
 def test_a_folder_holds_the_page_the_document_and_the_tables(found, unlabelled, labelled, tmp_path):
@@ -57,3 +62,27 @@ def test_a_source_without_masks_and_a_target_that_cannot_be_read_are_refused(lab
     )
     with pytest.raises(ValueError, match="none of 6 cases can be read"):
         audited(source, replace(target, cases=cases))
+
+
+def test_a_model_of_volumes_and_regions_is_audited_window_by_window(tmp_path):
+    """Its channels are too few for a dictionary: those rungs are constants, and the rest is there."""
+    model = open_model(write_folder(tmp_path, labels=REGIONS), fold=0)
+    cases = []
+    for number in range(8):
+        paths = write_case(tmp_path / "images", f"c{number}", seed=number, shape=(14, 15, 20))
+        refs = {name: ImageRef(path) for name, path in zip(model.sequences, paths, strict=True)}
+        image = nibabel.load(paths[0])
+        mask = (np.asarray(image.dataobj) > 100).astype(np.uint8) + (np.asarray(image.dataobj) > 130)
+        file = write_nifti(tmp_path / "masks" / f"c{number}.nii.gz", mask.astype(np.uint8), image.affine)
+        cases.append(Case(f"c{number}", f"c{number}", f"c{number}", "c", refs, ImageRef(file), {0: 0, 1: 1, 2: 2}))
+    source, target = (
+        Cohort(name, tuple(replace(case, cohort=name) for case in own), model.sequences, model.labels, {})
+        for name, own in (("source", cases[:5]), ("target", [replace(case, mask=None) for case in cases[5:]]))
+    )
+    checks = check_cohort(source), check_cohort(target, with_masks=False)
+    found = audit(model, source, target, checks=checks, settings=AuditSettings(hospitals=1))
+    assert found.maker.of_fold == {} and found.source.latents.shape == (5, 0)
+    assert found.source.rows["n_samples"].min() > 1 and found.training.rows.height == 10
+    assert np.isfinite(found.prediction.target).all() and len(found.prediction.target) == 3
+    page = render_audit(found, read_again(found, target, to_look_at(found)))
+    assert page.count("data:image/png") == 9
