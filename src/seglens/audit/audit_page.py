@@ -38,7 +38,7 @@ OUTCOMES = {
     "same": "No difference found",
     "outside": "Outside of what can be estimated",
 }
-FLAGS = {"low": "low", "outside": "unlike the source", "input": "file"}
+FLAGS = {"low": "low", "outside": "unlike the source"}
 MAX_PICTURED = 6
 NEIGHBOURS = 3
 SIDE = 208
@@ -175,12 +175,12 @@ def _volumes(found: Audit, samples: Sequence[VolumeSamples]) -> Section:
         "predicted Dice",
         f"{percent(LEVEL)} interval",
         f"chance of Dice below {number(found.prediction.threshold)}",
-        "distance, 1 = farthest of the source",
+        "distance, 1 = farthest of the labelled",
         "flag",
     )
     note = (
-        "Low: likelier than not below the threshold. Unlike the source: farther from it than any of its own volumes, "
-        "so that the estimate is an extrapolation. Click a heading to sort; volumes.csv holds the same, with reasons."
+        "Low: likelier than not below the threshold. Unlike the source: farther from the labelled volumes than any of "
+        "them, so that the estimate is an extrapolation. Click a heading to sort; volumes.csv holds the reasons."
     )
     if np.isnan(found.prediction.low).all():
         note += " There are no intervals: the source has too few patients, and no virtual hospitals."
@@ -305,6 +305,7 @@ def _not_checked(found: Audit) -> Section:
         "Failures of a kind that is neither in the source nor simulated: another disease, age or artefact shows as "
         "distance, if at all, and not as a lower estimate.",
         f"Slices or windows beyond {MAX_SLICES} or {MAX_WINDOWS} a volume.",
+        "Orientation, units and sequence of the files, beyond what `seglens check` reads; look at the pictures.",
         "Fixes: this page says what to expect, not what to change.",
     )
     settings = found.settings
@@ -320,4 +321,5 @@ def _not_checked(found: Audit) -> Section:
             ),
         ),
     )
-    return Section("not-checked", "What was not checked", "", (Bullets(lines), used))
+    private = Paragraph("This page shows pictures and names of volumes: treat it as you treat the images.", "note")
+    return Section("not-checked", "What was not checked", "", (Bullets(lines), private, used))

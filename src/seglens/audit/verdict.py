@@ -28,12 +28,12 @@ class Flag:
     """A reason to look at a volume.
 
     Attributes:
-        kind: ``low``: it is likelier than not to fail; ``outside``: it lies farther from the source than any of the
-            source's volumes does; ``input``: its file is not as the model expects.
+        kind: ``low``: it is likelier than not to fail; ``outside``: it lies farther from the labelled volumes than any
+            of them does from the others.
         text: the reason, as a clause.
     """
 
-    kind: Literal["low", "outside", "input"]
+    kind: Literal["low", "outside"]
     text: str
 
 

@@ -10,7 +10,7 @@ import torch
 
 from seglens.runtime.devices import bf16_saves
 
-PACKAGES = ("med-seglens", "torch", "transformers", "monai", "numpy", "scipy", "lapx")
+PACKAGES = ("med-seglens", "torch", "transformers", "monai", "numpy", "scipy", "scikit-learn", "lapx")
 """Packages whose arithmetic ends up in figures."""
 
 

@@ -1,21 +1,31 @@
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from markupsafe import escape
 from tests.faults.scans import write_cohort, write_nifti
 from tests.nnunet_folder import REGIONS, write_case, write_folder
-from tests.unit.audit.conftest import SEQUENCES, audited, cohorts_of
+from tests.unit.audit.conftest import FIT, SEQUENCES, audited, cohorts_of
+from torch import nn
 
 from seglens.artifacts import read_artifact
 from seglens.audit.audit_page import render_audit, to_look_at
 from seglens.audit.auditing import DOCUMENT, FEATURES, PAGE, VOLUMES, AuditSettings, audit, read_again, write_audit
 from seglens.cohorts.case import Case, Cohort, ImageRef
 from seglens.cohorts.checks import check_cohort
+from seglens.cohorts.layouts import read_cohort
+from seglens.cohorts.preprocessing import Preprocessing
+from seglens.cohorts.source_options import SourceOptions
 from seglens.segmenters.opened import open_model
+from seglens.segmenters.segmenter import Segmenter
+
+FOLDER = os.environ.get("SEGLENS_REAL_DATA")
 
 
 def test_a_folder_holds_the_page_the_document_and_the_tables(found, unlabelled, labelled, tmp_path):
@@ -86,3 +96,38 @@ def test_a_model_of_volumes_and_regions_is_audited_window_by_window(tmp_path):
     assert np.isfinite(found.prediction.target).all() and len(found.prediction.target) == 3
     page = render_audit(found, read_again(found, target, to_look_at(found)))
     assert page.count("data:image/png") == 9
+
+
+@pytest.mark.real
+@pytest.mark.skipif(FOLDER is None, reason="SEGLENS_REAL_DATA names no folder of scans")
+def test_real_chest_x_rays_of_another_hospital_are_told_from_the_first(tmp_path):
+    """Two real sites, the second without its masks; the network calls what is dark lung."""
+    for place, site in (("source", "montgomery"), ("target", "shenzhen")):
+        files = sorted((Path(FOLDER) / "cxr_lungs" / site / "images").iterdir())[:12]
+        for what in ("images", "masks") if place == "source" else ("images",):
+            (tmp_path / place / what).mkdir(parents=True)
+            for file in files:
+                (tmp_path / place / what / file.name).write_bytes((file.parents[1] / what / file.name).read_bytes())
+    labels = {0: "background", 1: "lungs"}
+    layout = {"images": "images/{patient}.png", "masks": "masks/{patient}.png", "mask_values": {0: 0, 255: 1}}
+    options = SourceOptions(labels=labels, **layout)
+    source = read_cohort(tmp_path / "source", options, sequences=("X",))
+    target = read_cohort(tmp_path / "target", options, sequences=("X",), with_masks=False)
+    features, head = nn.Sequential(nn.Conv2d(1, 8, 1), nn.ReLU()), nn.Conv2d(8, 2, 1)
+    with torch.no_grad():
+        features[0].weight[:, 0, 0, 0], features[0].bias[:] = torch.linspace(-2, -0.5, 8), 0.1
+        head.weight.zero_()
+        head.weight[1], head.bias[:] = 1.0, torch.tensor([1.0, 0.0])
+    segmenter = Segmenter.wrap(
+        nn.Sequential(features, head),
+        sequences=("X",),
+        labels=labels,
+        hookpoints={"features": "0"},
+        size=64,
+        preprocessing=Preprocessing(("X",), 64, foreground="none"),
+    )
+    checks = check_cohort(source), check_cohort(target, with_masks=False)
+    assert not checks[0].quarantined and not checks[1].quarantined
+    found = audit(segmenter, source, target, checks=checks, settings=AuditSettings(fit=FIT, hospitals=1))
+    assert found.shift.different and found.prediction.n_patients == 12 and len(found.volumes()) == 12
+    assert 0.1 < found.verdict.source < 0.9 and np.isfinite(found.prediction.target).all()
