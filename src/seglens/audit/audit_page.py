@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 from torch import no_grad
 
+from seglens.audit.alarm import LIMIT
 from seglens.audit.auditing import Audit
 from seglens.audit.ladder import RUNGS, nearest
 from seglens.audit.predicted_dice import LEVEL, RungScore
@@ -140,6 +141,12 @@ def _verdict(found: Audit) -> Section:
             "That is too little to rank volumes by: the labelled patients are too alike, or too few, to learn from "
             "them which ones fail. Read the order of the volumes as a guess."
         )
+    rang = verdict.alarm.rang_after
+    rings = f"would have rung after {plural(rang, 'patient')}." if rang else "would not have rung."
+    facts.append(
+        "Had these patients come one after another, in the order of their names, an alarm on falling predicted Dice "
+        f"{rings} Without a change a false one comes after {LIMIT:.0f} patients or more, on average."
+    )
     facts.append(
         f"{percent(float(verdict.outside.mean()))} of the volumes here lie farther from the labelled ones than any of "
         "those from each other. For what was not simulated, such as another disease, age or artefact, nothing is "

@@ -115,6 +115,7 @@ class Audit:
                 "expected_dice": finite(verdict.expected),
                 "expected_loss": _ends(verdict.loss.value, verdict.loss.low, verdict.loss.high),
                 "share_outside": finite(float(verdict.outside.mean())),
+                "alarm_after_patients": verdict.alarm.rang_after,
             },
             "notes": list(self.notes),
             "prediction": {

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
+from seglens.audit.alarm import Alarm, ring
 from seglens.audit.hospitals import SOURCE
 from seglens.audit.ladder import distances
 from seglens.audit.predicted_dice import DicePrediction
@@ -53,6 +54,7 @@ class AuditVerdict:
         distance: of each target volume from the source.
         outside: of each target volume, whether that is farther than any source volume's.
         limit: the largest distance of a source volume, or of a virtual hospital's, each from the other folds.
+        alarm: on the target's patients in the order of their names.
     """
 
     outcome: Outcome
@@ -63,6 +65,7 @@ class AuditVerdict:
     distance: Float[np.ndarray, " t"]
     outside: Bool[np.ndarray, " t"]
     limit: float
+    alarm: Alarm
 
 
 def verdict_of(
@@ -100,7 +103,10 @@ def verdict_of(
         outcome = "different"
     expected = float(after.mean())
     sentence = _sentence(outcome, float(true.mean()), expected, loss=loss, outside=float(outside.mean()), n=len(after))
-    return AuditVerdict(outcome, sentence, float(true.mean()), expected, loss, distance[len(source) :], outside, limit)
+    alarm = ring(before, after, seed=seed)
+    return AuditVerdict(
+        outcome, sentence, float(true.mean()), expected, loss, distance[len(source) :], outside, limit, alarm
+    )
 
 
 def flags_of(prediction: DicePrediction, verdict: AuditVerdict) -> tuple[tuple[Flag, ...], ...]:

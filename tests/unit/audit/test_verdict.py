@@ -23,12 +23,14 @@ def test_a_planted_loss_is_called_worse_with_its_size():
     found = verdict(table_of(40), lowered(table_of(30, seed=4, masks=False), 0.25))
     assert found.outcome == "worse" and found.loss.low > 0.05
     assert found.expected < found.source - 0.1
+    assert found.alarm.rang_after is not None and found.alarm.rang_after <= 20
     assert "worse" in found.sentence and f"{found.expected:.2f}" in found.sentence
 
 
 def test_the_same_kind_of_patients_is_no_difference():
     found = verdict(table_of(40), table_of(30, seed=9, masks=False))
     assert found.outcome == "same" and found.loss.low < 0 < found.loss.high
+    assert found.alarm.rang_after is None
 
 
 def test_harmless_noise_is_different_and_not_worse():
