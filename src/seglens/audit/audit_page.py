@@ -270,16 +270,18 @@ def _worth(found: Audit) -> Section:
         "from",
         "mean error",
         "skill",
+        "skill, source alone",
+        "error of a hospital's mean",
         "rank correlation",
-        "failures found (AUROC)",
+        "failures (AUROC)",
         "90% intervals hold",
         "width",
     )
     failures = prediction.nested.failures
     note = (
         "Skill: share of a constant's mean error that is saved; 0 is a constant's, 1 is perfect. "
-        f"{plural(failures.n_failures, 'volume')} of {failures.n} fail (Dice below {number(prediction.threshold)}); of "
-        f"so few an AUROC says little. Taken for this cohort: {prediction.chosen}."
+        f"{plural(failures.n_failures, 'volume')} of {failures.n} fail (Dice below {number(prediction.threshold)}); an "
+        f"AUROC of fewer than twenty says little. Taken for this cohort: {prediction.chosen}."
     )
     intro = (
         "Every score climbs the same ladder: a regression on labelled patients, measured on patients and kinds of "

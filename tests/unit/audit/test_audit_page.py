@@ -37,6 +37,16 @@ def test_what_was_not_checked_and_every_rung_are_on_the_page(page):
     assert all(score.rung in text for score in found.prediction.ladder) and "shuffled" in text
 
 
+def test_every_row_of_a_table_has_a_cell_for_each_heading(page):
+    _, text = page
+    tables = re.findall(r"<table.*?</table>", text, re.DOTALL)
+    assert len(tables) == 3
+    for one in tables:
+        n_columns = one.count('<th scope="col"')
+        for line in re.findall(r"<tr><th scope=\"row\">.*?</tr>", one, re.DOTALL):
+            assert line.count("<td") == n_columns - 1
+
+
 def test_one_script_is_allowed_by_its_hash(page):
     _, text = page
     script = re.search(r"<script>(.*?)</script>", text, re.DOTALL)[1]
