@@ -122,10 +122,13 @@ def extract_volumes(
 
     Raises:
         VolumeError: a case that is not quarantined cannot be read.
-        ValueError: several folds, an unknown hookpoint, other sequences, no case, or tokens that are not finite.
+        ValueError: several folds, an unknown hookpoint, a model of pictures, other sequences, no case, or tokens that
+            are not finite.
     """
     segmenter = model.segmenter
     segmenter.module_at(hookpoint)
+    if model.of_pictures:
+        raise ValueError(f"{model.folder} takes pictures, and tokens are read of volumes; give a model of volumes")
     if cohort.sequences != model.sequences:
         raise ValueError(
             f"cohort {cohort.name} has the sequences {', '.join(cohort.sequences)}, the model "

@@ -81,6 +81,11 @@ class OpenedModel(ABC):
         """Identity of all that is done to a case before a network sees windows of it, and of how these are laid."""
 
     @property
+    def of_pictures(self) -> bool:
+        """Whether it takes pictures, which have no place in space, and not volumes."""
+        return False
+
+    @property
     def regions(self) -> bool:
         """Whether its labels are regions, which overlap."""
         return next(iter(self.folds.values())).regions
@@ -299,17 +304,18 @@ def open_model(
     """Open a model that others trained; nothing in its files is run.
 
     Args:
-        path: a results folder of nnU-Net v2, ``TRAINER__PLANS__CONFIGURATION``, a data set's folder with one, or the
-            folder of a MONAI bundle.
+        path: a results folder of nnU-Net v2, ``TRAINER__PLANS__CONFIGURATION``, a data set's folder with one, the
+            folder of a MONAI bundle, or that of a SegFormer of Hugging Face transformers.
         fold: of nnU-Net: one, such as 0 or ``"all"``, or several for an ensemble; None: every numbered fold that is
             there.
-        checkpoint: the file's name in a fold's folder, or the file of weights in a bundle.
+        checkpoint: the file's name in a fold's folder, or the file of weights in a bundle or folder of transformers.
         settings: of a bundle: key of its configuration to a value in its place, for what its author left to code.
 
     Raises:
         ValueError: what cannot be opened, with the key or file, what is legal and what to do.
     """
     from seglens.foreign.bundles import bundle_config
+    from seglens.foreign.transformers_config import is_transformers_folder
 
     folder = Path(path)
     if bundle_config(folder) is not None:
@@ -318,6 +324,12 @@ def open_model(
         if fold is not None:
             raise ValueError(f"{folder} is a MONAI bundle and has no folds; leave fold out")
         return open_bundle(folder, settings, checkpoint=checkpoint)
+    if is_transformers_folder(folder):
+        from seglens.segmenters.opened_transformers import open_transformers
+
+        if fold is not None or settings:
+            raise ValueError(f"{folder} is of transformers and has neither folds nor settings; leave them out")
+        return open_transformers(folder, checkpoint=checkpoint)
     from seglens.segmenters.opened_nnunet import open_nnunet
 
     if settings:

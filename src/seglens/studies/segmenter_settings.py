@@ -168,6 +168,12 @@ def _architecture_of(path: Path, opening: Mapping[str, Any]) -> Mapping[str, Any
 
     if (path / MANIFEST).is_file():
         return stored_architecture(path)
-    architecture = open_model(path, **opening).segmenter.architecture
+    opened = open_model(path, **opening)
+    if opened.of_pictures:
+        raise ValueError(
+            f"{path} takes colour pictures, and a study shows a model of others windows of volumes; use it with "
+            "`seglens open` and `seglens predict --model`"
+        )
+    architecture = opened.segmenter.architecture
     assert architecture is not None
     return architecture

@@ -33,7 +33,11 @@ Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1, or auto: a GPU where 
 
 def open_(
     model: Annotated[
-        Path, Parameter(help="An nnU-Net's results folder, a data set's folder with several, or a MONAI bundle.")
+        Path,
+        Parameter(
+            help="An nnU-Net's results folder, a data set's folder with several, a MONAI bundle, or the folder of a "
+            "SegFormer of transformers."
+        ),
     ],
     *,
     fold: Fold = None,
@@ -43,12 +47,13 @@ def open_(
     """Say what a model of others expects, says and costs, and where it can be opened; nothing in it is run."""
     from seglens.activations.model_summary import summarise_model
     from seglens.foreign.bundles import bundle_config
+    from seglens.foreign.transformers_config import is_transformers_folder
     from seglens.runtime.devices import usable_device
     from seglens.segmenters.nnunet import results_folders
     from seglens.segmenters.opened import open_model
 
     usable = usable_device(device)
-    folders = [model] if bundle_config(model) else results_folders(model)
+    folders = [model] if bundle_config(model) or is_transformers_folder(model) else results_folders(model)
     if len(folders) == 1:
         opened = open_model(folders[0], fold=fold, settings=_settings(settings))
         print(summarise_model(opened.to(usable)).text())
@@ -71,7 +76,10 @@ def predict(
     *,
     model: Annotated[
         Path,
-        Parameter(help="A run's segmenter (results/artifacts/segmenter-...), an nnU-Net's folder or a MONAI bundle."),
+        Parameter(
+            help="A run's segmenter (results/artifacts/segmenter-...), an nnU-Net's folder, a MONAI bundle, or the "
+            "folder of a SegFormer of transformers."
+        ),
     ],
     out: Annotated[Path, Parameter(help="Folder for the masks; must not exist.")],
     files: FileOptions = DEFAULTS,
