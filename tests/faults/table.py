@@ -116,6 +116,7 @@ ROWS: Mapping[int, str] = {
     92: "MONAI bundle that names code, leads round, or is absurd",
     93: "MONAI bundle whose weights run code or do not fit",
     94: "audit of cohorts that cannot be compared, or of one that is no other",
+    95: "folder of transformers that names code, is absurd or holds other weights",
 }
 
 HEAD = """\
