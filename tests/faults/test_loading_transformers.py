@@ -47,6 +47,7 @@ def test_row_95_names_of_code(tmp_path, monkeypatch, key):
         ({}, {"size": 10**9}, "from 32 to 4096"),
         ({}, {"image_std": [0, 1, 1]}, "image_std.0"),
         ({}, {"do_center_crop": True}, "do_center_crop"),
+        ({}, {"default_to_square": False}, "default_to_square"),
     ],
 )
 def test_row_95_absurd_values(tmp_path, config, processor, words):

@@ -176,6 +176,9 @@ def _picture(field: Field) -> PictureRule:
         step = field.get(key)
         if step is not None and step.value is not False:
             step.refuse("false, null or no such key")
+    square = field.get("default_to_square")
+    if square is not None and square.value is not True:
+        square.refuse("true or no such key: else a size of one number is that of the shorter side")
     resample = field.get("resample")
     if resample is not None:
         resample.whole(2, 2)  # PIL's number of bilinear
