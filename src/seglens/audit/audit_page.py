@@ -134,7 +134,8 @@ def _verdict(found: Audit) -> Section:
         )
     facts.append(
         f"The estimate learns from {learnt}. On patients and kinds of hospital that it had not seen it is wrong by "
-        f"{number(mae, 3)} Dice on average, which is {percent(skill)} less than saying the same number for everyone."
+        f"{number(mae, 3)} Dice on average, {percent(abs(skill))} {'less' if skill > 0 else 'more'} than by saying the "
+        "same number for everyone."
     )
     if not skill > USEFUL_SKILL:
         facts.append(
