@@ -6,6 +6,17 @@ from .activations.hooks import capture as capture
 from .activations.hooks import edit as edit
 from .activations.store import ActivationStore as ActivationStore
 from .activations.volume_tokens import extract_volumes as extract_volumes
+from .circuits.baseline import source_baseline as source_baseline
+from .circuits.circuit import Circuit as Circuit
+from .circuits.circuit import find_circuit as find_circuit
+from .circuits.edge_scores import EdgeScores as EdgeScores
+from .circuits.edge_scores import exact_scores as exact_scores
+from .circuits.edge_scores import integrated_scores as integrated_scores
+from .circuits.faithfulness import faithfulness_curves as faithfulness_curves
+from .circuits.graph import graph_of as graph_of
+from .circuits.targets import class_odds as class_odds
+from .circuits.targets import labelled_dice as labelled_dice
+from .circuits.targets import self_dice as self_dice
 from .cohorts.case import Case as Case
 from .cohorts.case import Cohort as Cohort
 from .cohorts.case import ImageRef as ImageRef

@@ -11,6 +11,7 @@ from torch import nn
 
 from seglens.entry_points import with_installed
 from seglens.runtime.suggestions import did_you_mean
+from seglens.segmenters.network_node import NetworkNode
 from seglens.segmenters.pretrained import encoder_weights
 from seglens.segmenters.segmenter import Hookpoint, Segmenter
 from seglens.segmenters.weights import fit_weights
@@ -38,6 +39,8 @@ class Architecture:
             that ``build`` made; None where there is none to be had.
         spatial_dims: 2 for slices, 3 for volumes.
         encoder: name of the module that may be trained at a rate of its own; None: there is none.
+        nodes: from a module that ``build`` made to its parts, in the order in which they run, as circuits weigh them;
+            None: its hookpoints are its parts.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Architecture:
     pretrained: Callable[[nn.Module, str], None] | None = None
     spatial_dims: int = 2
     encoder: str | None = None
+    nodes: Callable[[nn.Module], tuple[NetworkNode, ...]] | None = None
 
     def describe(self, n_sequences: int, n_classes: int, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """All that `build_network` needs, JSON-able.
@@ -87,6 +91,18 @@ def _unet(n_sequences: int, n_classes: int, settings: Mapping[str, Any]) -> nn.M
     from seglens.segmenters.unet import unet
 
     return unet(n_sequences, n_classes, settings)
+
+
+def _segformer_nodes(network: nn.Module) -> tuple[NetworkNode, ...]:
+    from seglens.segmenters.segformer import segformer_nodes
+
+    return segformer_nodes(network)
+
+
+def _unet_nodes(network: nn.Module) -> tuple[NetworkNode, ...]:
+    from seglens.segmenters.unet import unet_nodes
+
+    return unet_nodes(network)
 
 
 def _nnunet(n_sequences: int, _n_classes: int, settings: Mapping[str, Any]) -> nn.Module:
@@ -144,6 +160,7 @@ _segformer_row = partial(
     multiple_of=32,
     pretrained=_take_over_encoder,
     encoder="segformer",
+    nodes=_segformer_nodes,
 )
 # (widths of the stages, layers of the stages, width of the decoder): table 6 of the SegFormer paper (arXiv 2105.15203)
 _WIDE = (64, 128, 320, 512)
@@ -169,6 +186,7 @@ ROWS = (
         hookpoints=_levels,
         defaults={"features": (16, 16, 32, 64, 128, 16), "dropout": 0.0},
         multiple_of=16,
+        nodes=_unet_nodes,
     ),
     Architecture("nnunet", build=_nnunet, hookpoints=_nnunet_places, required=("plan", "n_heads")),
     Architecture("monai", build=_monai, hookpoints=_monai_places, required=("network", "arguments", "window")),

@@ -9,6 +9,7 @@ values (but for rounding) are those of transformers; for B0 the decoder's produc
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -16,6 +17,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
+
+from seglens.segmenters.network_node import INPUT, NetworkNode
 
 
 @contextmanager
@@ -141,3 +144,61 @@ def segformer(n_sequences: int, n_classes: int, settings: Mapping[str, Any]) -> 
             module.__class__ = PatchedReduction
     network.decode_head = head
     return network
+
+
+def segformer_nodes(network: nn.Module) -> tuple[NetworkNode, ...]:
+    """Parts of a network of `segformer`: embedding, attention and MLP of each layer, norm of each stage, and decoder.
+
+    Inside a stage all parts are added up, and each reads the sum of those before it. The norm at a stage's end is what
+    the next stage and the decoder read.
+    """
+    nodes: list[NetworkNode] = []
+    before = INPUT
+    stages: Any = network.get_submodule("segformer.stages")
+    for number, stage in enumerate(stages, 1):
+        name = f"stage{number}"
+        stream: tuple[str, ...] = (f"{name}.embed",)
+        nodes.append(NetworkNode(stream[0], name, ((before,),), partial(_embedded, stage.patch_embeddings)))
+        for layer, block in enumerate(stage.blocks, 1):
+            for part, run in (("attention", _attended), ("mlp", _mixed)):
+                node = NetworkNode(f"{name}.{part}{layer}", name, (stream,), partial(run, block))
+                nodes.append(node)
+                stream = (*stream, node.name)
+        nodes.append(NetworkNode(name, name, (stream,), partial(_normed, stage.layer_norm)))
+        before = name
+    ends = tuple((f"stage{number}",) for number in range(1, len(stages) + 1))
+    nodes.append(NetworkNode("head", "head", ends, partial(_decoded, network.get_submodule("decode_head"))))
+    return tuple(nodes)
+
+
+def _embedded(embedding: nn.Module, stage: Tensor) -> Tensor:
+    tokens, height, _ = embedding(stage)
+    return _grid(tokens, height)
+
+
+def _attended(block: Any, stream: Tensor) -> Tensor:
+    _, _, height, width = stream.shape
+    attended, _ = block.attention(block.layernorm_before(_tokens(stream)), height, width)
+    return _grid(block.drop_path(block.hidden_dropout(attended)), height)
+
+
+def _mixed(block: Any, stream: Tensor) -> Tensor:
+    _, _, height, width = stream.shape
+    return _grid(block.drop_path(block.mlp(block.layernorm_after(_tokens(stream)), height, width)), height)
+
+
+def _normed(norm: nn.Module, stream: Tensor) -> Tensor:
+    return _grid(norm(_tokens(stream)), stream.shape[2]).contiguous()
+
+
+def _decoded(head: nn.Module, *stages: Tensor) -> Tensor:
+    logits: Tensor = head(stages)
+    return logits
+
+
+def _tokens(grid: Tensor) -> Tensor:
+    return rearrange(grid, "B d h w -> B (h w) d")
+
+
+def _grid(tokens: Tensor, height: int) -> Tensor:
+    return rearrange(tokens, "B (h w) d -> B d h w", h=height)

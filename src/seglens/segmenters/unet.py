@@ -8,6 +8,8 @@ from monai.networks.nets.basic_unet import BasicUNet, UpCat
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seglens.segmenters.network_node import INPUT, NetworkNode
+
 
 class PaddedWhereOdd(UpCat):
     """An upsampling level that pads only where the encoder's map has an odd side.
@@ -47,3 +49,19 @@ def unet(n_sequences: int, n_classes: int, settings: Mapping[str, Any]) -> nn.Mo
             # the same module under another class, not initialised again: the weights are those of MONAI for the seed
             level.__class__ = PaddedWhereOdd
     return network
+
+
+def unet_nodes(network: nn.Module) -> tuple[NetworkNode, ...]:
+    """Parts of a network of `unet`: its levels, and in each of the decoder a slot for the skip alone."""
+    chain = ["conv_0", *(f"down_{level}" for level in range(1, 5))]
+    parts = [
+        NetworkNode(name, "encoder", ((before,),), network.get_submodule(name))
+        for before, name in zip([INPUT, *chain], chain, strict=False)
+    ]
+    coarse = chain[-1]
+    for level, skip in zip(range(4, 0, -1), reversed(chain[:-1]), strict=True):
+        name = f"upcat_{level}"
+        parts.append(NetworkNode(name, "decoder", ((coarse,), (skip,)), network.get_submodule(name)))
+        coarse = name
+    parts.append(NetworkNode("final_conv", "head", ((coarse,),), network.get_submodule("final_conv")))
+    return tuple(parts)
