@@ -63,11 +63,11 @@ def to_disk(case: Mapping[str, Any]) -> Repeat:
     from seglens.activations import extraction
     from seglens.activations.extraction import extract
     from seglens.artifacts import new_artifact, read_artifact
-    from seglens.cohorts import slice_set
+    from seglens.cohorts import slice_shards
     from seglens.cohorts.slice_set import SliceSet
 
     if "shard_mib" in case:
-        extraction.SHARD_BYTES = slice_set.SHARD_BYTES = case["shard_mib"] * 2**20
+        extraction.SHARD_BYTES = slice_shards.SHARD_BYTES = case["shard_mib"] * 2**20
     folder = tempfile.TemporaryDirectory()
     with new_artifact(Path(folder.name) / "slices", kind="slices", inputs={}) as draft:
         cohort(case).write(draft)

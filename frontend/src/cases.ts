@@ -29,7 +29,7 @@ interface ClassFigures {
   label: string;
   value: number;
   said: number;
-  true: number;
+  true: number | null;
   dice: number | null;
 }
 
@@ -116,7 +116,7 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
     cohortOf(name, segmenter),
     latentsOf(segmenter),
     once(`proposals/${segmenter}`, () => json<Proposal[]>(`/segmenters/${segmenter}/proposals`)),
-    binary<{ case: string; position: number; split: string; volume: boolean; sequences: string[] }>(`/cohorts/${name}/slices/${row}`),
+    binary<{ case: string; position: number; split: string; volume: boolean; labelled: boolean; sequences: string[] }>(`/cohorts/${name}/slices/${row}`),
     binary<Prediction>(`/segmenters/${segmenter}/slices/${name}/${row}`),
   ]);
   const size = cohort.size;
@@ -132,7 +132,7 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
   const done: Turn[] = [];
 
   const sequence = h("select", { id: "sequence" }, ...slice.meta.sequences.map((own, at) => h("option", { value: at }, own)));
-  const showTruth = h("input", { type: "checkbox", id: "truth", checked: true });
+  const showTruth = h("input", { type: "checkbox", id: "truth", checked: slice.meta.labelled });
   const showSaid = h("input", { type: "checkbox", id: "said", checked: true });
   const level = range("level", 0, 255, 1, 128);
   const width = range("width", 2, 510, 2, 255);
@@ -180,7 +180,7 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
           swatch.style.background = classColour(own.value);
           return [
             h("span", {}, swatch, words(own.label)),
-            own.true,
+            own.true ?? "–",
             own.said,
             now[at]?.said ?? "–",
             figure(own.dice),
@@ -414,7 +414,7 @@ export async function casePage(page: HTMLElement, name: string, row: number, que
       { class: "controls" },
       h("label", {}, "Segmenter ", switcher),
       h("label", {}, "Sequence ", sequence),
-      h("label", {}, showTruth, " mask (solid)"),
+      slice.meta.labelled ? h("label", {}, showTruth, " mask (solid)") : h("p", { class: "quiet" }, "This cohort has no masks."),
       h("label", {}, showSaid, " prediction (dotted)"),
       h("label", {}, "Level ", level),
       h("label", {}, "Width ", width),

@@ -28,11 +28,11 @@ class PhantomRecord:
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """How large a split of a cohort is."""
+    """How large a split of a cohort is; None where no masks say which slices show no label."""
 
     patients: int
     slices: int
-    slices_without_label: int
+    slices_without_label: int | None
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,8 @@ class Cohort:
         splits: split name to case ids.
         unfollowed: links to folders outside of the data set's, which were not looked into.
         deal: deals cases to splits as this cohort's were; None where the splits were given.
+        labelled: False of images without masks: ``labels`` are what a network is to find there, and masks that lie
+            beside the images are not read unless somebody asks for them.
 
     Raises:
         ValueError: double ids, ids or patients that differ only by capitals, Unicode form or blanks, unknown ids in a
@@ -113,6 +115,7 @@ class Cohort:
     splits: Splits
     unfollowed: tuple[Path, ...] = ()
     deal: Callable[[Sequence[Case]], Splits] | None = field(default=None, compare=False, repr=False)
+    labelled: bool = True
 
     def __post_init__(self) -> None:
         problems = [*_double_names(self.cases), *_split_problems(self.cases, self.splits), *label_faults(self.labels)]
@@ -162,6 +165,10 @@ class Cohort:
         splits = {name: tuple(one for one in ids if one not in case_ids) for name, ids in self.splits.items()}
         return replace(self, cases=cases, splits=splits)
 
+    def without_masks(self) -> "Cohort":
+        """The same images as a cohort without masks: where there are any, they are forgotten."""
+        return replace(self, cases=tuple(replace(case, mask=None) for case in self.cases), labelled=False)
+
     def with_sequences(self, sequences: Sequence[str]) -> "Cohort":
         """The same cases, of which only these sequences are used, in this order.
 
@@ -198,13 +205,16 @@ class Cohort:
                     f"{other.name} has the labels {dict(other.labels)}, {first.name} has {dict(first.labels)}; "
                     "read both with the same `labels`"
                 )
+            if other.labelled != first.labelled:
+                bare = first if other.labelled else other
+                raise ValueError(f"{bare.name} has no masks, the other has; keep them apart, or take both without")
         splits: dict[str, tuple[str, ...]] = {}
         for cohort in cohorts:
             for split, ids in cohort.splits.items():
                 splits[split] = splits.get(split, ()) + tuple(ids)
         cases = tuple(replace(case, cohort=name) for cohort in cohorts for case in cohort.cases)
         unfollowed = tuple(link for cohort in cohorts for link in cohort.unfollowed)
-        return cls(name, cases, first.sequences, first.labels, splits, unfollowed)
+        return cls(name, cases, first.sequences, first.labels, splits, unfollowed, labelled=first.labelled)
 
 
 def split_by_patient(cases: Sequence[Case], fractions: Mapping[str, float], seed: int) -> dict[str, tuple[str, ...]]:

@@ -103,7 +103,8 @@ class _Reader:
     def _mask(self, first: tuple[Path, Stack] | None) -> NDArray[np.uint8] | None:
         ref = self.case.mask
         if ref is None:
-            what, fix = "it has no mask", "add its file or leave out the case"
+            what = "it has no mask"
+            fix = "add its file or leave out the case; of a cohort that has no masks say so (labelled: false)"
             self.faults.append(VolumeError(Path(self.case.id), "no_mask", what, fix))
             return None
         read = self._file([ref], mask=True)

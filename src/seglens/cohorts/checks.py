@@ -25,17 +25,16 @@ def check_cohort(
     cohort: Cohort,
     *,
     known: Mapping[Path, str] = NOTHING_KNOWN,
-    with_masks: bool = True,
     foreground: str = AUTO,
     progress: Progress = silent,
 ) -> CheckReport:
     """Read every file of every case once, to its end, and list what is wrong.
 
     Args:
-        cohort: to be checked, in the sequences that it names.
+        cohort: to be checked, in the sequences that it names. Where it is ``labelled`` the masks must be there too,
+            and label pixels that the foreground rule blanks are counted; else a note says where the rule ``brain`` is
+            used on what is no stripped brain.
         known: sha256 of files that were looked at before; one that has changed since is a finding.
-        with_masks: the masks must be there too; label pixels that the foreground rule blanks are counted. Without them
-            a note says where the rule ``brain`` is used on what is no stripped brain.
         foreground: the rule, see `Preprocessing`.
         progress: told of each case.
 
@@ -54,7 +53,7 @@ def check_cohort(
     for unit in groups_of(cohort.cases):
         sound = []
         for case in unit:
-            content = read_contents(case, cohort.sequences, cohort.labels, with_mask=with_masks)
+            content = read_contents(case, cohort.sequences, cohort.labels, with_mask=cohort.labelled)
             findings += dict.fromkeys(_findings(case, content))  # a file's fault is one, however many channels it has
             findings += [
                 _changed(case, path) for path, digest in content.sha256.items() if known.get(path, digest) != digest
@@ -71,8 +70,8 @@ def check_cohort(
     cases = tuple(case.id for case in cohort.cases)
     order = {name: number for number, name in enumerate(cases)}
     findings.sort(key=lambda finding: order.get(finding.case, -1))
-    rule = shown.rule if shown.with_masks else None
-    report = CheckReport(cohort.name, cases, tuple(findings), sha256, rule, tuple(shown.blanked))
+    rule, blanked = (shown.rule if shown.looked else None), (tuple(shown.blanked) if cohort.labelled else None)
+    report = CheckReport(cohort.name, cases, tuple(findings), sha256, rule, blanked)
     split = cohort.without(report.quarantined).split_of()
     return replace(report, findings=tuple(_with_split_severity(finding, split) for finding in findings))
 
@@ -148,7 +147,7 @@ class _Foreground:
     def __init__(self, rule: str, cohort: Cohort):
         self.rule = "brain" if rule == AUTO else rule
         self.blanked: list[BlankedLabel] = []
-        self.with_masks = False
+        self.looked = False
         self._body: list[str] = []
         self._automatic = rule == AUTO
         self._cohort = cohort
@@ -162,8 +161,8 @@ class _Foreground:
                 self.rule, self.blanked = "none", []
             else:
                 self._body += [case.id for case, _ in unit]
+        self.looked = True
         if masks:
-            self.with_masks = True
             for (case, _), mask, inside in zip(unit, masks, RULES[self.rule](parts), strict=True):
                 self.blanked += blanked_labels(case.id, mask, inside, self._cohort.labels)
 

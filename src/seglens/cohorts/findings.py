@@ -47,9 +47,8 @@ class CheckReport:
         cases: ids of every case looked at.
         findings: in order of the cases.
         sha256: of each file that could be read.
-        foreground: the rule under which it was looked for blanked label pixels (``auto`` is settled here); None where
-            no masks were looked at.
-        blanked: the label pixels that this rule blanks.
+        foreground: the rule, ``auto`` settled; None where no case could be looked at.
+        blanked: the label pixels that this rule blanks; None of a cohort without masks.
     """
 
     cohort: str
@@ -57,7 +56,7 @@ class CheckReport:
     findings: tuple[Finding, ...]
     sha256: Mapping[Path, str]
     foreground: str | None = None
-    blanked: tuple[BlankedLabel, ...] = ()
+    blanked: tuple[BlankedLabel, ...] | None = ()
 
     @property
     def quarantined(self) -> frozenset[str]:
@@ -93,7 +92,7 @@ class CheckReport:
             "quarantined": sorted(self.quarantined),
             "refused": bool(self.refused),
             "foreground": self.foreground,
-            "blanked": blanked_json(self.blanked),
+            "blanked": None if self.blanked is None else blanked_json(self.blanked),
             "findings": [
                 {**asdict(finding), "file": finding.file.name if finding.file else None} for finding in self.findings
             ],
@@ -107,7 +106,7 @@ class CheckReport:
             for finding in document["findings"]
         )
         cases = ("",) * document["n_cases"]
-        blanked = read_blanked(document["blanked"])
+        blanked = None if document["blanked"] is None else read_blanked(document["blanked"])
         return cls(document["cohort"], cases, findings, {}, document["foreground"], blanked)
 
     def text(self) -> str:
@@ -115,7 +114,7 @@ class CheckReport:
         n = len(self.quarantined)
         state = f"{n} quarantined" if self.findings else "nothing wrong"
         lines = [f"{printable(self.cohort)}: {len(self.cases)} cases, {state}"]
-        if self.foreground is not None:
+        if self.foreground is not None and self.blanked is not None:
             lines.append(f"  foreground {self.foreground}: {blanked_text(self.blanked)}")
         for one in self.findings:
             outcome = "" if one.severity == "quarantine" else f", {OUTCOMES[one.severity]}"

@@ -159,8 +159,9 @@ def read_cohort(
         sequences: which to use and in which order; default: every one that some case has.
         fractions: split name to share of the patients, where the data set has no split of its own.
         seed: of that split.
-        with_masks: False also takes images that have no masks, to be segmented: nnU-Net's ``imagesTs`` where there is
-            no ``labelsTs``, and what the decathlon's ``dataset.json`` lists under ``test``.
+        with_masks: False reads a cohort that is not ``labelled``, and also takes images that have no masks, to be
+            segmented: nnU-Net's ``imagesTs`` where there is no ``labelsTs``, and what the decathlon's ``dataset.json``
+            lists under ``test``.
 
     Returns:
         The cohort, its cases in order of their ids. Names that UTF-8 cannot hold are escaped (`documents.escaped`).
@@ -216,7 +217,7 @@ def read_cohort(
         raise ValueError(f"{root}: no case has {', '.join(absent)}; there are {', '.join(present) or 'no images'}")
     unfollowed = tuple(source.listing[1]) if "listing" in vars(source) else ()
     deal = partial(_deal, given=given, fractions=fractions, seed=seed)
-    return Cohort(name, cases, chosen, labels, deal(cases), unfollowed, deal)
+    return Cohort(name, cases, chosen, labels, deal(cases), unfollowed, deal, with_masks)
 
 
 def _layout_of(source: Source) -> Layout:

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
-from math import prod
+from functools import cached_property
 from typing import ClassVar
 
 import polars as pl
@@ -15,12 +14,10 @@ from seglens.artifacts import Artifact, Draft, hash_of, hash_tensors
 from seglens.cohorts.blanking import BlankedLabel, blanked_json, read_blanked
 from seglens.cohorts.label_names import refuse_labels
 from seglens.cohorts.preprocessing import Preprocessing
-from seglens.shapes import BrainMasks, Extent, Images, Masks, extent_of, flat, with_depth
+from seglens.cohorts.slice_shards import SliceShard, SliceShardFiles, rows_per_shard, shard_name
+from seglens.shapes import BrainMasks, Extent, Images, Masks, extent_of
 
 KIND = "slices"
-SHARD_BYTES = 64 * 2**20
-OPEN_SHARDS = 4
-"""Of a set on disk so many stay mapped: what was ever read of a mapped file counts as the process's memory."""
 DOCUMENT = "slices"
 INDEX = "index"
 SLICE_SPACING = "spacing_slice_mm"
@@ -31,49 +28,6 @@ anterior, the patient's right) and ends (superior, posterior, left); null along 
 patient's. Float32."""
 Ends = tuple[float, float]
 Spacing = tuple[float | None, float | None, float | None]
-
-
-@dataclass(frozen=True)
-class SliceShard:
-    """Some consecutive samples: images [b C D H W] float32, masks [b D H W] uint8, brains [b D H W] bool."""
-
-    images: Tensor
-    masks: Tensor
-    brains: Tensor
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """By name, as they are written: slices (D = 1) without the axis of depth."""
-        return {"images": flat(self.images), "masks": flat(self.masks), "brains": flat(self.brains)}
-
-    @classmethod
-    def of(cls, images: Tensor, masks: Tensor, brains: Tensor) -> "SliceShard":
-        """The shard of tensors as they are written."""
-        return cls(with_depth(images, 5), with_depth(masks, 4), with_depth(brains, 4))
-
-
-class SliceShardFiles:
-    """The shards of a written set; the latest `OPEN_SHARDS` that were read stay mapped."""
-
-    def __init__(self, artifact: Artifact, n_shards: int):
-        self._n_shards = n_shards
-        self._read = lru_cache(OPEN_SHARDS)(lambda number: SliceShard.of(**artifact.tensors(shard_name(number))))
-
-    @property
-    def n_open(self) -> int:
-        """How many are mapped now."""
-        return self._read.cache_info().currsize
-
-    def __len__(self) -> int:
-        return self._n_shards
-
-    def __getitem__(self, number: int) -> SliceShard:
-        return self._read(number)
-
-    def __iter__(self) -> Iterator[SliceShard]:
-        return (self[number] for number in range(len(self)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +47,7 @@ class SliceSet:
         preprocessing: how they were made of files, a network trained on them keeps it; None where they were not made of
             files, or nobody said how.
         blanked: label pixels that the foreground rule blanked, in the whole cohort that the set was first prepared of.
+        labelled: False of a cohort without masks: `masks` refuses: background is no truth.
     """
 
     name: str
@@ -104,6 +59,7 @@ class SliceSet:
     places: Tensor = field(repr=False)  # [n] of each row of this set: its place in the concatenated shards
     preprocessing: Preprocessing | None = None
     blanked: tuple[BlankedLabel, ...] = ()
+    labelled: bool = True
 
     COLUMNS: ClassVar[Mapping[str, type[pl.DataType]]] = {
         "row": pl.UInt32,
@@ -133,7 +89,16 @@ class SliceSet:
         return self._gather("images", rows)
 
     def masks(self, rows: Sequence[int] | Tensor | None = None) -> Masks:
-        """Label values [B D H W] uint8."""
+        """Label values [B D H W] uint8.
+
+        Raises:
+            ValueError: the cohort has no masks.
+        """
+        if not self.labelled:
+            raise ValueError(
+                f"{self.name} is a cohort without masks (labelled: false), and this needs them; take a labelled one, "
+                "or what needs none: predictions, dictionaries, alignment, `seglens audit`"
+            )
         return self._gather("masks", rows)
 
     def brains(self, rows: Sequence[int] | Tensor | None = None) -> BrainMasks:
@@ -208,7 +173,7 @@ class SliceSet:
     def from_tensors(
         cls,
         images: Float[Tensor, "n C *space"],
-        masks: UInt8[Tensor, "n *space"],
+        masks: UInt8[Tensor, "n *space"] | None,
         brains: Bool[Tensor, "n *space"],
         index: pl.DataFrame,
         *,
@@ -221,7 +186,7 @@ class SliceSet:
 
         Args:
             images: [n C D H W], or [n C H W] of slices; kept as float32.
-            masks: [n D H W] or [n H W] uint8.
+            masks: [n D H W] or [n H W] uint8; None: there are none.
             brains: [n D H W] or [n H W] bool.
             index: one row a sample; ``case`` must be there, of the other columns those that are missing are filled
                 (patient and volume: the case; position: the number within the volume; spacing: 1 mm; split: test).
@@ -233,6 +198,9 @@ class SliceSet:
         Raises:
             ValueError: lengths that do not fit, a mask value without a label, or a preprocessing of other sequences.
         """
+        labelled = masks is not None
+        if masks is None:
+            masks = torch.zeros(brains.shape, dtype=torch.uint8)
         if not len(images) == len(masks) == len(brains) == len(index):
             raise ValueError(
                 f"{len(images)} images, {len(masks)} masks, {len(brains)} brain masks and {len(index)} rows of index; "
@@ -246,7 +214,13 @@ class SliceSet:
         shard = SliceShard.of(images.float(), masks, brains)
         index = complete_index(index)
         return assemble(
-            [shard], index, name=name, sequences=tuple(sequences), labels=labels, preprocessing=preprocessing
+            [shard],
+            index,
+            name=name,
+            sequences=tuple(sequences),
+            labels=labels,
+            preprocessing=preprocessing,
+            labelled=labelled,
         )
 
     def write(self, draft: Draft) -> None:
@@ -255,7 +229,7 @@ class SliceSet:
         starts = range(0, len(self), step)
         for number, start in enumerate(starts):
             rows = torch.arange(start, min(start + step, len(self)))
-            shard = SliceShard(self.images(rows), self.masks(rows), self.brains(rows))
+            shard = SliceShard(self.images(rows), self._gather("masks", rows), self.brains(rows))
             draft.save_tensors(shard_name(number), shard.tensors())
         write_head(draft, self, len(starts))
 
@@ -276,6 +250,7 @@ class SliceSet:
             torch.arange(len(index)),
             Preprocessing.from_json(head["preprocessing"]),
             read_blanked(head["blanked"]),
+            head.get("labelled", True),
         )
 
     def _checked(self, rows: Sequence[int] | Tensor) -> Tensor:
@@ -338,6 +313,7 @@ def assemble(
     labels: Mapping[int, str],
     preprocessing: Preprocessing | None = None,
     blanked: Sequence[BlankedLabel] = (),
+    labelled: bool = True,
     shard_hashes: Sequence[str] | None = None,
 ) -> SliceSet:
     """A set of shards whose rows are in the order of ``index``; the hash follows from the content."""
@@ -350,6 +326,7 @@ def assemble(
             "index": index.write_csv(),
             "shards": hashes,
             "preprocessing": preprocessing and preprocessing.to_json(),
+            **only_if_bare(labelled=labelled),
         }
     )
     return SliceSet(
@@ -362,7 +339,13 @@ def assemble(
         torch.arange(len(index)),
         preprocessing,
         tuple(blanked),
+        labelled,
     )
+
+
+def only_if_bare(*, labelled: bool) -> dict[str, bool]:
+    """What records and hashes hold of a set without masks; nothing of one with masks."""
+    return {} if labelled else {"labelled": False}
 
 
 def write_head(draft: Draft, slices: SliceSet, n_shards: int) -> None:
@@ -378,15 +361,6 @@ def write_head(draft: Draft, slices: SliceSet, n_shards: int) -> None:
             "n_shards": n_shards,
             "preprocessing": slices.preprocessing and slices.preprocessing.to_json(),
             "blanked": blanked_json(slices.blanked),
+            **only_if_bare(labelled=slices.labelled),
         },
     )
-
-
-def shard_name(number: int) -> str:
-    """File name (without ending) of a shard."""
-    return f"shard_{number:05d}"
-
-
-def rows_per_shard(n_sequences: int, size: Extent) -> int:
-    """Samples that fit in one shard."""
-    return max(1, SHARD_BYTES // (prod(size) * (4 * n_sequences + 2)))

@@ -11,13 +11,11 @@ from seglens.cohorts.blanking import BlankedLabel
 from seglens.cohorts.preprocessing import Preprocessing
 from seglens.cohorts.slice_set import (
     SliceSet,
-    SliceShard,
     assemble,
     complete_index,
-    rows_per_shard,
-    shard_name,
     write_head,
 )
+from seglens.cohorts.slice_shards import SliceShard, rows_per_shard, shard_name
 from seglens.runtime.resources import require_disk
 from seglens.shapes import Extent
 
@@ -71,6 +69,7 @@ class SliceSetWriter:
         labels: Mapping[int, str],
         preprocessing: Preprocessing | None = None,
         blanked: Sequence[BlankedLabel] = (),
+        labelled: bool = True,
     ) -> SliceSet:
         """Close the last shard and give the set; arguments as the attributes of `SliceSet`."""
         self.close_full()
@@ -85,6 +84,7 @@ class SliceSetWriter:
             labels=labels,
             preprocessing=preprocessing,
             blanked=blanked,
+            labelled=labelled,
             shard_hashes=self._hashes,
         )
         if self._draft is not None:

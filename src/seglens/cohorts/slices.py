@@ -22,8 +22,9 @@ from seglens.cohorts.foreground import AUTO
 from seglens.cohorts.normalisation_groups import GroupMember, groups_of, read_group, settled_foreground
 from seglens.cohorts.normalising import resize_nearest
 from seglens.cohorts.preprocessing import Preprocessing
-from seglens.cohorts.slice_set import KIND, SliceSet, SliceShard
+from seglens.cohorts.slice_set import KIND, SliceSet, evenly_spaced, only_if_bare
 from seglens.cohorts.slice_set_writer import SliceSetWriter
+from seglens.cohorts.slice_shards import SliceShard
 from seglens.cohorts.volumes import VolumeError
 from seglens.runtime.progress import Progress, silent
 
@@ -83,10 +84,11 @@ def prepare_slices(
     files are 2-D). Of each volume the slices with enough foreground are candidates: those that show a lesion, thinned
     to ``slices_per_volume``, and so many without any, drawn at random, that in each split ``lesion_free_share`` of the
     kept slices show none, as far as the volumes seen so far allow. One volume is in memory at a time. Label pixels
-    outside the foreground are counted in ``SliceSet.blanked``, and logged as a warning.
+    outside the foreground are counted in ``SliceSet.blanked``, and logged as a warning. Of a cohort without masks all
+    candidates are kept, thinned to ``slices_per_volume`` evenly over the foreground's extent.
 
     Args:
-        cohort: cases with masks.
+        cohort: cases, with masks where it is ``labelled``.
         preprocessing: what the network is shown; for slices that a trained segmenter is to see, its own. The foreground
             ``auto`` reads the images once more (until a volume is no stripped brain) to settle the rule; the set's own
             ``preprocessing`` names it.
@@ -129,6 +131,7 @@ def prepare_slices(
         "preprocessing": preprocessing.to_json(),
         "sampling": asdict(sampling),
         "seed": seed,
+        **only_if_bare(labelled=cohort.labelled),
     }
     with new_artifact(folder, kind=KIND, inputs=inputs) as draft:
         preparation(draft=draft)
@@ -173,7 +176,7 @@ def _prepare(
     labelled = False
     units = groups_of(cohort.cases)
     for number, unit in enumerate(units):
-        parts = read_group(unit, preprocessing, cohort.labels)
+        parts = read_group(unit, preprocessing, cohort.labels, with_masks=cohort.labelled)
         for path, digest in (own for part in parts for own in part.sha256.items()):
             if sha256.get(path, digest) != digest:
                 raise VolumeError(path, "changed", "was written to since it was checked", "run again when it rests")
@@ -181,7 +184,9 @@ def _prepare(
             blanked += blanked_labels(part.case.id, part.masks, part.foreground, cohort.labels)
             labelled |= bool(part.masks.any())
         split = splits.get(unit[0].id, UNASSIGNED)
-        for part, chosen in _choose([part for part in parts if part.scales], split, sampling, quota, seed):
+        shown = [part for part in parts if part.scales]
+        kept = _choose(shown, split, sampling, quota, seed) if cohort.labelled else _evenly(shown, sampling)
+        for part, chosen in kept:
             writer.add(SliceShard(*part.prepared(chosen)), _rows(part, chosen, split))
         if number == 0:
             writer.require_disk(len(units), f"slices of {len(units)} volumes (fewer with slices_per_volume)")
@@ -197,13 +202,14 @@ def _prepare(
         labels=cohort.labels,
         preprocessing=preprocessing,
         blanked=blanked,
+        labelled=cohort.labelled,
     )
 
 
 def _nothing_kept(cohort: Cohort, sampling: SliceSampling, *, n_quarantined: int, labelled: bool) -> str:
     """The refusal of a cohort that gives no slice: what was met, and what would help."""
     refusal = f"{cohort.name}: no slice of {len(cohort.cases)} cases is kept"
-    if labelled:
+    if labelled or not cohort.labelled:
         return f"{refusal}; lower minimum_foreground_share ({sampling.minimum_foreground_share})"
     left_out = (
         f". {n_quarantined} further case(s) are quarantined and may be those with labels: `seglens check` says why"
@@ -214,6 +220,17 @@ def _nothing_kept(cohort: Cohort, sampling: SliceSampling, *, n_quarantined: int
         f"{refusal}: their masks hold no label pixel{left_out}. To keep slices without labels, raise lesion_free_share "
         f"({sampling.lesion_free_share}) to 1"
     )
+
+
+def _evenly(parts: Sequence[GroupMember], sampling: SliceSampling) -> Iterator[tuple[GroupMember, NDArray[np.int64]]]:
+    """Of each part the slices to keep where no mask says which show a lesion, in order."""
+    enough = [
+        (number, depth)
+        for number, part in enumerate(parts)
+        for depth in np.flatnonzero(part.foreground.mean((1, 2)) >= sampling.minimum_foreground_share).tolist()
+    ]
+    kept = [enough[at] for at in evenly_spaced(len(enough), sampling.slices_per_volume or len(enough))]
+    yield from _by_part(parts, kept)
 
 
 def _choose(
@@ -246,7 +263,13 @@ def _choose(
         own = zlib.crc32(parts[0].case.volume.encode())
         drawn = np.random.default_rng([seed, own]).permutation(len(free))[:n_free]
         free = [free[i] for i in drawn.tolist()]
-    kept = sorted([*lesion, *free])
+    yield from _by_part(parts, sorted([*lesion, *free]))
+
+
+def _by_part(
+    parts: Sequence[GroupMember], kept: Sequence[tuple[int, int]]
+) -> Iterator[tuple[GroupMember, NDArray[np.int64]]]:
+    """Slices that are kept (number of the part, of the slice) part by part; parts without any are left out."""
     for number, part in enumerate(parts):
         chosen = np.array([depth for owner, depth in kept if owner == number], np.int64)
         if len(chosen):

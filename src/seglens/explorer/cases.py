@@ -110,14 +110,14 @@ def cohort(cohort: str, state: CurrentState, segmenter: str | None = None) -> Co
 
 @router.get("/cohorts/{cohort}/slices/{row}", response_class=Response, responses=BINARY)
 def one_slice(cohort: str, row: int, state: CurrentState) -> Response:
-    """Grey levels of every sequence, mask and brain of a slice, and whether it was cut from a volume."""
+    """Grey levels of every sequence, mask and brain of a slice, whether it was cut from a volume and has a mask."""
     slices = state.run.slices(cohort, row)
     (_, masks, brains), _ = planes_of(slices, [row])
     arrays = {"images": grey(slices, row), "mask": masks[0], "brain": brains[0].astype(np.uint8)}
     entry = slices.index.row(row, named=True)
     about = {name: entry[name] for name in ("case", "patient", "position", "split")}
     about["volume"] = entry["spacing_row_mm"] is not None  # 2-D files have no place in mm
-    return arrays_answer(arrays, {**about, "sequences": slices.sequences})
+    return arrays_answer(arrays, {**about, "sequences": slices.sequences, "labelled": slices.labelled})
 
 
 @router.get("/segmenters/{segmenter}/slices/{cohort}/{row}", response_class=Response, responses=BINARY)
@@ -132,7 +132,7 @@ def prediction(segmenter: str, cohort: str, row: int, state: CurrentState) -> Re
     unusual = mass - usual
     strongest = np.argsort(-unusual, kind="stable")[:RESPONSIBLE]
     about = {
-        "classes": _by_class(opened, predicted, slices.masks([row])),
+        "classes": _by_class(opened, predicted, _truth(slices, row)),
         "grid": list(grid[1:]),
         "latents": [
             {"latent": int(latent), "name": _name(opened, int(latent)), "mass": mass[latent], "usual": usual[latent]}
@@ -213,7 +213,7 @@ def baseline(segmenter: str, wanted: WantedBaseline, state: CurrentState) -> Res
 
 def _changed(opened: Opened, slices: SliceSet, row: int, after: Masks, about: dict[str, Any]) -> Response:
     """A changed mask beside the untouched one."""
-    truth, before = slices.masks([row]), most_likely(opened.logits(slices, row))
+    truth, before = _truth(slices, row), most_likely(opened.logits(slices, row))
     about = {
         "before": _by_class(opened, before, truth),
         "after": _by_class(opened, after, truth),
@@ -223,17 +223,21 @@ def _changed(opened: Opened, slices: SliceSet, row: int, after: Masks, about: di
     return arrays_answer({"mask": after[0, shown_plane(slices, row)].numpy()}, about)
 
 
-def _by_class(opened: Opened, predicted: Masks, truth: Masks) -> list[dict[str, Any]]:
-    """Of every foreground class: pixels said and true, and Dice (None where it is in neither)."""
-    counts = count_scores(predicted, truth, opened.segmenter.labels)[0]
+def _truth(slices: SliceSet, row: int) -> Masks | None:
+    return slices.masks([row]) if slices.labelled else None
+
+
+def _by_class(opened: Opened, predicted: Masks, truth: Masks | None) -> list[dict[str, Any]]:
+    """Of every foreground class: pixels said and true, and Dice (None where it is in neither, or no mask is there)."""
+    counts = count_scores(predicted, predicted if truth is None else truth, opened.segmenter.labels)[0]
     dice = dice_of_counts(counts).tolist()
     return [
         {
             "label": label,
             "value": value,
             "said": int(counts[value, 1]),
-            "true": int(counts[value, 2]),
-            "dice": finite(dice[value]),
+            "true": None if truth is None else int(counts[value, 2]),
+            "dice": None if truth is None else finite(dice[value]),
         }
         for value, label in opened.segmenter.labels.items()
         if value != 0

@@ -28,8 +28,12 @@ def planes_of(
         slices: of the samples.
         rows: which.
         numbers: of the plane of each; None takes the one with the most labelled voxels, or of the most foreground.
+
+    Returns:
+        The planes (of a set without masks these are all background), and their numbers.
     """
-    images, masks, brains = slices.images(rows), slices.masks(rows), slices.brains(rows)
+    images, brains = slices.images(rows), slices.brains(rows)
+    masks = slices.masks(rows) if slices.labelled else torch.zeros_like(brains, dtype=torch.uint8)
     if numbers is None:
         labelled, shown = ((part > 0).sum((2, 3)) for part in (masks, brains))
         numbers = torch.where(labelled.any(1), labelled.argmax(1), shown.argmax(1))

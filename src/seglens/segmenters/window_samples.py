@@ -15,8 +15,9 @@ from seglens.artifacts import Draft, new_artifact, read_artifact
 from seglens.cohorts.case import Case, Cohort
 from seglens.cohorts.case_volume import CaseVolume
 from seglens.cohorts.network_volume import NetworkVolume
-from seglens.cohorts.slice_set import ENDS, KIND, SLICE_SPACING, SliceSet, SliceShard
+from seglens.cohorts.slice_set import ENDS, KIND, SLICE_SPACING, SliceSet, evenly_spaced, only_if_bare
 from seglens.cohorts.slice_set_writer import SliceSetWriter
+from seglens.cohorts.slice_shards import SliceShard
 from seglens.cohorts.slices import DEFAULT_SAMPLING, NOTHING_KNOWN, UNASSIGNED, LesionFreeQuota, SliceSampling
 from seglens.cohorts.volumes import VolumeError
 from seglens.runtime.progress import Progress, silent
@@ -48,11 +49,13 @@ def prepare_windows(
     ``slices_per_volume`` of them, and windows without a label by ``lesion_free_share``. The index tells ``position``
     (number of the window), ``start_slice``, ``start_row`` and ``start_column`` (voxels of the network's grid, negative
     in the padding), ``weight`` (windows of the volume of its kind, labelled or not, for each that was taken) and
-    `slice_set.ENDS`. Labels are those of the file's voxel at each place; padding is background.
+    `slice_set.ENDS`. Labels are those of the file's voxel at each place; padding is background. Of a cohort without
+    masks as many windows are taken, evenly over those that show enough.
 
     Args:
         model: opened, of one window's size for all volumes.
-        cohort: of NIfTI files with masks, of the model's sequences in their order and of its labels.
+        cohort: of NIfTI files, with masks where it is ``labelled``, of the model's sequences in their order and of its
+            labels.
         sampling: which windows are kept; a window needs ``minimum_foreground_share`` of voxels that are not 0.
         folder: write an artifact of kind ``slices`` there; None keeps everything in memory.
         quarantined: ids of cases to leave out.
@@ -80,6 +83,7 @@ def prepare_windows(
         "preparation": model.preparation,
         "sampling": asdict(sampling),
         "seed": seed,
+        **only_if_bare(labelled=cohort.labelled),
     }
     with new_artifact(folder, kind=KIND, inputs=inputs) as draft:
         prepared(draft)
@@ -117,14 +121,14 @@ def _prepare(
     splits, quota = cohort.split_of(), LesionFreeQuota(sampling.lesion_free_share)
     writer = SliceSetWriter(len(cohort.sequences), model.patch, draft)
     for number, case in enumerate(cohort.cases):
-        volume = model.read(case, with_mask=True)
+        volume = model.read(case, with_mask=cohort.labelled)
         for path, digest in volume.sha256.items():
             if sha256.get(path, digest) != digest:
                 raise VolumeError(path, "changed", "was written to since it was checked", "run again when it rests")
         windows = _Windows.of(model, volume)
         split = splits.get(case.id, UNASSIGNED)
         drawing = np.random.default_rng([seed, zlib.crc32(case.volume.encode())])
-        chosen = windows.chosen(sampling, split, quota, drawing)
+        chosen = windows.chosen(sampling, split, quota, drawing) if cohort.labelled else windows.evenly(sampling)
         if chosen:
             writer.add(windows.samples([at for at, _ in chosen]), windows.rows(case, split, chosen))
         if number == 0:
@@ -132,12 +136,14 @@ def _prepare(
         writer.close_full()
         progress(number + 1, len(cohort.cases), windows=float(len(writer)))
     if not len(writer):
+        few = f"fewer than {sampling.minimum_foreground_share:g} of the voxels are not 0"
         raise ValueError(
-            f"{cohort.name}: no window of {len(cohort.cases)} cases is kept: their masks hold no label, or fewer than "
-            f"{sampling.minimum_foreground_share:g} of the voxels are not 0. To keep windows without labels, raise "
-            f"lesion_free_share ({sampling.lesion_free_share}) to 1"
+            f"{cohort.name}: no window of {len(cohort.cases)} cases is kept: their masks hold no label, or {few}. To "
+            f"keep windows without labels, raise lesion_free_share ({sampling.lesion_free_share}) to 1"
+            if cohort.labelled
+            else f"{cohort.name}: no window of {len(cohort.cases)} cases is kept: {few}; give other volumes"
         )
-    return writer.finish(name=cohort.name, sequences=cohort.sequences, labels=cohort.labels)
+    return writer.finish(name=cohort.name, sequences=cohort.sequences, labels=cohort.labels, labelled=cohort.labelled)
 
 
 @dataclass(frozen=True)
@@ -191,11 +197,7 @@ class _Windows:
         self, sampling: SliceSampling, split: str, quota: LesionFreeQuota, drawing: np.random.Generator
     ) -> list[tuple[int, float]]:
         """Numbers of the windows that are kept, in order, and the weight of each."""
-        enough = [
-            number
-            for number, place in enumerate(self.places)
-            if self.foreground[place.box].mean() >= sampling.minimum_foreground_share
-        ]
+        enough = self._enough(sampling)
         labelled = [number for number in enough if self.labels[self.places[number].box].any()]
         free = [number for number in enough if number not in set(labelled)]
         most = sampling.slices_per_volume or WINDOWS_PER_VOLUME
@@ -208,6 +210,20 @@ class _Windows:
                 *((free[at], len(free) / len(drawn)) for at in drawn),
             ]
         )
+
+    def evenly(self, sampling: SliceSampling) -> list[tuple[int, float]]:
+        """Numbers of the windows that are kept where there is no mask, in order, and the weight of each."""
+        enough = self._enough(sampling)
+        taken = evenly_spaced(len(enough), sampling.slices_per_volume or WINDOWS_PER_VOLUME)
+        return [(enough[at], len(enough) / len(taken)) for at in taken]
+
+    def _enough(self, sampling: SliceSampling) -> list[int]:
+        """Numbers of the windows that show enough of the volume."""
+        return [
+            number
+            for number, place in enumerate(self.places)
+            if self.foreground[place.box].mean() >= sampling.minimum_foreground_share
+        ]
 
     def _covering(self, labelled: Sequence[int], most: int) -> list[int]:
         """The windows that show most of the labels, each counted by what those before it do not show."""
@@ -257,16 +273,16 @@ def _from_file(
     prepared: NetworkVolume, volume: CaseVolume
 ) -> tuple[UInt8[np.ndarray, "d h w"], Bool[np.ndarray, "d h w"]]:
     """Label of the file's voxel at each place of the network's grid, and whether a channel is not 0 there."""
-    assert volume.mask is not None
     inside = (volume.values != 0).any(0)
+    given = np.zeros(inside.shape, np.uint8) if volume.mask is None else volume.mask
     labels, foreground = np.zeros(prepared.extent, np.uint8), np.zeros(prepared.extent, bool)
     depth, n_rows, n_columns = prepared.extent
     plane = np.stack(np.meshgrid(0.0, np.arange(n_rows), np.arange(n_columns), indexing="ij"), -1).reshape(-1, 3)
-    most = np.subtract(volume.mask.shape, 1)
+    most = np.subtract(given.shape, 1)
     for number in range(depth):  # places of a whole volume would take ten times its memory
         own = np.clip(np.floor(prepared.crop_places(plane + np.array([number, 0, 0])) + 0.5).astype(int), 0, most)
         z, y, x = own.T
-        labels[number] = volume.mask[z, y, x].reshape(n_rows, n_columns)
+        labels[number] = given[z, y, x].reshape(n_rows, n_columns)
         foreground[number] = inside[z, y, x].reshape(n_rows, n_columns)
     return labels, foreground
 

@@ -13,6 +13,7 @@ from seglens.cohorts.findings import CheckReport
 from seglens.cohorts.foreground import AUTO
 from seglens.cohorts.label_names import regions_of
 from seglens.cohorts.preprocessing import Preprocessing
+from seglens.cohorts.slice_set import only_if_bare
 from seglens.cohorts.source_options import STRICT, SourceOptions
 from seglens.runs import Run
 from seglens.runtime.progress import Progress
@@ -162,14 +163,16 @@ def cohort_of(run: Run, name: str) -> Cohort:
 def _read_phantom(made: Artifact, settings: StudySettings, name: str) -> Cohort:
     from seglens.cohorts.layouts import read_cohort
 
-    return read_cohort(
+    own = settings.cohorts[name]
+    made_cohort = read_cohort(
         made.path / "cohort",
         SourceOptions(layout="nnunet"),
         name=name,
         sequences=settings.sequences,
-        fractions=settings.cohorts[name].fractions.model_dump(),
+        fractions=own.fractions.model_dump(),
         seed=settings.seed,
     )
+    return made_cohort if own.labelled else made_cohort.without_masks()
 
 
 def read_sources(settings: StudySettings, name: str) -> Cohort:
@@ -190,9 +193,12 @@ def read_sources(settings: StudySettings, name: str) -> Cohort:
             sequences=settings.sequences,
             fractions=own.fractions.model_dump(),
             seed=settings.seed,
+            with_masks=own.labelled,
         )
         for source in own.sources
     ]
+    if not own.labelled:
+        parts = [part.without_masks() for part in parts]
     if len(parts) == 1:
         return parts[0]
     cohort = Cohort.merged(parts, name)
@@ -226,6 +232,7 @@ def _facts_of_cases(cohort: Cohort) -> dict[str, Any]:
             ]
             for case in cohort.cases
         },
+        **only_if_bare(labelled=cohort.labelled),
     }
 
 

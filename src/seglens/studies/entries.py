@@ -1,4 +1,4 @@
-"""Entries of a study's ``alignment``, ``steering`` and ``failures``, checked before any work."""
+"""What the entries of a study ask of its cohorts and of each other, checked before any work."""
 
 from typing import Any
 
@@ -18,6 +18,23 @@ def unknown_names(settings: Any) -> list[str]:
         unknown = [name for name in entry.segmenters if name not in settings.segmenters]
         faults += [f"alignment[{number}].segmenters: no segmenter {name!r}" for name in unknown]
     return faults
+
+
+def needing_masks(settings: Any) -> list[str]:
+    """Faults of segmenters and entries that need masks of a cohort without any, in a study whose names there are."""
+    bare = {name for name, own in settings.cohorts.items() if not own.labelled}
+    faults = [
+        f"segmenters.{name}.cohort: {own.cohort} has no masks (labelled: false) to be trained on; name a labelled "
+        "cohort, or open a model with model: PATH"
+        for name, own in settings.segmenters.items()
+        if own.cohort in bare and own.model is None
+    ]
+    return faults + [
+        f"{place}[{number}].cohort: {entry.cohort} has no masks (labelled: false), and this is judged by them"
+        for place in ("steering", "failures")
+        for number, entry in enumerate(getattr(settings, place))
+        if entry.cohort in bare
+    ]
 
 
 def asked_twice(settings: Any) -> list[str]:

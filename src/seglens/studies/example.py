@@ -20,6 +20,8 @@ cohorts:
   pediatric:
     sources:
       - path: data/BraTS-PED
+  # images without masks, to be seen through models that are opened (segmenters: model) and by no score:
+  # elsewhere: {sources: [{path: data/elsewhere}], labelled: false, slices_per_volume: 40}
   # 2-D images with masks:
   # lgg:
   #   sources:

@@ -81,6 +81,18 @@ def alike(settings: Any, lens: str) -> list[str]:
     ]
 
 
+def measured(settings: Any, lens: str) -> list[str]:
+    """Segmenters by whose effects a hookpoint is chosen: of those that are `alike`, whose own cohort has masks."""
+    names = [segmenter_of(other) for other in alike(settings, lens)]
+    return [name for name in names if settings.cohorts[settings.segmenters[name].cohort].labelled]
+
+
+def labelled_lenses(settings: Any) -> "list[Unit]":
+    """Units of an analysis that is done at every hookpoint of every segmenter whose own cohort has masks."""
+    labelled = {name for name, own in settings.segmenters.items() if settings.cohorts[own.cohort].labelled}
+    return [unit for unit in each_lens(settings) if segmenter_of(str(unit[0])) in labelled]
+
+
 def design_of(settings: Any, name: str) -> dict[str, Any]:
     """Architecture of a segmenter and its parts, which are those of what it starts from: what its weights fit."""
     from seglens.segmenters.architectures import architecture_named
@@ -119,7 +131,7 @@ def check_hookpoints(settings: Any) -> None:
     Raises:
         ValueError: every fault, each with the nearest names and all there are.
     """
-    faults = [*_unknown(settings), *_unopened(settings)]
+    faults = [*_unknown(settings), *_unmeasured(settings), *_unopened(settings)]
     if faults:
         raise ValueError("; ".join(faults))
 
@@ -167,6 +179,15 @@ def _unknown(settings: Any) -> Iterable[str]:
                     f"segmenters.{name}.hookpoints: {own.architecture} has no hookpoint {wanted!r}; "
                     f"{did_you_mean(wanted, known)}give auto or one of {', '.join(known)}"
                 )
+
+
+def _unmeasured(settings: Any) -> Iterable[str]:
+    for name, own in settings.segmenters.items():
+        if hookpoints_of(settings, name) == (AUTO,) and not measured(settings, name):
+            yield (
+                f"segmenters.{name}.hookpoints: auto measures what each place does to the Dice, and {own.cohort} has "
+                f"no masks (labelled: false); give one of {', '.join(_known(own))}"
+            )
 
 
 def _unopened(settings: Any) -> Iterable[str]:

@@ -189,20 +189,25 @@ def _cohort_size(settings: StudySettings, name: str) -> tuple[int, float]:
     from seglens.studies.cohorts import read_sources
 
     cohort = read_sources(settings, name)
-    groups = groups_of([case for case in cohort.cases if case.mask is not None])
+    groups = groups_of([case for case in cohort.cases if case.mask is not None or not own.labelled])
     if not groups:
         raise ValueError(f"{name}: none of {len(cohort.cases)} cases has a mask; a plan needs some to count slices")
     preprocessing = Preprocessing(tuple(settings.sequences), settings.size, settings.clip_percentiles, "none")
     kept = read = 0.0
     sampled = groups[:: math.ceil(len(groups) / SAMPLED_GROUPS)]
     for group in sampled:
-        masks = [member.masks for member in read_group(group, preprocessing, cohort.labels)]
+        members = read_group(group, preprocessing, cohort.labels, with_masks=own.labelled)
+        masks = [member.masks for member in members]
+        read += sum(one.size for one in masks) / settings.size**2
+        if not own.labelled:
+            shown = sum(map(len, masks))  # those at the ends, of little foreground, too
+            kept += min(shown, own.slices_per_volume or shown)
+            continue
         lesion = sum(int(one.reshape(len(one), -1).any(axis=1).sum()) for one in masks)
         free = sum(map(len, masks)) - lesion
         lesion = min(lesion, own.slices_per_volume or lesion)
         share = own.lesion_free_share
         kept += lesion + (min(free, lesion * share / (1 - share)) if share < 1 else free)
-        read += sum(one.size for one in masks) / settings.size**2
     times = len(groups) / len(sampled)
     return round(kept * times), read * times
 

@@ -14,7 +14,7 @@ from seglens.cohorts.source_options import Flag, SourceOptions
 from seglens.foreign.yaml_text import MAX_CHARACTERS, Parsed, YamlError, parse_yaml
 from seglens.runtime.suggestions import did_you_mean
 from seglens.studies.blocks import NO_SUCH_NAME, unknown, with_blocks
-from seglens.studies.entries import asked_twice, unknown_names
+from seglens.studies.entries import asked_twice, needing_masks, unknown_names
 from seglens.studies.segmenter_settings import SegmenterSettings, with_stored_architectures
 from seglens.studies.setting_types import Count, CountOrAuto, Hookpoints, Label, Percentile, Rate, Share
 
@@ -93,6 +93,9 @@ class CohortSettings(_Strict):
         slices_per_volume: at most so many lesion slices a volume, evenly spaced; None takes all.
         lesion_free_share: share of the kept slices that show no lesion.
         regions: name to label values that are also scored as one on whole volumes, such as ``{WT: [1, 2, 3]}``.
+        labelled: False of a cohort without masks (masks that are there are not read): predictions, dictionaries of
+            opened models and their alignment are made of it, what needs masks is left out. ``slices_per_volume`` are
+            then evenly spaced over the foreground.
     """
 
     sources: list[SourceSettings] = []
@@ -101,11 +104,14 @@ class CohortSettings(_Strict):
     slices_per_volume: Count | None = None
     lesion_free_share: Share = 0.2
     regions: dict[str, list[Label]] = {}
+    labelled: Flag = True
 
     @model_validator(mode="after")
     def _one_origin(self) -> "CohortSettings":
         if bool(self.sources) == (self.phantom is not None):
             raise ValueError("give either sources or phantom")
+        if self.regions and not self.labelled:
+            raise ValueError("regions are scored by masks, and labelled: false says that there are none; give one")
         return self
 
 
@@ -274,7 +280,7 @@ class StudySettings(_Strict):
                 f"segmenters: {', '.join(others)} is shown windows of volumes as its own software prepares them, "
                 f"{own_slices} slices that the study cuts; give them studies of their own"
             )
-        faults = [*faults, *unknown_names(self)] or asked_twice(self)
+        faults = [*faults, *unknown_names(self)] or [*needing_masks(self), *asked_twice(self)]
         if faults:
             known = f"cohorts are {', '.join(self.cohorts)}; segmenters are {', '.join(self.segmenters)}"
             raise ValueError("; ".join([*faults, known]))

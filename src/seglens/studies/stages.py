@@ -26,7 +26,15 @@ from seglens.segmenters.opened import OpenedModel, open_model
 from seglens.segmenters.segmenter import Segmenter
 from seglens.studies.analysis import Analysis
 from seglens.studies.blocks import NoSettings
-from seglens.studies.hookpoints import AUTO, alike, check_hookpoints, common_hookpoint, hookpoint_of, lenses_of
+from seglens.studies.hookpoints import (
+    AUTO,
+    alike,
+    check_hookpoints,
+    common_hookpoint,
+    hookpoint_of,
+    lenses_of,
+    measured,
+)
 from seglens.studies.settings import DictionarySettings, StudySettings
 from seglens.studies.variants import PLAIN, alive_latents, variant_store
 
@@ -179,11 +187,14 @@ class Study:
         return next(iter(opened.values()), None)
 
     def hookpoint(self, lens: str) -> str:
-        """Where a segmenter is opened by a lens; of ``auto``, the choice of `common_hookpoint` for its architecture."""
+        """Where a segmenter is opened by a lens; of ``auto``, the choice of `common_hookpoint` for its architecture.
+
+        Those of its segmenters whose cohorts have no masks do not take part.
+        """
         hookpoint = hookpoint_of(self.settings, lens)
         if hookpoint != AUTO:
             return hookpoint
-        together = [segmenter_of(other) for other in alike(self.settings, lens)]
+        together = measured(self.settings, lens)
 
         def common() -> str:
             effects = [self.result("effects", other).table("effects") for other in together]

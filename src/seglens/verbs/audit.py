@@ -79,9 +79,9 @@ def audit(
         )
     display = StageDisplay()
     checks = []
-    for cohort, with_masks in ((labelled, True), (bare, False)):
+    for cohort in (labelled, bare):
         with display(f"check {cohort.name}") as progress:
-            checks.append(check_cohort(cohort, with_masks=with_masks, foreground=foreground, progress=progress))
+            checks.append(check_cohort(cohort, foreground=foreground, progress=progress))
         checks[-1].settle(strict=strict)
     given = None if dictionary is None else SparseAutoencoder.read(read_artifact(dictionary, "dictionary"))
     found = audit_of(

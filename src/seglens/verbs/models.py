@@ -132,7 +132,7 @@ def predict(
         if dictionary is not None:
             _steer(stack, network, dictionary, acting)
         with display(f"check {found.name}") as progress:
-            report = check_cohort(found, with_masks=False, foreground=foreground, progress=progress)
+            report = check_cohort(found, foreground=foreground, progress=progress)
         if report.findings:
             print(report.text())
         report.settle(strict=strict)

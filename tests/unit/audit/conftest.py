@@ -70,7 +70,7 @@ def cohorts_of(labelled: Path, unlabelled: Path) -> tuple[Cohort, Cohort]:
 
 def audited(source: Cohort, target: Cohort, *, hospitals: int = 1) -> Audit:
     """An audit with small dictionaries."""
-    checks = check_cohort(source), check_cohort(target, with_masks=False)
+    checks = check_cohort(source), check_cohort(target)
     return audit(network(), source, target, checks=checks, settings=AuditSettings(fit=FIT, hospitals=hospitals))
 
 

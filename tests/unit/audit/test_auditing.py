@@ -54,7 +54,7 @@ def test_the_same_files_are_refused_and_some_of_them_are_named(labelled, unlabel
     same = cohorts_of(labelled, labelled)[1]
     with pytest.raises(ValueError, match=r"all 20 files of the target .* are the source's, byte for byte"):
         audited(source, same)
-    mixed = Cohort("mixed", (*target.cases[:2], same.cases[0]), SEQUENCES, source.labels, {})
+    mixed = Cohort("mixed", (*target.cases[:2], same.cases[0]), SEQUENCES, source.labels, {}, labelled=False)
     notes = audited(source, mixed).notes
     assert any("2 of 6 files of the target are the source's" in note for note in notes)
 
@@ -87,9 +87,10 @@ def test_a_model_of_volumes_and_regions_is_audited_window_by_window(tmp_path):
         cases.append(Case(f"c{number}", f"c{number}", f"c{number}", "c", refs, ImageRef(file), {0: 0, 1: 1, 2: 2}))
     source, target = (
         Cohort(name, tuple(replace(case, cohort=name) for case in own), model.sequences, model.labels, {})
-        for name, own in (("source", cases[:5]), ("target", [replace(case, mask=None) for case in cases[5:]]))
+        for name, own in (("source", cases[:5]), ("target", cases[5:]))
     )
-    checks = check_cohort(source), check_cohort(target, with_masks=False)
+    target = target.without_masks()
+    checks = check_cohort(source), check_cohort(target)
     found = audit(model, source, target, checks=checks, settings=AuditSettings(hospitals=1))
     assert found.maker.of_fold == {} and found.source.latents.shape == (5, 0)
     assert found.source.rows["n_samples"].min() > 1 and found.training.rows.height == 10
@@ -126,7 +127,7 @@ def test_real_chest_x_rays_of_another_hospital_are_told_from_the_first(tmp_path)
         size=64,
         preprocessing=Preprocessing(("X",), 64, foreground="none"),
     )
-    checks = check_cohort(source), check_cohort(target, with_masks=False)
+    checks = check_cohort(source), check_cohort(target)
     assert not checks[0].quarantined and not checks[1].quarantined
     found = audit(segmenter, source, target, checks=checks, settings=AuditSettings(fit=FIT, hospitals=1))
     assert found.shift.different and found.prediction.n_patients == 12 and len(found.volumes()) == 12

@@ -114,3 +114,12 @@ def test_a_cohort_shows_cases_and_patients_with_text_escaped() -> None:
     assert "<b>" not in page and "&lt;b&gt;" in page
     assert "<td>&quot;train&quot;</td><td>2</td><td>1</td>" in page
     assert "<td>&quot;all&quot;</td><td>4</td><td>2</td>" in page
+
+
+def test_cohorts_with_and_without_masks_are_not_merged() -> None:
+    one = cohort(case("a"), name="one")
+    bare = cohort(case("b"), name="bare").without_masks()
+    assert (bare.labelled, bare.cases[0].mask, one.labelled) == (False, None, True)
+    with pytest.raises(ValueError, match="bare has no masks, the other has; keep them apart"):
+        Cohort.merged([one, bare], "both")
+    assert not Cohort.merged([bare], "again").labelled

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from seglens.cohorts.checks import check_cohort
+from seglens.cohorts.findings import CheckReport
 from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.source_options import SourceOptions
 
@@ -29,7 +30,7 @@ def test_healthy_cohorts_have_no_findings(adults: Path) -> None:
     assert report.quarantined == frozenset()
     assert report.text() == "adults: 4 cases, nothing wrong\n  foreground brain: no label pixel is blanked"
     assert (report.foreground, report.blanked) == ("brain", ())
-    assert check_cohort(cohort, with_masks=False).text() == "adults: 4 cases, nothing wrong"
+    assert check_cohort(cohort.without_masks()).text() == "adults: 4 cases, nothing wrong"
     assert seen == [(i, 4) for i in (1, 2, 3, 4)]
     assert len(report.sha256) == 4 * 5
 
@@ -116,11 +117,11 @@ def test_a_brain_s_rule_on_what_is_no_stripped_brain_is_told_where_no_masks_are(
     noisy = image + np.random.default_rng(0).integers(1, 9, image.shape)
     write_nifti(adults / "b/b_t1.nii.gz", noisy.astype(np.int16))
     cohort = read_cohort(adults, sequences=["T1"])
-    report = check_cohort(cohort, with_masks=False, foreground="brain")
+    report = check_cohort(cohort.without_masks(), foreground="brain")
     assert codes(report) == {"b": ["not_stripped"]}
-    assert report.foreground is None
+    assert (report.foreground, report.blanked) == ("brain", None)
     assert not report.quarantined
-    assert codes(check_cohort(cohort, with_masks=False, foreground="none")) == {}
+    assert codes(check_cohort(cohort.without_masks(), foreground="none")) == {}
     assert check_cohort(cohort).foreground == "none"
     with pytest.raises(ValueError, match="no foreground rule"):
         check_cohort(cohort, foreground="skull")
@@ -132,3 +133,14 @@ def test_findings_stand_in_the_order_of_the_cases(tmp_path: Path, write_picture)
     cohort = read_cohort(tmp_path, SourceOptions(images="images/{patient}-{slice}.png"), sequences=["T1"])
     report = check_cohort(cohort)
     assert [one.case for one in report.findings if one.code == "no_mask"] == [case.id for case in cohort.cases]
+
+
+def test_a_cohort_without_masks_is_sound_and_its_foreground_is_settled(adults: Path) -> None:
+    cohort = read_cohort(adults, sequences=["T1"])
+    for case in cohort.cases:
+        case.mask.path.unlink()
+    assert set(check_cohort(cohort).quarantined) == {case.id for case in cohort.cases}
+    report = check_cohort(read_cohort(adults, sequences=["T1"], with_masks=False))
+    assert (report.findings, report.foreground, report.blanked) == ((), "brain", None)
+    again = CheckReport.from_json(report.to_json())
+    assert (again.foreground, again.blanked) == ("brain", None)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from seglens.artifacts import new_artifact, read_artifact
-from seglens.cohorts import slice_set
+from seglens.cohorts import slice_set, slice_shards
 from seglens.cohorts.preprocessing import Preprocessing
 from seglens.cohorts.slice_set import SliceSet, evenly_spaced
 
@@ -51,7 +51,7 @@ def test_the_index_is_completed_and_typed() -> None:
 
 @pytest.mark.parametrize("rows", [None, [3], [5, 0, 5, 10], [], torch.tensor([2, 1])])
 def test_rows_come_in_the_order_asked_for(rows: list[int] | torch.Tensor | None, monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(slice_set, "SHARD_BYTES", 4 * 16 * 12 * 10)  # four slices a shard
+    monkeypatch.setattr(slice_shards, "SHARD_BYTES", 4 * 16 * 12 * 10)  # four slices a shard
     slices = make()
     read = write(slices, tmp_path / "a")
     assert [len(shard) for shard in read.shards] == [4, 4, 3]
@@ -152,13 +152,13 @@ def test_evenly_spaced() -> None:
 
 
 def test_no_more_than_a_few_shards_stay_mapped(monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(slice_set, "SHARD_BYTES", 1)  # one slice a shard
-    monkeypatch.setattr(slice_set, "OPEN_SHARDS", 2)
+    monkeypatch.setattr(slice_shards, "SHARD_BYTES", 1)  # one slice a shard
+    monkeypatch.setattr(slice_shards, "OPEN_SHARDS", 2)
     slices = make()
     read = write(slices, tmp_path / "a")
     assert len(read.shards) == 11
     for _ in range(2):
         assert torch.equal(read.images(), slices.images())
-    assert isinstance(read.shards, slice_set.SliceShardFiles)
+    assert isinstance(read.shards, slice_shards.SliceShardFiles)
     assert read.shards.n_open == 2
     assert read.shards[10] is read.shards[10]

@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 import torch
 
-from seglens.artifacts import ArtifactError, hash_file, read_artifact
-from seglens.cohorts import slice_set
+from seglens.artifacts import ArtifactError, hash_file, new_artifact, read_artifact
+from seglens.cohorts import slice_shards
 from seglens.cohorts.case import Cohort
 from seglens.cohorts.layouts import read_cohort
 from seglens.cohorts.slices import Preprocessing, SliceSampling, SliceSet, prepare_slices
@@ -63,7 +63,7 @@ def test_spacing_after_resizing(tmp_path: Path, write_nifti, head) -> None:
 
 def test_memory_and_disk_agree_to_the_bit(adults, tmp_path: Path, monkeypatch) -> None:
     both = Preprocessing(("T1c", "T1"), size=16), SliceSampling(minimum_foreground_share=0.1)
-    monkeypatch.setattr(slice_set, "SHARD_BYTES", 16 * 16 * 10 * 7)
+    monkeypatch.setattr(slice_shards, "SHARD_BYTES", 16 * 16 * 10 * 7)
     memory = prepare_slices(adults, *both)
     disk = prepare_slices(adults, *both, folder=tmp_path / "slices")
     assert same(memory, disk)
@@ -275,3 +275,43 @@ def test_blanked_label_pixels_are_counted_and_told(adults, write_nifti, tmp_path
 def test_sampling_that_makes_no_sense(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SliceSampling(**wrong)
+
+
+def test_a_cohort_without_masks_gives_slices_evenly_over_its_foreground(adults, tmp_path: Path) -> None:
+    bare = adults.without_masks()
+    for case in adults.cases:
+        case.mask.path.write_bytes(b"no mask is read")
+    some = replace(ANY, slices_per_volume=4, minimum_foreground_share=0.05)
+    slices = prepare_slices(bare, T1, some)
+    every = prepare_slices(bare, T1, replace(some, slices_per_volume=None))
+    for case in bare.cases:
+        known = every.index.filter(case=case.id)["position"].to_list()
+        assert known == list(range(known[0], known[-1] + 1)) and len(known) > 8
+        assert slices.index.filter(case=case.id)["position"].to_list() == [known[n * len(known) // 4] for n in range(4)]
+    assert not slices.labelled and not slices.select([0, 1]).labelled and slices.blanked == ()
+    with pytest.raises(ValueError, match=r"adults is a cohort without masks \(labelled: false\), and this needs them"):
+        slices.masks([0])
+    disk = prepare_slices(bare, T1, some, folder=tmp_path / "slices")
+    assert disk.hash == slices.hash and not disk.labelled and torch.equal(disk.images(), slices.images())
+    with new_artifact(tmp_path / "again", kind="slices", inputs={}) as draft:
+        slices.write(draft)
+    assert SliceSet.read(read_artifact(tmp_path / "again", "slices")).hash == slices.hash
+    empty = SliceSet.from_tensors(
+        slices.images(), None, slices.brains(), slices.index, name="x", sequences=("T1",), labels=slices.labels
+    )
+    assert not empty.labelled
+    background = SliceSet.from_tensors(
+        slices.images(),
+        torch.zeros(slices.brains().shape, dtype=torch.uint8),
+        slices.brains(),
+        slices.index,
+        name="x",
+        sequences=("T1",),
+        labels=slices.labels,
+    )
+    assert empty.hash != background.hash
+
+
+def test_a_cohort_without_masks_and_without_foreground_is_refused(adults) -> None:
+    with pytest.raises(ValueError, match=r"no slice of 5 cases is kept; lower minimum_foreground_share \(1.0\)"):
+        prepare_slices(adults.without_masks(), T1, replace(ANY, minimum_foreground_share=1.0))

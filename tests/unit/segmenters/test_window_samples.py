@@ -116,3 +116,17 @@ def test_a_cohort_without_labels_gives_no_window_and_the_cure(tmp_path, model):
     with pytest.raises(ValueError, match="raise lesion_free_share"):
         prepare_windows(model, cohort)
     assert len(prepare_windows(model, cohort, SliceSampling(lesion_free_share=1.0))) == 4
+
+
+def test_windows_of_a_cohort_without_masks_are_spread_over_what_shows_enough(model, cohort):
+    bare = cohort.without_masks()
+    samples, every = (prepare_windows(model, bare, SliceSampling(slices_per_volume=n)) for n in (2, 1000))
+    assert not samples.labelled and samples.hash != prepare_windows(model, cohort).hash
+    for case in bare.cases:
+        known = every.index.filter(case=case.id)
+        own = samples.index.filter(case=case.id)
+        assert own["position"].to_list() == [known["position"][n * known.height // 2] for n in range(2)]
+        assert own["weight"].to_list() == [known.height / 2] * 2 and known["weight"].unique().to_list() == [1.0]
+        assert torch.equal(samples.images([own["row"][1]]), every.images([known.height // 2 + known["row"][0]]))
+    with pytest.raises(ValueError, match="without masks"):
+        samples.masks()

@@ -52,6 +52,8 @@ def class_keys(labels: Mapping[int, str]) -> tuple[Key, ...]:
 def sample_rows(slices: SliceSet, wanted: int = SAMPLES) -> list[int]:
     """Rows that show a cohort: many classes, a typical lesion, each from another patient; test slices first.
 
+    Of a cohort without masks a typical extent of the foreground.
+
     Args:
         slices: the cohort.
         wanted: how many rows at most.
@@ -60,7 +62,7 @@ def sample_rows(slices: SliceSet, wanted: int = SAMPLES) -> list[int]:
     rows = [row for row, split in enumerate(splits) if split == "test"] or list(range(len(slices)))
     step = max(1, len(rows) // CANDIDATES)
     rows = rows[::step]
-    masks = slices.masks(rows).numpy()
+    masks = (slices.masks(rows) if slices.labelled else slices.brains(rows)).numpy()
     areas = (masks > 0).reshape(len(rows), -1).sum(1)
     n_classes = np.array([len(np.unique(mask[mask > 0])) for mask in masks])
     typical = np.percentile(areas[areas > 0], 70) if (areas > 0).any() else 0.0
@@ -87,7 +89,8 @@ def _samples(cohort: CohortRecord, slices: SliceSet) -> Pictures:
         pictures.append(
             Picture(
                 mask_picture(images[place, channel], brains[place], masks[place], colours, SIDE),
-                f"{slices.sequences[channel]} slice of {label}, with {listed(present) or 'no labelled region'} marked",
+                f"{slices.sequences[channel]} slice of {label}"
+                + (f", with {listed(present) or 'no labelled region'} marked" if slices.labelled else ""),
                 SIDE,
                 SIDE,
                 label,
@@ -102,11 +105,12 @@ def _samples(cohort: CohortRecord, slices: SliceSet) -> Pictures:
         kind += (
             f" with {listed(f'{plain(k)} taken from {plain(v)}' for k, v in factors.items())}. " if factors else ". "
         )
+    masked = "with the reference masks" if slices.labelled else "without masks"
     caption = (
-        f"{kind}{slices.sequences[channel]} slices with the reference masks, "
+        f"{kind}{slices.sequences[channel]} slices {masked}, "
         "seen from below: the patient's right is on the left of the picture, the front is at the top."
     )
-    return Pictures(title, tuple(pictures), caption, class_keys(slices.labels))
+    return Pictures(title, tuple(pictures), caption, class_keys(slices.labels) if slices.labelled else ())
 
 
 _RULES = {
@@ -127,6 +131,8 @@ def _shown(slices: SliceSet) -> list[Block]:
         f"A network is shown {rule}, clipped to the percentiles {low:g} to {high:g} and brought to mean 0 and spread "
         "1, volume by volume. "
     )
+    if not slices.labelled:
+        return [Paragraph(f"{text}The cohort has no masks: nothing is scored on it.", "note")]
     if not slices.blanked:
         return [Paragraph(f"{text}No label pixel of this cohort is blanked by that.", "note")]
     worst = sorted(slices.blanked, key=lambda one: (-one.share, one.case, one.label))[:BLANKED]

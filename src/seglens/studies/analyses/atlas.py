@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from seglens.studies.analysis import Analysis, nothing, same_unit
-from seglens.studies.hookpoints import each_lens
+from seglens.studies.hookpoints import labelled_lenses
 
 if TYPE_CHECKING:
     from seglens.reports.blocks import Section
@@ -41,7 +41,7 @@ def section(run: "Run", summary: "Summary") -> "Section":
 ATLAS = Analysis(
     "atlas",
     "Say what each latent means.",
-    each_lens,
+    labelled_lenses,
     inputs,
     run,
     after=("dictionary",),

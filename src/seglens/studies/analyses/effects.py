@@ -3,13 +3,20 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from seglens.studies.analysis import Analysis, each_segmenter, nothing, same_unit
+from seglens.studies.analysis import Analysis, nothing, same_unit
 
 if TYPE_CHECKING:
     from seglens.reports.blocks import Section
     from seglens.runs import Run
+    from seglens.studies.analysis import Unit
+    from seglens.studies.settings import StudySettings
     from seglens.studies.stages import Study, Work
     from seglens.summaries import Summary
+
+
+def units(settings: "StudySettings") -> "list[Unit]":
+    """Every segmenter whose own cohort has masks."""
+    return [(name,) for name, own in settings.segmenters.items() if settings.cohorts[own.cohort].labelled]
 
 
 def inputs(study: "Study", name: str) -> dict[str, Any]:
@@ -45,7 +52,7 @@ def sentences(run: "Run") -> Iterator[str]:
 EFFECTS = Analysis(
     "effects",
     "Measure what each hookpoint does.",
-    each_segmenter,
+    units,
     inputs,
     run,
     after=("segmenter",),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from seglens.documents import to_document
 from seglens.studies.analysis import Analysis, same_unit
-from seglens.studies.hookpoints import each_lens
+from seglens.studies.hookpoints import labelled_lenses
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,7 +68,7 @@ def _control(study: "Study", name: str, scratch: "Path | None", progress: "Progr
 
 def summary(run: "Run", settings: "StudySettings") -> dict[str, Any]:
     """Every dictionary with its figures."""
-    measured = [str(lens) for (lens,) in each_lens(settings) if f"quality/{lens}" in run]
+    measured = [str(lens) for (lens,) in labelled_lenses(settings) if f"quality/{lens}" in run]
     return {"dictionaries": [to_document(_record(run, name)) for name in measured]}
 
 
@@ -92,7 +92,7 @@ def section(run: "Run", summary: "Summary") -> "Section":
 QUALITY = Analysis(
     "quality",
     "Measure its quality.",
-    each_lens,
+    labelled_lenses,
     inputs,
     run,
     after=("dictionary",),

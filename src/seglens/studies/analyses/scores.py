@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 
 def units(settings: "StudySettings") -> list[Unit]:
-    """Every segmenter on every cohort."""
-    return [(name, cohort) for name in settings.segmenters for cohort in settings.cohorts]
+    """Every segmenter on every cohort with masks."""
+    labelled = [cohort for cohort, own in settings.cohorts.items() if own.labelled]
+    return [(name, cohort) for name in settings.segmenters for cohort in labelled]
 
 
 def reads(settings: "StudySettings", unit: Unit) -> list[tuple[str, Unit]]:

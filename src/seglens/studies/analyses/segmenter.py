@@ -173,9 +173,9 @@ def _record(run: "Run", settings: "StudySettings", name: str) -> "SegmenterRecor
 
 
 def _reason(run: "Run", settings: "StudySettings", name: str) -> str | None:
-    from seglens.studies.hookpoints import AUTO, alike, common_hookpoint, hookpoint_of
+    from seglens.studies.hookpoints import AUTO, common_hookpoint, hookpoint_of, measured
 
-    stages = [f"effects/{other}" for other in alike(settings, name)]
+    stages = [f"effects/{other}" for other in measured(settings, name)]
     if hookpoint_of(settings, name) != AUTO or not all(stage in run for stage in stages):
         return None
     effects = [run.artifact(stage).table("effects") for stage in stages]

@@ -99,11 +99,10 @@ def _record(run: "Run", name: str) -> "CohortRecord":
 
     check = run.artifact(f"check/{name}").document("check")
     slices = SliceSet.read(run.artifact(f"slices/{name}"))
-    empty = [not bool(slices.masks([row]).any()) for row in range(len(slices))]
-    index = slices.index.with_columns(pl.Series("empty", empty))
-    counted = index.group_by("split", maintain_order=True).agg(
-        pl.col("patient").n_unique(), pl.len(), pl.col("empty").sum()
-    )
+    empty = [not bool(slices.masks([row]).any()) for row in range(len(slices))] if slices.labelled else None
+    index = slices.index.with_columns(pl.Series("empty", empty) if empty else pl.lit(None, pl.UInt32).alias("empty"))
+    n_empty = pl.col("empty").sum() if empty else pl.col("empty").first()
+    counted = index.group_by("split", maintain_order=True).agg(pl.col("patient").n_unique(), pl.len(), n_empty)
     return CohortRecord(
         name=check["name"],
         n_cases=check["n_cases"],

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from seglens.lens_names import segmenter_of
 from seglens.studies.analysis import Analysis, Unit, nothing
-from seglens.studies.hookpoints import alike, each_lens, lenses_of
+from seglens.studies.hookpoints import each_lens, lenses_of, measured
 
 if TYPE_CHECKING:
     from seglens.activations.store import ActivationStore
@@ -25,7 +25,7 @@ def reads(settings: "StudySettings", unit: Unit) -> list[tuple[str, Unit]]:
     """
     lens = str(unit[0])
     first: list[tuple[str, Unit]] = [("store", (segmenter_of(lens),))] if segmenter_of(lens) != lens else []
-    return [*(("effects", (segmenter_of(other),)) for other in alike(settings, lens)), *first]
+    return [*(("effects", (other,)) for other in measured(settings, lens)), *first]
 
 
 def inputs(study: "Study", lens: str) -> dict[str, Any]:
