@@ -344,7 +344,7 @@ def assemble(
 
 
 def only_if_bare(*, labelled: bool) -> dict[str, bool]:
-    """What records and hashes hold of a set without masks; nothing of one with masks."""
+    """Entry of records and hashes of a set without masks; none of one with masks."""
     return {} if labelled else {"labelled": False}
 
 

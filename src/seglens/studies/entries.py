@@ -1,4 +1,4 @@
-"""What the entries of a study ask of its cohorts and of each other, checked before any work."""
+"""Entries of a study against its cohorts and each other, checked before any work."""
 
 from typing import Any
 
