@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+import polars as pl
+
 from seglens.diffing.records import AlignmentRecord, FunctionRecord
 from seglens.reports.verdicts import CONTROLS
 from seglens.segmenters.score_summary import FIGURES, ScoreCounts, ScoreSummary
+from seglens.segmenters.scoring import SCHEMA, Scores
 from seglens.steering.edits import LatentEdit
 from seglens.steering.records import Extent, FailureOutcome, FailureRecord, GainRecord, SteeringRecord
 from seglens.summaries import CohortRecord, DictionaryRecord, EffectRecord, SegmenterRecord, Summary
@@ -38,6 +41,30 @@ def scores(by_class: Mapping[str, float | None], **more: Any) -> ScoreSummary:
         mean_dice_with_background_empty1=0.9,
         n=ScoreCounts(**n),
     )
+
+
+def counted(
+    by_class: Mapping[str, float], *, patients: int = 8, slices: int = 3, spread: float = 0.04, empty: int = 0
+) -> Scores:
+    """Scores of patients ``P0``, ``P1``, ... whose Dice of a class lies around a figure.
+
+    Args:
+        by_class: foreground class to pooled Dice, about.
+        patients: how many.
+        slices: of each.
+        spread: Dice of every other patient is so much above or below.
+        empty: so many of the last patients have no class in the mask, nor in the prediction.
+    """
+    rows = []
+    for patient in range(patients):
+        for number in range(slices):
+            for label, (name, dice) in enumerate([("background", 1.0), *by_class.items()]):
+                own = min(1.0, max(0.0, dice + spread * (-1) ** patient)) if dice and label else dice
+                size = 0 if label and patient >= patients - empty else 1000
+                case = f"P{patient}"
+                row = (patient * slices + number, case, case, case, label, name, round(own * size), size, size, None)
+                rows.append(("none", *row))
+    return Scores(pl.DataFrame(rows, schema=SCHEMA, orient="row"))
 
 
 def gain(after: float | None, before: float | None, reach: float) -> GainRecord:

@@ -9,7 +9,19 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from tests.records import alignment, cohort, dictionary, effect, failure, outcome, scores, segmenter, steering, summary
+from tests.records import (
+    alignment,
+    cohort,
+    counted,
+    dictionary,
+    effect,
+    failure,
+    outcome,
+    scores,
+    segmenter,
+    steering,
+    summary,
+)
 
 from seglens.artifacts import Draft, new_artifact
 from seglens.cohorts.slice_set import SliceSet
@@ -18,6 +30,7 @@ from seglens.documents import to_document
 from seglens.runs import Run, Stage
 from seglens.segmenters.intervals import FIGURES
 from seglens.segmenters.score_summary import ScoreSummary
+from seglens.segmenters.worst_patients import WorstPatients
 from seglens.semantics.atlas import LatentAtlas
 from seglens.steering.adaptation import SteeringResult
 from seglens.steering.failure_recovery import FailureResult
@@ -307,6 +320,16 @@ def build(
                 )
             )
             control = 0.955 if place else None
+            for other, own in parts["segmenters"][-1].scores.items():
+                lost = {"necrotic_core": 0.05} if (name, other) == ("adult", "pediatric") else {}
+                table = counted({one: own.dice(one).value or 0.0 for one in own.classes} | lost).table
+                shown = WorstPatients((1, 4), slices_of(other, labels, case, 0).split("test").masks([1, 4]).flip(3))
+
+                def write(draft: Draft, table: pl.DataFrame = table, shown: WorstPatients = shown) -> None:
+                    draft.save_table("scores", table)
+                    shown.write(draft)
+
+                put(f"scores/{name}@{other}", "scores", write)
             parts["dictionaries"].append(dictionary(name, control_explained_variance=control))
             put(f"atlas/{name}", "atlas", atlas_of(labels, 64, suffix).write)
         if full:

@@ -258,7 +258,7 @@ def test_an_analysis_gets_verb_resume_worker_summary_and_section(installed, stud
     live = {one["name"]: one["n_latents"] for one in summary["dictionaries"]}
     assert summary["class_counts"] == [{"of": name, "latents": live[name]} for name in ("first", "second")]
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert '<section id="class_counts"' in page
+    assert '<div id="class_counts">' in page
     assert "Count the latents that go with each class." in page
     finished = run.hashes
     verb = installed("class_counts", study, "first", "--out", out)

@@ -20,10 +20,10 @@ class Key:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Text; ``tone`` "missing" says what was not run, "note" is small print."""
+    """Text; ``tone`` "missing" says what was not run, "note" is small print, "answer" is what a page says first."""
 
     text: str
-    tone: Literal["", "note", "missing", "key"] = ""
+    tone: Literal["", "note", "missing", "key", "answer"] = ""
     kind: ClassVar[str] = "paragraph"
 
 
@@ -36,8 +36,38 @@ class Bullets:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """One claim with its verdict; ``section`` is the anchor of what shows it."""
+
+    text: str
+    verdict: Literal["holds", "does not hold", "too few patients"]
+    section: str
+
+
+@dataclass(frozen=True)
+class Claims:
+    """A list of claims, each a link to its section."""
+
+    items: tuple[Claim, ...]
+    kind: ClassVar[str] = "claims"
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link; with ``file`` a click saves what the address holds under that name."""
+
+    text: str
+    address: str
+    file: str = ""
+    kind: ClassVar[str] = "link"
+
+
+@dataclass(frozen=True)
 class Cell:
-    """One cell of a table; with ``fill`` it is a square of a heat map, and ``ink`` is readable on it."""
+    """One cell of a table; with ``fill`` it is a square of a heat map, and ``ink`` is readable on it.
+
+    ``mark`` is a word that must not be overlooked.
+    """
 
     text: str
     sub: str = ""
@@ -45,6 +75,7 @@ class Cell:
     ink: str = ""
     strong: bool = False
     text_cell: bool = False
+    mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,6 +164,14 @@ class Terms:
 
 
 @dataclass(frozen=True)
+class Facts:
+    """Short facts in a row: name and value."""
+
+    entries: tuple[tuple[str, str], ...]
+    kind: ClassVar[str] = "facts"
+
+
+@dataclass(frozen=True)
 class Code:
     """Text to be typed or read as it is."""
 
@@ -157,17 +196,35 @@ class Fold:
     kind: ClassVar[str] = "fold"
 
 
-Block: TypeAlias = Paragraph | Bullets | Table | Chart | Drawing | Pictures | Cards | Terms | Code | Heading | Fold
+Block: TypeAlias = (
+    Paragraph
+    | Claims
+    | Link
+    | Facts
+    | Bullets
+    | Table
+    | Chart
+    | Drawing
+    | Pictures
+    | Cards
+    | Terms
+    | Code
+    | Heading
+    | Fold
+)
 
 
 @dataclass(frozen=True)
 class Section:
-    """One chapter: ``id`` is its anchor, ``intro`` says in plain words what the reader sees."""
+    """One chapter: ``id`` is its anchor, ``intro`` says in plain words what the reader sees; a ``folded`` one is closed
+    until the reader opens it or follows a link to it.
+    """
 
     id: str
     title: str
     intro: str
     blocks: tuple[Block, ...]
+    folded: bool = False
 
 
 def head(text: str, sub: str = "") -> Cell:

@@ -54,6 +54,19 @@ class Bar:
     strong: bool = False
 
 
+@dataclass(frozen=True)
+class Dot:
+    """A value with its interval; without one a ring, and ``text`` stands at the end of the row."""
+
+    label: str
+    value: Number
+    low: Number | None
+    high: Number | None
+    text: str
+    colour: str = BLUE
+    strong: bool = False
+
+
 def svg(width: Number, height: Number, title: str, parts: Iterable[str]) -> Markup:
     """A whole drawing that scales to its box; ``title`` is what a screen reader says."""
     body = "".join(parts)
@@ -262,6 +275,43 @@ def bar_chart(title: str, bars: Sequence[Bar], *, width: int = WIDE, high: Numbe
     if bars:
         parts.append(line(zero, 2, zero, 4 + len(bars) * step - 4, colour=MUTED))
     return svg(width, 4 + len(bars) * step, title, parts)
+
+
+def dot_chart(title: str, dots: Sequence[Dot], *, x_label: str, width: int = WIDE) -> Markup:
+    """Values over a common axis with zero marked, each with its interval as a line.
+
+    Args:
+        title: said by screen readers.
+        dots: from top to bottom.
+        x_label: under the axis.
+        width: of the view box; below 560 the label stands above its row.
+    """
+    narrow = width < 560
+    step = 40 if narrow else 26
+    left = 12.0 if narrow else min(width * 0.4, max([7.2 * len(one.label) for one in dots] or [0]) + 22)
+    right = width - max([6.8 * len(one.text) for one in dots] or [0]) - 14
+    ends = [end for one in dots for end in (one.value, one.low, one.high) if end is not None]
+    ticks = nice_ticks(min(0.0, *ends, 0.0), max(0.0, *ends, 0.0), 3 if narrow else 5)
+    bottom = 6 + step * len(dots)
+
+    def at(value: Number) -> Number:
+        return left + 6 + (value - ticks[0]) / (ticks[-1] - ticks[0]) * (right - left - 12)
+
+    parts = [line(at(tick), 4, at(tick), bottom, colour=GRID) for tick in ticks]
+    parts += [text(at(tick), bottom + 15, _short(tick), anchor="middle", colour=MUTED, size=11) for tick in ticks]
+    parts.append(line(at(0), 4, at(0), bottom, colour=MUTED, width=1.5))
+    for place, one in enumerate(dots):
+        y = 6 + step * (place + 0.5) + (8 if narrow else 0)
+        if narrow:
+            parts.append(text(4, y - 14, fitted(one.label, width - 8), bold=one.strong))
+        else:
+            parts.append(text(left - 6, y + 4, fitted(one.label, left - 8), anchor="end", bold=one.strong))
+        if one.low is not None and one.high is not None:
+            parts.append(line(at(one.low), y, at(one.high), y, colour=one.colour, width=2.5))
+        parts.append(dot(at(one.value), y, 5, one.colour, hollow=one.low is None))
+        parts.append(text(right + 8, y + 4, one.text, bold=one.strong))
+    parts.append(text((left + right) / 2, bottom + 31, x_label, anchor="middle", colour=MUTED, size=11))
+    return svg(width, bottom + 38, title, parts)
 
 
 def colour_scale(title: str, colours: Sequence[str], low: Number | str, high: Number | str) -> Markup:

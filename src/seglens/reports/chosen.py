@@ -10,15 +10,14 @@ from seglens.artifacts import write_text_whole
 from seglens.reports.blocks import Block, Drawing, Paragraph, Pictures, Section, head, table
 from seglens.reports.report import render
 from seglens.reports.sections.gallery import activation_scale, described_slices, heat_pictures
-from seglens.reports.wording import number, percent, plain
+from seglens.reports.wording import number, orientation, percent, plain
 from seglens.runs import Run
 from seglens.semantics.atlas import LatentAtlas
 
 PICTURES = 8
 CAPTION = (
     "Its activation is painted over the slices (bright: strong; one scale), the class that it is named after outlined "
-    "in white. Neither the model nor the dictionary has seen them in training. The patient's right is on the left of "
-    "the picture."
+    "in white. Neither the model nor the dictionary has seen them in training. Slices are"
 )
 SUBTITLE = "Chosen latents. The page needs no network and runs no script."
 
@@ -94,7 +93,10 @@ def _examples(run: Run, atlas: LatentAtlas, latent: int) -> list[Block]:
         return [Paragraph("It fires on none of the described slices.", "missing")]
     slices = described_slices(run, cohort)
     pictures = heat_pictures(atlas.of(latent), exemplars[:PICTURES], maps[:PICTURES], atlas, slices)
-    return [Drawing(activation_scale()), Pictures("Where it is strongest", pictures, CAPTION)]
+    return [
+        Drawing(activation_scale()),
+        Pictures("Where it is strongest", pictures, f"{CAPTION} {orientation(slices.sequences)}"),
+    ]
 
 
 def _partners(run: Run, segmenter: str, latent: int) -> list[tuple[Any, ...]]:

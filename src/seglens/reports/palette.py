@@ -24,6 +24,9 @@ DASHES = ("", "7 4", "2 3", "9 3 2 3", "5 2", "1 2", "12 3", "4 4 1 4")
 CLASSES = (VERMILLION, SKY, YELLOW, GREEN, PURPLE, ORANGE, BLUE, "#ffffff")
 """For regions on a grey scan, by order of the label value."""
 
+MISSED, INVENTED, CONFUSED = "#ff40c8", "#7dff3a", "#fffffe"
+"""For errors on a grey scan: of no class's colour."""
+
 _VIRIDIS = (
     "#440154",
     "#482878",

@@ -2,23 +2,32 @@
 
 import base64
 import hashlib
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from seglens.reports.blocks import Section
+from seglens.reports.blocks import Block, Section
 
 SUBTITLE = (
     "What the segmentation models of this study look at inside, what they share, and what happens when it is changed."
 )
 
 
-def render(title: str, sections: list[Section], *, subtitle: str = SUBTITLE, sortable: bool = False) -> str:
+def render(
+    title: str,
+    sections: list[Section],
+    *,
+    subtitle: str = SUBTITLE,
+    about: Sequence[Block] = (),
+    sortable: bool = False,
+) -> str:
     """The page as HTML text.
 
     Args:
         title: of the study.
         sections: in order.
         subtitle: under the title.
+        about: under the subtitle, what the page was made of.
         sortable: some tables are; the one script that does it is allowed by its hash, and no other.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -31,5 +40,11 @@ def render(title: str, sections: list[Section], *, subtitle: str = SUBTITLE, sor
     script = f"\n{loader.get_source(environment, 'sortable.js')[0]}" if sortable else ""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html.j2").render(
-        title=title, subtitle=subtitle, sections=sections, style=style, script=Markup(script), digest=digest
+        title=title,
+        subtitle=subtitle,
+        about=about,
+        sections=sections,
+        style=style,
+        script=Markup(script),
+        digest=digest,
     )

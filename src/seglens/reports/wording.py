@@ -1,6 +1,6 @@
 """How numbers and names are written for a reader: one place, so that every page of a report agrees with itself."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from seglens.artifacts import finite
 from seglens.diffing.records import AlignmentRecord
@@ -58,6 +58,13 @@ def signed(value: float | int | None, digits: int = 2) -> str:
     return text if value < 0 else f"+{text}"
 
 
+def bracketed(
+    low: float | int | None, high: float | int | None, written: Callable[[float | int | None], str] = number
+) -> str:
+    """An interval as ``"[0.02, 0.11]"``; nothing where either end is undefined."""
+    return "" if None in (finite(low), finite(high)) else f"[{written(low)}, {written(high)}]"
+
+
 def percent(value: float | int | None, digits: int = 0) -> str:
     """A share in 0..1 as a percentage."""
     value = finite(value)
@@ -98,3 +105,15 @@ def listed(names: Iterable[str]) -> str:
 def pair_of(entry: SteeringRecord | AlignmentRecord) -> str:
     """``"adult → pediatric"`` of a record with a source and a target."""
     return f"{plain(entry.source)} → {plain(entry.target)}"
+
+
+AXIAL = ("T1", "T1c", "T1CE", "T1Gd", "T2", "FLAIR", "ADC", "DWI", "SWI", "PD", "CT")
+"""Sequences whose slices are axial: files of them say where the patient's right is, or the study does."""
+
+
+def orientation(sequences: Iterable[str]) -> str:
+    """Sentence end on how a slice lies: of other images than axial slices nothing is claimed."""
+    known = {name.lower() for name in AXIAL}
+    if any(name.lower() in known for name in sequences):
+        return "seen from below: the patient's right is on the left of the picture, the front is at the top."
+    return "as they lie in their files: nothing is known of the patient's sides."

@@ -1,3 +1,4 @@
+import base64
 import json
 import re
 from html.parser import HTMLParser
@@ -7,10 +8,8 @@ import pytest
 from tests.records import summary
 
 from seglens.documents import to_document
-from seglens.reports.report import render
 from seglens.runs import Run
-from seglens.studies.report import sections_of, write_report
-from seglens.studies.table import analysis_table
+from seglens.studies.report import page_of, write_report
 from seglens.summaries import summary_of
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -76,13 +75,14 @@ def page(html: str) -> Page:
 def test_every_element_is_closed_and_every_link_leads_somewhere(page: Page) -> None:
     assert page.open == []
     assert len(page.ids) == len(set(page.ids))
-    assert {link.removeprefix("#") for link in page.links} <= set(page.ids)
+    assert {link.removeprefix("#") for link in page.links if not link.startswith("data:")} <= set(page.ids)
 
 
 def test_nothing_is_fetched_and_nothing_runs(html: str, page: Page) -> None:
     resources = re.findall(r"""(?:src|href|url|@import)\s*[=(]\s*["']?([^"')\s>]+)""", html)
     assert resources
-    assert all(one.startswith(("data:image/png;base64,", "#")) for one in resources)
+    files = ("data:image/png;base64,", "data:application/yaml;base64,", "data:text/csv;base64,")
+    assert all(one.startswith((*files, "#")) for one in resources)
     assert set(re.findall(r"https?://[^\s\"'<]+", html)) <= {"http://www.w3.org/2000/svg"}  # a name, never fetched
     assert "script" not in page.tags
     assert not re.search(r"<[^>]+\son\w+=", html)
@@ -172,12 +172,30 @@ def test_without_a_summary_it_says_what_to_do(tmp_path: Path) -> None:
 
 def test_folders_of_the_machine_are_left_out(html: str, full_run: Run) -> None:
     assert "/home/someone" not in html
-    assert "BraTS" in html
+    study = html.partition("data:application/yaml;base64,")[2].partition('"')[0]
+    assert '"path": "BraTS"' in base64.b64decode(study).decode()
     assert str(full_run.path) not in html
 
 
 def test_two_writings_are_equal(full_run: Run, html: str) -> None:
-    assert render("phantom cohorts", sections_of(full_run, summary_of(full_run), analysis_table())) == html
+    assert page_of(full_run, summary_of(full_run)) == html
+
+
+def test_what_a_reader_asks_first_is_open_and_the_rest_is_folded(html: str, page: Page) -> None:
+    opened, *folded = html.split('<section class="folded"')
+    assert re.findall('<section id="([a-z]+)"', opened) == ["findings", "where", "worst", "helped"]
+    assert "How well each model segments" not in opened
+    titles = {"Segmentation", "Cohorts", "What the latents mean", "Glossary and conventions"}
+    assert titles <= {re.search("<h2[^>]*>([^<]*)<", part).group(1) for part in folded}  # type: ignore[union-attr]
+    assert not any('<section id="' in part for part in folded)
+    assert [link for link in page.links if link.startswith("#")][1:5] == ["#findings", "#where", "#worst", "#helped"]
+
+
+def test_the_class_that_collapses_is_the_first_thing_said(page: Page) -> None:
+    answer = page.text.partition("How to do it again In short ")[2]
+    assert answer.startswith("Model adult loses necrotic core on pediatric: pooled Dice 0.05 [0.0")
+    assert "over 8 patients at home. Lost as well:" not in answer
+    assert "holds necrotic core collapses for adult on pediatric" in answer
 
 
 def test_the_default_place_is_the_run_folder(small_run: Run) -> None:

@@ -1,10 +1,29 @@
 """The glossary, the conventions, and how to do it again."""
 
+import base64
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
-from seglens.reports.blocks import Block, Cell, Code, Fold, Heading, Paragraph, Section, Terms, head, table
+from seglens.reports.blocks import (
+    Block,
+    Cell,
+    Code,
+    Facts,
+    Fold,
+    Heading,
+    Link,
+    Paragraph,
+    Section,
+    Terms,
+    head,
+    table,
+)
+from seglens.reports.wording import UNDEFINED, duration, plural
+from seglens.runs import Run
+from seglens.summaries import FILE as SUMMARY_FILE
+from seglens.summaries import Summary
 
 TERMS = (
     (
@@ -143,7 +162,11 @@ def glossary_section() -> Section:
 
 def repeat_section(settings: Mapping[str, Any], hashes: Mapping[str, str], computed: str = "") -> Section:
     """The command, the settings, what computed the results (one sentence), and their identities."""
-    blocks: list[Block] = [Paragraph("Save the settings below as study.yaml (JSON is YAML), then:")]
+    blocks: list[Block] = [
+        Paragraph("Save the study file (JSON is YAML; folders of data are cut to their last part), then:")
+    ]
+    if settings:
+        blocks.insert(0, study_link(settings))
     blocks.append(Code("seglens run study.yaml --out results"))
     blocks.append(
         Paragraph(
@@ -154,13 +177,42 @@ def repeat_section(settings: Mapping[str, Any], hashes: Mapping[str, str], compu
     )
     if computed:
         blocks.append(Paragraph(computed, "note"))
-    if settings:
-        text = json.dumps(without_folders(settings), indent=2, ensure_ascii=False)
-        blocks.append(Fold("Settings", (Code(text), Paragraph("Folders of data are cut to their last part.", "note"))))
     if hashes:
         rows = [(head(stage), Cell(value[:16], text_cell=True)) for stage, value in hashes.items()]
         blocks.append(Fold("Hash of every result", (table("First 16 digits", ("Stage", "Hash"), rows),)))
     return Section("repeat", "How to do it again", "", tuple(blocks))
+
+
+def study_link(settings: Mapping[str, Any]) -> Link:
+    """The study file, to be saved."""
+    text = json.dumps(without_folders(settings), indent=2, ensure_ascii=False)
+    address = f"data:application/yaml;base64,{base64.b64encode(text.encode()).decode()}"
+    return Link("Study file (study.yaml)", address, "study.yaml")
+
+
+def about_blocks(run: Run, summary: Summary) -> list[Block]:
+    """Facts of a run under the title: when, with what, and how to go on.
+
+    Args:
+        run: finished.
+        summary: of the run.
+    """
+    finished = datetime.fromtimestamp((run.path / SUMMARY_FILE).stat().st_mtime, UTC)
+    facts = [("Finished", f"{finished:%Y-%m-%d %H:%M} UTC")]
+    stages = run.stages()
+    record = run.artifact(stages[-1]).computed_by if stages else None
+    if record is not None:
+        facts += [
+            ("Med-SegLens", record.versions.get("med-seglens", UNDEFINED)),
+            ("Device", f"{record.device} ({record.instruction_set}), {plural(record.threads, 'thread')}"),
+        ]
+    facts += [
+        ("Took", duration(summary.seconds)),
+        ("Seed", str(summary.seed)),
+        ("Command", "seglens run study.yaml --out RUN"),
+        ("Look inside", "seglens explore RUN"),
+    ]
+    return [Facts(tuple(facts)), *([study_link(summary.settings)] if summary.settings else [])]
 
 
 def without_folders(value: Any, key: str = "") -> Any:

@@ -9,7 +9,7 @@ from seglens.reports.blocks import Block, Fold, Heading, Key, Paragraph, Picture
 from seglens.reports.palette import class_colours
 from seglens.reports.pictures import best_sequence, mask_picture
 from seglens.reports.shown_planes import place_of, planes_of
-from seglens.reports.wording import UNDEFINED, count, listed, percent, plain
+from seglens.reports.wording import UNDEFINED, count, listed, orientation, percent, plain
 from seglens.runs import Run
 from seglens.summaries import CohortRecord, Summary
 
@@ -106,10 +106,7 @@ def _samples(cohort: CohortRecord, slices: SliceSet) -> Pictures:
             f" with {listed(f'{plain(k)} taken from {plain(v)}' for k, v in factors.items())}. " if factors else ". "
         )
     masked = "with the reference masks" if slices.labelled else "without masks"
-    caption = (
-        f"{kind}{slices.sequences[channel]} slices {masked}, "
-        "seen from below: the patient's right is on the left of the picture, the front is at the top."
-    )
+    caption = f"{kind}{slices.sequences[channel]} slices {masked}, {orientation(slices.sequences)}"
     return Pictures(title, tuple(pictures), caption, class_keys(slices.labels) if slices.labelled else ())
 
 

@@ -15,7 +15,7 @@ from seglens.reports.charts import colour_scale
 from seglens.reports.palette import INFERNO
 from seglens.reports.pictures import best_sequence, heat_picture
 from seglens.reports.shown_planes import place_of, planes_of, strongest_planes
-from seglens.reports.wording import count, number, percent, plain
+from seglens.reports.wording import count, number, orientation, percent, plain
 from seglens.runs import Run
 from seglens.semantics.atlas import LatentAtlas
 
@@ -29,7 +29,7 @@ MIN_FIRING = 1e-3
 CAPTION = (
     "Below: the slices on which each latent is strongest, with its activation painted over them (bright: strong; one "
     "scale for the slices of one latent) and the class that it is named after outlined in white. Neither the model nor "
-    "the dictionary has seen them in training. The patient's right is on the left of the picture."
+    "the dictionary has seen them in training."
 )
 TOTAL_PICTURES = 260
 """Of all galleries together, so that the page stays small enough to be sent."""
@@ -52,16 +52,19 @@ def gallery_section(run: Run, trained_on: Mapping[str, str]) -> Section:
         text = "No latents were described."
         return Section("latents", "What the latents mean", intro, (Paragraph(text, "missing"),))
     share = max(3, min(LATENTS, TOTAL_PICTURES // EXEMPLARS // len(stages)))
-    blocks: list[Block] = [Paragraph(CAPTION, "note"), Drawing(activation_scale())]
+    blocks: list[Block] = []
+    sequences: list[str] = []
     for stage in stages:
         name = stage.split("/", 1)[1]
         segmenter = segmenter_of(name)
         cohort = trained_on.get(segmenter, segmenter)
         atlas = LatentAtlas.read(run.artifact(stage))
         slices = described_slices(run, cohort) if f"slices/{cohort}" in run else None
+        sequences += slices.sequences if slices is not None else ()
         title = f"{plain(segmenter)} at {plain(atlas.context['hookpoint'])}"
         blocks += [replication_table(title, atlas), _cards(title, atlas, slices, share)]
-    return Section("latents", "What the latents mean", intro, tuple(blocks))
+    caption = Paragraph(f"{CAPTION} Slices are {orientation(sequences)}", "note")
+    return Section("latents", "What the latents mean", intro, (caption, Drawing(activation_scale()), *blocks))
 
 
 def replication_table(title: str, atlas: LatentAtlas) -> Table:

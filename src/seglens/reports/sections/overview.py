@@ -9,8 +9,8 @@ from seglens.reports.wording import count, duration, listed, plain, plural
 from seglens.summaries import SegmenterRecord, Summary
 
 
-def findings_section(summary: Summary) -> Section:
-    """The findings, in plain language."""
+def sentences_section(summary: Summary) -> Section:
+    """Every finding as a sentence with its figures."""
     findings = plain_findings(summary)
     blocks: tuple[Block, ...]
     if findings:
@@ -26,7 +26,7 @@ def findings_section(summary: Summary) -> Section:
         )
     else:
         blocks = (Paragraph("No stage with results has been run, so there is nothing to say yet.", "missing"),)
-    return Section("findings", "What was found", "", blocks)
+    return Section("sentences", "Every finding in sentences", "", blocks)
 
 
 def run_section(summary: Summary, timings: Mapping[str, float]) -> Section:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from seglens.studies.stages import Study, Work
     from seglens.summaries import Summary
 
+VERSION = 2
+
 
 def units(settings: "StudySettings") -> list[Unit]:
     """Every segmenter on every cohort with masks."""
@@ -28,17 +30,19 @@ def inputs(study: "Study", name: str, cohort: str) -> dict[str, Any] | None:
     segmenter, slices = study.segmenter(name), study.slices(cohort)
     if dict(slices.labels) != dict(segmenter.labels):
         return None
-    return {"segmenter": segmenter.hash, "slices": slices.split("test").hash}
+    return {"segmenter": segmenter.hash, "slices": slices.split("test").hash, "version": VERSION}
 
 
 def run(study: "Study", work: "Work", name: str, cohort: str) -> None:
-    """Score the test slices."""
+    """Score the test slices, and keep what the report shows of the worst patients."""
     from seglens.segmenters.scoring import evaluate
+    from seglens.segmenters.worst_patients import worst_patients
 
-    slices = study.slices(cohort).split("test")
+    slices, segmenter = study.slices(cohort).split("test"), study.segmenter(name)
     with work.draft() as draft:
-        scores = evaluate(study.segmenter(name), slices, hd95=True, progress=work.progress)
+        scores = evaluate(segmenter, slices, hd95=True, progress=work.progress)
         draft.save_table("scores", scores.table)
+        worst_patients(segmenter, slices, scores).write(draft)
 
 
 def section(run: "Run", summary: "Summary") -> "Section":

@@ -2,12 +2,12 @@ from dataclasses import replace
 
 from tests.records import cohort, segmenter, summary
 
-from seglens.reports.sections.overview import findings_section, run_section, stage_times
+from seglens.reports.sections.overview import run_section, sentences_section, stage_times
 
 
 def test_without_results_there_is_nothing_to_say() -> None:
-    assert findings_section(summary()).blocks[0].tone == "missing"
-    announce = findings_section(summary(cohorts=[cohort("a", n_quarantined=2)])).blocks[0]
+    assert sentences_section(summary()).blocks[0].tone == "missing"
+    announce = sentences_section(summary(cohorts=[cohort("a", n_quarantined=2)])).blocks[0]
     assert announce.items == ("Cases left out because their files are faulty: a 2; see Cohorts for the fix.",)
 
 
