@@ -9,11 +9,16 @@ from .activations.volume_tokens import extract_volumes as extract_volumes
 from .circuits.baseline import source_baseline as source_baseline
 from .circuits.circuit import Circuit as Circuit
 from .circuits.circuit import find_circuit as find_circuit
+from .circuits.depth import depth_bias as depth_bias
+from .circuits.depth import node_effects as node_effects
 from .circuits.edge_scores import EdgeScores as EdgeScores
 from .circuits.edge_scores import exact_scores as exact_scores
 from .circuits.edge_scores import integrated_scores as integrated_scores
 from .circuits.faithfulness import faithfulness_curves as faithfulness_curves
 from .circuits.graph import graph_of as graph_of
+from .circuits.reliability import half_split_reliability as half_split_reliability
+from .circuits.reliability import rank_correlation as rank_correlation
+from .circuits.shift import circuit_shift as circuit_shift
 from .circuits.targets import class_odds as class_odds
 from .circuits.targets import labelled_dice as labelled_dice
 from .circuits.targets import self_dice as self_dice

@@ -37,8 +37,8 @@ def test_every_kind_and_file_of_a_run_is_on_the_page(finished):
                 assert name in told[kind], f"{kind}: {name}"
                 walked.add((kind, name))
     kinds = {kind for kind, _ in walked}
-    # pictures are no phantoms, and the study asks for no verdict
-    assert set(told) - kinds == {"phantom", "verdict"}
+    # pictures are no phantoms, and the study asks for no verdict and no circuits
+    assert set(told) - kinds == {"phantom", "verdict", "circuits"}
     assert {(kind, name) for kind in kinds for name in told[kind]} == walked
 
 

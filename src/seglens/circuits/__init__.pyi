@@ -1,11 +1,16 @@
 from .baseline import source_baseline as source_baseline
 from .circuit import Circuit as Circuit
 from .circuit import find_circuit as find_circuit
+from .depth import depth_bias as depth_bias
+from .depth import node_effects as node_effects
 from .edge_scores import EdgeScores as EdgeScores
 from .edge_scores import exact_scores as exact_scores
 from .edge_scores import integrated_scores as integrated_scores
 from .faithfulness import faithfulness_curves as faithfulness_curves
 from .graph import graph_of as graph_of
+from .reliability import half_split_reliability as half_split_reliability
+from .reliability import rank_correlation as rank_correlation
+from .shift import circuit_shift as circuit_shift
 from .targets import class_odds as class_odds
 from .targets import labelled_dice as labelled_dice
 from .targets import self_dice as self_dice

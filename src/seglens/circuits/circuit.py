@@ -66,7 +66,8 @@ def find_circuit(
         progress: told after each batch.
 
     Raises:
-        ValueError: one patient alone, slices that the segmenter was not made for, or a target that no slice has.
+        ValueError: slices that the segmenter was not made for.
+        UndefinedTargetError: one patient alone, or a target that no slice has.
 
     Example:
         >>> segmenter = sl.build_segmenter("unet", sequences=adult.sequences, labels=adult.labels, size=128)

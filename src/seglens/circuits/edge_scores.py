@@ -41,6 +41,10 @@ SCHEMA: Mapping[str, Any] = {
 CUTS: Mapping[str, Any] = {"consumer": pl.String, "effect": pl.Float64, "residual": pl.Float64, "steps": pl.Int64}
 
 
+class UndefinedTargetError(ValueError):
+    """Too few slices have the target: the network predicts nothing there, or the patients cannot be halved."""
+
+
 @dataclass(frozen=True, eq=False)
 class EdgeScores:
     """Worth of every edge in every patient; all that follows is resampling of this table.
@@ -57,6 +61,11 @@ class EdgeScores:
     table: pl.DataFrame
     left_out: int
     cuts: pl.DataFrame
+
+    @classmethod
+    def of_table(cls, table: pl.DataFrame) -> "EdgeScores":
+        """The scores of a table that was kept, without what was left out of it."""
+        return cls(table, 0, pl.DataFrame(schema=CUTS))
 
     @property
     def patients(self) -> list[str]:
@@ -301,9 +310,9 @@ def _by_patient(
     return EdgeScores(pl.DataFrame(ranked, schema=SCHEMA, orient="row"), left_out, cuts)
 
 
-def undefined(slices: SliceSet) -> ValueError:
+def undefined(slices: SliceSet) -> "UndefinedTargetError":
     """The error of a target that no slice has."""
-    return ValueError(
+    return UndefinedTargetError(
         f"the target is not defined on any of the {len(slices)} slices of {slices.name}: the network predicts none of "
         "its classes there, or no mask has one; give other slices or another target"
     )

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seglens.circuits.baseline import Baseline
-from seglens.circuits.edge_scores import EdgeScores, each_slice, undefined
+from seglens.circuits.edge_scores import EdgeScores, UndefinedTargetError, each_slice, undefined
 from seglens.circuits.graph import Edge, Graph, Values
 from seglens.circuits.targets import Loss, Target
 from seglens.cohorts.slice_set import SliceSet
@@ -44,7 +44,8 @@ class Curves:
 
     Attributes:
         losses: a row a patient, ranking (``"score"``, ``"distance"``, ``"random 1"``, ...), part (``"kept"``: all other
-            edges are cut; ``"ablated"``: these are) and share of edges: loss, the mean target of the patient's slices.
+            edges are cut; ``"ablated"``, of scores alone: these are) and share of edges: loss, the mean target of the
+            patient's slices.
         idle: share of the edges of the smallest circuit that reaches `ENOUGH` whose cut costs less than `IDLE`, the
             mean of both halves; None where no share below 1 reaches it.
     """
@@ -122,11 +123,11 @@ def faithfulness_curves(
         progress: told after each batch.
 
     Raises:
-        ValueError: one patient alone, or a target that is not defined on any slice.
+        UndefinedTargetError: one patient alone, or a target that is not defined on any slice.
     """
     patients = rankings["score"].patients
     if len(patients) < 2:
-        raise ValueError(
+        raise UndefinedTargetError(
             f"edges are ranked on other patients than those that judge them, and {slices.name} has {len(patients)} "
             "with a defined target; give slices of two or more"
         )
@@ -142,8 +143,8 @@ def faithfulness_curves(
         own = slices.select(rows)
         orders = {name: scores.of_patients(ranking).ranking() for name, scores in rankings.items()}
         step = part_of(progress, done, len(owners))
-        kept = _kept_edges(graph, orders, shares, n_random, random)
-        losses = _losses(graph, baseline, own, target, kept, batch_size=batch_size, progress=step)
+        ablated = _ablations(graph, orders, shares, n_random, random)
+        losses = _losses(graph, baseline, own, target, ablated, batch_size=batch_size, progress=step)
         parts.append(losses)
         idle.append(_idle(graph, baseline, own, target, order=orders["score"], losses=losses, batch_size=batch_size))
         done += len(rows)
@@ -154,7 +155,7 @@ def faithfulness_curves(
 Variant = tuple[str, Part, float]
 
 
-def _kept_edges(
+def _ablations(
     graph: Graph,
     orders: Mapping[str, Sequence[Edge]],
     shares: Sequence[float],
@@ -167,7 +168,8 @@ def _kept_edges(
 
     def add(name: str, share: float, circuit: frozenset[Edge]) -> None:
         ablated[name, "kept", share] = every - circuit
-        ablated[name, "ablated", share] = circuit
+        if name == "score":
+            ablated[name, "ablated", share] = circuit
 
     for share in shares:
         n = ceil(share * len(every) - 1e-9)

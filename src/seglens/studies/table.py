@@ -8,6 +8,7 @@ from seglens.runtime.suggestions import did_you_mean
 from seglens.studies.analyses.alignment import ALIGNMENT
 from seglens.studies.analyses.atlas import ATLAS
 from seglens.studies.analyses.check import CHECK
+from seglens.studies.analyses.circuits import CIRCUITS
 from seglens.studies.analyses.dictionary import DICTIONARY, VARIANT
 from seglens.studies.analyses.effects import EFFECTS
 from seglens.studies.analyses.failures import FAILURES
@@ -26,7 +27,7 @@ BUILT_IN = (
     *(PHANTOM, CHECK, SLICES),
     *(SEGMENTER, SCORES, VOLUME_SCORES, EFFECTS, STORE),
     *(DICTIONARY, QUALITY, ATLAS, VARIANT, ALIGNMENT),
-    *(STEERING, FAILURES, VERDICT),
+    *(STEERING, FAILURES, VERDICT, CIRCUITS),
 )
 
 

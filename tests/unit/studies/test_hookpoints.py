@@ -154,7 +154,7 @@ def folders(settings):
     ]
 
 
-@pytest.mark.parametrize(("quick", "n", "known"), [(True, 26, "2831bdc89723bd1f"), (False, 77, "0d7478f35ef35cbc")])
+@pytest.mark.parametrize(("quick", "n", "known"), [(True, 30, "d11db4f9ea24acf5"), (False, 97, "f861b692ba83a6ab")])
 def test_a_study_with_one_hookpoint_has_the_stages_that_it_always_had(quick, n, known, monkeypatch):
     """Names, kinds and inputs: the literal is that of one hookpoint, and changes where what a stage writes changes."""
     monkeypatch.setattr("seglens.studies.compared.probe_of", lambda slices: slices)
