@@ -17,11 +17,11 @@ from torch import Tensor
 
 from seglens.circuits.baseline import Baseline
 from seglens.circuits.graph import Edge, Graph, Values
-from seglens.circuits.targets import Loss, Target
+from seglens.circuits.targets import Loss, Target, Truth
 from seglens.cohorts.slice_set import SliceSet
 from seglens.runtime.progress import Progress, silent
 from seglens.segmenters.inference import each_batch
-from seglens.shapes import Images, Masks
+from seglens.shapes import Images
 
 Key = TypeVar("Key", bound=Hashable)
 STEPS = 5
@@ -209,7 +209,7 @@ def distances(
     return _by_patient(graph, slices, per_edge, pl.DataFrame(schema=CUTS))
 
 
-def _anything(decision: Any, clean: Tensor, masks: Masks) -> Loss:
+def _anything(decision: Any, clean: Tensor, truth: Truth) -> Loss:
     return lambda logits: logits.flatten(1).sum(1)
 
 
@@ -272,7 +272,7 @@ def each_slice(
 
     def work(rows: Sequence[int], images: Images) -> dict[Key, Tensor]:
         values = graph.values(images)
-        loss = target(segmenter.decision, graph.logits(values), slices.masks(rows).to(images.device))
+        loss = target(segmenter.decision, graph.logits(values), lambda: slices.masks(rows))
         return {key: own.double().cpu() for key, own in scored(values, loss).items()}
 
     found: dict[Key, list[Tensor]] = defaultdict(list)

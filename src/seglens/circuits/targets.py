@@ -19,11 +19,13 @@ from seglens.shapes import Logits, Masks
 BAND = 5
 """Pixels by which the predicted lesion is widened: outside, a mean would measure the edges of the skull."""
 Loss = Callable[[Logits], Float[Tensor, " B"]]
-Target = Callable[[Decision, Logits, Masks], Loss]
-"""From a segmenter's decision, uncut logits and masks (which only labelled targets look at) to the loss of a batch."""
+Truth = Callable[[], Masks]
+"""Gives the masks of a batch; only a labelled target asks, for a cohort may have none."""
+Target = Callable[[Decision, Logits, Truth], Loss]
+"""From a segmenter's decision, uncut logits and masks to the loss of a batch."""
 
 
-def self_dice(decision: Decision, clean: Logits, masks: Masks) -> Loss:
+def self_dice(decision: Decision, clean: Logits, truth: Truth) -> Loss:
     """1 - soft Dice to the uncut network's own mask, over a band around it; needs no masks.
 
     The mean over the classes that the uncut network predicts; NaN where it predicts none.
@@ -33,10 +35,11 @@ def self_dice(decision: Decision, clean: Logits, masks: Masks) -> Loss:
     return partial(_soft_dice_loss, decision, predicted, band)
 
 
-def labelled_dice(decision: Decision, clean: Logits, masks: Masks) -> Loss:
+def labelled_dice(decision: Decision, clean: Logits, truth: Truth) -> Loss:
     """1 - soft Dice to the masks, the mean over the classes in them; NaN where a mask has no foreground."""
-    truth = _regions(decision, clean, lambda label: decision.belongs(masks, label))
-    return partial(_soft_dice_loss, decision, truth, torch.ones_like(truth[:, :1]))
+    masks = truth().to(clean.device)
+    wanted = _regions(decision, clean, lambda label: decision.belongs(masks, label))
+    return partial(_soft_dice_loss, decision, wanted, torch.ones_like(wanted[:, :1]))
 
 
 def class_odds(label: int) -> Target:
@@ -48,7 +51,7 @@ def class_odds(label: int) -> Target:
     return partial(_class_odds, label)
 
 
-def _class_odds(label: int, decision: Decision, clean: Logits, masks: Masks) -> Loss:
+def _class_odds(label: int, decision: Decision, clean: Logits, truth: Truth) -> Loss:
     predicted = decision.says(clean, label).float()
     return partial(_odds_lost, decision, label, predicted, decision.log_odds(clean, label))
 

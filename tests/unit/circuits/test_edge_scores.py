@@ -1,5 +1,7 @@
 """Scores of edges: planted weights are found, an absent path is exactly 0, gradients agree with cuts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -120,6 +122,15 @@ def test_slices_without_a_target_are_left_out_and_counted():
     assert gradients.left_out == 1 and np.isfinite(gradients.matrix()).all()
     with pytest.raises(ValueError, match="not defined on any of the 1 slices"):
         exact_scores(graph, source_baseline(graph, slices), empty.select([0]), self_dice)
+
+
+def test_a_cohort_without_masks_has_a_circuit_but_for_labelled_targets():
+    _, graph = two_paths()
+    bare = replace(lesions(), labelled=False)
+    baseline = source_baseline(graph, bare)
+    assert exact_scores(graph, baseline, bare, self_dice).patients == ["case0", "case1", "case2", "case3"]
+    with pytest.raises(ValueError, match="without masks"):
+        exact_scores(graph, baseline, bare, labelled_dice)
 
 
 def test_slices_of_a_patient_are_one_row():

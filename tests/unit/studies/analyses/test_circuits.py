@@ -32,7 +32,7 @@ def run(tmp_path_factory):
     settings = demo_settings(0)
     settings = settings.model_copy(
         update={
-            "segmenters": {"adult": settings.segmenters["adult"]},
+            "segmenters": {"adult": settings.segmenters["adult"].model_copy(update={"init_from": None})},
             "cohorts": {name: settings.cohorts[name] for name in cohorts},
             "steering": [],
             "failures": [],
