@@ -117,6 +117,7 @@ ROWS: Mapping[int, str] = {
     93: "MONAI bundle whose weights run code or do not fit",
     94: "audit of cohorts that cannot be compared, or of one that is no other",
     95: "folder of transformers that names code, is absurd or holds other weights",
+    96: "folder of a network of one's own that names code, an unknown row or other weights",
 }
 
 HEAD = """\

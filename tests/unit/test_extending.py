@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import yaml
 from safetensors.torch import save_file
 from tests.crash import smallest_study
 from tests.faults.scans import head, write_nifti
+from tests.packages import install
 from tests.toys import LABELS, slices_of
 
 import seglens as sl
@@ -53,20 +53,6 @@ def recipe(heading: str) -> Mapping[str, str]:
     if len(dict(blocks)) < len(blocks):
         raise ValueError(f"{heading}: several blocks of one language; one file and one row are enough")
     return dict(blocks)
-
-
-def install(site: Path, module: str, code: str, row: str) -> None:
-    """Lay down what pip would of a package of one module: its file, and its rows of entry points."""
-    (site / f"{module}.py").write_text(code, encoding="utf-8")
-    about = site / f"{module}-1.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1\n")
-    groups = tomllib.loads(row)["project"]["entry-points"]
-    lines = [
-        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in rows.items())
-        for group, rows in groups.items()
-    ]
-    (about / "entry_points.txt").write_text("\n".join(lines))
 
 
 @pytest.fixture

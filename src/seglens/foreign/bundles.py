@@ -171,7 +171,7 @@ def _network(config: Config) -> tuple[Call, int, int, int]:
         value = Field(entry.file, entry.keys, config.literal(entry), entry.fix)
         if argument in _CODE and value.value is not None:
             value.refuse("null: a class or function is never taken from a bundle")
-        _bounded(value, argument, 0)
+        refuse_absurd(value, argument)
         given[argument] = value.value
     absent = {
         "spatial_dims": 2 if name == "FlexibleUNet" else 3,
@@ -186,8 +186,17 @@ def _network(config: Config) -> tuple[Call, int, int, int]:
     return Call(name, given), stated["spatial_dims"], stated["in_channels"], stated["out_channels"]
 
 
-def _bounded(own: Field, argument: str, depth: int) -> None:
-    """Refuse sizes and texts that no network has."""
+def refuse_absurd(own: Field, argument: str = "", depth: int = 0) -> None:
+    """Refuse sizes and texts that no network has.
+
+    Args:
+        own: a plain value that a network is to be built of.
+        argument: that it is given as; some are counts.
+        depth: levels above it.
+
+    Raises:
+        FieldError: by its key.
+    """
     value = own.value
     if depth > 4:
         own.refuse("fewer levels")
@@ -196,7 +205,7 @@ def _bounded(own: Field, argument: str, depth: int) -> None:
             own.refuse(f"at most {MAX_COUNT} values")
         parts = own.entries().items() if isinstance(value, dict) else [(argument, item) for item in own.items()]
         for key, part in parts:
-            _bounded(part, key, depth + 1)
+            refuse_absurd(part, key, depth + 1)
     elif isinstance(value, str):
         if len(value) > MAX_NAME:
             own.refuse(f"a text of at most {MAX_NAME} characters")

@@ -15,7 +15,7 @@ from seglens.segmenters.network_node import NetworkNode
 from seglens.segmenters.pretrained import encoder_weights
 from seglens.segmenters.segmenter import Hookpoint, Segmenter
 from seglens.segmenters.weights import fit_weights
-from seglens.shapes import Extent
+from seglens.shapes import Extent, full_extent
 
 ENTRY_POINTS = "seglens.architectures"
 
@@ -129,6 +129,17 @@ def _monai_places(settings: Mapping[str, Any]) -> dict[str, Hookpoint]:
     return monai_places(settings["network"], settings["arguments"], settings["window"])
 
 
+def _own(_n_sequences: int, _n_classes: int, settings: Mapping[str, Any]) -> nn.Module:
+    return build_network(settings["network"])
+
+
+def _own_places(settings: Mapping[str, Any]) -> dict[str, Hookpoint]:
+    grid = {
+        name: full_extent(place["grid"]) if "grid" in place else None for name, place in settings["hookpoints"].items()
+    }
+    return {name: Hookpoint(**{**place, "grid": grid[name]}) for name, place in settings["hookpoints"].items()}
+
+
 def _stages(settings: Mapping[str, Any]) -> dict[str, Hookpoint]:
     return {f"stage{n + 1}": Hookpoint(f"segformer.stages.{n}") for n in range(len(settings["hidden_sizes"]))}
 
@@ -190,6 +201,7 @@ ROWS = (
     ),
     Architecture("nnunet", build=_nnunet, hookpoints=_nnunet_places, required=("plan", "n_heads")),
     Architecture("monai", build=_monai, hookpoints=_monai_places, required=("network", "arguments", "window")),
+    Architecture("own", build=_own, hookpoints=_own_places, required=("network", "hookpoints", "window")),
 )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from seglens.segmenters.windows import (
     windowed_logits,
 )
 from seglens.shapes import Extent, Images, Logits
+
+if TYPE_CHECKING:
+    from seglens.segmenters.own_networks import BuildNetwork
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,24 +303,40 @@ def open_model(
     fold: int | str | Sequence[int | str] | None = None,
     checkpoint: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    network: "BuildNetwork | None" = None,
 ) -> OpenedModel:
     """Open a model that others trained; nothing in its files is run.
 
     Args:
         path: a results folder of nnU-Net v2, ``TRAINER__PLANS__CONFIGURATION``, a data set's folder with one, the
-            folder of a MONAI bundle, or that of a SegFormer of Hugging Face transformers.
+            folder of a MONAI bundle, that of a SegFormer of Hugging Face transformers, or one with the weights of a
+            network of your own and a description of it, ``seglens.json`` or ``seglens.yaml``.
         fold: of nnU-Net: one, such as 0 or ``"all"``, or several for an ensemble; None: every numbered fold that is
             there.
         checkpoint: the file's name in a fold's folder, or the file of weights in a bundle or folder of transformers.
-        settings: of a bundle: key of its configuration to a value in its place, for what its author left to code.
+        settings: of a bundle or a description: key of it to a value in its place, for what its author left to code.
+        network: of a description that names no row of an installed package: the class or function that its
+            ``settings`` are given to as keywords.
 
     Raises:
         ValueError: what cannot be opened, with the key or file, what is legal and what to do.
     """
     from seglens.foreign.bundles import bundle_config
+    from seglens.foreign.own_models import own_description
     from seglens.foreign.transformers_config import is_transformers_folder
 
     folder = Path(path)
+    if own_description(folder) is not None:
+        from seglens.segmenters.opened_own import open_own
+
+        if fold is not None:
+            raise ValueError(f"{folder} holds one network of your own and has no folds; leave fold out")
+        return open_own(folder, settings, checkpoint=checkpoint, network=network)
+    if network is not None:
+        raise ValueError(
+            f"{folder} holds no description of a network of your own (seglens.json or seglens.yaml), and a function of "
+            "networks is of such a one; leave it out, or write the description"
+        )
     if bundle_config(folder) is not None:
         from seglens.segmenters.opened_bundle import open_bundle
 
@@ -333,6 +352,6 @@ def open_model(
     from seglens.segmenters.opened_nnunet import open_nnunet
 
     if settings:
-        raise ValueError(f"{folder} is no MONAI bundle, and settings are of a bundle's configuration; leave them out")
+        raise ValueError(f"{folder} is no MONAI bundle, and settings are of a bundle or a description; leave them out")
     given = [fold] if isinstance(fold, int | str) else fold
     return open_nnunet(folder, None if given is None else [str(one) for one in given], checkpoint=checkpoint)

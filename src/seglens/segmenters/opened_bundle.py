@@ -217,18 +217,18 @@ def open_bundle(
             "the name of another file: open_model(path, checkpoint=...)"
         )
     network, dropped = bundle_network(plan, read_weights(path), str(path))
-    extent = _usual_window(plan)
-    names = [canonical_sequence(name) for name in plan.channels]
-    labels = _labels(plan)
+    extent = usual_window(plan)
+    names = sequences_of(plan)
+    labels = labels_of(plan)
     architecture = {"network": plan.network.name, "arguments": dict(plan.network.arguments), "window": list(extent)}
     segmenter = Segmenter(
         network,
         architecture_named("monai").describe(len(names), len(labels), architecture),
-        tuple(name if names.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(names)),
+        names,
         labels,
         places_of(network, plan.network.name, extent),
         extent,
-        decision=_decision(plan),
+        decision=decision_of(plan),
         identity=hash_of(to_document(plan)),
     )
     preprocessing = BundlePreprocessing(plan)
@@ -236,7 +236,13 @@ def open_bundle(
     return OpenedBundle(folder, {"model": segmenter}, plan=plan, dropped=dropped, _preprocessing=preprocessing)
 
 
-def _usual_window(plan: BundlePlan) -> Extent:
+def sequences_of(plan: BundlePlan) -> tuple[str, ...]:
+    """Names of its channels as cohorts have them, each different."""
+    names = [canonical_sequence(name) for name in plan.channels]
+    return tuple(name if names.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(names))
+
+
+def usual_window(plan: BundlePlan) -> Extent:
     """Slices, rows and columns that the network is shown: of a window, or of an image as the bundle speaks of it."""
     n = plan.spatial_dims
     sizes = next((call.arguments.get("spatial_size") for call in plan.transforms if call.name == "Resized"), None)
@@ -250,13 +256,14 @@ def _usual_window(plan: BundlePlan) -> Extent:
     return depth, rows, columns
 
 
-def _decision(plan: BundlePlan) -> Decision:
+def decision_of(plan: BundlePlan) -> Decision:
+    """From its outputs to labels."""
     n = len(plan.order)
     members = tuple(tuple(range(label, n + 1)) for label in range(1, n + 1)) if plan.nested else ()
     return Decision(plan.regions, () if plan.order == tuple(range(n)) else plan.order, members)
 
 
-def _labels(plan: BundlePlan) -> dict[int, str]:
+def labels_of(plan: BundlePlan) -> dict[int, str]:
     """Labels numbered from 0, the background: classes, or regions from the lowest to the top."""
     names = [plan.heads[head] for head in plan.order]
     names = [BACKGROUND, *names] if plan.regions else names

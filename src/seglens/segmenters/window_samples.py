@@ -177,7 +177,8 @@ class _Windows:
         if patch != model.patch:
             raise ValueError(
                 f"{model.folder.name} runs on windows of {patch} for the volume {prepared.case} and of {model.patch} "
-                "for others; a study needs one size: give the inferer a roi_size by the model's settings"
+                "for others; a study needs one size: give the inferer of a bundle a roi_size, or a "
+                "network of your own a window, by the model's settings"
             )
         front, behind = padding_of(prepared.extent, patch)
         margins = list(zip(front, behind, strict=True))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from seglens.verbs.data import DEFAULTS, FileOptions
-from seglens.verbs.models import Device, Fold, Settings, opened_network
+from seglens.verbs.models import Device, Fold, Module, Settings, opened_network
 from seglens.verbs.options import DECIMAL, DONE, QUARANTINED, WHOLE, Strict
 
 if TYPE_CHECKING:
@@ -18,7 +18,10 @@ def audit(
     *,
     model: Annotated[
         Path,
-        Parameter(help="A run's segmenter (results/artifacts/segmenter-...), an nnU-Net's folder or a MONAI bundle."),
+        Parameter(
+            help="A run's segmenter (results/artifacts/segmenter-...), an nnU-Net's folder, a MONAI bundle, or the "
+            "folder of a network of your own."
+        ),
     ],
     source: Annotated[
         Path, Parameter(help="Cohort with masks, from where the model comes; best patients that it was not trained on.")
@@ -47,6 +50,7 @@ def audit(
     ] = 4,
     fold: Fold = None,
     settings: Settings = None,
+    module: Module = None,
     seed: Annotated[int, WHOLE] = 0,
     device: Device = "auto",
     strict: Strict = False,
@@ -62,7 +66,7 @@ def audit(
 
     if threshold is not None and not 0 < threshold < 1:
         raise ValueError(f"--threshold {threshold:g} is no Dice between 0 and 1; give one such as 0.7")
-    network, foreground = opened_network(model, fold=fold, settings=settings, device=device)
+    network, foreground = opened_network(model, fold=fold, settings=settings, module=module, device=device)
     cohorts = []
     for path, with_masks in ((source, True), (target, False)):
         own = files

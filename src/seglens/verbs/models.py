@@ -13,6 +13,7 @@ from seglens.verbs.options import DONE, QUARANTINED, REFUSED, Strict
 
 if TYPE_CHECKING:
     from seglens.segmenters.opened import OpenedModel
+    from seglens.segmenters.own_networks import BuildNetwork
     from seglens.segmenters.segmenter import Segmenter
     from seglens.steering.edits import LatentEdit
 
@@ -24,8 +25,15 @@ Settings = Annotated[
     list[str] | None,
     Parameter(
         name="--set",
-        help="Of a MONAI bundle: KEY=JSON in the place of what its author left to code, such as pixdim=[1.5,1.5,1.5]; "
-        "KEY#KEY leads inside. Repeat it.",
+        help="Of a MONAI bundle, or the description of a network of your own: KEY=JSON in the place of what stands "
+        "there, or was left to code, such as pixdim=[1.5,1.5,1.5]; KEY#KEY leads inside. Repeat it.",
+    ),
+]
+Module = Annotated[
+    str | None,
+    Parameter(
+        help="Of a network of your own: package.module:function that builds it, of an installed package. It is "
+        "imported and called: name only what you trust. No file can name it."
     ),
 ]
 Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1, or auto: a GPU where there is one.")]
@@ -35,27 +43,30 @@ def open_(
     model: Annotated[
         Path,
         Parameter(
-            help="An nnU-Net's results folder, a data set's folder with several, a MONAI bundle, or the folder of a "
-            "SegFormer of transformers."
+            help="An nnU-Net's results folder, a data set's folder with several, a MONAI bundle, the folder of a "
+            "SegFormer of transformers, or one with a network of your own and its seglens.json or seglens.yaml."
         ),
     ],
     *,
     fold: Fold = None,
     settings: Settings = None,
+    module: Module = None,
     device: Device = "auto",
 ) -> int:
     """Say what a model of others expects, says and costs, and where it can be opened; nothing in it is run."""
     from seglens.activations.model_summary import summarise_model
     from seglens.foreign.bundles import bundle_config
+    from seglens.foreign.own_models import own_description
     from seglens.foreign.transformers_config import is_transformers_folder
     from seglens.runtime.devices import usable_device
     from seglens.segmenters.nnunet import results_folders
     from seglens.segmenters.opened import open_model
 
     usable = usable_device(device)
-    folders = [model] if bundle_config(model) or is_transformers_folder(model) else results_folders(model)
+    single = bundle_config(model) or own_description(model) or is_transformers_folder(model)
+    folders = [model] if single else results_folders(model)
     if len(folders) == 1:
-        opened = open_model(folders[0], fold=fold, settings=_settings(settings))
+        opened = open_model(folders[0], fold=fold, settings=_settings(settings), network=_function(module))
         print(summarise_model(opened.to(usable)).text())
         return DONE
     n_opened = 0
@@ -77,14 +88,15 @@ def predict(
     model: Annotated[
         Path,
         Parameter(
-            help="A run's segmenter (results/artifacts/segmenter-...), an nnU-Net's folder, a MONAI bundle, or the "
-            "folder of a SegFormer of transformers."
+            help="A run's segmenter (results/artifacts/segmenter-...), an nnU-Net's folder, a MONAI bundle, the "
+            "folder of a SegFormer of transformers, or one with a network of your own."
         ),
     ],
     out: Annotated[Path, Parameter(help="Folder for the masks; must not exist.")],
     files: FileOptions = DEFAULTS,
     fold: Fold = None,
     settings: Settings = None,
+    module: Module = None,
     mirror: Annotated[bool, Parameter(help="Of an nnU-Net: also run each window turned round, as it does itself.")] = (
         True
     ),
@@ -109,13 +121,13 @@ def predict(
 
     if (edits is None) != (dictionary is None):
         raise ValueError("--edits and --dictionary belong together; give both or neither")
-    others = fold is not None or settings is not None or not mirror or precision is not None
+    others = fold is not None or settings is not None or module is not None or not mirror or precision is not None
     if others and (model / MANIFEST).is_file():
         raise ValueError(
-            "--fold, --set, --no-mirror and --precision are of a model of others, and this is a run's segmenter; "
-            "leave them out"
+            "--fold, --set, --module, --no-mirror and --precision are of a model of others, and this is a run's "
+            "segmenter; leave them out"
         )
-    network, foreground = opened_network(model, fold=fold, settings=settings, device=device)
+    network, foreground = opened_network(model, fold=fold, settings=settings, module=module, device=device)
     if not isinstance(network, Segmenter):
         if edits is not None and len(network.folds) > 1:
             raise ValueError(
@@ -166,7 +178,7 @@ def predict(
 
 
 def opened_network(
-    model: Path, *, fold: list[str] | None, settings: list[str] | None, device: str
+    model: Path, *, fold: list[str] | None, settings: list[str] | None, module: str | None, device: str
 ) -> "tuple[Segmenter | OpenedModel, str]":
     """A run's segmenter or a model of others, on its device, and its foreground rule.
 
@@ -181,11 +193,21 @@ def opened_network(
 
     usable = usable_device(device)
     if not (model / MANIFEST).is_file():
-        return open_model(model, fold=fold, settings=_settings(settings)).to(usable), "none"
-    if fold is not None or settings is not None:
-        raise ValueError("--fold and --set are of a model of others, and this is a run's segmenter; leave them out")
+        opened = open_model(model, fold=fold, settings=_settings(settings), network=_function(module))
+        return opened.to(usable), "none"
+    if fold is not None or settings is not None or module is not None:
+        raise ValueError(
+            "--fold, --set and --module are of a model of others, and this is a run's segmenter; leave them out"
+        )
     segmenter = Segmenter.load(model).to(usable)
     return segmenter, preprocessing_of(segmenter).foreground
+
+
+def _function(module: str | None) -> "BuildNetwork | None":
+    """Function that ``--module`` names."""
+    from seglens.segmenters.own_networks import function_named
+
+    return None if module is None else function_named(module)
 
 
 def _settings(given: list[str] | None) -> dict[str, Any] | None:
