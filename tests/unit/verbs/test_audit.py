@@ -54,7 +54,7 @@ REFUSALS = [
     ({"split": "tset"}, "no case in the split 'tset'; it has"),
     ({"threshold": 1.5}, "no Dice between 0 and 1"),
     ({"hookpoint": "stage9"}, "no hookpoint 'stage9'"),
-    ({"fold": "0"}, "--fold and --set are of a model of others"),
+    ({"fold": "0"}, "--fold, --set and --module are of a model of others"),
 ]
 
 
