@@ -68,7 +68,7 @@ def test_predict_steers_every_window_and_mirror(tmp_path):
 def test_options_of_an_nnunet_are_refused_for_a_run_s_segmenter(tmp_path):
     with new_artifact(tmp_path / "segmenter", kind="segmenter", inputs={}) as draft:
         draft.save_document("segmenter", {})
-    with pytest.raises(ValueError, match="--fold, --set, --module, --no-mirror and --precision are of a model of others"):
+    with pytest.raises(ValueError, match="--fold, --set, --module, --no-mirror and --precision are of"):
         run("predict", "--model", tmp_path / "segmenter", tmp_path, "--out", tmp_path / "out", "--fold", "0")
 
 
